@@ -1,0 +1,52 @@
+# From a bare Python >= 3.11: every target first makes .venv and installs what it needs, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 5000
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help install run ui test lint clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "  PYTHON=python3.12 chooses the Python (>= 3.11) that the virtual environment is made with"
+
+install: $(INSTALLED) ## make the virtual environment in .venv, with what requirements.lock pins
+
+run: $(INSTALLED) ## train color and antonym under both rewards, and draw the figures
+	$(BIN)/python -m pgsrm.run -m task=color,antonym reward=pgsrm,binary
+	$(BIN)/python analysis/plot_figures.py
+	@echo "Done. Runs: outputs/runs  Figures: outputs/figures  MLflow: outputs/mlflow.db, which 'make ui' shows"
+
+ui: $(INSTALLED) ## show all curves in MLflow until Ctrl-C (PORT=5000)
+	@echo "All curves: http://127.0.0.1:$(PORT)/#/experiments/1/runs?compareRunsMode=CHART (Ctrl-C ends)"
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server \
+		--workers 1 --port $(PORT) --backend-store-uri sqlite:///outputs/mlflow.db
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## check style, format and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+clean: ## remove caches and build folders; .venv and outputs stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find pgsrm launchers analysis benchmarks tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# Made anew when the pins or the project's metadata change. An environment that is there is used as it is, whatever
+# made it; the first line refuses an old Python before anything is written.
+$(INSTALLED): requirements.lock pyproject.toml
+	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "pgsrm needs Python >= 3.11, $$python is $$($$python --version 2>&1 | tail -n 1); name another: make PYTHON=python3.12 ..." >&2; \
+		exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --quiet -e .
+	@touch $@

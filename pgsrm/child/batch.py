@@ -1,0 +1,76 @@
+"""Prompts and responses as rectangles of token ids: padding, masks and positions, made from lengths alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """B prompts of up to P tokens and their responses of up to T, the prompts without the shared prefix.
+
+    Masks come from lengths and never from `ids != pad`: GPT-2 has no pad token, and its EOS may be sampled.
+    """
+
+    prefix_ids: "Tensor"  # (S,) tokens that all prompts of the task begin with, S >= 0
+    prompt_ids: "Tensor"  # (B, P) the rest of each prompt, padded on `padding`'s side
+    prompt_mask: "Tensor"  # (B, P) bool
+    response_ids: "Tensor"  # (B, T) padded on the right
+    response_mask: "Tensor"  # (B, T) bool, true up to and including a sampled EOS
+    padding: Literal["left", "right"]
+
+    def __len__(self) -> int:
+        return self.response_ids.shape[0]
+
+    def rows(self, index: "Tensor") -> "PaddedBatch":
+        """The sub-batch of the rows `index` (n,), same padding."""
+        return PaddedBatch(
+            self.prefix_ids,
+            self.prompt_ids[index],
+            self.prompt_mask[index],
+            self.response_ids[index],
+            self.response_mask[index],
+            self.padding,
+        )
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of leading tokens that all prompts share, leaving every prompt at least one token of its own."""
+    shortest = min(len(prompt) for prompt in prompts)
+    for position in range(shortest - 1):
+        if len({prompt[position] for prompt in prompts}) > 1:
+            return position
+    return shortest - 1
+
+
+def pad_prompts(
+    prompts: Sequence[Sequence[int]], pad: int, side: Literal["left", "right"], device: "torch.device"
+) -> tuple["Tensor", "Tensor"]:
+    """ids (B, P) and mask (B, P) of ragged prompts."""
+    import torch
+
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(prompts), width), dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        where = slice(width - len(prompt), width) if side == "left" else slice(0, len(prompt))
+        ids[row, where] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, where] = True
+    return ids.to(device), mask.to(device)
+
+
+def positions(mask: "Tensor", padding: Literal["left", "right"]) -> "Tensor":
+    """Position ids (B, L) of a whole sequence's mask (B, L).
+
+    Left padding counts the tokens before each one (GPT-2's log-probs are wrong by tens without it).
+    Right padding is the released code's: the pads in the middle take positions too (docs/fidelity.md, D4).
+    """
+    import torch
+
+    if padding == "right":
+        return torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,92 @@
+"""Loading a child: the shipped nano, a folder in the hub's layout, or a model of the hub by name."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from pgsrm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+SHIPPED = Path(__file__).parent / "nano"
+
+
+class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The `model` config group."""
+
+    # A folder in the hub's layout, a hub name (gpt2, gpt2-large, org/name), or null: the shipped nano.
+    path: str | None = None
+    # Git revision of a hub model; null = its main branch.
+    revision: str | None = None
+    # Type of the weights, and of the arithmetic.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    # auto (a GPU if there is one), cpu, cuda, cuda:1, mps ...
+    device: str = "auto"
+
+
+def check_model(settings: ModelSettings) -> None:
+    """Raise UserError unless `model.path` is a folder with a model or a hub model whose config can be had."""
+    path = settings.path
+    if path is None:
+        return
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"model.path={path}: the folder has no config.json; name one in the hub's layout")
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(f"model.path={path}: the folder has no *.safetensors; save with save_pretrained")
+        return
+    if path.count("/") > 1 or path.startswith((".", "/", "~")) or folder.exists():
+        raise UserError(f"model.path={path}: no such folder; name a folder in the hub's layout or a hub model")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(path, "config.json", revision=settings.revision, etag_timeout=5)
+    except Exception as error:  # the hub client raises its own, requests' and OSError alike
+        reason = str(error).strip().splitlines()[0][:120]
+        raise UserError(
+            f"model.path={path}: neither a folder nor a model that the hub gives ({reason}); "
+            "check the name and the network, or name a folder in the hub's layout"
+        ) from error
+
+
+def resolve_device(name: str) -> "torch.device":
+    """The device that `model.device` names; raises UserError where this machine has none such."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"model.device={name}: this machine has no such device; use auto or cpu") from error
+
+
+def load_tokenizer(settings: ModelSettings) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(settings.path or SHIPPED, revision=settings.revision or "main")
+
+
+def load_model(settings: ModelSettings, device: "torch.device") -> Any:
+    """A causal language model in eval mode, without its own generation defaults.
+
+    A model brings sampling settings of its own (temperature, top_k); they would come between the sampled and the scored
+    distribution, and this package samples by itself.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    dtype = getattr(torch, settings.dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        settings.path or SHIPPED, revision=settings.revision or "main", dtype=dtype
+    )
+    model.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id
+    )
+    return model.to(device).eval()

@@ -1,0 +1,192 @@
+"""Pre-train the nano child: `python -m pgsrm.child.pretrain --corpus english.txt.xz --out pgsrm/child/nano`.
+
+A GPT-2 architecture with its own byte-level BPE, trained on the mixture of `pgsrm.child.corpus` and saved in the hub's
+layout with float16 weights. The corpus is plain text (optionally .xz), documents separated by a line `<|endoftext|>`;
+docs/nano.md names the one that the shipped weights were trained on. Left out on purpose: dropout (one pass over an
+endless stream does not overfit), weight decay on embeddings and norms, document masking (GPT-2 had none).
+"""
+
+import argparse
+import json
+import lzma
+import math
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.child.corpus import TASKS, Document, Mixture, is_withheld, load_task_text, read_jsonl
+
+if TYPE_CHECKING:
+    import torch
+
+END_OF_TEXT = "<|endoftext|>"
+VOCABULARY = 8192
+CONTEXT = 128  # tokens a training sequence
+POSITIONS = 256  # longest input the model accepts is trained up to CONTEXT; the rest stays near its initial values
+
+
+def read_corpus(path: Path) -> list[str]:
+    """The documents of a plain or xz-compressed text file, separated by lines `<|endoftext|>`."""
+    opener = lzma.open if path.suffix == ".xz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        return [text.strip() for text in file.read().split(END_OF_TEXT) if text.strip()]
+
+
+def train_tokenizer(mixture: Mixture, english: list[str]) -> Any:
+    """Byte-level BPE with `VOCABULARY` tokens; answer words count both with and without a leading space."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = ByteLevelBPETokenizer()
+    answers = [r["reference"] for name in ("color", "antonym", "category") for r in mixture.tasks[name].rows]
+    words = sorted(set(answers) | set(mixture.words) | {t["c1"] for t in mixture.tasks["color"].rows})
+    sentences = [t.answer(r) for t in mixture.tasks.values() for r in t.rows if " " in t.answer(r)]
+    sentences += [row["sentence"] for row in mixture.tasks["sentiment"].rows]
+    repeated = [form for word in words for form in (word, " " + word)] * 60 + sentences * 60
+    sample = [part for document in islice(mixture, 60_000) for part in (document.prompt, document.text) if part]
+    tokenizer.train_from_iterator(
+        [*english, *sample, *repeated], vocab_size=VOCABULARY, special_tokens=[END_OF_TEXT], show_progress=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
+    )
+
+
+def sequences(mixture: Iterator[Document], tokenizer: Any) -> Iterator[list[int]]:
+    """Rows of `CONTEXT` token ids: each begins with a document, documents end in EOS, a short one is cut at the row's end."""
+    end = tokenizer.eos_token_id
+    row: list[int] = []
+    while True:
+        documents = list(islice(mixture, 512))
+        prompts = tokenizer([d.prompt for d in documents])["input_ids"]
+        texts = tokenizer([d.text for d in documents])["input_ids"]
+        for prompt, text in zip(prompts, texts, strict=True):
+            rest = [*prompt, *text, end]
+            while rest:
+                room = CONTEXT - len(row)
+                row, rest = row + rest[:room], rest[room:]
+                if len(row) == CONTEXT:
+                    yield row
+                    row = []
+                    if len(prompt) + len(text) < CONTEXT:
+                        rest = []  # so that most rows begin with a document, as a prompt does
+
+
+def build_model(layers: int, width: int, heads: int, end: int) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_positions=POSITIONS,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=end,
+            eos_token_id=end,
+        )
+    )
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over 2 % of the steps, then a cosine down to a twentieth of the peak."""
+    warmup = max(1, steps // 50)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def train(model: Any, rows: Iterator[list[int]], steps: int, batch: int, peak: float, log: Any) -> None:
+    """Next-token cross-entropy, bfloat16 compute, AdamW (betas 0.9, 0.95, weight decay 0.1 on matrices)."""
+    import torch
+
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
+    model.train()
+    started, mean = time.monotonic(), math.nan
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, peak)
+        ids = torch.tensor(list(islice(rows, batch)))  # (batch, CONTEXT)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+        if step % 100 == 99 or step == steps - 1:
+            log(f"step {step + 1}/{steps}  loss {mean:.3f}  {time.monotonic() - started:.0f} s")
+
+
+def sample_answers(model: Any, tokenizer: Any, mixture: Mixture, count: int = 6) -> str:
+    """A few sampled answers a task, to look at."""
+    import torch
+
+    model.eval()
+    lines = []
+    for task in mixture.tasks.values():
+        for row in task.rows[:: max(1, len(task.rows) // count)][:count]:
+            prompt = task.prompt(row)
+            ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+            out = model.generate(
+                ids, max_new_tokens=10, do_sample=True, pad_token_id=tokenizer.eos_token_id, attention_mask=ids * 0 + 1
+            )
+            lines.append(f"{prompt!r} -> {tokenizer.decode(out[0, ids.shape[1] :])!r} ({task.answer(row)!r})")
+    return "\n".join(lines)
+
+
+def save(model: Any, tokenizer: Any, out: Path, card: dict[str, Any]) -> None:
+    """Hub layout: config.json, model.safetensors (float16), tokenizer files, and pretraining.json."""
+    import torch
+
+    out.mkdir(parents=True, exist_ok=True)
+    model.to(torch.float16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "pretraining.json").write_text(json.dumps(card, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--corpus", type=Path, required=True, help="plain English, .txt or .txt.xz")
+    parser.add_argument("--out", type=Path, default=Path("outputs/nano"), help="folder for the model")
+    parser.add_argument("--steps", type=int, default=8000, help="updates of --batch sequences of 128 tokens")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if not args.corpus.is_file():
+        parser.exit(2, f"--corpus={args.corpus}: no such file\n")
+
+    import torch
+
+    torch.manual_seed(args.seed)
+    english = read_corpus(args.corpus)
+    facts = read_jsonl(Path(__file__).parent / "facts.jsonl")
+    tasks = [load_task_text(name) for name in TASKS]
+    tokenizer = train_tokenizer(Mixture(english, facts, tasks, args.seed + 1), english)
+    mixture = Mixture(english, facts, tasks, args.seed)
+    model = build_model(args.layers, args.width, args.heads, tokenizer.eos_token_id)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}", flush=True)
+    rows = sequences(iter(mixture), tokenizer)
+    train(model, rows, args.steps, args.batch, args.lr, lambda line: print(line, flush=True))
+    print(sample_answers(model, tokenizer, mixture))
+    withheld = {t.name: [t.prompt(row) for row in t.rows if is_withheld(t.name, row)] for t in tasks}
+    settings = {key: value for key, value in vars(args).items() if key not in ("corpus", "out")}
+    save(model, tokenizer, args.out, {"settings": settings, "withheld_prompts": withheld})
+    print(f"saved to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The C allocator's habits. On Linux an update's large tensors are mapped and unmapped at every use otherwise."""
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+_KEEP = 1 << 30
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed blocks of up to 1 GiB instead of returning them to the system.
+
+    An update on two cores was measured several times faster with it (docs/performance.md): page faults of fresh memory
+    cost more than the arithmetic on it. Elsewhere than on glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    mallopt(_M_MMAP_THRESHOLD, _KEEP)
+    mallopt(_M_TRIM_THRESHOLD, _KEEP)
+    mallopt(_M_TOP_PAD, 64 << 20)

@@ -1,0 +1,88 @@
+"""The typed schema of the `ppo` config group. docs/fidelity.md says what each switch changes."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pgsrm.errors import UserError
+
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Hyperparameters of one update; the comment above each field is its help text."""
+
+    # Responses a run samples in all (single-step episodes, paper 4.4); updates = episodes / batch_size.
+    episodes: Count
+    # Responses an update.
+    batch_size: Count
+    # Passes over each batch. More than one needs clip_range.
+    epochs: Count = 1
+    # Gradient steps a pass; the batch is split at random.
+    minibatches: Count = 1
+    # Rows a forward pass holds at once (memory); null = all of a minibatch. Results are equal up to rounding.
+    micro_batch: Count | None = None
+    # AdamW learning rate of the policy.
+    actor_lr: Positive
+    # AdamW learning rate of the value head.
+    critic_lr: Positive
+    # AdamW decoupled weight decay, both optimisers (D15).
+    weight_decay: NonNegative = 0.01
+    # AdamW epsilon, both optimisers (D15).
+    adam_eps: Positive = 1e-8
+    # Gradient norm limit, each optimiser apart.
+    max_grad_norm: Positive = 1.0
+    # Weight of the entropy bonus.
+    entropy_coef: NonNegative
+    # Weight of the value loss (it scales the critic's gradient before clipping).
+    value_coef: NonNegative = 0.5
+    # What is subtracted from the return (D2).
+    baseline: Literal["prompt_value", "response_value", "batch_mean", "none"]
+    # Whether advantages get zero mean and unit variance over the batch.
+    whiten_advantages: bool
+    # Ratio clipping range; null = -log pi A, no ratio (D7).
+    clip_range: Positive | None = None
+    # First KL coefficient.
+    kl_coef: NonNegative
+    # How the coefficient moves: fixed, paper (D13) or ziegler.
+    kl_control: Literal["fixed", "paper", "ziegler"] = "fixed"
+    # KL that an adaptive coefficient aims at, nats a token (paper) or a response (ziegler); null = fixed.
+    kl_target: Positive | None = None
+    # Episodes over which `ziegler` adapts.
+    kl_horizon: Positive = 10_000.0
+    # What the KL is measured against: the initial model, or the policy before the last update (D6).
+    kl_reference: Literal["initial", "previous"] = "initial"
+    # Estimator of the KL term in the loss (D14).
+    kl_estimator: Literal["k1", "k2", "k3", "exact"]
+    # Whether a sampled EOS is in the loss (D3).
+    train_eos: bool
+    # Side on which prompts are padded when scored (D4).
+    padding: Literal["left", "right"] = "left"
+    # Whether the policy's own dropout is on, in sampling and scoring (D5).
+    dropout: bool = False
+    # Sampling temperature.
+    temperature: Positive = 1.0
+    # Sampling keeps this many tokens; 0 keeps all (D9).
+    top_k: Annotated[int, Meta(ge=0)] = 0
+    # Which distribution a sampled token is scored under: the one it was drawn from, or the full softmax (D9).
+    scored_distribution: Literal["sampled", "full"] = "sampled"
+
+    def check(self) -> None:
+        """Raise UserError where fields contradict each other."""
+        if self.epochs * self.minibatches > 1 and self.clip_range is None:
+            raise UserError(
+                f"ppo.epochs={self.epochs}, ppo.minibatches={self.minibatches}: several steps on one batch leave the "
+                "policy that sampled it; set ppo.clip_range (0.2 is usual)"
+            )
+        if self.minibatches > self.batch_size:
+            raise UserError(f"ppo.minibatches={self.minibatches}: more than ppo.batch_size={self.batch_size}; lower it")
+        if self.episodes < self.batch_size:
+            raise UserError(f"ppo.episodes={self.episodes}: less than one batch; set it to {self.batch_size} or more")
+
+    @property
+    def updates(self) -> int:
+        """Number of updates of a run; a last incomplete batch is not drawn."""
+        return self.episodes // self.batch_size

@@ -1,0 +1,249 @@
+"""One PPO update, from token ids and rewards to new weights (PGSRM, Algorithm 1; Schulman et al. 2017).
+
+Left out of the textbook algorithm by default, as the paper does: the probability ratio and its clipping (one step a
+batch, so the ratio is 1), discounting (an episode is one response) and generalised advantage estimation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.ppo.advantages import rewards_to_go, subtract_baseline, whiten
+from pgsrm.ppo.kl_control import next_coefficient
+from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_logprobs, value_loss
+from pgsrm.ppo.settings import PPOSettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pgsrm.child.batch import PaddedBatch
+    from pgsrm.child.policy import Child, Scores
+
+
+class Learner:
+    """A child with what its training carries from update to update: value head, optimisers, KL coefficient.
+
+    `shuffle` draws the minibatches. The value head starts at zero, so the first advantages are the rewards.
+    """
+
+    def __init__(self, child: "Child", settings: PPOSettings, shuffle: "torch.Generator") -> None:
+        import torch
+
+        self.child, self.settings, self.shuffle = child, settings, shuffle
+        self.value_head = torch.nn.Linear(child.width, 1, device=child.device)
+        torch.nn.init.zeros_(self.value_head.weight)
+        torch.nn.init.zeros_(self.value_head.bias)
+        self.kl_coef = settings.kl_coef
+        self.actor_optimizer = self._adamw(child.model, settings.actor_lr)
+        self.critic_optimizer = self._adamw(self.value_head, settings.critic_lr)
+        if settings.dropout:
+            child.model.train()
+
+    def _adamw(self, module: Any, lr: float) -> "torch.optim.AdamW":
+        import torch
+
+        settings = self.settings
+        return torch.optim.AdamW(
+            module.parameters(), lr=lr, eps=settings.adam_eps, weight_decay=settings.weight_decay, fused=True
+        )
+
+    def values(self, scores: "Scores") -> "Tensor":
+        """V (B,), of the prompt or of the last response token, on detached hidden states (D2).
+
+        The last response token's hidden state is there only when `baseline` asks for it.
+        """
+        hidden = scores.prompt_hidden if scores.last_hidden is None else scores.last_hidden
+        return self.value_head(hidden.detach().float()).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """What is fixed before the first gradient step. (B, T) unless said otherwise."""
+
+    batch: "PaddedBatch"
+    mask: "Tensor"  # tokens in the loss
+    returns: "Tensor"
+    reference: "Tensor"  # (B, T, V) the reference's log-probabilities
+    old_logprobs: "Tensor | None"  # None: the first gradient step's own log-probs, whose ratio is 1
+    advantages: "Tensor | None"  # None: from the first gradient step's own values
+
+
+def step(
+    learner: Learner,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    rewards: Sequence[float] | Sequence[Sequence[float]],
+) -> dict[str, float]:
+    """One update on B responses; returns its metrics (docs/metrics.md), among them `loss/policy` and `loss/value`.
+
+    `prompts` and `responses` are token ids as sampled (EOS included where it was sampled, never added); `rewards` is one
+    float a response or one a token. The learner's policy must still be the one that sampled the responses.
+    """
+    import torch
+
+    settings = learner.settings
+    sampled = _prepare(learner, prompts, responses, rewards)
+    before = _copy_weights(learner) if settings.kl_reference == "previous" else None
+    metrics: list[dict[str, float]] = []
+    for _ in range(settings.epochs):
+        if settings.minibatches == 1:
+            parts = (torch.arange(len(prompts)),)
+        else:
+            parts = torch.randperm(len(prompts), generator=learner.shuffle).chunk(settings.minibatches)
+        metrics += [_gradient_step(learner, sampled, part.to(learner.child.device)) for part in parts]
+    if before is not None:
+        learner.child.reference.load_state_dict(before)
+    result = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
+    result["policy/kl_coef"] = learner.kl_coef
+    measured = result.pop("kl_response") if settings.kl_control == "ziegler" else result["policy/kl"]
+    result.pop("kl_response", None)
+    learner.kl_coef = next_coefficient(
+        learner.kl_coef, measured, settings.kl_control, settings.kl_target, len(prompts), settings.kl_horizon
+    )
+    return result
+
+
+def _copy_weights(learner: Learner) -> dict[str, "Tensor"]:
+    return {name: tensor.detach().clone() for name, tensor in learner.child.model.state_dict().items()}
+
+
+def _loss_mask(batch: "PaddedBatch", eos: int, train_eos: bool) -> "Tensor":
+    """Response tokens in the loss: all up to the first EOS, which itself counts if `train_eos` (D3)."""
+    mask = batch.response_mask
+    return mask if train_eos else mask & (batch.response_ids != eos)
+
+
+def _pad_rewards(rewards: Sequence[float] | Sequence[Sequence[float]], batch: "PaddedBatch") -> "Tensor":
+    """(B,) or (B, T) float32."""
+    import torch
+
+    if not isinstance(rewards[0], Sequence):
+        return torch.tensor(rewards, dtype=torch.float32, device=batch.response_ids.device)
+    padded = torch.zeros(batch.response_ids.shape, dtype=torch.float32)
+    for row, values in enumerate(rewards):
+        padded[row, : len(values)] = torch.tensor(values)  # type: ignore[arg-type]
+    return padded.to(batch.response_ids.device)
+
+
+def _prepare(
+    learner: Learner,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    rewards: Sequence[float] | Sequence[Sequence[float]],
+) -> _Sampled:
+    import torch
+
+    settings, child = learner.settings, learner.child
+    batch = child.pad(prompts, responses)
+    mask = _loss_mask(batch, child.eos, settings.train_eos)
+    returns = rewards_to_go(_pad_rewards(rewards, batch), batch.response_mask)  # an untrained EOS has its reward too
+    chunks = torch.arange(len(prompts), device=mask.device).split(settings.micro_batch or len(prompts))
+    reference = torch.cat([child.score_reference(batch.rows(rows)).log_softmax(-1) for rows in chunks])
+    one_pass = settings.epochs == 1 and settings.minibatches == 1 and len(chunks) == 1
+    if one_pass:
+        return _Sampled(batch, mask, returns, reference, None, None)
+    with torch.no_grad():
+        scored = [_score(learner, batch.rows(rows), reference[rows]) for rows in chunks]
+    old_logprobs = torch.cat([part.logprobs for part in scored])
+    values = torch.cat([part.values for part in scored])
+    return _Sampled(batch, mask, returns, reference, old_logprobs, _advantages(learner, returns, values, mask))
+
+
+def _advantages(learner: Learner, returns: "Tensor", values: "Tensor", mask: "Tensor") -> "Tensor":
+    advantages = subtract_baseline(returns, values, mask, learner.settings.baseline)
+    return whiten(advantages, mask) if learner.settings.whiten_advantages else advantages
+
+
+@dataclass(frozen=True)
+class _TokenScores:
+    """The policy's view of the response tokens, (B, T) each with gradient, and of their responses."""
+
+    logprobs: "Tensor"  # under the distribution that `scored_distribution` names
+    full: "Tensor"  # under the whole softmax, as the reference's: what the KL is measured on
+    entropy: "Tensor"
+    kl: "Tensor"  # by `kl_estimator`
+    values: "Tensor"  # (B,)
+
+
+def _score(learner: Learner, batch: "PaddedBatch", reference: "Tensor") -> _TokenScores:
+    """Score the responses against the reference's log-probabilities (B, T, V)."""
+    from pgsrm.child.policy import truncate
+    from pgsrm.ppo.statistics import token_statistics
+
+    settings = learner.settings
+    scores = learner.child.score(batch, last_hidden=settings.baseline == "response_value")
+    full, entropy, exact = token_statistics(scores.logits, batch.response_ids, reference)
+    logprobs = full
+    if settings.scored_distribution == "sampled" and (settings.temperature != 1 or settings.top_k):
+        kept = truncate(scores.logits, settings.temperature, settings.top_k, batch.response_ids)
+        logprobs = token_logprobs(kept, batch.response_ids)
+    kl = exact if settings.kl_estimator == "exact" else kl_divergence(
+        settings.kl_estimator, full, _reference_logprobs(reference, batch)
+    )
+    return _TokenScores(logprobs, full, entropy, kl, learner.values(scores))
+
+
+def _reference_logprobs(reference: "Tensor", batch: "PaddedBatch") -> "Tensor":
+    return reference.gather(-1, batch.response_ids.unsqueeze(-1)).squeeze(-1)
+
+
+def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[str, float]:
+    """One step of both optimisers on `rows` of the batch, in micro-batches; returns the step's metrics."""
+    import torch
+
+    settings, child = learner.settings, learner.child
+    count = sampled.mask[rows].sum().clamp(min=1)
+    totals: dict[str, Tensor] = {}
+
+    def add(name: str, value: "Tensor", combine: Callable[["Tensor", "Tensor"], "Tensor"] = torch.add) -> None:
+        value = value.detach()
+        totals[name] = combine(totals[name], value) if name in totals else value
+
+    learner.actor_optimizer.zero_grad(set_to_none=True)
+    learner.critic_optimizer.zero_grad(set_to_none=True)
+    for micro in rows.split(settings.micro_batch or len(rows)):
+        batch, mask, returns = sampled.batch.rows(micro), sampled.mask[micro], sampled.returns[micro]
+        reference = sampled.reference[micro] if len(micro) < len(sampled.batch) else sampled.reference
+        scores = _score(learner, batch, reference)
+        logprobs, values = scores.logprobs, scores.values
+        old = logprobs.detach() if sampled.old_logprobs is None else sampled.old_logprobs[micro]
+        if sampled.advantages is None:
+            advantages = _advantages(learner, returns, values, mask)
+        else:
+            advantages = sampled.advantages[micro]
+
+        policy = policy_loss(logprobs, old, advantages, mask, settings.clip_range, count)
+        entropy = masked_mean(scores.entropy, mask, count)
+        kl = masked_mean(scores.kl, mask, count)
+        actor = policy - settings.entropy_coef * entropy + learner.kl_coef * kl
+        actor.backward()
+        value = value_loss(values, returns[:, 0], len(rows))
+        (settings.value_coef * value).backward()
+
+        difference = scores.full.detach() - _reference_logprobs(reference, batch)
+        add("loss/policy", policy)
+        add("loss/kl", kl)
+        add("loss/actor", actor)
+        add("loss/value", value)
+        add("policy/entropy", entropy)
+        add("policy/kl", masked_mean(difference, mask, count))
+        add("kl_response", (difference * mask).sum() / len(rows))
+        add("value/mean", values.sum() / len(rows))
+        add("advantage/mean", masked_mean(advantages, mask, count))
+        add("advantage/square", masked_mean(advantages.square(), mask, count))
+        ratio = (logprobs.detach() - old).exp()
+        add("policy/ratio_max", (ratio * mask).max(), torch.maximum)
+        if settings.clip_range is not None:
+            add("policy/clip_fraction", masked_mean(((ratio - 1).abs() > settings.clip_range).float(), mask, count))
+        add("policy/kl_previous", masked_mean(old - logprobs.detach(), mask, count))
+    limit = settings.max_grad_norm
+    totals["grad/actor_norm"] = torch.nn.utils.clip_grad_norm_(child.model.parameters(), limit)
+    totals["grad/critic_norm"] = torch.nn.utils.clip_grad_norm_(learner.value_head.parameters(), limit)
+    learner.actor_optimizer.step()
+    learner.critic_optimizer.step()
+    names = list(totals)
+    metrics = dict(zip(names, torch.stack([totals[n].float() for n in names]).tolist(), strict=True))
+    square = metrics.pop("advantage/square") - metrics["advantage/mean"] ** 2
+    metrics["advantage/std"] = max(0.0, square) ** 0.5
+    return metrics

@@ -1,0 +1,67 @@
+"""What a run ran on: versions, commit, host and device, for status.json. Imports nothing heavy."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "pgsrm",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "gensim",
+    "hydra-core",
+    "mlflow",
+    "submitit",
+)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The fields versions, commit, device, threads, pid and host of status.json.
+
+    Args:
+        device: as torch names it, `cpu` or `cuda:0`; a GPU's product name is added where torch is loaded.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and device.startswith("cuda"):
+        device = f"{device} ({torch.cuda.get_device_name(device)})"
+    return {
+        "versions": versions(),
+        "commit": commit(),
+        "device": device,
+        "threads": torch.get_num_threads() if torch is not None else None,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Package -> version of Python and of what is installed among the packages that change results."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package lies in, with `-dirty` after local changes, else None."""
+    checkout = Path(__file__).resolve().parents[2]
+    # An installed package may lie in somebody else's checkout, whose commit says nothing about it.
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,246 @@
+"""MLflow as a mirror of the run folder, which stays the truth.
+
+A thread sends the new whole lines of metrics.jsonl every two seconds. What was sent is remembered in
+mlflow.json only once MLflow has taken it, so that a dead server, a kill or a restart loses nothing; what is
+sent twice has the same time stamps, and MLflow drops exact duplicates. Importing MLflow (1-2 s) and every call
+to it happen in that thread: training neither waits for it nor ends with it.
+"""
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.record.files import replace
+from pgsrm.record.mlflow_store import connect, experiment_id, tracking_uri, trouble
+from pgsrm.record.params import without_user
+from pgsrm.record.run_folder import RunFolder, parse_lines
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+    from mlflow.tracking import MlflowClient
+
+_PERIOD = 2.0  # seconds between two sends
+_LONGEST_PAUSE = 60.0  # seconds between two tries while MLflow does not answer
+_METRICS_A_CALL = 1000  # MLflow's limit for log_batch
+_PARAMS_A_CALL = 100  # likewise
+_STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+logger = logging.getLogger(__name__)
+
+
+def is_complete(folder: RunFolder) -> bool:
+    """Whether MLflow has all of a run that has ended; else a mirror's `start` and `finish` send the rest."""
+    status = folder.status()
+    return status is not None and _load(folder).get("state") == status["state"]
+
+
+class MlflowMirror:
+    """Keeps one MLflow run in step with one run folder. A resumed run goes on in the same MLflow run.
+
+    Args:
+        folder: the run; mlflow.json in it remembers the MLflow run and the last update sent.
+        tracking: the config group `tracking`: `uri` and `experiment`.
+        name: the MLflow run's name.
+        params: flat, as `pgsrm.record.params.run_params` makes them.
+        tags: `sweep` and the like; those that are None are left out.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        tracking: Mapping[str, Any],
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any],
+    ) -> None:
+        self._folder = folder
+        self._uri = tracking_uri(tracking)
+        self._experiment = tracking["experiment"]
+        self._name = name
+        self._params = {key: str(value) for key, value in params.items()}
+        self._tags = {key: str(value) for key, value in tags.items() if value is not None}
+        self._client: MlflowClient | None = None
+        self._sent = _load(folder)
+        self._offset = 0  # in metrics.jsonl; not kept over restarts, since resuming cuts the file
+        self._started_ms = 0
+        self._end: tuple[str, str | None] | None = None
+        self._stop = threading.Event()
+        self._progress = 0.0
+        self._warned = False
+        self._thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread. Best after torch and transformers are imported, and after `truncate_after`."""
+        self._thread.start()
+
+    def finish(self, state: str, reason: str | None = None, patience: float = 10.0) -> None:
+        """Sends the rest and ends the MLflow run as finished, failed or stopped (with the reason as a tag).
+
+        Returns when that is done, or once MLflow has taken nothing for `patience` seconds.
+        """
+        self._end = (state, reason)
+        self._stop.set()
+        begin = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() < max(begin, self._progress) + patience:
+            self._thread.join(0.1)
+        if self._thread.is_alive():
+            self._warn(TimeoutError(f"no answer in {patience:g} s"))
+
+    # Everything below runs in the thread.
+
+    def _work(self) -> None:
+        pause = 0.0
+        while not self._stop.wait(pause):
+            pause = _PERIOD if self._tries(self._send) else min(max(2 * pause, _PERIOD), _LONGEST_PAUSE)
+        self._tries(self._send_end)
+
+    def _tries(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except Exception as error:  # whatever it is, training goes on
+            self._warn(error)
+            return False
+        return True
+
+    def _warn(self, error: BaseException) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s; training goes on, what is in %s is sent once it answers",
+                trouble(self._uri, error),
+                self._folder.metrics,
+            )
+
+    def _send(self) -> None:
+        """Sends every whole line that MLflow does not have yet."""
+        client = self._client or self._connect()
+        if not self._folder.metrics.exists():
+            return
+        with open(self._folder.metrics, "rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        for rows in self._batches(whole):
+            seconds, metrics = self._as_metrics(rows)
+            for start in range(0, len(metrics), _METRICS_A_CALL):
+                part = metrics[start : start + _METRICS_A_CALL]
+                client.log_batch(self._sent["run_id"], metrics=part, synchronous=True)
+            self._remember(update=rows[-1]["update"], seconds=seconds)
+        self._offset += len(whole)
+
+    def _batches(self, content: bytes) -> Iterator[list[dict[str, Any]]]:
+        """The rows after the last update sent, in groups of about as many metrics as one call takes.
+
+        After a resume the updates behind the checkpoint are computed again; MLflow keeps what it has of them.
+        """
+        last = self._sent["update"]
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for _, row in parse_lines(content):
+            if row["update"] <= last:
+                continue
+            if rows and size + len(row) > _METRICS_A_CALL:
+                yield rows
+                rows, size = [], 0
+            rows.append(row)
+            size += len(row)
+        if rows:
+            yield rows
+
+    def _as_metrics(self, rows: list[dict[str, Any]]) -> tuple[float, "list[Metric]"]:
+        """Rows as MLflow's metrics, and the training seconds after them.
+
+        The time stamp is the run's start plus its training time, not now: a row sent twice is the same twice.
+        """
+        from mlflow.entities import Metric
+
+        seconds = self._sent["seconds"]
+        metrics = []
+        for row in rows:
+            seconds += row.get("time/update") or 0.0
+            at = self._started_ms + round(1000 * seconds)
+            metrics += [
+                Metric(_metric_name(name), float(value), at, row["update"])
+                for name, value in row.items()
+                if name != "update" and isinstance(value, int | float)
+            ]
+        return seconds, metrics
+
+    def _send_end(self) -> None:
+        self._send()
+        assert self._client is not None and self._end is not None
+        state, reason = self._end
+        if reason or self._sent["reason"]:
+            self._client.set_tag(self._sent["run_id"], "reason", (reason or "")[:5000])
+        self._client.set_terminated(self._sent["run_id"], _STATUS[state])
+        self._remember(state=state, reason=reason)
+
+    def _connect(self) -> "MlflowClient":
+        """Finds the MLflow run of this folder or makes it, and gives it its parameters."""
+        client = connect(self._uri)
+        # Importing MLflow took its time, and was not the server's fault.
+        self._progress = self._progress or time.monotonic()
+        experiment = experiment_id(client, self._experiment)
+        run = self._run_from_before(client)
+        if run is None:
+            run = client.create_run(experiment, run_name=self._name, tags=self._tags)
+            self._sent = {
+                "run_id": run.info.run_id,
+                "tracking_uri": without_user(self._uri),
+                "experiment_id": experiment,
+                "update": -1,
+                "seconds": 0.0,
+                "has_params": False,
+                "state": None,
+                "reason": None,
+            }
+            self._remember()
+        elif run.info.status != "RUNNING":
+            client.update_run(run.info.run_id, status="RUNNING")
+            self._remember(state=None)
+        self._started_ms = run.info.start_time
+        if not self._sent["has_params"]:
+            from mlflow.entities import Param
+
+            params = [Param(key, value) for key, value in self._params.items()]
+            for start in range(0, len(params), _PARAMS_A_CALL):
+                part = params[start : start + _PARAMS_A_CALL]
+                client.log_batch(run.info.run_id, params=part, synchronous=True)
+            self._remember(has_params=True)
+        self._client = client
+        return client
+
+    def _run_from_before(self, client: "MlflowClient") -> "Run | None":
+        """The MLflow run that an earlier start of this run wrote to, unless it is gone or somewhere else."""
+        if self._sent.get("tracking_uri") != without_user(self._uri):
+            return None
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = client.get_run(self._sent["run_id"])
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _remember(self, **fields: Any) -> None:
+        self._sent.update(fields)
+        replace(self._folder.mlflow, (json.dumps(self._sent, indent=1) + "\n").encode(), durable=False)
+        self._progress = time.monotonic()
+
+
+def _load(folder: RunFolder) -> dict[str, Any]:
+    try:
+        sent = json.loads(folder.mlflow.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return sent if isinstance(sent, dict) else {}
+
+
+def _metric_name(name: str) -> str:
+    return re.sub(r"[^\w\-. /:]", "_", name)[:250]

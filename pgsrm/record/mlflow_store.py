@@ -1,0 +1,136 @@
+"""Where MLflow keeps its runs: address, client, experiment, and the page to look at them."""
+
+import fcntl
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pgsrm.errors import UserError
+from pgsrm.record.params import without_user
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_SERVERS = ("http", "https")
+_SCHEMES = (*_SERVERS, "sqlite", "postgresql", "mysql", "mssql")
+
+logger = logging.getLogger(__name__)
+
+
+def tracking_uri(tracking: Mapping[str, Any]) -> str:
+    """MLflow's address for the config group `tracking`; a path to an SQLite file is made absolute.
+
+    Raises:
+        UserError: an address that MLflow 3 has no store for.
+    """
+    uri = tracking["uri"] or "null"
+    scheme, _, rest = uri.partition("://")
+    if rest and scheme.split("+")[0] in _SCHEMES:
+        # MLflow would take a relative path from wherever the process stands.
+        return f"sqlite:///{Path(rest[1:]).absolute()}" if scheme == "sqlite" else uri
+    raise UserError(
+        f"tracking.uri={without_user(uri)}: not an address of MLflow; give http://host:port, "
+        "sqlite:///file.db or another database's URI, or choose tracking=none"
+    )
+
+
+def prepare(tracking: Mapping[str, Any]) -> str | None:
+    """Makes the database and the experiment once, before runs are dispatched; returns the experiment's id.
+
+    A server that does not answer is worth one warning, and None: the runs go on and try it again themselves.
+
+    Raises:
+        UserError: a wrong address, or an experiment that was deleted in MLflow.
+    """
+    uri = tracking_uri(tracking)
+    try:
+        return experiment_id(connect(uri), tracking["experiment"])
+    except UserError:
+        raise
+    except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
+        logger.warning("%s; the runs go on without it and send what they have once it answers", trouble(uri, error))
+        return None
+
+
+def ui_hint(tracking: Mapping[str, Any], experiment: str | None) -> str:
+    """One line: how to open the page with all curves at once. `experiment` is what `prepare` returned."""
+    uri = tracking_uri(tracking)
+    page = f"#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
+    if urlsplit(uri).scheme in _SERVERS:
+        return f"curves: {without_user(uri).rstrip('/')}/{page}"
+    python = os.path.relpath(sys.executable)
+    python = sys.executable if python.startswith("..") else python
+    # Without job execution and with one worker: 2 processes and 0.5 GB instead of 15 and 2.6 GB.
+    return (
+        "curves: MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
+        f"{shlex.quote(python)} -m mlflow server --workers 1 "
+        f"--backend-store-uri {shlex.quote(without_user(uri))}, then open http://127.0.0.1:5000/{page}"
+    )
+
+
+def connect(uri: str) -> "MlflowClient":
+    """MLflow's client, quiet, telling nobody, and quick to say that a server does not answer.
+
+    What the user has set in the environment is left as it is.
+    """
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    from mlflow.tracking import MlflowClient
+
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(tracking_uri=uri)
+    with _alone(Path(uri.removeprefix("sqlite:///"))):
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def _alone(database: Path) -> Iterator[None]:
+    """One process at a time: of several that open a fresh SQLite file, MLflow lets one live."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with open(database.with_name(f"{database.name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def experiment_id(client: "MlflowClient", name: str) -> str:
+    """The id of the experiment, made where it is not there yet."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:
+            # Another run may have made it in the meantime.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise UserError(
+            f"tracking.experiment={name}: was deleted in MLflow; restore it there "
+            f"(mlflow experiments restore -x {experiment.experiment_id}) or choose another name"
+        )
+    return str(experiment.experiment_id)
+
+
+def trouble(uri: str, error: BaseException) -> str:
+    """What to tell the user of an error of MLflow's, as the beginning of one line without secrets."""
+    cause = error
+    # What happened (connection refused) lies under what MLflow made of it, which fills a screen.
+    while inner := cause.__cause__ or cause.__context__:
+        cause = inner
+    lines = str(cause).splitlines() or [type(cause).__name__]
+    return f"MLflow at {without_user(uri)} does not answer ({without_user(lines[0])[:150]})"

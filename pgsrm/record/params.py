@@ -1,0 +1,49 @@
+"""A composed config as the flat parameters of an experiment tracker, without its secrets."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_CHOICES = ("task", "reward", "model", "ppo")
+_SECRET = {"key", "apikey", "token", "secret", "password", "passwd", "credential", "auth", "authorization"}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+_USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
+_MASK = "***"
+_LONGEST = 6000  # MLflow cuts longer values, with a warning each.
+
+
+def run_params(config: Mapping[str, Any]) -> dict[str, str]:
+    """The choices task, reward, model, ppo and the seed, then every leaf of `config` under its dotted key.
+
+    Values under a key that names a secret, and user:password in an address, come out as ***. A number or a
+    plural (`max_new_tokens: 2`) is no secret.
+    """
+    choices = config.get("choices") or {}
+    params = {name: str(choices[name]) for name in _CHOICES if name in choices}
+    for key, value in _leaves("", config):
+        if key.split(".")[0] != "choices":
+            params[re.sub(r"[^\w\-. /:]", "_", key)[:250]] = _shown(key, value)[:_LONGEST]
+    return params
+
+
+def without_user(address: str) -> str:
+    """`address` with user and password masked, for logs and files."""
+    return _USER_IN_ADDRESS.sub(f"{_MASK}@", address)
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, below in value.items():
+            yield from _leaves(f"{key}.{name}" if key else str(name), below)
+    else:
+        yield key, value
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value)
+    words = {word.lower() for word in _WORD.findall(key)}
+    plurals = {word.removesuffix("s") for word in words}
+    if words & _SECRET or (plurals & _SECRET and not isinstance(value, int | float)):
+        return _MASK
+    return without_user(str(value))

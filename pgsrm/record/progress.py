@@ -1,0 +1,195 @@
+"""Progress on standard error: a bar for a run, a live table for a sweep; plain lines off a terminal."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from math import inf, nan
+from typing import TYPE_CHECKING, Self, TextIO
+
+from pgsrm.record.run_folder import RunFolder
+from pgsrm.record.summary import clock, number, short_names
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.progress import Progress
+    from rich.table import Table
+
+_SHARE_A_LINE = 10  # percent of a run between two plain lines
+_SECONDS_A_LINE = 60.0  # between two plain lines of a sweep
+_BESIDE_BAR = 62  # columns that a bar of 6 and the numbers take beside a run's name
+_BESIDE_NAME = 57  # and those that the numbers take in a sweep's table
+_PLAIN_NAME = 35  # longest name in a plain line, which then has at most 100 columns
+_ORDER = ("failed", "cut off", "stopped", "running", "waiting", "finished")
+
+
+class RunProgress:
+    """The progress of one run, as a context manager: call `show` after each update."""
+
+    def __init__(self, name: str, updates: int, done: int = 0, stream: TextIO | None = None) -> None:
+        """`done` of `updates` were made before this start; `stream` is standard error by default."""
+        self._name = short_names([name])[0]
+        self._updates = updates
+        self._before = done
+        self._stream = stream or sys.stderr
+        self._bar: Progress | None = None
+        self._next_line = 0.0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._stream.isatty():
+            self._bar = _bar(self._stream)
+            name = _fitted(self._name, self._bar.console.width - _BESIDE_BAR)
+            self._task = self._bar.add_task(
+                name,
+                total=self._updates,
+                completed=self._before,
+                reward="-",
+                entropy="-",
+                kl="-",
+                left="-",
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Shows one line of metrics.jsonl."""
+        update = int(metrics["update"])
+        passed = time.monotonic() - self._started
+        done = update - self._before
+        left = clock(passed / done * (self._updates - update)) if done > 0 else "-"
+        reward, entropy, kl = _numbers(metrics)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=update, reward=reward, entropy=entropy, kl=kl, left=left)
+        elif update >= self._next_line:
+            step = self._updates * _SHARE_A_LINE / 100
+            self._next_line = (update // step + 1) * step
+            print(
+                f"{_fitted(self._name, _PLAIN_NAME)}  {update}/{self._updates}  "
+                f"reward {reward}  entropy {entropy}  KL {kl}  left {left}",
+                file=self._stream,
+                flush=True,
+            )
+
+
+def _bar(stream: TextIO) -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
+
+    def text(content: str, width: int) -> TextColumn:
+        return TextColumn(content, table_column=Column(no_wrap=True, min_width=width))
+
+    return Progress(
+        text("{task.description}", 1),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        text("{task.completed}/{task.total}", 9),
+        text("reward {task.fields[reward]}", 12),
+        text("entropy {task.fields[entropy]}", 12),
+        text("KL {task.fields[kl]}", 8),
+        text("left {task.fields[left]}", 9),
+        console=Console(file=stream),
+        refresh_per_second=4,
+        expand=True,
+    )
+
+
+class SweepTable:
+    """All runs of a sweep in one live table, read from their folders; call `refresh` every second or two."""
+
+    def __init__(self, runs: Sequence[RunFolder], stream: TextIO | None = None) -> None:
+        self._runs = runs
+        self._names = short_names([run.name for run in runs])
+        self._stream = stream or sys.stderr
+        self._live: Live | None = None
+        self._line_due = 0.0
+        self._states: list[str] = []
+        self._first_seen: dict[int, tuple[int, float]] = {}  # run -> (update, when it was seen running)
+
+    def __enter__(self) -> Self:
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(file=self._stream), auto_refresh=False)
+            self._live.start()
+        self.refresh()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line_due = 0.0
+        self.refresh()
+        if self._live is not None:
+            self._live.stop()
+
+    def refresh(self) -> None:
+        """Reads every run's status and last metrics (two small reads a run) and shows them."""
+        states = [run.state() for run in self._runs]
+        if self._live is not None:
+            size = self._live.console.size
+            self._live.update(self._table(states, size.width, size.height), refresh=True)
+        elif states != self._states or time.monotonic() >= self._line_due:
+            self._line_due = time.monotonic() + _SECONDS_A_LINE
+            print(self._lines(states), file=self._stream, flush=True)
+        self._states = states
+
+    def _lines(self, states: list[str]) -> str:
+        """How many are in which state, then a line for each that runs."""
+        counts = ", ".join(f"{states.count(state)} {state}" for state in _ORDER if state in states)
+        running = []
+        for name, run, state in zip(self._names, self._runs, states, strict=True):
+            if state == "running":
+                metrics = run.last_metrics() or {"update": 0}
+                updates = (run.status() or {}).get("updates", 0)
+                reward, entropy, kl = _numbers(metrics)
+                so_far = f"{int(metrics['update'])}/{updates}"
+                running.append(f"  {name}  {so_far}  reward {reward}  entropy {entropy}  KL {kl}")
+        return "\n".join([f"{len(states)} runs: {counts}", *running])
+
+    def _table(self, states: list[str], width: int, height: int) -> "Table":
+        from rich.table import Table
+
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column("run", no_wrap=True)
+        table.add_column("state", min_width=8)
+        for head, narrowest in (("updates", 9), ("reward", 6), ("entropy", 7), ("KL", 5), ("time", 10)):
+            table.add_column(head, justify="right", min_width=narrowest)
+        # What needs a look comes first; a terminal shows only so many lines.
+        order = sorted(range(len(states)), key=lambda index: _ORDER.index(states[index]))
+        shown = order if len(order) <= height - 3 else order[: height - 4]
+        for index in shown:
+            name = _fitted(self._names[index], width - _BESIDE_NAME)
+            table.add_row(name, states[index], *self._cells(index, states[index]))
+        if len(shown) < len(order):
+            table.add_row(f"and {len(order) - len(shown)} more")
+        return table
+
+    def _cells(self, index: int, state: str) -> list[str]:
+        status = self._runs[index].status() or {}
+        metrics = self._runs[index].last_metrics() or {"update": 0}
+        update, updates = int(metrics["update"]), status.get("updates", 0)
+        if state == "running":
+            before, since = self._first_seen.setdefault(index, (update, time.monotonic()))
+            rate = (time.monotonic() - since) / (update - before) if update > before else inf
+            passed = f"{clock(rate * (updates - update))} left" if update < updates else "-"
+        else:
+            passed = clock(status.get("seconds") or inf)
+        return [f"{update}/{updates}", *_numbers(metrics), passed]
+
+
+def _fitted(name: str, width: int) -> str:
+    """`name`, its middle left out where a terminal is too narrow for it: the ends tell runs apart."""
+    half = max(4, width // 2 - 1)
+    return name if len(name) <= width else f"{name[:half]}…{name[-half:]}"
+
+
+def _numbers(metrics: Mapping[str, float]) -> tuple[str, str, str]:
+    """Reward, entropy and KL of one line of metrics, as they are shown."""
+    return (
+        number(metrics.get("reward/mean", nan), 3),
+        number(metrics.get("policy/entropy", nan), 2),
+        number(metrics.get("policy/kl", nan), 3),
+    )

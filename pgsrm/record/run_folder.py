@@ -1,0 +1,214 @@
+"""A run's folder: config, metrics, samples, status, checkpoints, and the lock of the process that trains it.
+
+It is the only truth about a run: resuming, the MLflow mirror, tables and figures read nothing else.
+Only the process that holds the lock writes; anyone may read at any time.
+"""
+
+import fcntl
+import json
+import math
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pgsrm.record.files import disk_full, is_disk_full, replace, writing
+
+# NumPy's and torch's scalars become floats; NaN and infinities become null, since JSON has neither.
+_encode = msgspec.json.Encoder(enc_hook=float).encode
+
+
+class RunFolder:
+    """The folder of one run. Making the object touches nothing; `create` makes the directory."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+        self.mlflow = self.path / "mlflow.json"
+        self._status = self.path / "status.json"
+        self._lock: int | None = None
+        self._appending: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def create(self) -> None:
+        """Makes the directory where it is not there yet."""
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    # Lock
+
+    def acquire(self) -> bool:
+        """Takes the run for this process until `release` or the process's end; False if another one has it.
+
+        The lock is the kernel's (flock), so that a killed process leaves none behind.
+        """
+        self.create()
+        with writing(self.path):
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._lock = descriptor
+        return True
+
+    def release(self) -> None:
+        """Gives the lock back and closes the metrics file."""
+        self._close_metrics()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # Status
+
+    def status(self) -> dict[str, Any] | None:
+        """status.json, or None where there is none that can be read."""
+        try:
+            status = json.loads(self._status.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return status if isinstance(status, dict) else None
+
+    def write_status(self, **fields: Any) -> None:
+        """Merges `fields` into status.json, atomically and durably: milliseconds, so not every update."""
+        content = json.dumps({**(self.status() or {}), **fields}, indent=1) + "\n"
+        with writing(self.path):
+            replace(self._status, content.encode())
+
+    def state(self) -> str:
+        """What the run is doing: waiting, running, cut off, finished, failed or stopped.
+
+        A run is cut off when its status says running and its process, if it was one of this host, has gone.
+        """
+        status = self.status()
+        if status is None:
+            return "waiting"
+        here = status.get("host") == socket.gethostname()
+        if status["state"] == "running" and here and not _alive(status.get("pid")):
+            return "cut off"
+        return str(status["state"])
+
+    # Metrics and samples
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Appends one line to metrics.jsonl; `metrics` has `update` and numbers (or scalar tensors).
+
+        One write call and no buffer in this process: a crash of the process loses nothing.
+
+        Raises:
+            DiskFull: and leaves the file with whole lines only.
+        """
+        if self._appending is None:
+            self._appending = _open_to_append(self.path, self.metrics)
+        _append(self.path, self._appending, _encode(metrics) + b"\n")
+
+    def append_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends `rows`, each with an `update`, to samples.jsonl. Raises DiskFull, as above."""
+        descriptor = _open_to_append(self.path, self.samples)
+        try:
+            _append(self.path, descriptor, b"".join(_encode(row) + b"\n" for row in rows))
+        finally:
+            os.close(descriptor)
+
+    def truncate_after(self, update: int) -> None:
+        """Cuts metrics and samples back to the lines of updates up to `update`, a checkpoint's.
+
+        Half-written lines go too. -1 cuts everything: the run starts again.
+        """
+        self._close_metrics()
+        for path in (self.metrics, self.samples):
+            if not path.exists():
+                continue
+            with writing(self.path):
+                content = path.read_bytes()
+                kept = b"".join(line for line, row in parse_lines(content) if row["update"] <= update)
+                if kept != content:
+                    replace(path, kept)
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """All whole lines of metrics.jsonl; a null is read as NaN."""
+        if not self.metrics.exists():
+            return []
+        return [_with_nan(row) for _, row in parse_lines(self.metrics.read_bytes())]
+
+    def last_metrics(self) -> dict[str, float] | None:
+        """The last whole line of metrics.jsonl, found from the file's end, or None where there is none."""
+        try:
+            with open(self.metrics, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                span = 4096
+                while True:
+                    file.seek(max(0, size - span))
+                    tail = file.read(min(span, size))
+                    if span < size:
+                        # The first piece may be the rest of a line that starts further up.
+                        tail = tail[tail.find(b"\n") + 1 :]
+                    rows = [row for _, row in parse_lines(tail)]
+                    if rows or span >= size:
+                        return _with_nan(rows[-1]) if rows else None
+                    span *= 4
+        except FileNotFoundError:
+            return None
+
+    def _close_metrics(self) -> None:
+        if self._appending is not None:
+            os.close(self._appending)
+            self._appending = None
+
+
+def parse_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The whole lines of a JSONL file with their rows; skips what a crash left half-written."""
+    for line in content.splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            continue
+        with suppress(msgspec.DecodeError):
+            row = msgspec.json.decode(line)
+            if isinstance(row, dict) and isinstance(row.get("update"), int):
+                yield line, row
+
+
+def _with_nan(row: dict[str, Any]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in row.items()}
+
+
+def _open_to_append(folder: Path, path: Path) -> int:
+    with writing(folder):
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+
+def _append(folder: Path, descriptor: int, content: bytes) -> None:
+    """Writes all of `content`, or nothing and raises DiskFull."""
+    written = 0
+    try:
+        while written < len(content):
+            written += os.write(descriptor, content[written:])
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        if written:
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise disk_full(folder) from error
+
+
+def _alive(pid: object) -> bool:
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,26 @@
+"""The baseline that the paper compares with: right or wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pgsrm.task import Checker
+
+
+class BinaryReward:
+    """1 for a response that the task's checker accepts, 0 for any other (paper, section 4.3)."""
+
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
+
+    def __call__(
+        self,
+        *,
+        references: Sequence[str],
+        responses: Sequence[str],
+        inputs: Sequence[Mapping[str, str]],
+        **_: Any,
+    ) -> list[float]:
+        """One reward a response, 0.0 or 1.0."""
+        return [float(self._checker(*row)) for row in zip(responses, references, inputs, strict=True)]

@@ -1,0 +1,103 @@
+"""PGSRM's reward: how near a response's embedding is to the reference's (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta
+
+from pgsrm.embedder import Embedder
+from pgsrm.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class SemanticReward:
+    """R = transform(similarity(response, reference)) ** alpha, a number in [0, 1] for each response.
+
+    similarity, in [-1, 1], of the embeddings e of length 1 (for a zero row either one is 0):
+        cosine: e_response · e_reference
+        euclidean: 1 - |e_response - e_reference|
+    transform, to [0, 1]:
+        affine: (similarity + 1) / 2, clamped to [0, 1], as in the released code (the paper's figures fit this
+        one) clip: max(0, similarity), as in the paper's equation in section 3.2
+    alpha: the exponent, at least 1; 4 in all of the paper's runs.
+    without_vector, of a response whose embedding is a zero row:
+        zero_reward: the reward is 0
+        zero_vector: the similarity is 0, as in the released code; under affine and alpha 4 it then earns 1/16
+
+    Raises UserError when a reference has no vector: every response to it would be worth the same.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        similarity: Literal["cosine", "euclidean"] = "cosine",
+        transform: Literal["affine", "clip"] = "affine",
+        alpha: Annotated[float, Meta(ge=1)] = 4.0,
+        without_vector: Literal["zero_reward", "zero_vector"] = "zero_reward",
+    ) -> None:
+        self._embedder = embedder
+        self._similarity = SIMILARITIES[similarity]
+        self._transform = TRANSFORMS[transform]
+        self._alpha = alpha
+        self._zero_reward = without_vector == "zero_reward"
+        self._references: dict[str, np.ndarray] = {}  # a run's references are a finite set
+
+    def __call__(
+        self, *, references: Sequence[str], responses: Sequence[str], **_: Any
+    ) -> tuple[list[float], dict[str, float]]:
+        """One reward a response, and two metrics.
+
+        `similarity`: mean over the responses, 0 for one without a vector; `without_vector`: the share of
+        those.
+        """
+        import numpy as np
+
+        embedded = self._embedder.embed(responses)  # (B, d)
+        missing = ~embedded.any(axis=1)  # (B,)
+        similarities = np.where(missing, 0.0, self._similarity(embedded, self._embed_references(references)))
+        rewards = self._transform(similarities) ** self._alpha
+        if self._zero_reward:
+            rewards[missing] = 0.0
+        return rewards.tolist(), {
+            "similarity": float(similarities.mean()),
+            "without_vector": float(missing.mean()),
+        }
+
+    def _embed_references(self, references: Sequence[str]) -> np.ndarray:
+        """Embeddings (B, d) of the references, each text embedded once in the reward's life."""
+        import numpy as np
+
+        new = [text for text in dict.fromkeys(references) if text not in self._references]
+        if new:
+            for text, embedding in zip(new, self._embedder.embed(new), strict=True):
+                if not embedding.any():
+                    remedy = "change it, or choose an embedder that knows it"
+                    raise UserError(f"embedder: the reference {text!r} has no vector; {remedy}")
+                self._references[text] = embedding
+        return np.stack([self._references[text] for text in references])
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Row by row, of unit rows (n, d): (n,)."""
+    return (a * b).sum(axis=1)
+
+
+def _euclidean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """1 - distance, row by row, of unit rows (n, d), whose distance is 0 to 2: (n,)."""
+    return 1 - ((a - b) ** 2).sum(axis=1) ** 0.5
+
+
+def _affine(similarities: np.ndarray) -> np.ndarray:
+    return ((similarities + 1) / 2).clip(0, 1)
+
+
+def _clip(similarities: np.ndarray) -> np.ndarray:
+    return similarities.clip(0, 1)
+
+
+SIMILARITIES = {"cosine": _cosine, "euclidean": _euclidean}
+TRANSFORMS = {"affine": _affine, "clip": _clip}

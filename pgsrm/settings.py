@@ -1,0 +1,207 @@
+"""The typed schema of a composed config: every key known, every value of its type and in its range, before any work.
+
+Sections that the package reads itself are structs; what a `_target_` names is checked against the annotations of that
+function's or class's parameters, so that a user's own reward is checked just as well.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+from msgspec import Meta
+from omegaconf import DictConfig, OmegaConf
+
+from pgsrm.child.load import ModelSettings
+from pgsrm.errors import UserError
+from pgsrm.ppo.settings import PPOSettings
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The `task` config group: what is asked, and how an answer is checked."""
+
+    # A file (CSV or JSONL), or the name of a shipped one.
+    data: str
+    # The child's prompt, with the data's columns in braces.
+    template: Annotated[str, Meta(min_length=1)]
+    # What counts as right: binary reward and exact match.
+    checker: dict[str, Any]
+    # Longest response, in tokens.
+    max_new_tokens: Count
+    # The parent's instruction and input.
+    instruction: str | None = None
+    parent_input: str | None = None
+    # A template for tasks whose answer is in the input.
+    reference: str | None = None
+    # Shipped references for prompts that the data gives none for.
+    curated: str | None = None
+    # Share of prompts kept out of training.
+    holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    # The paper's values for this task, which ppo=paper and experiment=paper read.
+    paper: dict[str, Any] | None = None
+
+
+class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The `parent` config group: who answered."""
+
+    # A file with the prompts' columns and `reference`; null = the data's own references.
+    references: str | None = None
+
+
+class TrackingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The `tracking` config group: where MLflow mirrors the run folders."""
+
+    uri: str
+    experiment: Annotated[str, Meta(min_length=1)]
+
+
+class EvaluationSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Greedy answers on trained and held-out prompts, and what is kept of them."""
+
+    # Updates between two evaluations; there is one before the first update and one after the last.
+    every: Count
+    # Sampled responses written to samples.jsonl at each evaluation.
+    samples: Annotated[int, Meta(ge=0)]
+
+
+class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What a killed run goes on from."""
+
+    # Minutes between two checkpoints; one more is written at SIGTERM, SIGINT and SIGUSR2.
+    minutes: Annotated[float, Meta(gt=0)]
+
+
+class PathSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Where a run writes."""
+
+    # Folder of run folders, figures and the MLflow database.
+    outputs: Annotated[str, Meta(min_length=1)]
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A whole run. `embedder` and `reward` are configured objects (`_target_`)."""
+
+    task: TaskSettings
+    parent: ParentSettings
+    embedder: dict[str, Any]
+    reward: dict[str, Any]
+    model: ModelSettings
+    ppo: PPOSettings
+    tracking: TrackingSettings | None
+    evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
+    paths: PathSettings
+    # Decides the drawn prompts and the sampled tokens.
+    seed: Annotated[int, Meta(ge=0, lt=2**32)]
+    # CPU threads of a run; null = all there are, divided among the runs of a sweep.
+    threads: Count | None = None
+
+
+def read_settings(config: DictConfig) -> Settings:
+    """The checked settings of a composed config.
+
+    Raises:
+        UserError: naming the first key that is missing, unknown, of the wrong type or out of its range.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]}=???: has no value; set {missing[0]}=...")
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    settings: Settings = _convert(plain, Settings, plain, "")
+    settings.ppo.check()
+    for key in ("embedder", "reward", "task.checker"):
+        _check_target(OmegaConf.select(config, key), key)
+    return settings
+
+
+def _convert(value: Any, type_: Any, plain: Any, prefix: str) -> Any:
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        raise UserError(_one_line(str(error), type_, plain, prefix)) from error
+
+
+def _one_line(message: str, type_: Any, plain: Any, prefix: str) -> str:
+    """msgspec's "Expected `int` >= 1 - at `$.ppo.batch_size`" as "ppo.batch_size=0: expected `int` >= 1"."""
+    problem, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    section = ".".join(part for part in (prefix, path) if part)
+    if "unknown field" in problem:
+        name = problem.split("`")[1]
+        known = ", ".join(sorted(_fields(type_, path)))
+        return f"{section + '.' if section else ''}{name}: unknown key; there are {known}"
+    if "missing required field" in problem:
+        name = problem.split("`")[1]
+        return f"{section + '.' if section else ''}{name}: missing; set it"
+    value = plain
+    for part in path.split(".") if path else []:
+        value = value.get(part) if isinstance(value, Mapping) else value
+    return f"{section}={value}: {problem[0].lower()}{problem[1:]}; set {section} accordingly"
+
+
+def _fields(type_: Any, path: str) -> list[str]:
+    for part in path.split(".") if path else []:
+        annotation = get_type_hints(type_)[part]
+        type_ = next(t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "__struct_fields__"))
+    return list(type_.__struct_fields__)
+
+
+def _check_target(node: DictConfig, key: str) -> None:
+    """Check a configured object's keys and values against its parameters, and those nested in it."""
+    from hydra.utils import get_object
+
+    if "_target_" not in node:
+        raise UserError(f"{key}._target_: missing; name a class or function, as package.module.name")
+    target = node["_target_"]
+    try:
+        function = get_object(target)
+    except Exception as error:  # whatever importing a user's module raises
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(
+            f"{key}._target_={target}: can't be imported ({reason}); give package.module.name of a module on PYTHONPATH"
+        ) from error
+    partial = bool(node.get("_partial_", False))
+    given: dict[str, Any] = {}
+    for name, value in node.items():
+        if name in ("_target_", "_partial_", "_recursive_", "_convert_", "_args_"):
+            continue
+        if isinstance(value, DictConfig) and "_target_" in value:
+            _check_target(value, f"{key}.{name}")
+            given[str(name)] = msgspec.UNSET
+        else:
+            given[str(name)] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    parameters = inspect.signature(function).parameters
+    swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(function)
+    named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    for name, value in given.items():
+        if name not in named:
+            if swallows:
+                continue
+            raise UserError(f"{key}.{name}: unknown key; {target} takes {', '.join(sorted(named))}")
+        if value is not msgspec.UNSET and name in hints:
+            _check_value(value, hints[name], f"{key}.{name}")
+    if not partial:
+        lacking = [n for n, p in named.items() if p.default is p.empty and n not in given]
+        if lacking:
+            raise UserError(f"{key}.{lacking[0]}: missing; {target} needs it")
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
+    except NameError:  # annotations that exist for type checkers alone
+        return {}
+
+
+def _check_value(value: Any, annotation: Any, key: str) -> None:
+    try:
+        msgspec.convert(value, annotation)
+    except msgspec.ValidationError as error:
+        problem = str(error).partition(" - at `$")[0]
+        raise UserError(f"{key}={value}: {problem[0].lower()}{problem[1:]}; set {key} accordingly") from error
+    except TypeError:  # a type that isn't plain data is the object's own business
+        return

@@ -1,0 +1,149 @@
+"""Many runs on this machine: N slots, one process a run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from pgsrm.errors import UserError
+from pgsrm.plan import Plan, plan
+from pgsrm.record import RunFolder
+
+POLL_SECONDS = 0.5
+
+
+class SweepFailed(UserError):
+    """Some runs of a sweep did not finish."""
+
+
+def compose(config_loader: Any, config: DictConfig, overrides: list[str]) -> Plan:
+    """The plan of one run of a sweep, from Hydra's config loader and the run's overrides."""
+    run_config = config_loader.load_sweep_config(config, overrides)
+    choices = dict(OmegaConf.to_container(run_config.hydra.runtime.choices))  # type: ignore[call-overload]
+    return plan(without_hydra(run_config), group_choices(choices))
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The config as the task function gets it."""
+    config = config.copy()
+    with open_dict(config):
+        config.pop("hydra", None)
+    return config
+
+
+def group_choices(choices: dict[str, Any]) -> dict[str, str]:
+    """The chosen option of each of our config groups (Hydra's own left out)."""
+    return {group: str(option) for group, option in choices.items() if "hydra" not in group and option is not None}
+
+
+def run_sweep(plans: Sequence[Plan], slots: int | None) -> None:
+    """Freeze all runs, train those that have not finished, and print the sweep's table.
+
+    Raises:
+        SweepFailed: when a run failed or was stopped; the same command runs what is missing.
+    """
+    from pgsrm.record.progress import SweepTable
+    from pgsrm.record.summary import end_of_sweep_table, summarise
+
+    plans = list({p.identity: p for p in plans}.values())
+    folders = [p.folder for p in plans]
+    sweep = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    for p in plans:
+        p.freeze(sweep)
+    waiting = [p for p in plans if p.folder.state() != "finished"]
+    print(f"{len(plans)} runs: {len(plans) - len(waiting)} finished before, {len(waiting)} to train", flush=True)
+    tracking = plans[0].config["tracking"]
+    experiment = prepare_tracking(tracking) if waiting else None
+    slots = max(1, min(slots or _default_slots(), len(waiting) or 1))
+    with SweepTable(folders) as table:
+        _train(waiting, slots, table)
+    print(end_of_sweep_table([summarise(folder) for folder in folders]), flush=True)
+    print_where(plans[0].config, experiment)
+    unfinished = [folder for folder in folders if folder.state() != "finished"]
+    if unfinished:
+        raise SweepFailed(
+            f"{len(unfinished)} of {len(folders)} runs did not finish ({unfinished[0].name}: "
+            f"{(unfinished[0].status() or {}).get('reason')}); the same command goes on with them"
+        )
+
+
+def print_where(config: dict[str, Any], experiment: str | None) -> None:
+    """Where everything is."""
+    line = f"runs: {config['paths']['outputs']}/runs"
+    if config["tracking"] is not None:
+        from pgsrm.record.mlflow_store import ui_hint
+
+        line += "\n" + ui_hint(config["tracking"], experiment)
+    print(line, flush=True)
+
+
+def prepare_tracking(tracking: dict[str, Any] | None) -> str | None:
+    """Make database and experiment once: several processes that open a fresh SQLite file break each other."""
+    if tracking is None:
+        return None
+    from pgsrm.record.mlflow_store import prepare
+
+    return prepare(tracking)
+
+
+def _default_slots() -> int:
+    """A slot a core that this process may use. A GPU takes one run at a time."""
+    return 1 if os.path.exists("/dev/nvidia0") else len(os.sched_getaffinity(0))
+
+
+def _train(plans: Sequence[Plan], slots: int, table: Any) -> None:
+    """Keep `slots` runs going; at SIGINT or SIGTERM pass SIGTERM on and wait for their checkpoints."""
+    queue, running = list(plans), dict[int, subprocess.Popen[bytes]]()
+    threads = max(1, len(os.sched_getaffinity(0)) // slots)
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        queue.clear()
+        for process in running.values():
+            process.terminate()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while queue or running:
+            for pid in [pid for pid, process in running.items() if process.poll() is not None]:
+                _note_crash(running.pop(pid))
+            while queue and len(running) < slots and not stopping:
+                process = _start(queue.pop(0).folder, threads)
+                running[process.pid] = process
+            table.refresh()
+            time.sleep(POLL_SECONDS)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(folder: RunFolder, threads: int) -> "subprocess.Popen[bytes]":
+    """A run's own process, in a session of its own so that the terminal's Ctrl-C reaches it through us alone."""
+    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **os.environ}
+    with open(folder.path / "log.txt", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pgsrm.train", str(folder.path), "--quiet"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _note_crash(process: "subprocess.Popen[bytes]") -> None:
+    """A process that was killed could not write its end: say so in its status."""
+    assert isinstance(process.args, list)
+    folder = RunFolder(str(process.args[3]))
+    if process.returncode < 0 and folder.state() in ("running", "cut off", "waiting"):
+        folder.write_status(state="failed", reason=f"killed by {signal.Signals(-process.returncode).name}")
+    elif process.returncode and folder.state() in ("running", "cut off", "waiting"):
+        folder.write_status(state="failed", reason=f"exit code {process.returncode}; see {folder.path / 'log.txt'}")

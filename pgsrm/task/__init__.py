@@ -1,0 +1,23 @@
+"""What is asked: prompts, references, the split into train and holdout, and what counts as right."""
+
+from pgsrm.task.checkers import NormalizedEquality, SentimentInversion, normalize
+from pgsrm.task.table import SHIPPED, Row, find_data, read_table
+from pgsrm.task.task import Checker, Example, Task, load_inputs, load_task
+from pgsrm.task.template import placeholders, render
+
+__all__ = [
+    "SHIPPED",
+    "Checker",
+    "Example",
+    "NormalizedEquality",
+    "Row",
+    "SentimentInversion",
+    "Task",
+    "find_data",
+    "load_inputs",
+    "load_task",
+    "normalize",
+    "placeholders",
+    "read_table",
+    "render",
+]

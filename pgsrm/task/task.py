@@ -1,0 +1,244 @@
+"""From a task's config to prompts with references, split into train and holdout.
+
+Where a prompt's reference comes from, the first that has one:
+  1. `parent.references=FILE`, when given: then every prompt must have its reference there;
+  2. the data file's own `reference` column;
+  3. the `task.reference` template (copy: the sentence itself);
+  4. the shipped references of the file that `task.curated` names, for the same prompt.
+
+How the holdout is chosen (`task.holdout`, a share of the prompts): by a hash of each prompt's inputs, so
+the split is the same for every seed, machine and order of the file, and a row added later moves few others.
+Prompts with the same inputs in another order (red and blue, blue and red) stay on one side: their answer
+is the same, and training on one would give the other away.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pgsrm.errors import UserError
+from pgsrm.task.checkers import NormalizedEquality
+from pgsrm.task.table import Row, find_data, read_table
+from pgsrm.task.template import find_column, placeholders, render
+
+Checker = Callable[[str, str, Mapping[str, str]], bool]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and what the parent answers to it.
+
+    prompt: the child's text; reference: the parent's; inputs: the data row's columns other than
+    `reference` and `source`, under the names that the template uses; source: who wrote the reference.
+    """
+
+    prompt: str
+    reference: str
+    inputs: dict[str, str]
+    source: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task ready to train on.
+
+    train, holdout: disjoint, in the file's order; checker: (response, reference, inputs) -> right or not;
+    max_new_tokens: the child's response length; digest: sha256 (hex) of prompts, references and split.
+    """
+
+    train: list[Example]
+    holdout: list[Example]
+    checker: Checker
+    max_new_tokens: int
+    digest: str
+
+
+def load_task(config: Mapping[str, Any], references: str | None = None) -> Task:
+    """Read a task's prompts and references.
+
+    config: the `task` group, a dict or DictConfig. references: `parent.references`, a JSONL or CSV file
+    with the prompt's columns and `reference`. Raises UserError for whatever is wrong with the files.
+    """
+    prompts = _read_prompts(config, config["data"], "task.data")
+    examples = _with_references(prompts, config, references)
+    keys = [_split_key(prompt) for prompt in prompts]
+    held_out = _choose_holdout(keys, config.get("holdout") or 0.0, config["data"])
+    train = [example for example, key in zip(examples, keys, strict=True) if key not in held_out]
+    holdout = [example for example, key in zip(examples, keys, strict=True) if key in held_out]
+    return Task(train, holdout, _make_checker(config), config["max_new_tokens"], _digest(train, holdout))
+
+
+def load_inputs(config: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The inputs of every prompt of a task, in the file's order, whether or not they have references.
+
+    For making references: `render(config["parent_input"], inputs)` is what the parent is asked.
+    """
+    return [prompt.inputs for prompt in _read_prompts(config, config["data"], "task.data")]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A data row as a prompt; used: the inputs that the template asks for; reference may be empty."""
+
+    line: int
+    text: str
+    inputs: dict[str, str]
+    used: tuple[str, ...]
+    reference: str
+    source: str
+
+
+def _read_prompts(config: Mapping[str, Any], data: str, key: str) -> list[_Prompt]:
+    template = config["template"]
+    names = placeholders(template, "task.template")
+    if not names:
+        raise UserError(f"task.template={template!r}: asks the same for every row; put a {{column}} in it")
+    path = find_data(data, key)
+    prompts = [_as_prompt(row, template, names, f"{key}={path}") for row in read_table(path, key)]
+    _refuse_empty(prompts, names, f"{key}={path}")
+    _refuse_duplicates(prompts, f"{key}={path}")
+    return prompts
+
+
+def _as_prompt(row: Row, template: str, names: list[str], where: str) -> _Prompt:
+    inputs = dict(row.values)
+    reference = inputs.pop(find_column("reference", inputs) or "", "")
+    # A translation task may well ask for {source}: then the column is an input, not the provenance.
+    source = "" if "source" in names else inputs.pop("source", "")
+    for name in names:
+        column = find_column(name, inputs)
+        if column is None:
+            raise UserError(
+                f"{where}: line {row.line}: no column `{name}` (or `{name}s`), it has "
+                f"{', '.join(row.values)}; rename a column or change task.template"
+            )
+        inputs[name] = inputs.pop(column)
+    used = tuple(inputs[name] for name in names)
+    text = render(template, inputs, "task.template")
+    return _Prompt(row.line, text, inputs, used, reference, source or "user")
+
+
+def _refuse_empty(prompts: list[_Prompt], names: list[str], where: str) -> None:
+    for name in names:
+        lines = [prompt.line for prompt in prompts if not prompt.inputs[name]]
+        if lines:
+            raise UserError(
+                f"{where}: line {lines[0]}: `{name}` is empty{_how_many(lines)}; fill it in or remove the row"
+            )
+
+
+def _refuse_duplicates(prompts: list[_Prompt], where: str) -> None:
+    first: dict[str, int] = {}
+    repeats = []
+    for prompt in prompts:
+        if prompt.text in first:
+            repeats.append((prompt.line, first[prompt.text]))
+        first.setdefault(prompt.text, prompt.line)
+    if repeats:
+        line, original = repeats[0]
+        raise UserError(
+            f"{where}: line {line}: the prompt of line {original} again{_how_many(repeats)}; remove one"
+        )
+
+
+def _how_many(lines: list[Any]) -> str:
+    return f" ({len(lines)} such rows)" if len(lines) > 1 else ""
+
+
+def _with_references(
+    prompts: list[_Prompt], config: Mapping[str, Any], references: str | None
+) -> list[Example]:
+    parent = _answers(config, references, "parent.references") if references else None
+    template = config.get("reference")
+    needs_curated = not (parent is not None or template or all(prompt.reference for prompt in prompts))
+    curated = _curated_answers(config) if needs_curated else {}
+    examples = []
+    lacking = []
+    for prompt in prompts:
+        if parent is not None:
+            reference, source = parent.get(prompt.text, ("", ""))
+        elif prompt.reference:
+            reference, source = prompt.reference, prompt.source
+        elif template:
+            reference, source = render(template, prompt.inputs, "task.reference"), prompt.source
+        else:
+            reference, source = curated.get(prompt.text, ("", ""))
+        if not reference:
+            lacking.append(prompt.line)
+        examples.append(Example(prompt.text, reference, prompt.inputs, source))
+    if lacking:
+        columns = " and ".join(placeholders(config["template"], "task.template"))
+        what = f"{len(lacking)} of {len(prompts)} rows have no reference"
+        if references:
+            raise UserError(
+                f"parent.references={references}: {what} in it, the first is line {lacking[0]} of "
+                f"task.data={config['data']}; add them to the file (columns {columns} and reference)"
+            )
+        raise UserError(
+            f"task.data={config['data']}: {what}, the first is line {lacking[0]}; add a `reference` column, "
+            f"or set parent.references=FILE, a JSONL with {columns} and reference"
+        )
+    return examples
+
+
+def _answers(config: Mapping[str, Any], data: str, key: str) -> dict[str, tuple[str, str]]:
+    """Prompt -> (reference, source) from a file with the prompt's columns and `reference`."""
+    return {prompt.text: (prompt.reference, prompt.source) for prompt in _read_prompts(config, data, key)}
+
+
+def _curated_answers(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The answers of `task.curated`; none where a template of the user's own asks for other columns."""
+    if not config.get("curated"):
+        return {}
+    columns = read_table(find_data(config["curated"], "task.curated"), "task.curated")[0].values
+    names = placeholders(config["template"], "task.template")
+    if any(find_column(name, columns) is None for name in names):
+        return {}
+    return _answers(config, config["curated"], "task.curated")
+
+
+def _split_key(prompt: _Prompt) -> str:
+    return hashlib.sha256(json.dumps(sorted(prompt.used)).encode()).hexdigest()
+
+
+def _choose_holdout(keys: list[str], share: float, data: str) -> set[str]:
+    """The split keys to hold out: in hash order until `share` of the prompts, at least one, are out."""
+    held_out: set[str] = set()
+    if share == 0:
+        return held_out
+    wanted = max(1, round(share * len(keys)))
+    out = 0
+    for key, prompts in sorted(Counter(keys).items()):
+        if out >= wanted:
+            break
+        held_out.add(key)
+        out += prompts
+    if out == len(keys):
+        raise UserError(
+            f"task.holdout={share}: leaves none of the {len(keys)} prompts of task.data={data} to train on; "
+            "lower it or add prompts"
+        )
+    return held_out
+
+
+def _make_checker(config: Mapping[str, Any]) -> Checker:
+    checker = config.get("checker")
+    if checker is None:
+        return NormalizedEquality()
+    if not callable(checker):
+        from hydra.utils import instantiate
+
+        checker = instantiate(checker)
+    made: Checker = checker
+    return made
+
+
+def _digest(train: list[Example], holdout: list[Example]) -> str:
+    split = {
+        name: [[example.prompt, example.reference] for example in examples]
+        for name, examples in (("train", train), ("holdout", holdout))
+    }
+    return hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest()

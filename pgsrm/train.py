@@ -1,0 +1,181 @@
+"""One run, from its frozen config to its last line: sample, reward, update, record.
+
+`python -m pgsrm.train FOLDER` trains the run of that folder; `pgsrm.run` makes such folders.
+"""
+
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.errors import UserError
+from pgsrm.record import RunFolder
+
+if TYPE_CHECKING:
+    from pgsrm.record.mlflow_mirror import MlflowMirror
+    from pgsrm.settings import Settings
+
+
+class Stopped(Exception):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has written a checkpoint."""
+
+
+def train(folder: RunFolder, show: Callable[[dict[str, float]], None]) -> None:
+    """Train the run of `folder` to its end, from its latest checkpoint if it has one.
+
+    Raises:
+        Stopped: after a signal; the same command goes on from here.
+        UserError: for what the user can mend (a full disk, a model that went away).
+    """
+    from pgsrm.trainer import Trainer  # torch and transformers, about three seconds
+
+    stop = _Signals()
+    run = Trainer.from_folder(folder)
+    run.resume()
+    if run.update == 0:
+        run.record_evaluation()
+    saved = time.monotonic()
+    while run.update < run.updates:
+        started = time.perf_counter()
+        examples = run.draw_prompts()
+        responses = run.sample(examples)
+        rewards, reward_metrics = run.score(examples, responses)
+        update_metrics = run.learn(examples, responses, rewards)
+        show(run.record(examples, responses, rewards, {**reward_metrics, **update_metrics}, started))
+        if stop.asked or time.monotonic() - saved > run.settings.checkpoint.minutes * 60:
+            run.save_checkpoint()
+            saved = time.monotonic()
+        if stop.ending:
+            raise Stopped
+    run.finish()
+
+
+class _Signals:
+    """SIGINT and SIGTERM end the run at the next update, SIGUSR2 writes a checkpoint; a second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self.ending = False
+        self._checkpoint = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGUSR2, self._save)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.ending = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _save(self, number: int, frame: FrameType | None) -> None:
+        self._checkpoint = True
+
+    @property
+    def asked(self) -> bool:
+        """Whether a checkpoint is wanted now; asking answers a SIGUSR2."""
+        wanted, self._checkpoint = self._checkpoint or self.ending, False
+        return wanted
+
+
+def run(folder: RunFolder, show_progress: bool = True) -> str:
+    """Train one run with its lock, status, MLflow mirror and progress; returns the state it ended in.
+
+    Every end is written to status.json: finished, stopped (resumable), or failed with its reason.
+    """
+    if not folder.acquire():
+        print(f"{folder.name}: another process trains it", file=sys.stderr)
+        return "running"
+    before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
+    mirror: MlflowMirror | None = None
+    state, reason = "failed", None
+    try:
+        settings = _begin(folder)
+        mirror = _start_mirror(folder)
+        if show_progress:
+            from pgsrm.record.progress import RunProgress
+
+            done = int((folder.last_metrics() or {}).get("update", 0))
+            with RunProgress(folder.name, settings.ppo.updates, done) as progress:
+                train(folder, progress.show)
+        else:
+            train(folder, lambda metrics: None)
+        state = "finished"
+    except (Stopped, KeyboardInterrupt):
+        state, reason = "stopped", "stopped by a signal; the same command goes on"
+    except UserError as error:
+        reason = str(error)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise
+    finally:
+        last = folder.last_metrics() or {}
+        update, episodes = int(last.get("update", 0)), int(last.get("episodes", 0))
+        seconds = before + time.monotonic() - started
+        _write_end(
+            folder, state=state, reason=reason, ended=_now(), seconds=seconds, update=update, episodes=episodes
+        )
+        if state == "finished":
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)  # only now: a kill before would have needed them
+        if mirror is not None:
+            mirror.finish(state, reason)
+        folder.release()
+    return state
+
+
+def _begin(folder: RunFolder) -> "Settings":
+    """Set the process up as the run's settings say, and note what it runs on."""
+    from pgsrm.child.load import resolve_device
+    from pgsrm.memory import keep_freed_memory
+    from pgsrm.plan import load_settings
+    from pgsrm.record.environment import environment
+
+    settings, _ = load_settings(folder)
+    keep_freed_memory()
+    if settings.threads is not None:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+    device = str(resolve_device(settings.model.device))
+    started = (folder.status() or {}).get("started") or _now()
+    folder.write_status(state="running", reason=None, started=started, ended=None, **environment(device))
+    return settings
+
+
+def _start_mirror(folder: RunFolder) -> "MlflowMirror | None":
+    from pgsrm.plan import load_settings
+    from pgsrm.record.mlflow_mirror import MlflowMirror
+    from pgsrm.record.params import run_params
+
+    settings, config = load_settings(folder)
+    if settings.tracking is None:
+        return None
+    tags = {"sweep": (folder.status() or {}).get("sweep") or "", **config["choices"]}
+    mirror = MlflowMirror(folder, config["tracking"], folder.name, run_params(config), tags)
+    mirror.start()
+    return mirror
+
+
+def _write_end(folder: RunFolder, **fields: Any) -> None:
+    try:
+        folder.write_status(**fields)
+    except UserError as error:  # a full disk has no room for its own status
+        print(error, file=sys.stderr)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def main() -> None:
+    """`python -m pgsrm.train FOLDER [--quiet]`: what a sweep's slots start. Exit code 0 finished, 3 stopped, 1 failed."""
+    folder = RunFolder(Path(sys.argv[1]))
+    state = run(folder, show_progress="--quiet" not in sys.argv)
+    if state == "failed":
+        print((folder.status() or {}).get("reason"), file=sys.stderr)
+    sys.exit({"finished": 0, "stopped": 3}.get(state, 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""A run's state and its steps; `pgsrm.train` reads as the loop over them.
+
+What flows: prompts and references (task) -> responses (child) -> rewards (reward) -> update (ppo) -> record.
+"""
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pgsrm.child.load import load_model, load_tokenizer, resolve_device
+from pgsrm.child.policy import Child, Sampling
+from pgsrm.child.text import Codec
+from pgsrm.plan import build_objects, load_settings
+from pgsrm.ppo import Learner, step
+from pgsrm.record import RunFolder, checkpoint
+from pgsrm.reward import Reward
+from pgsrm.reward.output import normalise
+from pgsrm.settings import Settings
+from pgsrm.task import Example, Task
+
+Rewards = list[float] | list[list[float]]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """B sampled responses: token ids (EOS kept where sampled), their text, and each token's characters in it."""
+
+    ids: list[list[int]]
+    texts: list[str]
+    offsets: list[list[tuple[int, int]]]
+
+
+class Trainer:
+    """One run in memory. Two generators are all the randomness: one draws prompts, one samples tokens."""
+
+    def __init__(
+        self, folder: RunFolder, settings: Settings, task: Task, reward: Reward, child: Child, codec: Codec
+    ) -> None:
+        self.folder, self.settings, self.task, self.reward = folder, settings, task, reward
+        self.child, self.codec = child, codec
+        self.data_rng = torch.Generator().manual_seed(settings.seed)
+        self.sampling_rng = torch.Generator().manual_seed(settings.seed + 1)
+        torch.manual_seed(settings.seed)  # dropout, where a run turns it on
+        self.learner = Learner(child, settings.ppo, self.sampling_rng)
+        self.prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
+        self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
+        self.update, self.updates = 0, settings.ppo.updates
+
+    @classmethod
+    def from_folder(cls, folder: RunFolder) -> "Trainer":
+        """Load task, reward, model and tokenizer as the folder's config says; the policy is the reference's copy."""
+        settings, config = load_settings(folder)
+        task, reward = build_objects(config)
+        codec = Codec(load_tokenizer(settings.model))
+        model = load_model(settings.model, resolve_device(settings.model.device))
+        prompts = [codec.encode(example.prompt) for example in task.train]
+        child = Child(model, copy.deepcopy(model), codec.eos, prompts, settings.ppo.padding)
+        return cls(folder, settings, task, reward, child, codec)
+
+    # one update, in the order of the loop
+
+    def draw_prompts(self) -> list[Example]:
+        """A batch of training prompts, drawn with replacement as the released code does."""
+        size = (self.settings.ppo.batch_size,)
+        return [self.task.train[i] for i in torch.randint(len(self.task.train), size, generator=self.data_rng).tolist()]
+
+    def sample(self, examples: Sequence[Example]) -> Responses:
+        """One sampled response a prompt."""
+        uniforms = torch.rand(len(examples), self.sampling.max_new_tokens, generator=self.sampling_rng)
+        ids = self.child.sample(self._ids(examples), uniforms, self.sampling).responses
+        return Responses(ids, *self.codec.decode(ids))
+
+    def score(self, examples: Sequence[Example], responses: Responses) -> tuple[Rewards, dict[str, float]]:
+        """The reward of each response (or token), and the metrics of the reward and the responses."""
+        output = self.reward(
+            prompts=[example.prompt for example in examples],
+            references=[example.reference for example in examples],
+            responses=responses.texts,
+            inputs=[example.inputs for example in examples],
+            token_ids=responses.ids,
+            offsets=responses.offsets,
+        )
+        rewards, extra = normalise(output, responses.ids, type(self.reward).__name__)
+        totals = torch.tensor([sum(r) if isinstance(r, list) else r for r in rewards])
+        counts = Counter(responses.texts)
+        return rewards, {
+            "reward/mean": totals.mean().item(),
+            "reward/std": totals.std(unbiased=False).item(),
+            "reward/no_signal": float(bool((totals == totals[0]).all())),
+            "reward/exact_match": _mean(self._correct(examples, responses.texts)),
+            **{f"reward/{name}": value for name, value in extra.items()},
+            "response/length": _mean([len(ids) for ids in responses.ids]),
+            "response/eos": _mean([ids[-1] == self.codec.eos for ids in responses.ids]),
+            "response/distinct": len(counts) / len(responses.texts),
+            "response/top_share": counts.most_common(1)[0][1] / len(responses.texts),
+        }
+
+    def learn(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> dict[str, float]:
+        """One PPO update."""
+        return step(self.learner, self._ids(examples), responses.ids, rewards)
+
+    def record(
+        self,
+        examples: Sequence[Example],
+        responses: Responses,
+        rewards: Rewards,
+        metrics: dict[str, float],
+        started: float,
+    ) -> dict[str, float]:
+        """Append this update's line, and at every `evaluation.every`-th its evaluation and samples."""
+        self.update += 1
+        line: dict[str, float] = {"update": self.update, "episodes": self.update * self.settings.ppo.batch_size}
+        line |= metrics
+        line["time/update"] = time.perf_counter() - started
+        if self.update % self.settings.evaluation.every == 0 or self.update == self.updates:
+            line |= self.evaluate()
+            self._keep_samples(examples, responses, rewards)
+        self.folder.append_metrics(line)
+        return line
+
+    # evaluation
+
+    def evaluate(self) -> dict[str, float]:
+        """Greedy answers to all prompts: exact match and reward, trained and held out."""
+        started, metrics = time.perf_counter(), {}
+        for split, examples in (("train", self.task.train), ("holdout", self.task.holdout)):
+            if not examples:
+                continue
+            ids = self.child.greedy(self._ids(examples), self.sampling.max_new_tokens)
+            _, scored = self.score(examples, Responses(ids, *self.codec.decode(ids)))
+            metrics[f"eval/{split}_exact_match"] = scored["reward/exact_match"]
+            metrics[f"eval/{split}_reward"] = scored["reward/mean"]
+            metrics[f"eval/{split}_distinct"] = scored["response/distinct"]
+        metrics["time/evaluation"] = time.perf_counter() - started
+        return metrics
+
+    def record_evaluation(self) -> None:
+        """The evaluation before the first update, as line 0."""
+        self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate()})
+
+    def _keep_samples(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> None:
+        correct = self._correct(examples, responses.texts)
+        count = self.settings.evaluation.samples
+        self.folder.append_samples(
+            {
+                "update": self.update,
+                "prompt": example.prompt,
+                "reference": example.reference,
+                "response": text,
+                "reward": reward,
+                "exact_match": exact,
+            }
+            for example, text, reward, exact in list(
+                zip(examples, responses.texts, rewards, correct, strict=True)
+            )[:count]
+        )
+
+    def _correct(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
+        return [
+            self.task.checker(text, example.reference, example.inputs)
+            for example, text in zip(examples, texts, strict=True)
+        ]
+
+    def _ids(self, examples: Sequence[Example]) -> list[list[int]]:
+        return [self.prompt_ids[example.prompt] for example in examples]
+
+    # checkpoints
+
+    def save_checkpoint(self) -> None:
+        """All that decides what comes next: weights, both optimisers, KL coefficient, every generator."""
+        tensors, numbers = _flatten(self._modules())
+        tensors |= {f"rng/{name}": generator.get_state() for name, generator in self._generators().items()}
+        tensors["rng/torch"] = torch.get_rng_state()
+        if self.child.device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.child.device)
+        state = {"kl_coef": self.learner.kl_coef, "numbers": numbers}
+        checkpoint.save(self.folder, self.update, tensors, state)
+        self.folder.write_status(update=self.update, episodes=self.update * self.settings.ppo.batch_size)
+
+    def resume(self) -> None:
+        """Go on from the latest checkpoint that can be read, or start; the record is cut back to match."""
+        loaded = checkpoint.load_latest(self.folder)
+        if loaded is None:
+            self.folder.truncate_after(-1)
+            return
+        self.update, tensors, state = loaded
+        self.folder.truncate_after(self.update)
+        _unflatten(self._modules(), tensors, state["numbers"])
+        self.learner.kl_coef = state["kl_coef"]
+        for name, generator in self._generators().items():
+            generator.set_state(tensors[f"rng/{name}"])
+        torch.set_rng_state(tensors["rng/torch"])
+        if "rng/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng/cuda"], self.child.device)
+
+    def finish(self) -> None:
+        """Save the weights and the tokenizer in the hub's layout."""
+        self.child.model.save_pretrained(self.folder.model)
+        self.codec.tokenizer.save_pretrained(self.folder.model)
+
+    def _modules(self) -> dict[str, Any]:
+        learner = self.learner
+        modules = {
+            "policy": self.child.model,
+            "value_head": learner.value_head,
+            "actor_optimizer": learner.actor_optimizer,
+            "critic_optimizer": learner.critic_optimizer,
+        }
+        if self.settings.ppo.kl_reference == "previous":  # the initial model is loaded anew instead
+            modules["reference"] = self.child.reference
+        return modules
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {"data": self.data_rng, "sampling": self.sampling_rng}
+
+
+def _flatten(modules: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """State dicts as one dict of tensors (`policy/transformer.wte.weight`); an optimiser's groups stay as settings."""
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for name, module in modules.items():
+        state = module.state_dict()
+        if isinstance(module, torch.optim.Optimizer):
+            for index, values in state["state"].items():
+                tensors |= {f"{name}/{index}/{key}": value for key, value in values.items()}
+            numbers[name] = len(state["state"])
+        else:
+            tensors |= {f"{name}/{key}": value for key, value in state.items()}
+    return tensors, numbers
+
+
+def _unflatten(modules: dict[str, Any], tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
+    """The inverse of `_flatten`."""
+    for name, module in modules.items():
+        own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+        if isinstance(module, torch.optim.Optimizer):
+            values: dict[int, dict[str, torch.Tensor]] = {index: {} for index in range(numbers[name])}
+            for key, tensor in own.items():
+                index, _, field = key.partition("/")
+                values[int(index)][field] = tensor
+            module.load_state_dict({"state": values, "param_groups": module.state_dict()["param_groups"]})
+        else:
+            module.load_state_dict(own)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,617 @@
+"""PPO: pure functions against numbers worked by hand, and `step` against Algorithm 1 written again in plain torch."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from pgsrm.errors import UserError
+from pgsrm.ppo import Learner, PPOSettings, step
+from pgsrm.ppo.advantages import rewards_to_go, subtract_baseline, whiten
+from pgsrm.ppo.kl_control import next_coefficient
+from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_entropy, token_logprobs, value_loss
+from pgsrm.ppo.statistics import token_statistics
+
+LoadChild = Callable[..., Any]
+LN2, LN3 = math.log(2), math.log(3)
+
+# Prompts that share two tokens and are ragged; responses with EOS (0) at the end, in the first place, and absent.
+PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40]]
+RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [55, 0]]
+REWARDS = [1.0, 0.25, 0.5, 0.0]
+TOKEN_REWARDS = [[0.5, 0.0, 0.5], [0.25, 0.5, -0.5], [0.125], [0.0, 0.75]]
+
+PAPER = PPOSettings(
+    episodes=100,
+    batch_size=4,
+    actor_lr=1e-3,
+    critic_lr=1e-2,
+    entropy_coef=0.01,
+    baseline="response_value",
+    whiten_advantages=False,
+    kl_coef=0.05,
+    kl_estimator="k1",
+    train_eos=True,
+    scored_distribution="full",
+)
+
+
+def close(actual: Any, expected: Any, tolerance: float = 1e-6) -> None:
+    torch.testing.assert_close(torch.as_tensor(actual), torch.as_tensor(expected), rtol=tolerance, atol=tolerance)
+
+
+# Losses, by hand
+
+
+def test_masked_mean_divides_by_the_whole_batchs_count() -> None:
+    values, mask = torch.tensor([[1.0, 2.0], [4.0, 8.0]]), torch.tensor([[True, True], [True, False]])
+    close(masked_mean(values, mask), 7 / 3)
+    close(masked_mean(values[:1], mask[:1], 3) + masked_mean(values[1:], mask[1:], 3), 7 / 3)
+
+
+def test_token_logprobs_and_entropy() -> None:
+    logits = torch.tensor([[[0.0, LN3], [0.0, 0.0]]])  # probabilities 1/4, 3/4 and 1/2, 1/2
+    close(token_logprobs(logits, torch.tensor([[1, 0]])), [[math.log(0.75), -LN2]])
+    close(token_entropy(logits), [[0.25 * math.log(4) + 0.75 * math.log(4 / 3), LN2]])
+
+
+def test_entropy_of_a_truncated_distribution_counts_what_is_left() -> None:
+    close(token_entropy(torch.tensor([[[0.0, 0.0, -math.inf]]])), [[LN2]])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        ("k1", LN2),  # pi = 1/2, pi_ref = 1/4: log 2
+        ("k2", LN2**2 / 2),
+        ("k3", 0.5 - 1 + LN2),  # exp(-log 2) - 1 + log 2
+        ("exact", 0.5 * LN2 + 0.5 * math.log(2 / 3)),  # 1/2 log(1/2 : 1/4) + 1/2 log(1/2 : 3/4)
+    ],
+)
+def test_kl_estimators(estimator: Any, expected: float) -> None:
+    logits, reference = torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[0.0, LN3]]])
+    token = torch.tensor([[0]])
+    sampled = token_logprobs(logits, token), token_logprobs(reference, token)
+    close(kl_divergence(estimator, *sampled, logits, reference), [[expected]])
+
+
+def test_k1_as_a_loss_does_not_pull_and_k2_pulls_as_the_exact_kl_does() -> None:
+    """FIDELITY D14, PITFALLS 10: the estimators' gradients in expectation over the policy's tokens."""
+    reference = torch.tensor([0.3, -0.2, 1.0, 0.0])
+
+    def expected_gradient(estimator: Any) -> torch.Tensor:
+        logits = torch.tensor([0.5, 0.1, -0.3, 0.9], requires_grad=True)
+        if estimator == "exact":
+            kl = kl_divergence("exact", logits[None, :1], logits[None, :1], logits[None, None], reference[None, None])
+            return torch.autograd.grad(kl.sum(), logits)[0]
+        tokens = torch.arange(4)[None]
+        policy, ref = token_logprobs(logits.expand(1, 4, 4), tokens), token_logprobs(reference.expand(1, 4, 4), tokens)
+        probabilities = policy.detach().exp()  # the tokens are drawn from pi: the drawing has no gradient
+        return torch.autograd.grad((probabilities * kl_divergence(estimator, policy, ref)).sum(), logits)[0]
+
+    close(expected_gradient("k1"), torch.zeros(4))
+    assert expected_gradient("exact").abs().max() > 0.1
+    close(expected_gradient("k2"), expected_gradient("exact"))
+
+
+def test_policy_loss_without_ratio_is_minus_logp_times_advantage() -> None:
+    logprobs, advantages = torch.tensor([[-1.0, -2.0], [-3.0, -9.0]]), torch.tensor([[1.0, 1.0], [-2.0, 5.0]])
+    mask = torch.tensor([[True, True], [True, False]])
+    # -(-1 - 2 + 6) / 3; what pi_old was does not matter
+    close(policy_loss(logprobs, logprobs * 0, advantages, mask, None), -1.0)
+
+
+def test_policy_loss_clips_the_ratio_on_the_pessimistic_side() -> None:
+    ratios = torch.tensor([[1.5, 0.5, 1.5, 0.5]])
+    advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    # min(r A, clip(r, 0.8, 1.2) A): 1.2, 0.5, -1.5, -0.8; minus the mean is 0.6 / 4
+    close(policy_loss(ratios.log(), torch.zeros(1, 4), advantages, mask, 0.2), 0.15)
+
+
+def test_clipped_tokens_get_no_gradient() -> None:
+    ratios = torch.tensor([[1.5, 0.5, 1.5, 0.5]])
+    logprobs = ratios.log().requires_grad_()
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    policy_loss(logprobs, torch.zeros(1, 4), torch.tensor([[1.0, 1.0, -1.0, -1.0]]), mask, 0.2).backward()
+    # d r / d log pi = r where the ratio is not clipped: -(0, 0.5, -1.5, 0) / 4
+    close(logprobs.grad, [[0.0, -0.125, 0.375, 0.0]])
+
+
+def test_value_loss_is_the_mean_square() -> None:
+    values, returns = torch.tensor([0.0, 1.0]), torch.tensor([2.0, 4.0])
+    close(value_loss(values, returns), 6.5)  # (4 + 9) / 2
+    close(value_loss(values[:1], returns[:1], 2) + value_loss(values[1:], returns[1:], 2), 6.5)
+
+
+def test_the_statistics_in_one_pass_are_the_definitions_with_their_gradients() -> None:
+    """`token_statistics` has a backward of its own: against `losses` under autograd, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    logits, reference = torch.randn(2, 2, 3, 11, dtype=torch.float64, generator=generator) * 3
+    tokens = torch.randint(11, (2, 3), generator=generator)
+    weights = torch.randn(3, 2, 3, dtype=torch.float64, generator=generator)
+    one_pass, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    actual = token_statistics(one_pass, tokens, reference.log_softmax(-1))
+    logprobs, ref = token_logprobs(plain, tokens), token_logprobs(reference, tokens)
+    expected = logprobs, token_entropy(plain), kl_divergence("exact", logprobs, ref, plain, reference)
+    for mine, theirs in zip(actual, expected, strict=True):
+        close(mine, theirs, 1e-12)
+    for parts in (weights, *(weights * (torch.arange(3) == i)[:, None, None] for i in range(3))):
+        (mine,) = torch.autograd.grad(actual, one_pass, list(parts), retain_graph=True)
+        (theirs,) = torch.autograd.grad(expected, plain, list(parts), retain_graph=True)
+        close(mine, theirs, 1e-12)
+
+
+# Advantages, by hand
+
+
+def test_one_reward_a_response_reaches_every_token_undiminished() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    close(rewards_to_go(torch.tensor([2.0, 3.0]), mask), [[2.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
+
+
+def test_rewards_a_token_are_summed_from_each_token_on() -> None:
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    rewards = torch.tensor([[1.0, 0.0, 2.0], [0.5, -1.0, 9.0]])  # the 9 is padding
+    close(rewards_to_go(rewards, mask), [[3.0, 2.0, 2.0], [-0.5, -1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("baseline", "expected"),
+    [
+        ("none", [[2.0, 2.0], [4.0, 0.0]]),
+        ("batch_mean", [[-1.0, -1.0], [1.0, 0.0]]),  # mean of 2 and 4
+        ("prompt_value", [[1.5, 1.5], [3.0, 0.0]]),
+        ("response_value", [[1.5, 1.5], [3.0, 0.0]]),
+    ],
+)
+def test_baselines(baseline: Any, expected: list[list[float]]) -> None:
+    mask = torch.tensor([[True, True], [True, False]])
+    values = torch.tensor([0.5, 1.0], requires_grad=True)
+    advantages = subtract_baseline(rewards_to_go(torch.tensor([2.0, 4.0]), mask), values, mask, baseline)
+    close(advantages, expected)
+    assert not advantages.requires_grad  # stop_grad(v), Algorithm 1, line 9
+
+
+def test_whitening_is_masked_with_biased_variance() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    advantages = torch.tensor([[1.0, 1.0, 7.0], [4.0, 7.0, 7.0]])  # masked mean 2, variance (1 + 1 + 4) / 3 = 2
+    root = math.sqrt(2)
+    close(whiten(advantages, mask), [[-1 / root, -1 / root, 0.0], [2 / root, 0.0, 0.0]])
+
+
+def test_whitening_leaves_a_batch_of_one_and_zeroes_equal_rewards() -> None:
+    mask = torch.tensor([[True, True]])
+    close(whiten(torch.tensor([[3.0, 3.0]]), mask), [[3.0, 3.0]])
+    close(whiten(torch.tensor([[3.0, 3.0], [3.0, 3.0]]), mask.expand(2, 2)), torch.zeros(2, 2))
+
+
+# KL coefficient, by hand
+
+
+@pytest.mark.parametrize(
+    ("control", "kl", "expected"),
+    [
+        ("fixed", 100.0, 1.0),
+        ("paper", 1.21, 1.5),  # above 1.5 x 0.8 = 1.2
+        ("paper", 1.19, 1.0),
+        ("paper", 0.54, 1.0),  # 0.8 / 1.5 = 0.533
+        ("paper", 0.53, 1 / 1.5),
+        ("paper", -0.5, 1 / 1.5),
+        ("ziegler", 0.88, 1 + 0.1 * 50 / 1000),  # 0.88 / 0.8 - 1 = 0.1
+        ("ziegler", 8.0, 1 + 0.2 * 50 / 1000),
+        ("ziegler", 0.0, 1 - 0.2 * 50 / 1000),
+    ],
+)
+def test_kl_coefficient(control: Any, kl: float, expected: float) -> None:
+    assert next_coefficient(1.0, kl, control, 0.8, 50, 1000) == pytest.approx(expected)
+
+
+def test_no_target_keeps_the_coefficient() -> None:
+    """Table 2 has no target: experiment=paper on copy and sentiment."""
+    assert next_coefficient(5e-5, 9.0, "paper", None, 10, 1e4) == 5e-5
+
+
+# One step against Algorithm 1, written again
+
+
+class Oracle:
+    """Algorithm 1, one response at a time: no padding, no masks, no cache, no shared prefix, all logits of a forward.
+
+    It holds its own policy, reference, value head and AdamW, written out below.
+    """
+
+    def __init__(self, child: Any, settings: PPOSettings) -> None:
+        import copy
+
+        self.settings = settings
+        self.policy, self.reference = copy.deepcopy(child.model).eval(), copy.deepcopy(child.model).eval()
+        self.weight = torch.zeros(child.width, dtype=torch.float64, requires_grad=True)
+        self.bias = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        self.moments: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.steps = 0
+        self.kl_coef = settings.kl_coef
+        self.old: list[torch.Tensor] = []  # log-probs under the policy that sampled
+
+    def look(self, model: Any, prompt: list[int], response: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (T, V) that predict the response, and hidden states (T + 1, D) from the prompt's last token on."""
+        ids, start = [*prompt, *response], len(prompt)
+        extra = {}
+        if self.settings.padding == "right":  # D4: prompt, pads, response; positions count the pads
+            pads = max(len(p) for p in PROMPTS) - start
+            ids, start = [*prompt, *[0] * pads, *response], start + pads
+            mask = [1] * len(prompt) + [0] * pads + [1] * len(response)
+            extra = {"attention_mask": torch.tensor([mask]), "position_ids": torch.arange(len(ids))[None]}
+        out = model(input_ids=torch.tensor([ids]), output_hidden_states=True, use_cache=False, **extra)
+        return out.logits[0, start - 1 : -1], out.hidden_states[-1][0, start - 1 :]
+
+    def scored(self, logits: torch.Tensor, response: list[int]) -> torch.Tensor:
+        """Log-probabilities (T) of the response under the distribution that its tokens are scored under (D9)."""
+        logp = []
+        for row, token in zip(logits, response, strict=True):
+            if self.settings.scored_distribution == "sampled":
+                row = row / self.settings.temperature
+                if self.settings.top_k:  # and the token itself, should it be outside
+                    kept = {*row.argsort(descending=True)[: self.settings.top_k].tolist(), token}
+                    row = torch.where(torch.tensor([v in kept for v in range(len(row))]), row, -math.inf)
+            logp.append(row.log_softmax(-1)[token])
+        return torch.stack(logp)
+
+    def value(self, hidden: torch.Tensor) -> torch.Tensor:
+        state = hidden[-1] if self.settings.baseline == "response_value" else hidden[0]
+        return state.detach() @ self.weight + self.bias[0]
+
+    def in_loss(self, response: list[int]) -> list[bool]:
+        return [token != 0 or self.settings.train_eos for token in response]
+
+    def advantages(self, responses: Sequence[list[int]], returns: list[list[float]], values: list[float]) -> list[Any]:
+        """A list a response, a number a token; None for a token that is not in the loss."""
+        base = {
+            "none": [0.0] * len(values),
+            "batch_mean": [sum(r[0] for r in returns) / len(returns)] * len(values),
+        }.get(self.settings.baseline, values)
+        table = [
+            [g - b if counts else None for g, counts in zip(row, self.in_loss(response), strict=True)]
+            for row, b, response in zip(returns, base, responses, strict=True)
+        ]
+        if not self.settings.whiten_advantages:
+            return table
+        flat = [a for row in table for a in row if a is not None]
+        mean = sum(flat) / len(flat)
+        variance = sum((a - mean) ** 2 for a in flat) / len(flat)
+        return [[None if a is None else (a - mean) / math.sqrt(variance + 1e-8) for a in row] for row in table]
+
+    def step(self, rewards: Any, parts: list[list[int]] | None = None) -> dict[str, float]:
+        """One update; `parts` are the rows of each gradient step (default: one step on all)."""
+        returns = [
+            [sum(r[t:]) for t in range(len(r))] if isinstance(r, list) else [r] * len(RESPONSES[i])
+            for i, r in enumerate(rewards)
+        ]
+        with torch.no_grad():
+            looked = [self.look(self.policy, p, r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+            self.old = [self.scored(logits, r) for (logits, _), r in zip(looked, RESPONSES, strict=True)]
+            advantages = self.advantages(RESPONSES, returns, [self.value(h).item() for _, h in looked])
+        logged = [self.gradient_step(rows, returns, advantages) for rows in parts or [list(range(len(PROMPTS)))]]
+        result = {name: sum(line[name] for line in logged) / len(logged) for name in logged[0]}
+        result["policy/kl_coef"] = self.kl_coef
+        return result
+
+    def gradient_step(self, rows: list[int], returns: list[list[float]], advantages: list[Any]) -> dict[str, float]:
+        s = self.settings
+        policy, entropy, kl, difference, square = [], [], [], [], []
+        for i in rows:
+            logits, hidden = self.look(self.policy, PROMPTS[i], RESPONSES[i])
+            with torch.no_grad():
+                reference = self.look(self.reference, PROMPTS[i], RESPONSES[i])[0]
+            square.append((self.value(hidden) - returns[i][0]) ** 2)
+            full, ref = logits.log_softmax(-1), reference.log_softmax(-1)
+            logprobs = self.scored(logits, RESPONSES[i])
+            for t, token in enumerate(RESPONSES[i]):
+                if advantages[i][t] is None:
+                    continue
+                logp = logprobs[t]
+                d = full[t, token] - ref[t, token]
+                if s.clip_range is None:
+                    policy.append(-logp * advantages[i][t])
+                else:
+                    ratio = (logp - self.old[i][t]).exp()
+                    clipped = ratio.clamp(1 - s.clip_range, 1 + s.clip_range)
+                    policy.append(-torch.minimum(ratio * advantages[i][t], clipped * advantages[i][t]))
+                entropy.append(-(full[t].exp() * full[t]).sum())
+                exact = (full[t].exp() * (full[t] - ref[t])).sum()
+                kl.append({"k1": d, "k2": d**2 / 2, "k3": (-d).exp() - 1 + d, "exact": exact}[s.kl_estimator])
+                difference.append(d)
+        mean = {name: sum(x) / len(x) for name, x in (("policy", policy), ("entropy", entropy), ("kl", kl))}
+        loss = mean["policy"] - s.entropy_coef * mean["entropy"] + self.kl_coef * mean["kl"]
+        value = sum(square) / len(square)
+        actor = [p for p in self.policy.parameters() if p.requires_grad]
+        critic = [self.weight, self.bias]
+        self.steps += 1
+        norms = [
+            self.adamw(parameters, torch.autograd.grad(objective, parameters), lr)
+            for parameters, objective, lr in (
+                (actor, loss, s.actor_lr),
+                (critic, s.value_coef * value, s.critic_lr),
+            )
+        ]
+        return {
+            "loss/policy": mean["policy"].item(),
+            "loss/kl": mean["kl"].item(),
+            "loss/actor": loss.item(),
+            "loss/value": value.item(),
+            "policy/entropy": mean["entropy"].item(),
+            "policy/kl": (sum(difference) / len(difference)).item(),
+            "grad/actor_norm": norms[0],
+            "grad/critic_norm": norms[1],
+        }
+
+    def adamw(self, parameters: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], lr: float) -> float:
+        """Clip to the norm, then Loshchilov and Hutter's AdamW; returns the norm before clipping."""
+        s, (b1, b2) = self.settings, (0.9, 0.999)
+        norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
+        shrink = min(1.0, s.max_grad_norm / (norm + 1e-6))
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                g = gradient * shrink
+                m, v = self.moments.get(id(parameter), (torch.zeros_like(g), torch.zeros_like(g)))
+                m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+                self.moments[id(parameter)] = m, v
+                parameter *= 1 - lr * s.weight_decay
+                root = (v / (1 - b2**self.steps)).sqrt() + s.adam_eps
+                parameter -= lr * (m / (1 - b1**self.steps)) / root
+        return norm
+
+
+def double_learner(child: Any, settings: PPOSettings, monkeypatch: pytest.MonkeyPatch) -> Learner:
+    """The package's own code in float64, so that it can be compared to the tenth digit: `.float()` is `.double()`."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    learner = Learner(child, settings, torch.Generator().manual_seed(0))
+    learner.value_head.double()
+    return learner
+
+
+def compare(
+    load_child: LoadChild,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: PPOSettings,
+    architecture: str = "gpt2",
+    rewards: Any = REWARDS,
+    updates: int = 3,
+    parts: list[list[int]] | None = None,
+    tolerance: float = 1e-10,
+) -> None:
+    """Several updates of both (from the second on, value head, KL and moments are not zero) must be equal."""
+    child = load_child(architecture, double=True, prompts=PROMPTS, padding=settings.padding)
+    assert child.prefix[-2:] == [5, 6]
+    oracle, learner = Oracle(child, settings), double_learner(child, settings, monkeypatch)
+    for update in range(updates):
+        expected, actual = oracle.step(rewards, parts), step(learner, PROMPTS, RESPONSES, rewards)
+        for name, value in expected.items():
+            assert actual[name] == pytest.approx(value, rel=tolerance, abs=tolerance), (update, name)
+    for mine, theirs in zip(child.model.parameters(), oracle.policy.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+    close(learner.value_head.weight[0], oracle.weight, tolerance)
+    close(learner.value_head.bias, oracle.bias, tolerance)
+
+
+def test_step_is_algorithm_1(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(load_child, monkeypatch, PAPER)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_step_is_algorithm_1_for(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """Their norms and rotations stay in float32 whatever the weights are: noise that AdamW must not blow up (eps)."""
+    settings = msgspec.structs.replace(PAPER, adam_eps=1e-3)
+    compare(load_child, monkeypatch, settings, architecture, tolerance=1e-6)
+
+
+SOUND = {"baseline": "prompt_value", "whiten_advantages": True, "kl_estimator": "exact"}
+SOUND |= {"scored_distribution": "sampled", "kl_coef": 0.01, "entropy_coef": 0.02}
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        SOUND,
+        {"baseline": "none"},
+        {"baseline": "batch_mean"},
+        {"baseline": "prompt_value"},  # D2
+        {"train_eos": False},  # D3
+        {"padding": "right"},  # D4
+        {"clip_range": 0.2},  # D7; one step a batch: the ratio is 1, the gradient the same
+        {"temperature": 0.7, "scored_distribution": "full"},  # D9
+        {"temperature": 0.7, "scored_distribution": "sampled"},
+        {"top_k": 5, "scored_distribution": "full"},
+        {"top_k": 5, "scored_distribution": "sampled"},
+        {"kl_estimator": "k2"},  # D14
+        {"kl_estimator": "k3"},
+        {"kl_estimator": "exact"},
+        {"weight_decay": 0.3, "adam_eps": 1e-3},  # D15
+        {"whiten_advantages": True, "train_eos": False},
+        {"micro_batch": 3},
+        {"max_grad_norm": 0.01},
+    ],
+    ids=lambda switches: ",".join(f"{key}={value}" for key, value in switches.items()),
+)
+def test_step_with_each_switch(
+    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, switches: dict[str, Any]
+) -> None:
+    compare(load_child, monkeypatch, msgspec.structs.replace(PAPER, **switches))
+
+
+@pytest.mark.parametrize("train_eos", [True, False])
+@pytest.mark.parametrize("baseline", ["prompt_value", "response_value", "batch_mean", "none"])
+def test_step_with_rewards_a_token(
+    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, baseline: Any, train_eos: bool
+) -> None:
+    """What is given at an EOS counts for the tokens before it, also where the EOS itself is not trained."""
+    settings = msgspec.structs.replace(PAPER, baseline=baseline, train_eos=train_eos)
+    compare(load_child, monkeypatch, settings, rewards=TOKEN_REWARDS)
+
+
+def test_step_with_epochs_minibatches_and_clipping(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Advantages and old log-probs are fixed before the first of the gradient steps; large steps, so that some clip."""
+    settings = msgspec.structs.replace(
+        PAPER, epochs=2, minibatches=2, clip_range=0.05, actor_lr=1e-2, whiten_advantages=True
+    )
+    shuffle = torch.Generator().manual_seed(0)  # the learner's
+    parts = [part.tolist() for _ in range(2) for part in torch.randperm(4, generator=shuffle).chunk(2)]
+    with monkeypatch.context() as patch:
+        compare(load_child, patch, settings, updates=1, parts=parts)
+    child = load_child(prompts=PROMPTS)
+    metrics = step(Learner(child, settings, torch.Generator().manual_seed(0)), PROMPTS, RESPONSES, REWARDS)
+    assert 0 < metrics["policy/clip_fraction"] < 1
+    assert metrics["policy/ratio_max"] > 1.05
+
+
+# The switches change what they say
+
+
+def weights_after(load_child: LoadChild, updates: int = 2, **switches: Any) -> torch.Tensor:
+    settings = msgspec.structs.replace(PAPER, **switches)
+    child = load_child(prompts=PROMPTS, padding=settings.padding)
+    learner = Learner(child, settings, torch.Generator().manual_seed(0))
+    for _ in range(updates):
+        step(learner, PROMPTS, RESPONSES, REWARDS)
+    return torch.nn.utils.parameters_to_vector(child.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"baseline": "none"},
+        {"baseline": "batch_mean"},
+        {"baseline": "prompt_value"},
+        {"whiten_advantages": True},
+        {"train_eos": False},
+        {"padding": "right"},
+        {"dropout": True},
+        {"scored_distribution": "sampled", "top_k": 290},
+        {"scored_distribution": "sampled", "temperature": 0.5},
+        {"kl_estimator": "k2"},
+        {"kl_estimator": "k3"},
+        {"kl_estimator": "exact"},
+        {"kl_coef": 0.0},
+        {"kl_control": "paper", "kl_target": 10.0},
+        {"kl_control": "ziegler", "kl_target": 10.0, "kl_horizon": 10.0},
+        {"kl_reference": "previous", "kl_estimator": "k3"},
+        {"entropy_coef": 0.1},
+        {"weight_decay": 0.0},
+        {"max_grad_norm": 1e-6, "adam_eps": 1e-3},
+    ],
+    ids=lambda switches: ",".join(f"{key}={value}" for key, value in switches.items()),
+)
+def test_each_switch_changes_the_weights(load_child: LoadChild, switches: dict[str, Any]) -> None:
+    updates = 3  # the KL coefficient moves after the first, and then acts on a policy that has left the reference
+    plain = {"kl_estimator": "k3"} if "kl_reference" in switches else {}  # k1's gradient knows no reference
+    assert not torch.equal(weights_after(load_child, updates, **plain), weights_after(load_child, updates, **switches))
+
+
+def test_an_untrained_eos_gets_no_gradient_and_a_trained_one_does(load_child: LoadChild) -> None:
+    """FIDELITY D3, with a batch of which every response is an EOS alone: nothing is left to train on without it."""
+    changes = {}
+    for train_eos in (True, False):
+        child = load_child(prompts=PROMPTS)
+        settings = msgspec.structs.replace(PAPER, train_eos=train_eos, weight_decay=0.0, entropy_coef=0.0, kl_coef=0.0)
+        before = torch.nn.utils.parameters_to_vector(child.model.parameters()).clone()
+        step(Learner(child, settings, torch.Generator()), PROMPTS, [[0]] * 4, REWARDS)
+        after = torch.nn.utils.parameters_to_vector(child.model.parameters())
+        assert after.isfinite().all()
+        changes[train_eos] = (after - before).abs().max().item()
+    assert changes[True] > 1e-4
+    assert changes[False] == 0.0
+
+
+@pytest.mark.parametrize("baseline", ["none", "batch_mean", "prompt_value"])
+def test_a_batch_without_a_trained_token_does_no_harm(load_child: LoadChild, baseline: Any) -> None:
+    """Wrong version: whitening divides by a mask's sum of zero, and every weight is NaN."""
+    child = load_child(prompts=PROMPTS)
+    settings = msgspec.structs.replace(PAPER, train_eos=False, whiten_advantages=True, baseline=baseline)
+    metrics = step(Learner(child, settings, torch.Generator()), PROMPTS, [[0]] * 4, REWARDS)
+    assert all(math.isfinite(value) for value in metrics.values()), metrics
+    assert torch.nn.utils.parameters_to_vector(child.model.parameters()).isfinite().all()
+
+
+def test_the_value_of_an_untrained_eos_is_still_its_reward(load_child: LoadChild) -> None:
+    """The value loss is MSE(v, r) (Algorithm 1, line 12), whatever tokens are in the policy's loss."""
+    child = load_child(prompts=PROMPTS)
+    settings = msgspec.structs.replace(PAPER, train_eos=False)
+    metrics = step(Learner(child, settings, torch.Generator()), PROMPTS, RESPONSES, REWARDS)
+    assert metrics["loss/value"] == pytest.approx((1 + 0.0625 + 0.25 + 0) / 4)  # v = 0, rewards 1, 1/4, 1/2, 0
+
+
+def test_dropout_is_on_when_asked_in_sampling_and_in_scoring(load_child: LoadChild) -> None:
+    """FIDELITY D5; and the greedy evaluation stays without."""
+    from pgsrm.child.policy import Sampling
+
+    child = load_child(prompts=PROMPTS)
+    Learner(child, msgspec.structs.replace(PAPER, dropout=True), torch.Generator())
+    uniforms, batch = torch.full((4, 3), 0.5), child.pad(PROMPTS, RESPONSES)
+    torch.manual_seed(1)
+    sampled = [child.sample(PROMPTS, uniforms, Sampling(3)).logprobs[:, 0] for _ in range(2)]
+    scored = [child.score(batch).logits for _ in range(2)]
+    assert not torch.equal(sampled[0], sampled[1])
+    assert not torch.equal(scored[0], scored[1])
+    assert torch.equal(child.score_reference(batch), child.score_reference(batch))
+    assert child.greedy(PROMPTS, 8) == child.greedy(PROMPTS, 8)
+    assert child.model.training  # and greedy puts it back
+
+
+def test_previous_reference_is_the_policy_before_the_last_update(load_child: LoadChild) -> None:
+    """FIDELITY D6: the KL is one update's change, where that against the initial model is the sum of all."""
+    kls: dict[str, list[float]] = {"initial": [], "previous": []}
+    for reference, kl in kls.items():
+        child = load_child(prompts=PROMPTS)
+        settings = msgspec.structs.replace(PAPER, kl_reference=reference, kl_estimator="exact", actor_lr=3e-3)
+        learner = Learner(child, settings, torch.Generator())
+        for _ in range(4):
+            before = {name: value.clone() for name, value in child.model.state_dict().items()}
+            kl.append(step(learner, PROMPTS, RESPONSES, REWARDS)["loss/kl"])
+        if reference == "previous":
+            assert all(torch.equal(child.reference.state_dict()[name], value) for name, value in before.items())
+    assert kls["initial"][0] == kls["previous"][0] == pytest.approx(0, abs=1e-6)
+    assert kls["initial"][1] == pytest.approx(kls["previous"][1], rel=1e-4)
+    assert kls["previous"][3] < 0.7 * kls["initial"][3]
+
+
+def test_the_adaptive_coefficient_moves_with_the_measured_kl(load_child: LoadChild) -> None:
+    """The first update's KL is 0, below target / 1.5; Ziegler's measures the sum over a response, not a token."""
+    settings = msgspec.structs.replace(PAPER, kl_control="paper", kl_target=0.8)
+    learner = Learner(load_child(prompts=PROMPTS), settings, torch.Generator())
+    assert step(learner, PROMPTS, RESPONSES, REWARDS)["policy/kl_coef"] == 0.05
+    assert step(learner, PROMPTS, RESPONSES, REWARDS)["policy/kl_coef"] == pytest.approx(0.05 / 1.5)
+
+    settings = msgspec.structs.replace(PAPER, kl_control="ziegler", kl_target=1.0, kl_horizon=40, actor_lr=1e-2)
+    learner = Learner(load_child(prompts=PROMPTS), settings, torch.Generator())
+    step(learner, PROMPTS, RESPONSES, REWARDS)
+    assert learner.kl_coef == pytest.approx(0.05 * (1 - 0.2 * 4 / 40))
+    coefficient = learner.kl_coef
+    token_kl = step(learner, PROMPTS, RESPONSES, REWARDS)["policy/kl"]
+    response_kl = token_kl * 9 / 4  # 9 tokens in 4 responses
+    errors = [max(-0.2, min(0.2, kl - 1)) for kl in (token_kl, response_kl)]
+    assert errors[0] != errors[1]  # else this test could not tell
+    assert learner.kl_coef == pytest.approx(coefficient * (1 + errors[1] * 4 / 40), rel=1e-5)
+
+
+# Settings that contradict each other
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"epochs": 2}, "ppo.clip_range"),
+        ({"minibatches": 2}, "ppo.clip_range"),
+        ({"minibatches": 5, "clip_range": 0.2}, "ppo.minibatches=5"),
+        ({"episodes": 3}, "ppo.episodes=3"),
+    ],
+)
+def test_contradictions_are_named(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        msgspec.structs.replace(PAPER, **changes).check()
+
+
+def test_an_incomplete_batch_is_not_drawn() -> None:
+    assert msgspec.structs.replace(PAPER, episodes=99, batch_size=50).updates == 1

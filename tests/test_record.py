@@ -1,0 +1,722 @@
+"""The record of a run: folder, lock, checkpoints, MLflow mirror, progress."""
+
+import fcntl
+import io
+import json
+import logging
+import math
+import multiprocessing
+import os
+import pty
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from pgsrm.errors import UserError
+from pgsrm.record import DiskFull, RunFolder, checkpoint
+from pgsrm.record.environment import commit, environment
+from pgsrm.record.mlflow_mirror import MlflowMirror, is_complete
+from pgsrm.record.mlflow_store import prepare, tracking_uri, ui_hint
+from pgsrm.record.params import run_params
+from pgsrm.record.progress import RunProgress, SweepTable
+from pgsrm.record.summary import end_of_run_line, end_of_sweep_table, summarise
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[RunFolder]:
+    run = RunFolder(tmp_path / "outputs/runs/color-pgsrm-nano-sound-s1-0123abcd")
+    assert run.acquire()
+    yield run
+    run.release()
+
+
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """A full disk without root: the kernel lets no file of this process grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def row(update: int) -> dict[str, float]:
+    return {
+        "update": update,
+        "reward/mean": update / 100,
+        "policy/entropy": 8.0 - update / 100,
+        "policy/kl": 0.01,
+        "reward/exact_match": 0.5,
+        "time/update": 0.25,
+    }
+
+
+# Run folder
+
+
+def test_metrics_come_back_and_nan_is_json_null(folder: RunFolder) -> None:
+    folder.append_metrics({"update": 1, "loss/policy": torch.tensor(0.5), "grad/actor_norm": np.float32(0.25)})
+    folder.append_metrics({"update": 2, "loss/policy": math.nan, "loss/value": math.inf})
+    lines = folder.metrics.read_text().splitlines()
+    assert json.loads(lines[0]) == {"update": 1, "loss/policy": 0.5, "grad/actor_norm": 0.25}
+    assert lines[1] == '{"update":2,"loss/policy":null,"loss/value":null}'
+    assert math.isnan(folder.read_metrics()[1]["loss/policy"])
+
+
+def test_lines_are_on_file_before_the_process_ends(folder: RunFolder) -> None:
+    for update in range(3):
+        folder.append_metrics(row(update))
+        assert RunFolder(folder.path).read_metrics()[-1]["update"] == update
+
+
+@pytest.mark.parametrize("half", [b'{"update": 5, "reward/mean": 0.1', b'{"update": 5}'])
+def test_half_written_line_is_neither_read_nor_kept(folder: RunFolder, half: bytes) -> None:
+    for update in range(5):
+        folder.append_metrics(row(update))
+    with open(folder.metrics, "ab") as file:
+        file.write(half)
+    assert [line["update"] for line in folder.read_metrics()] == [0, 1, 2, 3, 4]
+    last = folder.last_metrics()
+    assert last is not None and last["update"] == 4
+    folder.truncate_after(5)
+    folder.append_metrics(row(5))
+    assert [line["update"] for line in folder.read_metrics()] == [0, 1, 2, 3, 4, 5]
+
+
+def test_resume_cuts_metrics_and_samples_back_to_the_checkpoint(folder: RunFolder) -> None:
+    for update in range(10):
+        folder.append_metrics(row(update))
+        folder.append_samples([{"update": update, "response": "grün"}, {"update": update, "response": "b"}])
+    folder.truncate_after(6)
+    folder.append_metrics(row(7))
+    assert [line["update"] for line in folder.read_metrics()] == list(range(8))
+    samples = [json.loads(line) for line in folder.samples.read_text().splitlines()]
+    assert [sample["update"] for sample in samples] == [update for update in range(7) for _ in range(2)]
+    assert samples[0]["response"] == "grün"
+
+
+def test_last_metrics_of_a_line_longer_than_the_first_read(folder: RunFolder) -> None:
+    assert folder.last_metrics() is None
+    for update in range(3):
+        folder.append_metrics({"update": update, **{f"reward/{name}": 0.123456789 for name in range(1000)}})
+    last = folder.last_metrics()
+    assert last is not None and (last["update"], len(last)) == (2, 1001)
+
+
+def test_status_merges_and_a_damaged_one_is_none(folder: RunFolder) -> None:
+    assert folder.status() is None and folder.state() == "waiting"
+    folder.write_status(state="running", pid=os.getpid(), host=socket.gethostname())
+    folder.write_status(update=3)
+    assert folder.status() == {
+        "state": "running",
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "update": 3,
+    }
+    assert folder.state() == "running"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    folder.write_status(pid=ended.pid)
+    assert folder.state() == "cut off"
+    folder.write_status(state="finished")
+    assert folder.state() == "finished"
+    (folder.path / "status.json").write_text('{"state": "fin')
+    assert folder.status() is None
+    assert {path.name for path in folder.path.iterdir()} == {"lock", "status.json"}
+
+
+def test_only_one_process_trains_a_run(folder: RunFolder) -> None:
+    script = "import sys; from pgsrm.record import RunFolder; print(RunFolder(sys.argv[1]).acquire())"
+
+    def another_gets_it() -> bool:
+        command = [sys.executable, "-c", script, str(folder.path)]
+        return subprocess.check_output(command, cwd=ROOT, text=True).strip() == "True"
+
+    assert not another_gets_it()
+    folder.release()
+    assert another_gets_it()
+    assert folder.acquire()  # the other process is gone, and its lock with it
+
+
+def test_full_disk_leaves_whole_lines_and_says_what_to_do(folder: RunFolder) -> None:
+    with no_file_longer_than(1000), pytest.raises(DiskFull, match="same command goes on") as caught:
+        for update in range(100):
+            folder.append_metrics(row(update))
+    assert str(folder.path) in str(caught.value) and "\n" not in str(caught.value)
+    assert isinstance(caught.value, UserError)
+    content = folder.metrics.read_bytes()
+    assert 800 < len(content) < 1000 and content.endswith(b"\n")
+    folder.append_metrics(row(len(folder.read_metrics())))
+    assert [line["update"] for line in folder.read_metrics()] == list(range(len(folder.read_metrics())))
+
+
+def test_no_space_left_on_the_device_is_disk_full(folder: RunFolder) -> None:
+    folder.samples.symlink_to("/dev/full")
+    with pytest.raises(DiskFull):
+        folder.append_samples([{"update": 1}])
+    folder.write_status(state="running")
+    with no_file_longer_than(10), pytest.raises(DiskFull):
+        folder.write_status(state="finished", reason="x" * 100)
+    assert folder.status() == {"state": "running"}
+
+
+# Checkpoints
+
+
+def tensors(seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    weight = torch.randn(7, 5)
+    return {
+        "weight": weight,
+        "tied": weight,
+        "view": weight[2:4],
+        "transposed": weight.T,
+        "bfloat16": torch.randn(3).to(torch.bfloat16),
+        "rng": torch.get_rng_state(),
+        "step": torch.tensor(3.0),
+        "empty": torch.empty(0, 4),
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+    }
+
+
+def test_checkpoint_round_trip_is_exact(folder: RunFolder) -> None:
+    generator = np.random.default_rng(1).bit_generator.state
+    state = {
+        "kl_coef": 0.1 + 0.2,
+        "numpy": generator,
+        "best": math.inf,
+        "order": [3, 1],
+        "done": True,
+        "x": None,
+    }
+    assert checkpoint.load_latest(folder) is None
+    checkpoint.save(folder, 12, tensors(1), state)
+    loaded = checkpoint.load_latest(folder)
+    assert loaded is not None
+    update, found, found_state = loaded
+    assert (update, found_state) == (12, state)
+    assert found.keys() == tensors(1).keys()
+    for name, tensor in tensors(1).items():
+        assert found[name].dtype == tensor.dtype
+        torch.testing.assert_close(found[name], tensor.detach(), rtol=0, atol=0)
+    assert found["tied"] is found["weight"]
+    # What is done to loaded tensors stays in memory.
+    found["weight"].zero_()
+    again = checkpoint.load_latest(folder)
+    assert again is not None and again[1]["weight"].abs().sum() > 0
+
+
+def test_last_two_checkpoints_are_kept_and_leftovers_removed(folder: RunFolder) -> None:
+    leftover = folder.checkpoints / ".000099.tmp"
+    leftover.mkdir(parents=True)
+    for update in (10, 20, 30, 1_000_000):
+        checkpoint.save(folder, update, {"a": torch.zeros(1)}, {})
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["000030", "1000000"]
+    # Going back to 30 gives the later one up: it must not take the place of a good one.
+    checkpoint.save(folder, 40, {"a": torch.zeros(1)}, {})
+    checkpoint.save(folder, 40, {"a": torch.ones(1)}, {"again": True})
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["000030", "000040"]
+    loaded = checkpoint.load_latest(folder)
+    assert loaded is not None and loaded[2] == {"again": True}
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+def test_damaged_checkpoint_falls_back_to_the_one_before(
+    folder: RunFolder, name: str, damage: Callable[[Path], None]
+) -> None:
+    checkpoint.save(folder, 1, tensors(1), {"n": 1})
+    checkpoint.save(folder, 2, tensors(2), {"n": 2})
+    damage(folder.checkpoints / "000002" / name)
+    warnings: list[str] = []
+    loaded = checkpoint.load_latest(folder, warn=warnings.append)
+    assert loaded is not None and (loaded[0], loaded[2]) == (1, {"n": 1})
+    assert len(warnings) == 1 and "000002" in warnings[0] and "\n" not in warnings[0]
+    damage(folder.checkpoints / "000001" / name)
+    assert checkpoint.load_latest(folder, warn=warnings.append) is None
+
+
+def test_full_disk_keeps_the_earlier_checkpoints(folder: RunFolder) -> None:
+    checkpoint.save(folder, 1, {"a": torch.ones(10)}, {"n": 1})
+    with no_file_longer_than(50_000), pytest.raises(DiskFull, match="same command"):
+        checkpoint.save(folder, 2, {"a": torch.ones(50_000)}, {"n": 2})
+    with no_file_longer_than(50_000), pytest.raises(DiskFull):
+        checkpoint.save(folder, 2, {"a": torch.ones(10)}, {"n": [0] * 50_000})
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["000001"]
+    assert checkpoint.load_latest(folder) is not None
+
+
+def test_checkpoint_refuses_what_json_cannot_hold(folder: RunFolder) -> None:
+    with pytest.raises(TypeError):
+        checkpoint.save(folder, 1, {"a": torch.ones(1)}, {"rng": b"bytes"})
+    assert list(folder.checkpoints.iterdir()) == []
+
+
+# MLflow
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {"uri": f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/outputs/mlflow.db", "experiment": "pgsrm"}
+
+
+PARAMS = {"task": "color", "reward": "pgsrm", "seed": "1", "model": "nano", "ppo": "sound"} | {
+    f"ppo.value_{number}": str(number) for number in range(120)
+}
+KILLED = """
+import os, signal, sys, time
+from pgsrm.record import RunFolder
+from pgsrm.record.mlflow_mirror import MlflowMirror
+folder, uri = RunFolder(sys.argv[1]), sys.argv[2]
+mirror = MlflowMirror(folder, {"uri": uri, "experiment": "pgsrm"}, folder.name, {}, {})
+for update in range(120):
+    folder.append_metrics({"update": update, "reward/mean": update / 100, "time/update": 0.25})
+mirror.start()
+while "update\\": 119" not in (folder.mlflow.read_text() if folder.mlflow.exists() else ""):
+    time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def history(tracking: dict[str, Any], run: str, metric: str) -> list[tuple[int, float]]:
+    found = MlflowClient(tracking_uri=tracking_uri(tracking)).get_metric_history(run, metric)
+    return sorted((point.step, point.value) for point in found)
+
+
+def wait_for(folder: RunFolder, update: int) -> None:
+    """Until the mirror remembers that it sent `update`, or for 10 seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if folder.mlflow.exists() and json.loads(folder.mlflow.read_text())["update"] == update:
+            return
+        time.sleep(0.02)
+
+
+def test_mirror_has_every_line_params_and_tags(folder: RunFolder, tracking: dict[str, Any]) -> None:
+    experiment = prepare(tracking)
+    mirror = MlflowMirror(folder, tracking, folder.name, PARAMS, {"sweep": "sweep-1", "none": None})
+    mirror.start()
+    for update in range(400):
+        folder.append_metrics({**row(update), "reward/odd (%)": 1.0, "loss/value": math.nan, "note": "text"})
+    mirror.finish("failed", "loss is not a number")
+    sent = json.loads(folder.mlflow.read_text())
+    assert history(tracking, sent["run_id"], "reward/mean") == [(update, update / 100) for update in range(400)]
+    assert len(history(tracking, sent["run_id"], "reward/odd ___")) == 400
+    run = MlflowClient(tracking_uri=tracking["uri"]).get_run(sent["run_id"])
+    assert run.info.experiment_id == experiment and run.info.status == "FAILED"
+    assert run.data.params == PARAMS
+    assert run.data.tags["sweep"] == "sweep-1" and "none" not in run.data.tags
+    assert run.data.tags["reason"] == "loss is not a number"
+    assert "loss/value" not in run.data.metrics and "note" not in run.data.metrics
+    assert run.info.run_name == folder.name
+    # The time stamps are training time, so that what is sent again is the same.
+    points = MlflowClient(tracking_uri=tracking["uri"]).get_metric_history(sent["run_id"], "reward/mean")
+    assert sorted(point.timestamp - run.info.start_time for point in points)[:3] == [250, 500, 750]
+
+
+def test_killed_run_goes_on_in_the_same_mlflow_run(folder: RunFolder, tracking: dict[str, Any]) -> None:
+    prepare(tracking)
+    killed = subprocess.call([sys.executable, "-c", KILLED, folder.path, tracking["uri"]], cwd=ROOT)
+    assert killed == -signal.SIGKILL
+    before = json.loads(folder.mlflow.read_text())
+    with open(folder.metrics, "ab") as file:
+        file.write(b'{"update": 120, "reward/me')
+    folder.write_status(state="running")
+    assert not is_complete(folder)
+
+    folder.truncate_after(99)  # the checkpoint; 100 to 119 have been sent and come again
+    mirror = MlflowMirror(folder, tracking, folder.name, {}, {})
+    mirror.start()
+    for update in range(100, 200):
+        # The clock is the one thing that differs when updates are made again.
+        folder.append_metrics({"update": update, "reward/mean": update / 100, "time/update": 0.5})
+    mirror.finish("finished")
+    assert json.loads(folder.mlflow.read_text())["run_id"] == before["run_id"]
+    assert history(tracking, before["run_id"], "reward/mean") == [(update, update / 100) for update in range(200)]
+    assert len(history(tracking, before["run_id"], "time/update")) == 200
+    assert MlflowClient(tracking_uri=tracking["uri"]).get_run(before["run_id"]).info.status == "FINISHED"
+    folder.write_status(state="finished")
+    assert is_complete(folder)
+
+
+def test_batch_sent_but_not_remembered_is_dropped_as_duplicate(folder: RunFolder, tracking: dict[str, Any]) -> None:
+    prepare(tracking)
+    for update in range(50):
+        folder.append_metrics(row(update))
+    first = MlflowMirror(folder, tracking, folder.name, {}, {})
+    first.start()
+    first.finish("stopped")
+    sent = json.loads(folder.mlflow.read_text())
+    # As if the process had died after MLflow took the lines and before mlflow.json was written.
+    folder.mlflow.write_text(json.dumps({**sent, "update": -1, "seconds": 0.0}))
+    second = MlflowMirror(folder, tracking, folder.name, {}, {})
+    second.start()
+    second.finish("finished")
+    assert len(history(tracking, sent["run_id"], "reward/mean")) == 50
+
+
+def test_line_is_sent_once_it_is_whole(
+    folder: RunFolder, tracking: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgsrm.record.mlflow_mirror._PERIOD", 0.05)
+    prepare(tracking)
+    folder.metrics.write_bytes(b'{"update": 0, "reward/mean": 0.5}\n{"update": 1, "reward/me')
+    mirror = MlflowMirror(folder, tracking, folder.name, {}, {})
+    mirror.start()
+    wait_for(folder, update=0)
+    time.sleep(0.2)
+    with open(folder.metrics, "ab") as file:
+        file.write(b'an": 0.75}\n')
+    mirror.finish("finished")
+    run = json.loads(folder.mlflow.read_text())["run_id"]
+    assert history(tracking, run, "reward/mean") == [(0, 0.5), (1, 0.75)]
+
+
+def test_run_deleted_in_mlflow_gets_a_new_one_with_all_lines(folder: RunFolder, tracking: dict[str, Any]) -> None:
+    prepare(tracking)
+    folder.append_metrics(row(0))
+    folder.mlflow.write_text(json.dumps({"run_id": "0" * 32, "tracking_uri": tracking["uri"], "update": 0}))
+    mirror = MlflowMirror(folder, tracking, folder.name, {}, {})
+    mirror.start()
+    mirror.finish("finished")
+    sent = json.loads(folder.mlflow.read_text())
+    assert sent["run_id"] != "0" * 32 and len(history(tracking, sent["run_id"], "reward/mean")) == 1
+
+
+def listening(answering: bool) -> tuple[socket.socket, str]:
+    """An address on loopback: of a closed port, or of a server that takes connections and says nothing."""
+    server = socket.socket()
+    server.bind(("127.0.0.1", 0))
+    uri = f"http://user:hunter2@127.0.0.1:{server.getsockname()[1]}"
+    if answering:
+        server.listen()
+    else:
+        server.close()
+    return server, uri
+
+
+@pytest.mark.parametrize("answering", [False, True])
+def test_dead_server_costs_one_warning_and_no_training_time(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, answering: bool
+) -> None:
+    monkeypatch.setattr("pgsrm.record.mlflow_mirror._PERIOD", 0.1)
+    server, uri = listening(answering)
+    caplog.set_level(logging.WARNING)
+    begin = time.monotonic()
+    mirror = MlflowMirror(folder, {"uri": uri, "experiment": "pgsrm"}, folder.name, {}, {})
+    mirror.start()
+    for update in range(300):
+        folder.append_metrics(row(update))
+    in_training = time.monotonic() - begin
+    time.sleep(0.5)  # enough for several tries
+    mirror.finish("finished", patience=1.0)
+    assert in_training < 1
+    assert time.monotonic() - begin < 4
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1 and "training goes on" in warnings[0] and "\n" not in warnings[0]
+    assert "hunter2" not in warnings[0] and (answering or "Connection refused" in warnings[0])
+    server.close()
+    assert not folder.mlflow.exists() and len(folder.read_metrics()) == 300
+
+
+def test_server_that_comes_back_gets_everything(
+    folder: RunFolder,
+    tracking: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prepare(tracking)
+    monkeypatch.setattr("pgsrm.record.mlflow_mirror._PERIOD", 0.05)
+    calls = 0
+    log_batch = MlflowClient.log_batch
+
+    def flaky(self: MlflowClient, *args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 2:
+            log_batch(self, *args, **options)  # taken, and the answer lost
+        if calls % 3:
+            raise ConnectionError("connection reset")
+        return log_batch(self, *args, **options)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", flaky)
+    mirror = MlflowMirror(folder, tracking, folder.name, {"task": "color"}, {})
+    mirror.start()
+    for update in range(300):
+        folder.append_metrics(row(update))
+    wait_for(folder, update=299)
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    mirror.finish("finished")
+    sent = json.loads(folder.mlflow.read_text())
+    assert history(tracking, sent["run_id"], "policy/kl") == [(update, 0.01) for update in range(300)]
+    assert len(caplog.records) == 1
+
+
+def make_database(uri: str) -> None:
+    assert prepare({"uri": uri, "experiment": "pgsrm"}) is not None
+
+
+def test_several_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")  # spares importing MLflow three times
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    processes = [context.Process(target=make_database, args=(uri,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+
+
+def test_unreachable_server_before_the_sweep_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    _, uri = listening(False)
+    assert prepare({"uri": uri, "experiment": "pgsrm"}) is None
+    assert len(caplog.records) == 1 and "the runs go on" in caplog.text and "hunter2" not in caplog.text
+
+
+def test_deleted_experiment_is_a_user_error(tracking: dict[str, Any]) -> None:
+    other = {**tracking, "experiment": "deleted"}
+    experiment = prepare(other)
+    assert experiment is not None
+    MlflowClient(tracking_uri=tracking["uri"]).delete_experiment(experiment)
+    with pytest.raises(UserError, match=r"tracking\.experiment=deleted"):
+        prepare(other)
+
+
+@pytest.mark.parametrize("uri", [None, "outputs/mlflow", "file:///tmp/mlruns", "ftp://host", "http://", "sqlite:"])
+def test_wrong_address_is_a_user_error(uri: str | None) -> None:
+    with pytest.raises(UserError, match=r"tracking\.uri=.*tracking=none"):
+        tracking_uri({"uri": uri, "experiment": "pgsrm"})
+
+
+def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = {"uri": "sqlite:///outputs/mlflow.db", "experiment": "pgsrm"}
+    assert tracking_uri(here) == f"sqlite:///{tmp_path}/outputs/mlflow.db"
+    assert tracking_uri({**here, "uri": f"sqlite:///{tmp_path}/a.db"}) == f"sqlite:///{tmp_path}/a.db"
+    hint = ui_hint(here, "1")
+    assert f"--backend-store-uri sqlite:///{tmp_path}/outputs/mlflow.db" in hint and "\n" not in hint
+    assert "http://127.0.0.1:5000/#/experiments/1/runs?compareRunsMode=CHART" in hint
+    assert ui_hint({**here, "uri": "http://host:5000/"}, "7") == (
+        "curves: http://host:5000/#/experiments/7/runs?compareRunsMode=CHART"
+    )
+
+
+def test_params_are_flat_and_hold_no_secret() -> None:
+    config = {
+        "choices": {
+            "task": "color",
+            "reward": "pgsrm",
+            "model": "nano",
+            "ppo": "sound",
+            "tracking": "mlflow",
+        },
+        "seed": 1,
+        "task": {"max_new_tokens": 2, "holdout": 0.0, "checker": {"_target_": "a.B"}},
+        "parent": {
+            "api_key": "sk-1",
+            "apiKey": "sk-2",
+            "headers": {"Authorization": "sk-3"},
+            "auth_tokens": ["sk-4"],
+        },
+        "model": {"tokenizer": "own", "path": None, "password": 5},
+        "tracking": {"uri": "http://me:sk-6@host:5000"},
+        "my (odd) key": "sk-7",
+    }
+    params = run_params(config)
+    assert params["task"] == "color" and params["ppo"] == "sound" and params["seed"] == "1"
+    assert params["task.max_new_tokens"] == "2" and params["task.checker._target_"] == "a.B"
+    assert params["model.tokenizer"] == "own" and params["model.path"] == "None"
+    assert params["tracking.uri"] == "http://***@host:5000"
+    assert "sk-" not in str(params) and params["model.password"] == "***"
+    assert "my _odd_ key" in params and "choices.task" not in params
+
+
+def test_importing_the_record_does_not_import_mlflow_or_torch() -> None:
+    modules = "run_folder, checkpoint, mlflow_mirror, mlflow_store, params, progress, summary, environment"
+    script = f"import sys; from pgsrm.record import {modules}; print([m for m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not any(f"'{name}'" in loaded.stdout for name in ("mlflow", "torch", "rich", "numpy", "requests"))
+
+
+# Progress and summaries
+
+
+def in_terminal(columns: int, show: Callable[[Any], None]) -> list[str]:
+    """The lines that `show` leaves on a terminal of so many columns."""
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    with os.fdopen(terminal, "w") as stream:
+        show(stream)
+        stream.flush()
+        output = b""
+        os.set_blocking(main, False)
+        while True:
+            try:
+                output += os.read(main, 65536)
+            except BlockingIOError:
+                break
+    os.close(main)
+    from rich.text import Text
+
+    return [Text.from_ansi(line).plain for line in output.decode().replace("\r", "\n").split("\n")]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> list[RunFolder]:
+    """Five runs with long names, one in each state."""
+    runs = []
+    for index, state in enumerate(["finished", "failed", "running", "stopped", None]):
+        run = RunFolder(tmp_path / f"sentiment-pgsrm-gpt2_small-released-s{index}-0123abc{index}")
+        run.create()
+        if state:
+            for update in range(1, 101):
+                run.append_metrics(row(update))
+            run.append_metrics({"update": 101, "eval/train_exact_match": 0.75, "eval/holdout_exact_match": 0.25})
+            reason = "out of memory" if state == "failed" else None
+            run.write_status(
+                state=state,
+                reason=reason,
+                updates=2000,
+                seconds=161.0,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+            )
+            run.release()
+        runs.append(run)
+    return runs
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_bar_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def show(stream: Any) -> None:
+        with RunProgress("sentiment-pgsrm-gpt2_small-released-s10-0123abcd", 2000, done=5, stream=stream) as bar:
+            bar.show(row(6))
+            bar.show(row(1234))
+
+    lines = [line for line in in_terminal(columns, show) if line.strip()]
+    assert max(map(len, lines)) <= columns
+    assert "1234/2000" in lines[-1] and "reward 12.340 entropy -4.34 KL 0.010 left 0:00" in lines[-1]
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_sweep_table_fits_the_terminal(sweep: list[RunFolder], columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def show(stream: Any) -> None:
+        with SweepTable(sweep, stream=stream) as table:
+            table.refresh()
+
+    lines = [line for line in in_terminal(columns, show) if line.strip()]
+    assert max(map(len, lines)) <= columns
+    assert [line.split()[1] for line in lines[-5:]] == ["failed", "stopped", "running", "waiting", "finished"]
+    assert lines[-5].split()[2:] == ["101/2000", "-", "-", "-", "2:41"]
+
+
+def test_plain_lines_where_there_is_no_terminal(sweep: list[RunFolder]) -> None:
+    stream = io.StringIO()
+    with RunProgress("sentiment-pgsrm-gpt2_small-released-s10-0123abcd", 2000, stream=stream) as progress:
+        for update in range(1, 2001):
+            progress.show(row(update))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 11 and max(map(len, lines)) <= 100
+    assert lines[5].startswith("sentiment-pgsrm-…all-released-s10  1000/2000  reward 10.000  entropy -2.00")
+
+    stream = io.StringIO()
+    with SweepTable(sweep, stream=stream) as table:
+        for _ in range(10):
+            table.refresh()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "5 runs: 1 failed, 1 stopped, 1 running, 1 waiting, 1 finished"
+    assert lines[1].startswith("  sentiment-pgsrm-gpt2_small-released-s2  101/2000")
+    assert len(lines) == 4 and max(map(len, lines)) <= 100
+
+
+def test_summaries(sweep: list[RunFolder]) -> None:
+    runs = [summarise(run) for run in sweep]
+    assert runs[0].reward_first == pytest.approx(0.055) and runs[0].reward_last == pytest.approx(0.955)
+    assert (runs[0].exact_match, runs[0].holdout, runs[0].update) == (0.75, 0.25, 101)
+    assert end_of_run_line(runs[0]) == (
+        "sentiment-pgsrm-gpt2_small-released-s0 finished in 2:41: reward 0.06 -> 0.96, exact match 75 %"
+    )
+    assert " failed at update 101 of 2000 in 2:41: reward" in end_of_run_line(runs[1])
+    assert end_of_run_line(runs[1]).endswith("exact match 75 %; out of memory")
+    lines = end_of_sweep_table(runs).splitlines()
+    assert max(map(len, lines)) <= 100
+    cells = " ".join(lines[2].split())
+    assert cells == "sentiment-pgsrm-gpt2_small-released-s0 finished 101 0.055 0.955 75 % 25 % 2:41"
+    assert lines[-1] == "sentiment-pgsrm-gpt2_small-released-s1: out of memory"
+    assert lines[-2].split() == [
+        "sentiment-pgsrm-gpt2_small-released-s4",
+        "waiting",
+        "0",
+        "-",
+        "-",
+        "-",
+        "-",
+        "-",
+    ]
+
+
+# Environment
+
+
+def test_environment_names_versions_and_the_commit_of_this_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = environment("cpu")
+    assert found["versions"]["torch"].startswith("2.") and found["versions"]["python"] == sys.version.split()[0]
+    assert (found["device"], found["pid"], found["host"]) == ("cpu", os.getpid(), socket.gethostname())
+    json.dumps(found)
+
+
+def test_commit_is_none_for_a_package_installed_in_somebody_elses_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    module = tmp_path / "pgsrm/record/environment.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr("pgsrm.record.environment.__file__", str(module))
+    assert commit() == git("rev-parse", "HEAD")
+    module.write_text("# changed\n")
+    assert commit() == git("rev-parse", "HEAD") + "-dirty"
+    installed = tmp_path / ".venv/lib/site-packages/pgsrm/record/environment.py"
+    installed.parent.mkdir(parents=True)
+    monkeypatch.setattr("pgsrm.record.environment.__file__", str(installed))
+    assert commit() is None
