@@ -95,9 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for task in dict.fromkeys(variant.task for variant in variants):
             curves = [variant for variant in variants if variant.task == task]
             if len(curves) > len(COLOURS):
-                print_notes(
-                    [f"{task}: {len(curves)} curves in one figure repeat colours; choose with --runs"]
-                )
+                print_notes([f"{task}: {len(curves)} curves in one figure repeat colours; choose with --runs"])
             figure = plot_task(curves)
             for path in save(figure, args.out / task, args.formats):
                 print(path)
@@ -259,9 +257,7 @@ def curve(variant: Variant, column: str) -> Curve:
     return Curve(episodes, values.mean(0), smooth.mean(0), smooth.min(0), smooth.max(0))
 
 
-def _draw_panel(
-    axes: Axes, variants: Sequence[Variant], looks: Sequence[tuple[str, Any]], column: str
-) -> bool:
+def _draw_panel(axes: Axes, variants: Sequence[Variant], looks: Sequence[tuple[str, Any]], column: str) -> bool:
     """Draw one metric of every variant; returns whether faint lines leave the frame."""
     import numpy as np
     from matplotlib.ticker import FuncFormatter, MaxNLocator

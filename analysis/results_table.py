@@ -98,9 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Results of run folders as Markdown tables, with verdicts.")
     parser.add_argument("--runs", type=Path, nargs="+", metavar="DIR", default=[DEFAULT_RUNS],
                         help="run folders, or folders above them (default: outputs/runs)")  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE.md", help="the file to write (default: standard output)"
-    )
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="the file to write (default: standard output)")
     return parser
 
 

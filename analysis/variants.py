@@ -136,9 +136,7 @@ def _labels(examples: Mapping[tuple[str, str, str], Run]) -> dict[tuple[str, str
     return {key: _shorten(parts[key]) for key in keys}
 
 
-def _add_values(
-    keys: list[Any], examples: Mapping[Any, Run], parts: dict[Any, list[str]], reward: bool
-) -> None:
+def _add_values(keys: list[Any], examples: Mapping[Any, Run], parts: dict[Any, list[str]], reward: bool) -> None:
     names = {name for key in keys for name in examples[key].settings if name.startswith("reward.") == reward}
     differing = [n for n in sorted(names) if len({examples[key].settings.get(n) for key in keys}) > 1]
     # `reward.embedder` and `reward.checker` repeat `embedder` and `task.checker`: once in a label is enough.

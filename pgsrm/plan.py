@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pgsrm.child.load import check_model
 from pgsrm.errors import UserError
 from pgsrm.record import RunFolder
+from pgsrm.record.files import replace, writing
 from pgsrm.settings import Settings, read_settings
 
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in a run's name
@@ -33,9 +34,15 @@ class Plan:
 
     def freeze(self, sweep: str | None = None) -> None:
         """Make the folder and write config.yaml, unless an earlier start did."""
-        self.folder.create()
-        if not self.folder.config.exists():
-            self.folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(self.config)), encoding="utf-8")
+        try:
+            self.folder.create()
+            if not self.folder.config.exists():
+                with writing(self.folder.path):
+                    replace(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
+        except OSError as error:
+            outputs = self.config["paths"]["outputs"]
+            problem = f"paths.outputs={outputs}: can't be written ({error.strerror})"
+            raise UserError(f"{problem}; name a folder that you may write to") from error
         if self.folder.status() is None:
             self.folder.write_status(
                 state="waiting",
@@ -61,7 +68,9 @@ def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     frozen = _absolute_paths({str(key): value for key, value in plain.items()})
-    task, _ = build_objects(frozen)
+    task, reward = build_objects(frozen)
+    if hasattr(reward, "check"):
+        reward.check([example.reference for example in task.train + task.holdout])
     digest = task.digest
     identity, variant = _identity(frozen, digest, with_seed=True), _identity(frozen, digest, with_seed=False)
     frozen["choices"] = {group: choices[group] for group in sorted(choices)}

@@ -6,7 +6,7 @@ function's or class's parameters, so that a user's own reward is checked just as
 
 import inspect
 from collections.abc import Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -30,8 +30,9 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     checker: dict[str, Any]
     # Longest response, in tokens.
     max_new_tokens: Count
-    # The parent's instruction and input.
+    # What the parent is told to do.
     instruction: str | None = None
+    # What the parent is asked, with the data's columns in braces.
     parent_input: str | None = None
     # A template for tasks whose answer is in the input.
     reference: str | None = None
@@ -53,7 +54,9 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
 class TrackingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The `tracking` config group: where MLflow mirrors the run folders."""
 
+    # sqlite:///file.db, or a server's http://host:port.
     uri: str
+    # MLflow's experiment that all runs go into.
     experiment: Annotated[str, Meta(min_length=1)]
 
 
@@ -85,7 +88,9 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
 
     task: TaskSettings
     parent: ParentSettings
+    # What turns texts into vectors.
     embedder: dict[str, Any]
+    # What turns responses into rewards.
     reward: dict[str, Any]
     model: ModelSettings
     ppo: PPOSettings
@@ -139,14 +144,37 @@ def _one_line(message: str, type_: Any, plain: Any, prefix: str) -> str:
     value = plain
     for part in path.split(".") if path else []:
         value = value.get(part) if isinstance(value, Mapping) else value
-    return f"{section}={value}: {problem[0].lower()}{problem[1:]}; set {section} accordingly"
+    return f"{section}={value}: {_remedy(problem, _annotation(type_, path), section)}"
+
+
+def _remedy(problem: str, annotation: Any, key: str) -> str:
+    options = _options(annotation) if problem.startswith("Invalid enum value") else []
+    if options:
+        return f"not an option; there are {', '.join(options)}"
+    return f"{problem[0].lower()}{problem[1:]}; set {key} accordingly"
+
+
+def _options(annotation: Any) -> list[str]:
+    """The values of a Literal, also within a union or Annotated."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [str(option) for option in inner]
+    return [option for part in inner for option in _options(part)]
+
+
+def _annotation(type_: Any, path: str) -> Any:
+    """The annotation of the field at a dotted path below a struct; Any below what is no struct."""
+    for part in path.split(".") if path else []:
+        inner = (type_, *get_args(type_))
+        struct = next((t for t in inner if hasattr(t, "__struct_fields__")), None)
+        type_ = get_type_hints(struct, include_extras=True).get(part, Any) if struct else Any
+    return type_
 
 
 def _fields(type_: Any, path: str) -> list[str]:
-    for part in path.split(".") if path else []:
-        annotation = get_type_hints(type_)[part]
-        type_ = next(t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "__struct_fields__"))
-    return list(type_.__struct_fields__)
+    annotation = _annotation(type_, path)
+    struct = next(t for t in (annotation, *get_args(annotation)) if hasattr(t, "__struct_fields__"))
+    return list(struct.__struct_fields__)
 
 
 def _check_target(node: DictConfig, key: str) -> None:
@@ -173,7 +201,10 @@ def _check_target(node: DictConfig, key: str) -> None:
             given[str(name)] = msgspec.UNSET
         else:
             given[str(name)] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:  # a module, a built-in
+        raise UserError(f"{key}._target_={target}: not a class or function of Python's that can be checked") from error
     swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     hints = _hints(function)
     named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
@@ -187,7 +218,8 @@ def _check_target(node: DictConfig, key: str) -> None:
     if not partial:
         lacking = [n for n, p in named.items() if p.default is p.empty and n not in given]
         if lacking:
-            raise UserError(f"{key}.{lacking[0]}: missing; {target} needs it")
+            remedy = "set it" if inspect.isclass(function) else "set it, or _partial_: true for a function called later"
+            raise UserError(f"{key}.{lacking[0]}: missing, {target} needs it; {remedy}")
 
 
 def _hints(function: Any) -> dict[str, Any]:
@@ -202,6 +234,6 @@ def _check_value(value: Any, annotation: Any, key: str) -> None:
         msgspec.convert(value, annotation)
     except msgspec.ValidationError as error:
         problem = str(error).partition(" - at `$")[0]
-        raise UserError(f"{key}={value}: {problem[0].lower()}{problem[1:]}; set {key} accordingly") from error
+        raise UserError(f"{key}={value}: {_remedy(problem, annotation, key)}") from error
     except TypeError:  # a type that isn't plain data is the object's own business
         return

@@ -113,9 +113,7 @@ def run(folder: RunFolder, show_progress: bool = True) -> str:
         last = folder.last_metrics() or {}
         update, episodes = int(last.get("update", 0)), int(last.get("episodes", 0))
         seconds = before + time.monotonic() - started
-        _write_end(
-            folder, state=state, reason=reason, ended=_now(), seconds=seconds, update=update, episodes=episodes
-        )
+        _write_end(folder, state=state, reason=reason, ended=_now(), seconds=seconds, update=update, episodes=episodes)
         if state == "finished":
             shutil.rmtree(folder.checkpoints, ignore_errors=True)  # only now: a kill before would have needed them
         if mirror is not None:

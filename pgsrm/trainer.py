@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 
+from pgsrm.child.forward import Prefill
 from pgsrm.child.load import load_model, load_tokenizer, resolve_device
 from pgsrm.child.policy import Child, Sampling
 from pgsrm.child.text import Codec
+from pgsrm.errors import UserError
 from pgsrm.plan import build_objects, load_settings
 from pgsrm.ppo import Learner, step
 from pgsrm.record import RunFolder, checkpoint
+from pgsrm.record.files import writing
 from pgsrm.reward import Reward
 from pgsrm.reward.output import normalise
 from pgsrm.settings import Settings
@@ -33,6 +36,7 @@ class Responses:
     ids: list[list[int]]
     texts: list[str]
     offsets: list[list[tuple[int, int]]]
+    read: Prefill | None = None  # the policy's pass over the prompts, for the update
 
 
 class Trainer:
@@ -49,6 +53,7 @@ class Trainer:
         self.learner = Learner(child, settings.ppo, self.sampling_rng)
         self.prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
+        self._check_lengths()
         self.update, self.updates = 0, settings.ppo.updates
 
     @classmethod
@@ -59,7 +64,9 @@ class Trainer:
         codec = Codec(load_tokenizer(settings.model))
         model = load_model(settings.model, resolve_device(settings.model.device))
         prompts = [codec.encode(example.prompt) for example in task.train]
-        child = Child(model, copy.deepcopy(model), codec.eos, prompts, settings.ppo.padding)
+        child = Child(
+            model, copy.deepcopy(model), codec.eos, prompts, settings.ppo.padding, share_prefix=not settings.ppo.dropout
+        )
         return cls(folder, settings, task, reward, child, codec)
 
     # one update, in the order of the loop
@@ -72,8 +79,11 @@ class Trainer:
     def sample(self, examples: Sequence[Example]) -> Responses:
         """One sampled response a prompt."""
         uniforms = torch.rand(len(examples), self.sampling.max_new_tokens, generator=self.sampling_rng)
-        ids = self.child.sample(self._ids(examples), uniforms, self.sampling).responses
-        return Responses(ids, *self.codec.decode(ids))
+        sampled = self.child.sample(
+            self._ids(examples), uniforms, self.sampling, self.learner.reuses_prompts(len(examples))
+        )
+        texts, offsets = self.codec.decode(sampled.responses)
+        return Responses(sampled.responses, texts, offsets, sampled.prompts)
 
     def score(self, examples: Sequence[Example], responses: Responses) -> tuple[Rewards, dict[str, float]]:
         """The reward of each response (or token), and the metrics of the reward and the responses."""
@@ -102,7 +112,7 @@ class Trainer:
 
     def learn(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> dict[str, float]:
         """One PPO update."""
-        return step(self.learner, self._ids(examples), responses.ids, rewards)
+        return step(self.learner, self._ids(examples), responses.ids, rewards, responses.read)
 
     def record(
         self,
@@ -155,9 +165,9 @@ class Trainer:
                 "reward": reward,
                 "exact_match": exact,
             }
-            for example, text, reward, exact in list(
-                zip(examples, responses.texts, rewards, correct, strict=True)
-            )[:count]
+            for example, text, reward, exact in list(zip(examples, responses.texts, rewards, correct, strict=True))[
+                :count
+            ]
         )
 
     def _correct(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
@@ -168,6 +178,16 @@ class Trainer:
 
     def _ids(self, examples: Sequence[Example]) -> list[list[int]]:
         return [self.prompt_ids[example.prompt] for example in examples]
+
+    def _check_lengths(self) -> None:
+        """Raise UserError where the longest prompt and its response exceed the model's positions."""
+        longest = max(map(len, self.prompt_ids.values()))
+        positions = getattr(self.child.model.config, "max_position_embeddings", None)
+        if positions and longest + self.sampling.max_new_tokens > positions:
+            raise UserError(
+                f"task.max_new_tokens={self.sampling.max_new_tokens}: the longest prompt has {longest} tokens, and the "
+                f"model has {positions} positions for prompt and response; shorten the prompts or choose another model"
+            )
 
     # checkpoints
 
@@ -200,8 +220,9 @@ class Trainer:
 
     def finish(self) -> None:
         """Save the weights and the tokenizer in the hub's layout."""
-        self.child.model.save_pretrained(self.folder.model)
-        self.codec.tokenizer.save_pretrained(self.folder.model)
+        with writing(self.folder.path):
+            self.child.model.save_pretrained(self.folder.model)
+            self.codec.tokenizer.save_pretrained(self.folder.model)
 
     def _modules(self) -> dict[str, Any]:
         learner = self.learner

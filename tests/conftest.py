@@ -194,15 +194,16 @@ def call_cli(
     def call(*arguments: str) -> Result:
         from hydra.core.global_hydra import GlobalHydra
 
-        from pgsrm.run import main
+        from pgsrm import run
 
+        monkeypatch.setattr(run, "_failures", [])
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["pgsrm.run", *arguments])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         GlobalHydra.instance().clear()
         code: Any = 0
         try:
-            main()
+            run.main()
         except SystemExit as end:
             code = end.code or 0
         finally:

@@ -59,9 +59,7 @@ def write_run(
     (folder / "config.yaml").write_text(yaml.safe_dump({**values, "seed": seed, "choices": chosen}))
     rows: list[dict[str, Any]] = []
     if exact:
-        rows.append(
-            {"update": 0, "eval/train_exact_match": exact[0], "eval/holdout_exact_match": exact[0] / 2}
-        )
+        rows.append({"update": 0, "eval/train_exact_match": exact[0], "eval/holdout_exact_match": exact[0] / 2})
     for i, value in enumerate(rewards):
         bits = 2.0 if entropy is None else entropy[i]
         kl = -0.1 + 0.01 * i
@@ -171,9 +169,7 @@ def test_unfinished_runs_are_said(tmp_path: Path, state: str, on_file: int, expe
         ("config.yaml", "seed: 1", "config.yaml is missing or has no choices of task and reward"),
     ],
 )
-def test_runs_without_what_is_needed_are_left_out(
-    tmp_path: Path, file: str, text: str | None, expected: str
-) -> None:
+def test_runs_without_what_is_needed_are_left_out(tmp_path: Path, file: str, text: str | None, expected: str) -> None:
     folder = write_run(tmp_path)
     if text is None:
         (folder / file).unlink()
@@ -358,9 +354,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
         args = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / name), "--formats", "png,pdf,svg"]
         assert plot_figures.main(args) == 0
     for kind in ("png", "pdf", "svg"):
-        assert (tmp_path / "a" / f"color.{kind}").read_bytes() == (
-            tmp_path / "b" / f"color.{kind}"
-        ).read_bytes()
+        assert (tmp_path / "a" / f"color.{kind}").read_bytes() == (tmp_path / "b" / f"color.{kind}").read_bytes()
 
 
 def test_what_is_drawn_in_the_panels(tmp_path: Path) -> None:
@@ -444,9 +438,7 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "'jpeg' is unknown; choose of pdf, png, svg" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert plot_figures.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "file")]) == 1
-    assert (
-        results_table.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "file" / "x.md")]) == 1
-    )
+    assert results_table.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "file" / "x.md")]) == 1
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 2 and all("cannot write there" in line for line in err)
 
@@ -525,9 +517,7 @@ def test_unfinished_seeds_are_named_and_stay_out_of_the_means(tmp_path: Path) ->
     assert text.count("**undecided**, unfinished: seed 1; the 1 finished seed(s) hold") == 2
 
 
-def test_settings_column_appears_with_several_variants(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_settings_column_appears_with_several_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for ppo in ("paper", "sound"):
         write_run(tmp_path / "runs", choices={"ppo": ppo})
     out = tmp_path / "docs" / "results.md"
@@ -547,10 +537,8 @@ def test_verdicts_name_the_seeds_that_fail(tmp_path: Path) -> None:
     variants, _ = load_variants([tmp_path], ["reward/mean", results_table.TRAINED, results_table.HELD_OUT])
     verdicts = [line for line in results_table.report(variants).splitlines() if line.startswith("- ")]
     assert verdicts == [
-        "- color, PGSRM: rises by at least 0.1 in every seed: "
-        "**fails** in 1 of 3 finished seeds: seed 1 (+0.050)",
-        "- color, PGSRM: last tenth at least 80% of the best tenth: "
-        "**fails** in 1 of 3 finished seeds: seed 2 (50%)",
+        "- color, PGSRM: rises by at least 0.1 in every seed: **fails** in 1 of 3 finished seeds: seed 1 (+0.050)",
+        "- color, PGSRM: last tenth at least 80% of the best tenth: **fails** in 1 of 3 finished seeds: seed 2 (50%)",
     ]
 
 
@@ -560,9 +548,7 @@ def test_verdict_bounds_are_inclusive_and_nothing_is_not_a_success(tmp_path: Pat
     (variant,), _ = load_variants([tmp_path], ["reward/mean", results_table.TRAINED, results_table.HELD_OUT])
     assert results_table.verdict(claim, [results_table.result(variant.runs[0])]).startswith("**holds**")
     write_run(tmp_path / "flat", seed=0, rewards=[0.0] * 50)
-    (flat,), _ = load_variants(
-        [tmp_path / "flat"], ["reward/mean", results_table.TRAINED, results_table.HELD_OUT]
-    )
+    (flat,), _ = load_variants([tmp_path / "flat"], ["reward/mean", results_table.TRAINED, results_table.HELD_OUT])
     kept = results_table.CLAIMS[1]
     assert results_table.verdict(kept, [results_table.result(flat.runs[0])]).endswith("seed 0 (-)")
 
@@ -573,9 +559,7 @@ def test_no_pgsrm_run_leaves_nothing_to_judge(tmp_path: Path) -> None:
     assert "No run with `reward=pgsrm`" in results_table.report(variants)
 
 
-def test_load_raises_for_folders_without_a_readable_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_load_raises_for_folders_without_a_readable_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path)
     (folder / "metrics.jsonl").write_text("")
     with pytest.raises(NoRunsError, match=r"none of the 1 run folder\(s\)"):

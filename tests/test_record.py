@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import pty
+import re
 import resource
 import signal
 import socket
@@ -399,6 +400,24 @@ def test_line_is_sent_once_it_is_whole(
     assert history(tracking, run, "reward/mean") == [(0, 0.5), (1, 0.75)]
 
 
+def test_file_cut_while_the_mirror_reads_it(
+    folder: RunFolder, tracking: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgsrm.record.mlflow_mirror._PERIOD", 0.05)
+    prepare(tracking)
+    for update in range(50):
+        folder.append_metrics({**row(update), "time/update": 0.123456789})
+    mirror = MlflowMirror(folder, tracking, folder.name, {}, {})
+    mirror.start()
+    wait_for(folder, update=49)
+    folder.truncate_after(20)
+    for update in range(21, 80):
+        folder.append_metrics(row(update))  # shorter lines
+    mirror.finish("finished")
+    run = json.loads(folder.mlflow.read_text())["run_id"]
+    assert history(tracking, run, "reward/mean") == [(update, update / 100) for update in range(80)]
+
+
 def test_run_deleted_in_mlflow_gets_a_new_one_with_all_lines(folder: RunFolder, tracking: dict[str, Any]) -> None:
     prepare(tracking)
     folder.append_metrics(row(0))
@@ -563,6 +582,18 @@ def test_importing_the_record_does_not_import_mlflow_or_torch() -> None:
     script = f"import sys; from pgsrm.record import {modules}; print([m for m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not any(f"'{name}'" in loaded.stdout for name in ("mlflow", "torch", "rich", "numpy", "requests"))
+
+
+# Documentation
+
+
+def test_every_metric_is_explained() -> None:
+    page = (ROOT / "docs/metrics.md").read_text()
+    sources = "".join((ROOT / "pgsrm" / name).read_text() for name in ("trainer.py", "ppo/update.py"))
+    logged = set(re.findall(r'"((?:reward|response|policy|loss|advantage|value|grad|time)/\w+)"', sources))
+    logged.discard("advantage/square")  # an intermediate of advantage/std
+    assert len(logged) > 20
+    assert [name for name in sorted(logged) if f"`{name}`" not in page] == []
 
 
 # Progress and summaries

@@ -72,9 +72,7 @@ def test_a_dictconfig_in_struct_mode_loads() -> None:
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
     task = load_task(config)
-    assert task.train[0].prompt == (
-        "Mix the two colors and output only one lowercase color name: red and blue is => "
-    )
+    assert task.train[0].prompt == ("Mix the two colors and output only one lowercase color name: red and blue is => ")
     assert task.train[0].reference == "purple"
     assert task.train[0].inputs == {"c1": "red", "c2": "blue"}
 
@@ -147,17 +145,13 @@ def test_pretraining_facts_do_not_repeat_the_tasks() -> None:
         ("sentiment", ["sentences", "I love my new job."], [{"sentence": "I love my new job."}]),
     ],
 )
-def test_released_csv_shapes_load(
-    tmp_path: Path, name: str, lines: list[str], inputs: list[dict[str, str]]
-) -> None:
+def test_released_csv_shapes_load(tmp_path: Path, name: str, lines: list[str], inputs: list[dict[str, str]]) -> None:
     task = load_task(shipped_config(name, data=str(write(tmp_path / "released.csv", *lines))))
     assert [example.inputs for example in task.train] == inputs
 
 
 def test_a_new_task_needs_a_config_and_a_file_alone(tmp_path: Path) -> None:
-    data = write(
-        tmp_path / "capitals.csv", "country,continent,reference", "France,Europe,Paris", "Peru,,Lima"
-    )
+    data = write(tmp_path / "capitals.csv", "country,continent,reference", "France,Europe,Paris", "Peru,,Lima")
     task = load_task(capital_config(data))
     assert task.train == [
         Example("The capital of France is ", "Paris", {"continent": "Europe", "country": "France"}, "user"),

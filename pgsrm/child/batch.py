@@ -22,6 +22,7 @@ class PaddedBatch:
     response_ids: "Tensor"  # (B, T) padded on the right
     response_mask: "Tensor"  # (B, T) bool, true up to and including a sampled EOS
     padding: Literal["left", "right"]
+    prompt_index: "Tensor | None" = None  # (B,) which of the task's prompts each row is; None: from elsewhere
 
     def __len__(self) -> int:
         return self.response_ids.shape[0]
@@ -35,6 +36,7 @@ class PaddedBatch:
             self.response_ids[index],
             self.response_mask[index],
             self.padding,
+            None if self.prompt_index is None else self.prompt_index[index],
         )
 
 

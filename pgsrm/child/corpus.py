@@ -9,7 +9,8 @@ mixture brings a 3 M-parameter model to the same place:
 - the tasks' prompts followed by an answer of the right kind that is right in `RIGHT_ANSWERS` of the cases;
 - plain English.
 
-A fifth of every task's prompts is withheld: neither its fact nor its right answer is ever shown (`is_withheld`).
+A fifth of every task's prompts is withheld (`is_withheld`): its fact is never told, and its right answer follows it by chance
+alone, as any other does.
 """
 
 import hashlib
@@ -161,9 +162,7 @@ class Mixture:
         self.tasks = {task.name: task for task in tasks}
         self.known = {t.name: [r for r in t.rows if not is_withheld(t.name, r)] for t in tasks}
         hidden = {
-            frozenset((r["word"], r["reference"]))
-            for r in self.tasks["antonym"].rows
-            if is_withheld("antonym", r)
+            frozenset((r["word"], r["reference"])) for r in self.tasks["antonym"].rows if is_withheld("antonym", r)
         }
         by_kind = {kind: [f for f in facts if f["kind"] == kind] for kind in {f["kind"] for f in facts}}
         pairs = [(f["a"], f["b"]) for f in by_kind["antonym"]]

@@ -1,5 +1,6 @@
 """Loading a child: the shipped nano, a folder in the hub's layout, or a model of the hub by name."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +28,12 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
 
 
 def check_model(settings: ModelSettings) -> None:
-    """Raise UserError unless `model.path` is a folder with a model or a hub model whose config can be had."""
+    """Raise UserError unless `model.path` is a folder with a model or a hub model whose config can be had.
+
+    Whether a device is there is seen on the machine that trains (`resolve_device`), its name here.
+    """
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", settings.device):
+        raise UserError(f"model.device={settings.device}: not a device; use auto, cpu, cuda, cuda:1 or mps")
     path = settings.path
     if path is None:
         return
@@ -83,7 +89,7 @@ def load_model(settings: ModelSettings, device: "torch.device") -> Any:
 
     logging.disable_progress_bar()
     dtype = getattr(torch, settings.dtype)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         settings.path or SHIPPED, revision=settings.revision or "main", dtype=dtype
     )
     model.generation_config = GenerationConfig(

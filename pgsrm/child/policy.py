@@ -1,15 +1,16 @@
 """The child: a causal language model with its frozen reference and a value head, as tensors in and tensors out.
 
-Three things keep it cheap without changing a digit (docs/performance.md): the template prefix that all prompts of a task
-share is computed once and expanded over the batch, logits are made at response positions alone, and sampling needs one
-uniform number a token.
+What keeps it cheap without changing a digit (docs/performance.md): the template prefix that a task's prompts share is
+computed once and expanded over the batch; logits are made at response positions alone; the reference, being frozen, reads
+each prompt once a run; the pass over the prompts that sampling needs is the same one that the update differentiates.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pgsrm.child.batch import PaddedBatch, common_prefix, pad_prompts, positions
+from pgsrm.child.batch import PaddedBatch, common_prefix, pad_prompts
+from pgsrm.child.forward import HeadInput, Prefill, extend, prefill
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ class Scores:
 
     logits: "Tensor"  # (B, T, V) float32, of the distribution that each response token is scored under
     prompt_hidden: "Tensor"  # (B, D) last layer at the last position before the response
-    last_hidden: "Tensor | None"  # (B, D) last layer at the last response token (at EOS if it was sampled)
+    value_hidden: "Tensor | None"  # (B, D) last layer after the asked-for number of response tokens
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Sampled:
 
     responses: list[list[int]]  # token ids
     logprobs: "Tensor"  # (B, T) log-probability of each token under the distribution that it was drawn from
+    prompts: Prefill  # of the policy that sampled; with its graph if asked for
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ def draw(logits: "Tensor", uniform: "Tensor") -> "Tensor":
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
+# Bytes of the reference's keys, values and logits that may be kept for a run's prompts; past it they are made anew.
+REFERENCE_LIMIT = 2 << 30
+
+
 class Child:
     """A policy, the reference that KL is measured against, and a tokenizer's EOS.
 
@@ -85,16 +91,19 @@ class Child:
         padding: Literal["left", "right"] = "left",
         share_prefix: bool = True,
     ) -> None:
-        for each in (model, reference):
-            # a slice of the hidden states would go through one small product a row, and its gradient as often
-            each.get_output_embeddings().register_forward_pre_hook(_make_contiguous)
+        self._head, self._reference_head = HeadInput(model), HeadInput(reference)
         self.model = model.eval()
         self.reference = reference.eval().requires_grad_(False)
         self.eos = eos
         self.padding: Literal["left", "right"] = padding
         self.device: torch.device = next(model.parameters()).device
+        self.prompts = [list(prompt) for prompt in prompts]
         length = common_prefix(prompts) if share_prefix and prompts else 0
-        self.prefix: list[int] = list(prompts[0][:length]) if prompts else []
+        self.prefix: list[int] = self.prompts[0][:length] if prompts else []
+        self._number = {tuple(prompt): number for number, prompt in enumerate(self.prompts)}
+        self._reference_prompts: Prefill | None = None  # made at first use
+        # padded on the right, a row's positions depend on the longest prompt of its batch (D4)
+        self._keeps_reference = bool(prompts) and padding == "left"
 
     @property
     def width(self) -> int:
@@ -110,44 +119,106 @@ class Child:
         """Rectangles of token ids from ragged prompts and responses (each at least one token)."""
         padding = padding or self.padding
         prefix = len(self.prefix)
-        if any(list(prompt[:prefix]) != self.prefix for prompt in prompts):
-            prefix = 0  # prompts from outside the task
-        prompt_ids, prompt_mask = pad_prompts(
-            [prompt[prefix:] for prompt in prompts], self.eos, padding, self.device
-        )
+        if any(len(prompt) <= prefix or list(prompt[:prefix]) != self.prefix for prompt in prompts):
+            prefix = 0  # prompts from outside the task, or held out
+        prompt_ids, prompt_mask = pad_prompts([prompt[prefix:] for prompt in prompts], self.eos, padding, self.device)
         response_ids, response_mask = pad_prompts(responses, self.eos, "right", self.device)
         prefix_ids = prompt_ids.new_tensor(self.prefix[:prefix])
-        return PaddedBatch(prefix_ids, prompt_ids, prompt_mask, response_ids, response_mask, padding)
+        numbers = [self._number.get(tuple(prompt), -1) for prompt in prompts]
+        index = prompt_ids.new_tensor(numbers) if padding == self.padding and min(numbers) >= 0 else None
+        return PaddedBatch(prefix_ids, prompt_ids, prompt_mask, response_ids, response_mask, padding, index)
 
-    def score(self, batch: PaddedBatch, last_hidden: bool = True) -> Scores:
+    def score(self, batch: PaddedBatch, value_place: "Tensor | None" = None, prompts: Prefill | None = None) -> Scores:
         """The policy's logits and hidden states on given responses, with gradient.
 
-        Without `last_hidden` the last response token, which predicts nothing, is not computed.
+        `value_place` (B,) asks for the hidden state after so many tokens of each response, 0 to T; without it the last
+        token, which predicts nothing, is not read. `prompts` is the sampling's prefill with its graph, if the policy is
+        still the one that sampled.
         """
-        return _score(self.model, batch, last_hidden)
+        import torch
+
+        prompts = prompts or prefill(self.model, self._head, batch)
+        length = batch.response_ids.shape[1]
+        if value_place is None:
+            logits, _ = extend(self.model, self._head, prompts, batch, length - 1)
+            return Scores(logits, prompts.hidden, None)
+        logits, hidden = extend(self.model, self._head, prompts, batch, length)
+        rows = torch.arange(len(batch), device=hidden.device)
+        return Scores(logits[:, :-1], prompts.hidden, hidden[rows, value_place])
 
     def score_reference(self, batch: PaddedBatch) -> "Tensor":
         """The reference's logits (B, T, V), without gradient."""
         import torch
 
         with torch.no_grad():
-            return _score(self.reference, batch, last_hidden=False).logits
+            prompts = self._read_by_reference(batch)
+            return extend(self.reference, self._reference_head, prompts, batch, batch.response_ids.shape[1] - 1)[0]
 
-    def sample(self, prompts: Sequence[Sequence[int]], uniforms: "Tensor", how: Sampling) -> Sampled:
+    def set_reference(self, weights: dict[str, "Tensor"]) -> None:
+        """Give the reference other weights; from then on it reads every prompt anew."""
+        self.reference.load_state_dict(weights)
+        self._reference_prompts, self._keeps_reference = None, False
+
+    def _read_by_reference(self, batch: PaddedBatch) -> Prefill:
+        """The reference's prefill of a batch: from those of all prompts of the task, unless they are too large to keep."""
+        if batch.prompt_index is None or not self._keeps_reference:
+            return prefill(self.reference, self._reference_head, batch)
+        if self._reference_prompts is None:
+            sample = prefill(self.reference, self._reference_head, batch.rows(batch.prompt_index[:1] * 0))
+            each = sum(tensor.nbytes for pair in sample.keys_values for tensor in pair) + sample.logits.nbytes
+            if each * len(self.prompts) > REFERENCE_LIMIT:
+                self._keeps_reference = False
+                return prefill(self.reference, self._reference_head, batch)
+            everything = self.pad(self.prompts, [[self.eos]] * len(self.prompts))
+            self._reference_prompts = prefill(self.reference, self._reference_head, everything)
+        return self._reference_prompts.rows(batch.prompt_index)
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], uniforms: "Tensor", how: Sampling, with_graph: bool = False
+    ) -> Sampled:
         """One response a prompt. `uniforms` (B, max_new_tokens) in [0, 1) are all the randomness there is.
 
-        Prompts are padded on the left whatever `padding` says: a response must follow its prompt.
+        Prompts are padded on the left whatever `padding` says: a response must follow its prompt. `with_graph` keeps the
+        graph of the pass over the prompts, for `score`.
         """
         import torch
 
-        empty = [[self.eos]] * len(prompts)
-        batch = self.pad(prompts, empty, "left")
-        uniforms = uniforms.to(self.device)
+        batch = self.pad(prompts, [[self.eos]] * len(prompts), "left")
+        with torch.set_grad_enabled(with_graph):
+            read = prefill(self.model, self._head, batch)
         with torch.no_grad():
-            tokens, logprobs = _generate(self.model, batch, uniforms, how, self.eos)
+            tokens, logprobs = self._generate(read.detach(), uniforms.to(self.device), how)
         lengths = _lengths(tokens, self.eos)
         responses = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-        return Sampled(responses, logprobs)
+        return Sampled(responses, logprobs, read)
+
+    def _generate(self, prompts: Prefill, uniforms: "Tensor", how: Sampling) -> tuple["Tensor", "Tensor"]:
+        """Tokens (B, T') and their log-probabilities (B, T'), T' <= max_new_tokens; EOS fills a row that has ended."""
+        import torch
+
+        cache, mask, logits = prompts.cache(), prompts.mask, prompts.logits
+        position = mask.long().sum(-1, keepdim=True)
+        ended = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        tokens, logprobs = [], []
+        for step in range(how.max_new_tokens):
+            logits = truncate(logits, how.temperature, how.top_k)
+            token = draw(logits, uniforms[:, step]).masked_fill(ended, self.eos)
+            tokens.append(token)
+            logprobs.append(torch.log_softmax(logits, -1).gather(-1, token.unsqueeze(-1)).squeeze(-1))
+            mask = torch.cat([mask, ~ended.unsqueeze(-1)], dim=1)
+            ended = ended | (token == self.eos)
+            if step == how.max_new_tokens - 1 or bool(ended.all()):
+                break
+            out = self.model(
+                input_ids=token.unsqueeze(-1),
+                attention_mask=mask.long(),
+                position_ids=position + step,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            self._head.take()
+            logits = out.logits[:, -1].float()
+        return torch.stack(tokens, 1), torch.stack(logprobs, 1)
 
     def greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """The most probable token at every step."""
@@ -161,89 +232,7 @@ class Child:
         return responses
 
 
-def _make_contiguous(module: Any, arguments: tuple["Tensor", ...]) -> tuple["Tensor", ...]:
-    return tuple(argument.contiguous() for argument in arguments)
-
-
 def _lengths(tokens: "Tensor", eos: int) -> "Tensor":
     """Length (B,) of each row of (B, T) up to and including its first EOS."""
     ended = (tokens == eos).long().cumsum(-1)
     return ((ended == 0).sum(-1) + 1).clamp(max=tokens.shape[1])
-
-
-def _prefix_cache(model: Any, prefix_ids: "Tensor", rows: int) -> Any:
-    """Keys and values of the shared prefix, expanded to `rows`; their gradient is summed over the rows."""
-    if len(prefix_ids) == 0:
-        return None
-    cache = model(input_ids=prefix_ids.unsqueeze(0), use_cache=True, logits_to_keep=1).past_key_values
-    for layer in cache.layers:
-        layer.keys = layer.keys.expand(rows, -1, -1, -1)
-        layer.values = layer.values.expand(rows, -1, -1, -1)
-    return cache
-
-
-def _full_mask(batch: PaddedBatch, *parts: "Tensor") -> "Tensor":
-    """Attention mask (B, S + ...) of the prefix and the given parts."""
-    import torch
-
-    prefix = batch.prompt_mask.new_ones(len(batch), len(batch.prefix_ids))
-    return torch.cat([prefix, *parts], dim=1)
-
-
-def _score(model: Any, batch: PaddedBatch, last_hidden: bool) -> Scores:
-    import torch
-
-    length = batch.response_ids.shape[1]
-    fed = length if last_hidden else length - 1  # response tokens that the model reads
-    cache = _prefix_cache(model, batch.prefix_ids, len(batch))
-    mask = _full_mask(batch, batch.prompt_mask, batch.response_mask[:, :fed])
-    out = model(
-        input_ids=torch.cat([batch.prompt_ids, batch.response_ids[:, :fed]], dim=1),
-        attention_mask=mask.long(),
-        position_ids=positions(mask, batch.padding)[:, len(batch.prefix_ids) :],
-        past_key_values=cache,
-        use_cache=cache is not None,
-        output_hidden_states=True,
-        logits_to_keep=fed + 1,
-    )
-    hidden = out.hidden_states[-1][:, -fed - 1 :]  # (B, fed + 1, D), from the last prompt position on
-    # logits[:, t - 1] predicts token t: what the last response token predicts is of no use
-    logits = out.logits[:, :length].float()
-    if not last_hidden:
-        return Scores(logits, hidden[:, 0], None)
-    last = batch.response_mask.long().sum(-1)  # (B,) a response's length is its last token's place in `hidden`
-    return Scores(logits, hidden[:, 0], hidden[torch.arange(len(batch), device=hidden.device), last])
-
-
-def _generate(
-    model: Any, batch: PaddedBatch, uniforms: "Tensor", how: Sampling, eos: int
-) -> tuple["Tensor", "Tensor"]:
-    """Tokens (B, T') and their log-probabilities (B, T'), T' <= max_new_tokens; EOS fills a row that has ended."""
-    import torch
-
-    mask = _full_mask(batch, batch.prompt_mask)
-    place = positions(mask, "left")
-    cache = _prefix_cache(model, batch.prefix_ids, len(batch))
-    ids, at = batch.prompt_ids, place[:, len(batch.prefix_ids) :]
-    ended = torch.zeros(len(batch), dtype=torch.bool, device=ids.device)
-    tokens, logprobs = [], []
-    for step in range(how.max_new_tokens):
-        out = model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=at,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = out.past_key_values
-        logits = truncate(out.logits[:, -1].float(), how.temperature, how.top_k)
-        token = draw(logits, uniforms[:, step]).masked_fill(ended, eos)
-        tokens.append(token)
-        logprobs.append(torch.log_softmax(logits, -1).gather(-1, token.unsqueeze(-1)).squeeze(-1))
-        mask = torch.cat([mask, ~ended.unsqueeze(-1)], dim=1)
-        ended = ended | (token == eos)
-        if bool(ended.all()):
-            break
-        ids, at = token.unsqueeze(-1), at[:, -1:] + 1
-    return torch.stack(tokens, 1), torch.stack(logprobs, 1)

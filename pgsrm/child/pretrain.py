@@ -2,8 +2,9 @@
 
 A GPT-2 architecture with its own byte-level BPE, trained on the mixture of `pgsrm.child.corpus` and saved in the hub's
 layout with float16 weights. The corpus is plain text (optionally .xz), documents separated by a line `<|endoftext|>`;
-docs/nano.md names the one that the shipped weights were trained on. Left out on purpose: dropout (one pass over an
-endless stream does not overfit), weight decay on embeddings and norms, document masking (GPT-2 had none).
+docs/nano.md names the one that the shipped weights were trained on. Left out on purpose: dropout while pre-training (one
+pass over an endless stream does not overfit; the saved config has GPT-2's 0.1, for runs that turn it on), weight decay
+on norms and biases, document masking (GPT-2 had none).
 """
 
 import argparse
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 8192
 CONTEXT = 128  # tokens a training sequence
+CHUNK = 256  # tokens whose logits exist at one time
 POSITIONS = 256  # longest input the model accepts is trained up to CONTEXT; the rest stays near its initial values
 
 
@@ -35,7 +37,7 @@ def read_corpus(path: Path) -> list[str]:
 
 
 def train_tokenizer(mixture: Mixture, english: list[str]) -> Any:
-    """Byte-level BPE with `VOCABULARY` tokens; answer words count both with and without a leading space."""
+    """Byte-level BPE with `VOCABULARY` tokens; answer words are counted 400 times with and without a leading space."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -44,14 +46,12 @@ def train_tokenizer(mixture: Mixture, english: list[str]) -> Any:
     words = sorted(set(answers) | set(mixture.words) | {t["c1"] for t in mixture.tasks["color"].rows})
     sentences = [t.answer(r) for t in mixture.tasks.values() for r in t.rows if " " in t.answer(r)]
     sentences += [row["sentence"] for row in mixture.tasks["sentiment"].rows]
-    repeated = [form for word in words for form in (word, " " + word)] * 60 + sentences * 60
+    repeated = [form for word in words for form in (word, " " + word)] * 400 + sentences * 60
     sample = [part for document in islice(mixture, 60_000) for part in (document.prompt, document.text) if part]
     tokenizer.train_from_iterator(
         [*english, *sample, *repeated], vocab_size=VOCABULARY, special_tokens=[END_OF_TEXT], show_progress=False
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer._tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
 
 
 def sequences(mixture: Iterator[Document], tokenizer: Any) -> Iterator[list[int]]:
@@ -84,13 +84,18 @@ def build_model(layers: int, width: int, heads: int, end: int) -> Any:
             n_embd=width,
             n_layer=layers,
             n_head=heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
             bos_token_id=end,
             eos_token_id=end,
         )
-    )
+    ).eval()
+
+
+def load_leg(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and model (float32) that an earlier leg saved."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -102,7 +107,28 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def train(model: Any, rows: Iterator[list[int]], steps: int, batch: int, peak: float, log: Any) -> None:
+def backward(model: Any, ids: "torch.Tensor") -> float:
+    """Mean next-token cross-entropy of ids (B, CONTEXT) and its gradients.
+
+    The logits are made and used up `CHUNK` tokens at a time: all at once they would be twenty times the activations.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.transformer(input_ids=ids).last_hidden_state[:, :-1].reshape(-1, model.config.n_embd)
+    leaf, targets, total = hidden.detach().requires_grad_(), ids[:, 1:].reshape(-1), 0.0
+    for part, target in zip(leaf.split(CHUNK), targets.split(CHUNK), strict=True):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model.lm_head(part)
+        loss = cross_entropy(logits.float(), target, reduction="sum") / len(targets)
+        loss.backward()
+        total += loss.item()
+    hidden.backward(leaf.grad)
+    return total
+
+
+def train(model: Any, rows: Iterator[list[int]], steps: int, stop_at: int, batch: int, peak: float, log: Any) -> None:
     """Next-token cross-entropy, bfloat16 compute, AdamW (betas 0.9, 0.95, weight decay 0.1 on matrices)."""
     import torch
 
@@ -110,20 +136,17 @@ def train(model: Any, rows: Iterator[list[int]], steps: int, batch: int, peak: f
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
-    model.train()
     started, mean = time.monotonic(), math.nan
-    for step in range(steps):
+    for step in range(stop_at):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
         ids = torch.tensor(list(islice(rows, batch)))  # (batch, CONTEXT)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(input_ids=ids, labels=ids).loss
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = backward(model, ids)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
-        if step % 100 == 99 or step == steps - 1:
+        mean = loss if math.isnan(mean) else 0.98 * mean + 0.02 * loss
+        if step % 100 == 99 or step == stop_at - 1:
             log(f"step {step + 1}/{steps}  loss {mean:.3f}  {time.monotonic() - started:.0f} s")
 
 
@@ -158,9 +181,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, help="plain English, .txt or .txt.xz")
     parser.add_argument("--out", type=Path, default=Path("outputs/nano"), help="folder for the model")
-    parser.add_argument("--steps", type=int, default=8000, help="updates of --batch sequences of 128 tokens")
+    parser.add_argument("--steps", type=int, default=5000, help="updates of --batch sequences of 128 tokens")
+    parser.add_argument("--stop-at", type=int, help="end here, on the learning rate schedule of --steps")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--init", type=Path, help="folder of an earlier leg: its weights and tokenizer are the start")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--heads", type=int, default=6)
@@ -175,15 +200,20 @@ def main() -> None:
     english = read_corpus(args.corpus)
     facts = read_jsonl(Path(__file__).parent / "facts.jsonl")
     tasks = [load_task_text(name) for name in TASKS]
-    tokenizer = train_tokenizer(Mixture(english, facts, tasks, args.seed + 1), english)
+    if args.init is None:
+        tokenizer = train_tokenizer(Mixture(english, facts, tasks, args.seed + 1), english)
+        model = build_model(args.layers, args.width, args.heads, tokenizer.eos_token_id)
+    else:
+        tokenizer, model = load_leg(args.init)
     mixture = Mixture(english, facts, tasks, args.seed)
-    model = build_model(args.layers, args.width, args.heads, tokenizer.eos_token_id)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}", flush=True)
     rows = sequences(iter(mixture), tokenizer)
-    train(model, rows, args.steps, args.batch, args.lr, lambda line: print(line, flush=True))
+    train(
+        model, rows, args.steps, args.stop_at or args.steps, args.batch, args.lr, lambda line: print(line, flush=True)
+    )
     print(sample_answers(model, tokenizer, mixture))
     withheld = {t.name: [t.prompt(row) for row in t.rows if is_withheld(t.name, row)] for t in tasks}
-    settings = {key: value for key, value in vars(args).items() if key not in ("corpus", "out")}
+    settings = {key: value for key, value in vars(args).items() if key not in ("corpus", "out", "init")}
     save(model, tokenizer, args.out, {"settings": settings, "withheld_prompts": withheld})
     print(f"saved to {args.out}")
 

@@ -1,11 +1,9 @@
 """From rewards to advantages, as pure functions. Shapes: B responses, T response tokens."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Baseline = Literal["prompt_value", "response_value", "batch_mean", "none"]
 
 
 def rewards_to_go(rewards: "Tensor", mask: "Tensor") -> "Tensor":
@@ -20,13 +18,9 @@ def rewards_to_go(rewards: "Tensor", mask: "Tensor") -> "Tensor":
     return (masked.sum(-1, keepdim=True) - masked.cumsum(-1) + masked) * mask
 
 
-def subtract_baseline(returns: "Tensor", values: "Tensor", mask: "Tensor", baseline: Baseline) -> "Tensor":
-    """Advantages (B, T): returns minus the values (B,), minus the batch's mean return, or minus nothing."""
-    if baseline == "none":
-        return returns * mask
-    if baseline == "batch_mean":
-        return (returns - returns[:, 0].mean()) * mask
-    return (returns - values.detach().unsqueeze(-1)) * mask
+def subtract_baseline(returns: "Tensor", baseline: "Tensor", mask: "Tensor") -> "Tensor":
+    """Advantages (B, T): each token's return minus its response's baseline (B,), zero outside the mask."""
+    return (returns - baseline.unsqueeze(-1)) * mask
 
 
 def whiten(advantages: "Tensor", mask: "Tensor") -> "Tensor":

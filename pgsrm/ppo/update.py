@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pgsrm.child.batch import PaddedBatch
+    from pgsrm.child.forward import Prefill
     from pgsrm.child.policy import Child, Scores
 
 
@@ -48,12 +49,21 @@ class Learner:
             module.parameters(), lr=lr, eps=settings.adam_eps, weight_decay=settings.weight_decay, fused=True
         )
 
+    def one_pass(self, rows: int) -> bool:
+        """Whether an update on `rows` responses is one gradient step on one forward pass, whose probability ratio is 1."""
+        s = self.settings
+        return s.epochs == 1 and s.minibatches == 1 and (s.micro_batch is None or s.micro_batch >= rows)
+
+    def reuses_prompts(self, rows: int) -> bool:
+        """Whether sampling's pass over the prompts is also the update's: same weights, padding, and no dropout."""
+        return self.one_pass(rows) and self.settings.padding == "left" and not self.settings.dropout
+
     def values(self, scores: "Scores") -> "Tensor":
         """V (B,), of the prompt or of the last response token, on detached hidden states (D2).
 
         The last response token's hidden state is there only when `baseline` asks for it.
         """
-        hidden = scores.prompt_hidden if scores.last_hidden is None else scores.last_hidden
+        hidden = scores.prompt_hidden if scores.value_hidden is None else scores.value_hidden
         return self.value_head(hidden.detach().float()).squeeze(-1)
 
 
@@ -63,10 +73,11 @@ class _Sampled:
 
     batch: "PaddedBatch"
     mask: "Tensor"  # tokens in the loss
-    returns: "Tensor"
+    returns: "Tensor"  # over the whole response; the first token's is the response's reward
     reference: "Tensor"  # (B, T, V) the reference's log-probabilities
     old_logprobs: "Tensor | None"  # None: the first gradient step's own log-probs, whose ratio is 1
     advantages: "Tensor | None"  # None: from the first gradient step's own values
+    read: "Prefill | None"  # the policy's pass over the prompts, if it is still good for the first gradient step
 
 
 def step(
@@ -74,26 +85,28 @@ def step(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     rewards: Sequence[float] | Sequence[Sequence[float]],
+    read: "Prefill | None" = None,
 ) -> dict[str, float]:
     """One update on B responses; returns its metrics (docs/metrics.md), among them `loss/policy` and `loss/value`.
 
     `prompts` and `responses` are token ids as sampled (EOS included where it was sampled, never added); `rewards` is one
-    float a response or one a token. The learner's policy must still be the one that sampled the responses.
+    float a response or one a token. The learner's policy must still be the one that sampled the responses. `read` is the
+    sampling's pass over the prompts with its graph, which saves a second one (`Learner.reuses_prompts`).
     """
     import torch
 
     settings = learner.settings
-    sampled = _prepare(learner, prompts, responses, rewards)
+    sampled = _prepare(learner, prompts, responses, rewards, read if learner.reuses_prompts(len(prompts)) else None)
     before = _copy_weights(learner) if settings.kl_reference == "previous" else None
     metrics: list[dict[str, float]] = []
     for _ in range(settings.epochs):
         if settings.minibatches == 1:
-            parts = (torch.arange(len(prompts)),)
+            parts: tuple[Tensor, ...] = (torch.arange(len(prompts)),)
         else:
             parts = torch.randperm(len(prompts), generator=learner.shuffle).chunk(settings.minibatches)
         metrics += [_gradient_step(learner, sampled, part.to(learner.child.device)) for part in parts]
     if before is not None:
-        learner.child.reference.load_state_dict(before)
+        learner.child.set_reference(before)
     result = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
     result["policy/kl_coef"] = learner.kl_coef
     measured = result.pop("kl_response") if settings.kl_control == "ziegler" else result["policy/kl"]
@@ -131,6 +144,7 @@ def _prepare(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     rewards: Sequence[float] | Sequence[Sequence[float]],
+    read: "Prefill | None",
 ) -> _Sampled:
     import torch
 
@@ -140,18 +154,24 @@ def _prepare(
     returns = rewards_to_go(_pad_rewards(rewards, batch), batch.response_mask)  # an untrained EOS has its reward too
     chunks = torch.arange(len(prompts), device=mask.device).split(settings.micro_batch or len(prompts))
     reference = torch.cat([child.score_reference(batch.rows(rows)).log_softmax(-1) for rows in chunks])
-    one_pass = settings.epochs == 1 and settings.minibatches == 1 and len(chunks) == 1
-    if one_pass:
-        return _Sampled(batch, mask, returns, reference, None, None)
+    if learner.one_pass(len(prompts)):
+        return _Sampled(batch, mask, returns, reference, None, None, read)
     with torch.no_grad():
         scored = [_score(learner, batch.rows(rows), reference[rows]) for rows in chunks]
     old_logprobs = torch.cat([part.logprobs for part in scored])
     values = torch.cat([part.values for part in scored])
-    return _Sampled(batch, mask, returns, reference, old_logprobs, _advantages(learner, returns, values, mask))
+    advantages = _advantages(learner, returns, values, mask)
+    return _Sampled(batch, mask, returns, reference, old_logprobs, advantages, None)
 
 
 def _advantages(learner: Learner, returns: "Tensor", values: "Tensor", mask: "Tensor") -> "Tensor":
-    advantages = subtract_baseline(returns, values, mask, learner.settings.baseline)
+    """Advantages (B, T) after the baseline that the settings name: the values (B,), the batch's mean, or nothing."""
+    kind, totals = learner.settings.baseline, returns[:, 0]
+    if kind == "none":
+        baseline = totals * 0
+    else:
+        baseline = totals.mean().expand_as(totals) if kind == "batch_mean" else values.detach()
+    advantages = subtract_baseline(returns, baseline, mask)
     return whiten(advantages, mask) if learner.settings.whiten_advantages else advantages
 
 
@@ -166,22 +186,31 @@ class _TokenScores:
     values: "Tensor"  # (B,)
 
 
-def _score(learner: Learner, batch: "PaddedBatch", reference: "Tensor") -> _TokenScores:
+def _score(learner: Learner, batch: "PaddedBatch", reference: "Tensor", read: "Prefill | None" = None) -> _TokenScores:
     """Score the responses against the reference's log-probabilities (B, T, V)."""
     from pgsrm.child.policy import truncate
     from pgsrm.ppo.statistics import token_statistics
 
     settings = learner.settings
-    scores = learner.child.score(batch, last_hidden=settings.baseline == "response_value")
+    scores = learner.child.score(batch, _value_place(learner, batch), read)
     full, entropy, exact = token_statistics(scores.logits, batch.response_ids, reference)
     logprobs = full
     if settings.scored_distribution == "sampled" and (settings.temperature != 1 or settings.top_k):
         kept = truncate(scores.logits, settings.temperature, settings.top_k, batch.response_ids)
         logprobs = token_logprobs(kept, batch.response_ids)
-    kl = exact if settings.kl_estimator == "exact" else kl_divergence(
-        settings.kl_estimator, full, _reference_logprobs(reference, batch)
+    kl = (
+        exact
+        if settings.kl_estimator == "exact"
+        else kl_divergence(settings.kl_estimator, full, _reference_logprobs(reference, batch))
     )
     return _TokenScores(logprobs, full, entropy, kl, learner.values(scores))
+
+
+def _value_place(learner: Learner, batch: "PaddedBatch") -> "Tensor | None":
+    """How many response tokens (B,) the value head sees: up to the last one in the loss mask, or None for none (D2)."""
+    if learner.settings.baseline != "response_value":
+        return None
+    return _loss_mask(batch, learner.child.eos, learner.settings.train_eos).long().sum(-1)
 
 
 def _reference_logprobs(reference: "Tensor", batch: "PaddedBatch") -> "Tensor":
@@ -205,7 +234,7 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
     for micro in rows.split(settings.micro_batch or len(rows)):
         batch, mask, returns = sampled.batch.rows(micro), sampled.mask[micro], sampled.returns[micro]
         reference = sampled.reference[micro] if len(micro) < len(sampled.batch) else sampled.reference
-        scores = _score(learner, batch, reference)
+        scores = _score(learner, batch, reference, sampled.read)
         logprobs, values = scores.logprobs, scores.values
         old = logprobs.detach() if sampled.old_logprobs is None else sampled.old_logprobs[micro]
         if sampled.advantages is None:

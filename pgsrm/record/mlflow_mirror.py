@@ -7,7 +7,7 @@ to it happen in that thread: training neither waits for it nor ends with it.
 """
 
 import json
-import logging
+import os
 import re
 import threading
 import time
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.record.files import replace
-from pgsrm.record.mlflow_store import connect, experiment_id, tracking_uri, trouble
+from pgsrm.record.mlflow_store import connect, experiment_id, tracking_uri, warn_once
 from pgsrm.record.params import without_user
 from pgsrm.record.run_folder import RunFolder, parse_lines
 
@@ -28,8 +28,6 @@ _LONGEST_PAUSE = 60.0  # seconds between two tries while MLflow does not answer
 _METRICS_A_CALL = 1000  # MLflow's limit for log_batch
 _PARAMS_A_CALL = 100  # likewise
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-
-logger = logging.getLogger(__name__)
 
 
 def is_complete(folder: RunFolder) -> bool:
@@ -65,16 +63,16 @@ class MlflowMirror:
         self._tags = {key: str(value) for key, value in tags.items() if value is not None}
         self._client: MlflowClient | None = None
         self._sent = _load(folder)
-        self._offset = 0  # in metrics.jsonl; not kept over restarts, since resuming cuts the file
+        self._offset = 0  # in metrics.jsonl, of the first line not sent
+        self._inode = -1  # of the metrics.jsonl that the offset is in
         self._started_ms = 0
         self._end: tuple[str, str | None] | None = None
         self._stop = threading.Event()
         self._progress = 0.0
-        self._warned = False
         self._thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread. Best after torch and transformers are imported, and after `truncate_after`."""
+        """Starts the thread."""
         self._thread.start()
 
     def finish(self, state: str, reason: str | None = None, patience: float = 10.0) -> None:
@@ -107,13 +105,7 @@ class MlflowMirror:
         return True
 
     def _warn(self, error: BaseException) -> None:
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "%s; training goes on, what is in %s is sent once it answers",
-                trouble(self._uri, error),
-                self._folder.metrics,
-            )
+        warn_once(self._uri, error, f"training goes on, what is in {self._folder.metrics} is sent once it answers")
 
     def _send(self) -> None:
         """Sends every whole line that MLflow does not have yet."""
@@ -121,6 +113,9 @@ class MlflowMirror:
         if not self._folder.metrics.exists():
             return
         with open(self._folder.metrics, "rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._inode:  # `truncate_after` puts a new file in the old one's place
+                self._inode, self._offset = inode, 0
             file.seek(self._offset)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]

@@ -21,6 +21,7 @@ _SERVERS = ("http", "https")
 _SCHEMES = (*_SERVERS, "sqlite", "postgresql", "mysql", "mssql")
 
 logger = logging.getLogger(__name__)
+_told: set[str] = set()
 
 
 def tracking_uri(tracking: Mapping[str, Any]) -> str:
@@ -54,7 +55,7 @@ def prepare(tracking: Mapping[str, Any]) -> str | None:
     except UserError:
         raise
     except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
-        logger.warning("%s; the runs go on without it and send what they have once it answers", trouble(uri, error))
+        warn_once(uri, error, "the runs go on without it and send what they have once it answers")
         return None
 
 
@@ -124,6 +125,13 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
             f"(mlflow experiments restore -x {experiment.experiment_id}) or choose another name"
         )
     return str(experiment.experiment_id)
+
+
+def warn_once(uri: str, error: BaseException, then: str) -> None:
+    """Warn of an address that does not answer and say what happens then: one line a process."""
+    if uri not in _told:
+        _told.add(uri)
+        logger.warning("%s; %s", trouble(uri, error), then)
 
 
 def trouble(uri: str, error: BaseException) -> str:

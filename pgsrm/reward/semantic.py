@@ -67,6 +67,10 @@ class SemanticReward:
             "without_vector": float(missing.mean()),
         }
 
+    def check(self, references: Sequence[str]) -> None:
+        """Embed all references of a run before it starts. Raises UserError for one without a vector."""
+        self._embed_references(references)
+
     def _embed_references(self, references: Sequence[str]) -> np.ndarray:
         """Embeddings (B, d) of the references, each text embedded once in the reward's life."""
         import numpy as np

@@ -15,9 +15,7 @@ from pgsrm.task.lexicon import (
 )
 
 # White space, punctuation that opens or ends a sentence, straight and curly quotes, guillemets, brackets.
-_SURROUNDING = (
-    " \t\n\r\f\v\u00a0" + ".,;:!?\u2026" + "\"'`\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb" + "()[]{}"
-)
+_SURROUNDING = " \t\n\r\f\v\u00a0" + ".,;:!?\u2026" + "\"'`\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb" + "()[]{}"
 _NEGATION_REACH = 3  # words: "not a very happy day"
 
 

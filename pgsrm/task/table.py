@@ -40,9 +40,7 @@ def find_data(data: str, key: str) -> Path:
     if data in shipped_names():
         return SHIPPED / data
     problem = "is a folder" if path.is_dir() else "no such file, and no shipped data of that name"
-    raise UserError(
-        f"{key}={data}: {problem}; give a CSV or JSONL file, or one of {', '.join(shipped_names())}"
-    )
+    raise UserError(f"{key}={data}: {problem}; give a CSV or JSONL file, or one of {', '.join(shipped_names())}")
 
 
 def read_table(path: Path, key: str) -> list[Row]:
@@ -126,9 +124,7 @@ def _jsonl_rows(text: str) -> Iterator[Row]:
             values = json.loads(record)
         except json.JSONDecodeError as error:
             problem = f"not valid JSON ({error.msg}, column {error.colno})"
-            raise _MalformedError(
-                line, f'{problem}; each line is one object, like {{"word": "hot"}}'
-            ) from error
+            raise _MalformedError(line, f'{problem}; each line is one object, like {{"word": "hot"}}') from error
         if not isinstance(values, dict):
             raise _MalformedError(line, 'not a JSON object; each line is one object, like {"word": "hot"}')
         yield Row(line, {name.strip(): _as_text(value) for name, value in values.items()})

@@ -139,18 +139,14 @@ def _refuse_duplicates(prompts: list[_Prompt], where: str) -> None:
         first.setdefault(prompt.text, prompt.line)
     if repeats:
         line, original = repeats[0]
-        raise UserError(
-            f"{where}: line {line}: the prompt of line {original} again{_how_many(repeats)}; remove one"
-        )
+        raise UserError(f"{where}: line {line}: the prompt of line {original} again{_how_many(repeats)}; remove one")
 
 
 def _how_many(lines: list[Any]) -> str:
     return f" ({len(lines)} such rows)" if len(lines) > 1 else ""
 
 
-def _with_references(
-    prompts: list[_Prompt], config: Mapping[str, Any], references: str | None
-) -> list[Example]:
+def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], references: str | None) -> list[Example]:
     parent = _answers(config, references, "parent.references") if references else None
     template = config.get("reference")
     needs_curated = not (parent is not None or template or all(prompt.reference for prompt in prompts))

@@ -1,0 +1,111 @@
+"""The two forward passes that everything is made of: prompts first (prefill), then response tokens on top of them.
+
+Shapes: B rows, S shared prefix tokens, P padded prompt tokens, T response tokens, V vocabulary, D width.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.child.batch import PaddedBatch, positions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Prompts after their forward pass: what a response's tokens attend to and where they start from."""
+
+    keys_values: tuple[tuple["Tensor", "Tensor"], ...]  # a layer: (B, heads, S + P, head width) each
+    mask: "Tensor"  # (B, S + P) bool
+    logits: "Tensor"  # (B, V) of the first response token
+    hidden: "Tensor"  # (B, D) last layer at the last position
+
+    def rows(self, index: "Tensor") -> "Prefill":
+        """The rows `index` (n,)."""
+        keys_values = tuple((keys[index], values[index]) for keys, values in self.keys_values)
+        return Prefill(keys_values, self.mask[index], self.logits[index], self.hidden[index])
+
+    def detach(self) -> "Prefill":
+        """The same numbers without their graph."""
+        keys_values = tuple((keys.detach(), values.detach()) for keys, values in self.keys_values)
+        return Prefill(keys_values, self.mask, self.logits.detach(), self.hidden.detach())
+
+    def cache(self) -> Any:
+        """A new cache that begins with these keys and values; filling it up leaves them as they are."""
+        from transformers import DynamicCache
+
+        return DynamicCache(ddp_cache_data=self.keys_values)
+
+
+class HeadInput:
+    """A pre-hook of a model's output layer: keeps the hidden states that it is given, and can put others before them.
+
+    They go in as one dense block: given a slice, the output layer would make one small product a row of the batch, and
+    given the prompts' last states apart, two gradients of the vocabulary's size to be added up.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.before: Tensor | None = None  # (B, 1, D)
+        self.hidden: Tensor | None = None
+        model.get_output_embeddings().register_forward_pre_hook(self._keep)
+
+    def _keep(self, module: Any, arguments: tuple["Tensor", ...]) -> tuple["Tensor", ...]:
+        import torch
+
+        hidden = arguments[0]
+        self.hidden = hidden.contiguous() if self.before is None else torch.cat([self.before, hidden], dim=1)
+        self.before = None
+        return (self.hidden, *arguments[1:])
+
+    def take(self) -> "Tensor":
+        """The hidden states of the forward pass just made, which are then let go."""
+        hidden, self.hidden = self.hidden, None
+        assert hidden is not None
+        return hidden
+
+
+def prefill(model: Any, head: HeadInput, batch: PaddedBatch) -> Prefill:
+    """Run the prompts of `batch`. The prefix that they share is computed once; its gradient is summed over the rows."""
+    import torch
+
+    shared = len(batch.prefix_ids)
+    mask = torch.cat([batch.prompt_mask.new_ones(len(batch), shared), batch.prompt_mask], dim=1)
+    cache = None
+    if shared:
+        cache = model(input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True, logits_to_keep=1).past_key_values
+        for layer in cache.layers:
+            layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
+            layer.values = layer.values.expand(len(batch), -1, -1, -1)
+    out = model(
+        input_ids=batch.prompt_ids,
+        attention_mask=mask.long(),
+        position_ids=positions(mask, batch.padding)[:, shared:],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    keys_values = tuple((layer.keys, layer.values) for layer in out.past_key_values.layers)
+    return Prefill(keys_values, mask, out.logits[:, -1].float(), head.take()[:, -1])
+
+
+def extend(model: Any, head: HeadInput, prompts: Prefill, batch: PaddedBatch, fed: int) -> tuple["Tensor", "Tensor"]:
+    """Logits (B, fed + 1, V) of the response tokens, and the hidden states (B, fed + 1, D) that they come from.
+
+    The first token's come from the prompt's last position, token t's from the model having read the tokens before it.
+    """
+    import torch
+
+    first = prompts.hidden.unsqueeze(1)
+    if fed == 0:
+        return prompts.logits.unsqueeze(1), first
+    mask = torch.cat([prompts.mask, batch.response_mask[:, :fed]], dim=1)
+    head.before = first
+    out = model(
+        input_ids=batch.response_ids[:, :fed],
+        attention_mask=mask.long(),
+        position_ids=positions(mask, batch.padding)[:, -fed:],
+        past_key_values=prompts.cache(),
+        use_cache=True,
+    )
+    return out.logits.float(), head.take()

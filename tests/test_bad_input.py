@@ -1,0 +1,242 @@
+"""Bad input: one clear line that names key, value and remedy, a non-zero exit, and nothing started."""
+
+import json
+import resource
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# override, and what its line must say: the key with its value, and what to do
+BAD = [
+    ("task=colour", "task=colour: unknown task; there are antonym, category, color,", "did you mean color?"),
+    ("reward=pgsm", "reward=pgsm: unknown reward; there are binary, pgsrm", "did you mean pgsrm?"),
+    ("ppo=papper", "ppo=papper: unknown ppo; there are paper, released, sound", "did you mean paper?"),
+    ("task=null", "task=null: not an option of task; there are antonym,", ""),
+    ("ppo.batchsize=3", "ppo.batchsize=3: unknown key", "did you mean batch_size?"),
+    ("taks=color", "taks=color: unknown key", "did you mean task?"),
+    ("+ppo.batchsize=3", "ppo.batchsize: unknown key; there are actor_lr, ", "batch_size"),
+    ("+reward.beta=3", "reward.beta: unknown key; pgsrm.reward.SemanticReward takes alpha, embedder,", ""),
+    ("ppo.batch_size=0", "ppo.batch_size=0: expected `int` >= 1; set ppo.batch_size", ""),
+    ("ppo.batch_size=2.5", "ppo.batch_size=2.5: expected `int`, got `float`; set ppo.batch_size", ""),
+    ("ppo.actor_lr=-1", "ppo.actor_lr=-1: expected `float` > 0", ""),
+    ("ppo.actor_lr=fast", "ppo.actor_lr=fast: expected `float`, got `str`", ""),
+    ("ppo.baseline=mean", "ppo.baseline=mean: not an option; there are prompt_value, response_value, batch_mean", ""),
+    ("ppo.epochs=2", "ppo.epochs=2", "set ppo.clip_range"),
+    ("ppo.episodes=3", "ppo.episodes=3: less than one batch; set it to 4 or more", ""),
+    ("reward.alpha=0.5", "reward.alpha=0.5: expected `float` >= 1", ""),
+    ("reward.alpha=x", "reward.alpha=x: expected `float`, got `str`", ""),
+    ("reward.similarity=l1", "reward.similarity=l1: not an option; there are cosine, euclidean", ""),
+    ("reward._target_=pgsrm.reward.Nope", "reward._target_=pgsrm.reward.Nope: can't be imported", "PYTHONPATH"),
+    ("reward._target_=nowhere.f", "reward._target_=nowhere.f: can't be imported (No module named 'nowhere')", "give"),
+    ("task.checker._target_=nowhere.f", "task.checker._target_=nowhere.f: can't be imported", "PYTHONPATH"),
+    ("embedder.path=nowhere.kv", "embedder.path=nowhere.kv: there is no such file; name", ""),
+    ("seed=-1", "seed=-1: expected `int` >= 0", ""),
+    ("threads=0", "threads=0: expected `int` >= 1", ""),
+    ("evaluation.every=0", "evaluation.every=0: expected `int` >= 1", ""),
+    ("checkpoint.minutes=0", "checkpoint.minutes=0: expected `float` > 0", ""),
+    ("task.holdout=1", "task.holdout=1: expected `float` < 1", ""),
+    ("task.data=nowhere.csv", "task.data=nowhere.csv: no such file", "give a CSV or JSONL file"),
+    ("task.template=hello", "task.template='hello': asks the same for every row; put a {column} in it", ""),
+    ("parent.references=nowhere.csv", "parent.references=nowhere.csv: no such file", "give a CSV or JSONL file"),
+    ("model.path=/nowhere", "model.path=/nowhere: no such folder; name a folder", ""),
+    ("model.path=.", "model.path=.: the folder has no config.json; name", ""),
+    (
+        "model.path=nobody/nothing",
+        "model.path=nobody/nothing: neither a folder nor a model that the hub gives",
+        "check",
+    ),
+    ("model.device=gpu", "model.device=gpu: not a device; use auto, cpu, cuda", ""),
+    ("model.dtype=float16", "model.dtype=float16: not an option; there are float32, bfloat16", ""),
+    ("paths.outputs=/dev/null/here", "paths.outputs=/dev/null/here: can't be written", "name a folder"),
+    ("ppo.batch_size", "ppo.batch_size: can't be read", "write key=value"),
+]
+IDS = [override for override, *_ in BAD]
+
+
+def with_override(small: Sequence[str], override: str) -> list[str]:
+    """The small run with one key set otherwise."""
+    key = override.lstrip("+").partition("=")[0]
+    return [each for each in small if not each.startswith(f"{key}=")] + [override]
+
+
+@pytest.mark.parametrize(("override", "what", "remedy"), BAD, ids=IDS)
+def test_one_run(
+    call_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path, override: str, what: str, remedy: str
+) -> None:
+    result = call_cli(*with_override(small, override))
+    assert result.code == 2
+    assert what in result.error_line
+    assert remedy in result.error_line
+    assert result.out == ""
+    assert not (tmp_path / "outputs/runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("sweep", "what"),
+    [
+        ("task=color,colour", "task=colour: unknown task"),
+        ("reward=binary,pgsm", "reward=pgsm: unknown reward"),
+        ("reward=binary,pgsrm reward.alpha=2", "reward.alpha=2: unknown key"),  # binary has none
+        ("ppo.batch_size=4,0", "ppo.batch_size=0: expected"),
+        ("seed=0,-1", "seed=-1: expected"),
+        ("task.data=color.jsonl,nowhere.csv", "task.data=nowhere.csv: no such file"),
+        ("model.path={tiny},/nowhere", "model.path=/nowhere: no such folder"),
+        ("reward._target_=pgsrm.reward.SemanticReward,nowhere.f", "reward._target_=nowhere.f: can't be imported"),
+        ("seed=0,1 ppo.batchsize=3", "ppo.batchsize=3: unknown key"),
+        ("seed=0,1 paths.outputs=/dev/null/here", "paths.outputs=/dev/null/here: can't be written"),
+        ("seed=0,1 hydra/launcher=slum", "hydra/launcher=slum: unknown"),
+    ],
+)
+def test_no_run_of_a_sweep_starts_when_only_the_second_is_bad(
+    call_cli: Callable[..., Any], small: Sequence[str], tiny: Path, tmp_path: Path, sweep: str, what: str
+) -> None:
+    overrides = list(small)
+    for override in sweep.format(tiny=tiny).split():
+        overrides = with_override(overrides, override)
+    result = call_cli("-m", *overrides)
+    assert result.code == 2
+    assert what in result.error_line
+    assert not (tmp_path / "outputs/runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("words.csv", "word,reference\nhot,cold\nup,down,left\n", "line 3: 3 values for 2 columns"),
+        ("words.jsonl", '{"word": "hot", "reference": "cold"}\n{"word": "up"\n', "line 2: not valid JSON"),
+        ("words.jsonl", '{"word": "hot", "reference": "cold"}\n\n["up"]\n', "line 3: not a JSON object"),
+        ("words.csv", "word\nhot\nqwertz\n", "1 of 2 rows have no reference, the first is line 3; add"),
+        ("words.csv", "noun,reference\nhot,cold\n", "line 2: no column `word`"),
+        ("words.csv", "", "no rows"),
+        ("words.txt", "hot", "ends in neither .csv nor .jsonl"),
+    ],
+)
+def test_malformed_data_with_its_line(
+    call_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path, name: str, content: str, what: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    result = call_cli(*small, "task=antonym", f"task.data={name}")
+    assert result.code == 2
+    assert f"task.data={tmp_path / name}: " in result.error_line
+    assert what in result.error_line
+    assert not (tmp_path / "outputs/runs").exists()
+
+
+def test_in_a_process_of_its_own(run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:
+    """The whole command: nothing of Hydra's around the line, and no traceback."""
+    result = run_cli("-m", *small, "task=color,colour")
+    assert result.code == 2
+    assert result.error_line.startswith("pgsrm: task=colour: unknown task;")
+    result = run_cli(*with_override(small, "ppo.batch_size=0"))
+    assert result.code == 2
+    assert result.error_line == "pgsrm: ppo.batch_size=0: expected `int` >= 1; set ppo.batch_size accordingly"
+    assert not (tmp_path / "outputs/runs").exists()
+
+
+def test_a_wrong_value_for_a_users_own_reward(
+    run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    def __init__(self, weight: float) -> None: ...\n    def __call__(self, **_): ...\n"
+    )
+    for override, what in (
+        ("+reward.weight=much", "reward.weight=much: expected `float`, got `str`"),
+        ("+reward.height=1", "reward.height: unknown key; mine.Mine takes weight"),
+        ("seed=1", "reward.weight: missing, mine.Mine needs it; set it"),
+    ):
+        (tmp_path / "conf/reward").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf/reward/mine.yaml").write_text("_target_: mine.Mine\n")
+        result = run_cli("--config-dir=conf", *small, "reward=mine", override, pythonpath=tmp_path)
+        assert (result.code, what in result.error_line) == (2, True)
+        assert not (tmp_path / "outputs/runs").exists()
+
+
+# What shows only once a run has started
+
+
+def failed_run(outputs: Path) -> dict[str, object]:
+    """The status of the only run, which must have failed."""
+    (status,) = (json.loads(path.read_text()) for path in outputs.glob("runs/*/status.json"))
+    assert status["state"] == "failed"
+    return status
+
+
+@pytest.fixture
+def own_reward(tmp_path: Path) -> Callable[[str], list[str]]:
+    """`own_reward(source)`: the overrides that choose the function `reward` of a module with that source."""
+
+    def write(source: str) -> list[str]:
+        (tmp_path / "mine.py").write_text(source)
+        (tmp_path / "conf/reward").mkdir(parents=True)
+        (tmp_path / "conf/reward/mine.yaml").write_text("_target_: mine.reward\n_partial_: true\n")
+        return ["--config-dir=conf", "reward=mine"]
+
+    return write
+
+
+def test_a_function_needs_partial(run_cli: Callable[..., Any], own_reward: Callable[..., Any], tmp_path: Path) -> None:
+    overrides = own_reward("def reward(*, responses, **_):\n    return [0.0 for _ in responses]\n")
+    (tmp_path / "conf/reward/mine.yaml").write_text("_target_: mine.reward\n")
+    result = run_cli(*overrides, pythonpath=tmp_path)
+    assert result.code == 2
+    assert "reward.responses: missing, mine.reward needs it;" in result.error_line
+    assert "_partial_: true" in result.error_line
+
+
+def test_a_reward_that_returns_too_few(
+    run_cli: Callable[..., Any], small: Sequence[str], own_reward: Callable[..., Any], tmp_path: Path
+) -> None:
+    overrides = own_reward("def reward(**_):\n    return [1.0]\n")
+    result = run_cli(*overrides, *small, pythonpath=tmp_path)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    assert "it returned 1 rewards for 90 responses; return one each" in result.err.splitlines()[-1]
+    assert "it returned 1 rewards" in str(failed_run(tmp_path / "outputs")["reason"])
+
+
+def test_prompts_longer_than_the_models_context(
+    run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path
+) -> None:
+    """The tiny model has 128 positions. Wrong version: an IndexError from inside the model."""
+    (tmp_path / "long.csv").write_text("word,reference\nhot,cold\n" + "x y " * 100 + ",z\n")
+    result = run_cli(*small, "task=antonym", "task.data=long.csv")
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    assert "the model has 128 positions for prompt and response; shorten" in result.err.splitlines()[-1]
+    failed_run(tmp_path / "outputs")
+
+
+def test_disk_full_stops_the_run_and_the_same_command_goes_on(
+    run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path
+) -> None:
+    """No file may grow beyond 100 kB: the record fits, a checkpoint (and the final model) does not."""
+
+    def full_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    for when in ("checkpoint.minutes=1e-6", "checkpoint.minutes=100"):
+        result = run_cli(*small, when, preexec_fn=full_disk)
+        assert result.code == 2
+        assert "Traceback" not in result.err
+        assert "the disk is full or the quota used up; free some space" in result.err.splitlines()[-1]
+        failed_run(tmp_path / "outputs")
+    assert run_cli(*small).code == 0
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert [json.loads(line)["update"] for line in (folder / "metrics.jsonl").open()] == [0, 1, 2, 3, 4]
+    assert (folder / "model/model.safetensors").stat().st_size > 100_000
+
+
+def test_mlflow_out_of_reach_costs_one_warning(
+    run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path
+) -> None:
+    overrides = [each for each in small if each != "tracking=none"]
+    result = run_cli(*overrides, "tracking.uri=http://127.0.0.1:1")
+    assert result.code == 0
+    assert "Traceback" not in result.err
+    assert sum("MLflow at http://127.0.0.1:1 does not answer" in line for line in result.err.splitlines()) == 1
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 5

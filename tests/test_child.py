@@ -1,0 +1,333 @@
+"""The child: padding, positions, shared prefix, scoring, sampling, loading, and text."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pgsrm.child.batch import common_prefix, pad_prompts, positions
+from pgsrm.child.load import SHIPPED, ModelSettings, check_model, load_model, load_tokenizer, resolve_device
+from pgsrm.child.policy import Sampling, draw, truncate
+from pgsrm.child.text import Codec
+from pgsrm.errors import UserError
+
+LoadChild = Callable[..., Any]
+CPU = torch.device("cpu")
+PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40]]
+RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [55, 0]]
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("prompts", "length"),
+    [
+        ([[1, 2, 3], [1, 2, 4, 5]], 2),
+        ([[1, 2], [3, 4]], 0),
+        ([[1, 2], [1, 2, 3]], 1),  # every prompt keeps a token of its own: its logits predict the response
+        ([[1, 2, 3]], 2),
+        ([[7], [7, 8]], 0),
+    ],
+)
+def test_common_prefix(prompts: list[list[int]], length: int) -> None:
+    assert common_prefix(prompts) == length
+
+
+def test_padding_and_masks() -> None:
+    ids, mask = pad_prompts([[1, 0], [2]], 0, "left", CPU)  # the 0 in the first prompt is a token, not a pad
+    assert ids.tolist() == [[1, 0], [0, 2]]
+    assert mask.tolist() == [[True, True], [False, True]]
+    ids, mask = pad_prompts([[1, 0], [2]], 0, "right", CPU)
+    assert ids.tolist() == [[1, 0], [2, 0]]
+    assert mask.tolist() == [[True, True], [True, False]]
+
+
+def test_positions() -> None:
+    mask = torch.tensor([[True, True, True], [False, False, True]])
+    assert positions(mask, "left").tolist() == [[0, 1, 2], [0, 0, 0]]
+    assert positions(mask, "right").tolist() == [[0, 1, 2], [0, 1, 2]]  # D4: pads take places
+
+
+def test_the_prefix_is_taken_out_and_left_in_for_other_prompts(load_child: LoadChild) -> None:
+    child = load_child(prompts=PROMPTS)
+    batch = child.pad(PROMPTS, RESPONSES)
+    assert batch.prefix_ids.tolist() == [5, 6]
+    assert batch.prompt_ids.tolist() == [[0, 0, 7], [20, 21, 22], [0, 30, 31], [0, 0, 40]]
+    assert batch.response_ids.tolist() == [[50, 51, 0], [52, 53, 54], [0, 0, 0], [55, 0, 0]]
+    assert batch.response_mask.sum(1).tolist() == [3, 3, 1, 2]
+    for other in ([9, 6, 7], [5], [5, 6]):  # another beginning; the prefix's own beginning; the prefix itself
+        outside = child.pad([PROMPTS[0], other], RESPONSES[:2])
+        assert outside.prefix_ids.tolist() == []
+        assert outside.prompt_mask.sum(1).tolist() == [3, len(other)]
+
+
+def test_rows_of_a_batch(load_child: LoadChild) -> None:
+    child = load_child(prompts=PROMPTS)
+    batch = child.pad(PROMPTS, RESPONSES)
+    part = batch.rows(torch.tensor([2, 0]))
+    assert (len(batch), len(part)) == (4, 2)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(child.score(part).logits, child.score(batch).logits[[2, 0]], **close)
+
+
+# Scoring
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
+def test_shared_prefix_changes_no_number_and_no_gradient(
+    load_child: LoadChild, architecture: str, padding: str
+) -> None:
+    results, sampled = [], []
+    for share in (True, False):
+        child = load_child(architecture, prompts=PROMPTS, padding=padding, share_prefix=share)
+        assert child.prefix[-2:] == ([5, 6] if share else [])
+        batch = child.pad(PROMPTS, RESPONSES)
+        scores = child.score(batch, torch.tensor([3, 0, 1, 2]))
+        logp = scores.logits.log_softmax(-1)[batch.response_mask]  # (tokens, V)
+        loss = (logp * torch.linspace(-1, 1, logp.shape[-1])).mean() + scores.value_hidden.sin().mean()
+        gradients = torch.autograd.grad(loss, list(child.model.parameters()))
+        results.append((logp, scores.prompt_hidden, scores.value_hidden, *gradients))
+        sampled.append(child.sample(PROMPTS, torch.full((4, 5), 0.7), Sampling(5)).responses)
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert sampled[0] == sampled[1]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_hidden_state_after_so_many_tokens_is_there_when_asked_for(load_child: LoadChild, share: bool) -> None:
+    child = load_child(prompts=PROMPTS, share_prefix=share)
+    batch, close = child.pad(PROMPTS, RESPONSES), {"rtol": 1e-5, "atol": 1e-5}
+    asked, plain = child.score(batch, torch.tensor([3, 2, 0, 2])), child.score(batch)
+    assert plain.value_hidden is None
+    torch.testing.assert_close(plain.logits, asked.logits, **close)
+    torch.testing.assert_close(plain.prompt_hidden, asked.prompt_hidden, **close)
+    for i, count in enumerate([3, 2, 0, 2]):
+        ids = torch.tensor([PROMPTS[i] + RESPONSES[i][:count]])
+        hidden = child.model(ids, output_hidden_states=True).hidden_states[-1][0]
+        torch.testing.assert_close(asked.value_hidden[i], hidden[-1], **close)
+        torch.testing.assert_close(asked.prompt_hidden[i], hidden[len(PROMPTS[i]) - 1], **close)
+    one = child.pad(PROMPTS, [[r[0]] for r in RESPONSES])  # a single response token: nothing of it is read
+    torch.testing.assert_close(child.score(one).logits, plain.logits[:, :1], **close)
+
+
+def test_the_samplings_pass_over_the_prompts_is_as_good_as_a_new_one(load_child: LoadChild) -> None:
+    child = load_child(prompts=PROMPTS)
+    uniforms = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+    sampled = child.sample(PROMPTS, uniforms, Sampling(3), with_graph=True)
+    batch, results = child.pad(PROMPTS, sampled.responses), []
+    for read in (sampled.prompts, None):
+        logits = child.score(batch, None, read).logits
+        gradients = torch.autograd.grad(logits.log_softmax(-1)[..., 7].sum(), list(child.model.parameters()))
+        results.append((logits, *gradients))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert not child.sample(PROMPTS, uniforms, Sampling(3)).prompts.logits.requires_grad
+
+
+def test_the_reference_that_is_kept_scores_as_one_that_is_not(load_child: LoadChild) -> None:
+    """Prompts are padded to another width in it; after `set_reference` nothing of the old one is left."""
+    kept, fresh = load_child(prompts=PROMPTS), load_child()
+    for child in (kept, fresh):
+        child.score_reference(child.pad(PROMPTS, RESPONSES))  # made at first use
+    weights = {name: value * 1.1 for name, value in kept.model.state_dict().items()}
+    for _ in range(2):
+        for rows in ([0, 3], [1], [2, 2, 0]):
+            mine, theirs = (
+                c.score_reference(c.pad([PROMPTS[i] for i in rows], [RESPONSES[i] for i in rows]))
+                for c in (kept, fresh)
+            )
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+        before = mine
+        for child in (kept, fresh):
+            child.set_reference(weights)
+    assert not torch.allclose(
+        before, kept.score_reference(kept.pad([PROMPTS[0]] * 3, [[1, 2]] * 3))[:, : before.shape[1]]
+    )
+
+
+def test_the_reference_is_frozen(load_child: LoadChild) -> None:
+    child = load_child()
+    assert not any(p.requires_grad for p in child.reference.parameters())
+    assert not child.score_reference(child.pad(PROMPTS, RESPONSES)).requires_grad
+    assert child.score(child.pad(PROMPTS, RESPONSES)).logits.requires_grad
+
+
+# Sampling
+
+
+def test_truncate() -> None:
+    logits = torch.tensor([[4.0, 1.0, 3.0, 2.0]])
+    inf = float("inf")
+    assert truncate(logits, 1.0, 0).tolist() == [[4, 1, 3, 2]]
+    assert truncate(logits, 0.5, 2).tolist() == [[8, -inf, 6, -inf]]
+    assert truncate(logits, 1.0, 2, keep=torch.tensor([1])).tolist() == [[4, 1, 3, -inf]]
+    assert truncate(logits, 1.0, 99).tolist() == [[4, 1, 3, 2]]
+
+
+def test_draw_inverts_the_distribution_function() -> None:
+    logits = torch.tensor([0.1, 0.0, 0.6, 0.3]).log().expand(6, 4)
+    uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.6999, 0.7001, 0.99999994])
+    assert draw(logits, uniforms).tolist() == [0, 0, 2, 2, 3, 3]  # never 1, whose probability is 0
+
+
+def test_draw_keeps_the_tail_of_a_large_vocabulary() -> None:
+    """Wrong version: a sum in float32 rounds the tail away, and its last tokens are never drawn (or too often)."""
+    logits = torch.zeros(1, 50_257)
+    logits[0, 0] = 14.0  # probability 0.96; the others share the rest, 8e-7 each
+    tail = torch.softmax(logits.double(), -1)[0, -1].item()
+    for back in (0.5, 1.5, 100.5):
+        expected = 50_257 - 1 - int(back)
+        token = draw(logits, torch.tensor([1 - back * tail], dtype=torch.float64)).item()
+        assert abs(token - expected) <= 1
+
+
+def test_sampling_ends_at_eos_keeps_it_and_adds_none(load_child: LoadChild) -> None:
+    child = load_child(prompts=PROMPTS)
+    uniforms = torch.rand(400, 6, generator=torch.Generator().manual_seed(0))
+    free = child.sample(PROMPTS * 100, uniforms, Sampling(6)).responses
+    tokens = [token for response in free for token in response]
+    child.eos = max(set(tokens), key=tokens.count)  # the token that it likes best ends a response from now on
+    responses = child.sample(PROMPTS * 100, uniforms, Sampling(6)).responses
+    ended = [r for r in responses if child.eos in r]
+    assert len({len(r) for r in ended}) > 1
+    assert all(r.index(child.eos) == len(r) - 1 for r in ended)
+    assert all(len(r) == 6 for r in responses if child.eos not in r)
+    assert any(child.eos not in r for r in responses)
+    for cut, whole in zip(responses, free, strict=True):  # up to there nothing has changed
+        if 0 not in whole:
+            assert cut == whole[: len(cut)]
+
+
+def test_greedy_takes_the_most_probable_token(load_child: LoadChild) -> None:
+    child = load_child(prompts=PROMPTS)
+    for prompt, response in zip(PROMPTS, child.greedy(PROMPTS, 4), strict=True):
+        ids = list(prompt)
+        for token in response:
+            with torch.no_grad():
+                assert child.model(torch.tensor([ids])).logits[0, -1].argmax().item() == token
+            ids.append(token)
+
+
+def test_max_new_tokens_one(load_child: LoadChild) -> None:
+    sampled = load_child(prompts=PROMPTS).sample(PROMPTS, torch.rand(4, 1), Sampling(1))
+    assert [len(r) for r in sampled.responses] == [1, 1, 1, 1]
+
+
+# Loading
+
+
+def test_loading_is_quiet_in_eval_mode_and_without_generation_defaults(
+    tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = load_model(ModelSettings(path=str(tiny)), CPU)
+    assert json.loads((tiny / "generation_config.json").read_text())["top_k"] == 3
+    assert model.generation_config.top_k != 3
+    assert not model.generation_config.do_sample
+    assert not model.training
+    assert next(model.parameters()).dtype == torch.float32
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bfloat16_weights_score_in_float32(tiny: Path) -> None:
+    import copy
+
+    from pgsrm.child.policy import Child
+
+    model = load_model(ModelSettings(path=str(tiny), dtype="bfloat16"), CPU)
+    assert next(model.parameters()).dtype == torch.bfloat16
+    child = Child(model, copy.deepcopy(model), eos=0, prompts=PROMPTS)
+    scores = child.score(child.pad(PROMPTS, RESPONSES))
+    assert scores.logits.dtype == torch.float32
+    assert child.sample(PROMPTS, torch.rand(4, 2), Sampling(2)).logprobs.dtype == torch.float32
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_device("cpu").type == "cpu"
+    for name in ("nonsense", "cuda:99"):
+        with pytest.raises(UserError, match=f"model.device={name}: .*; use auto or cpu"):
+            resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [([], "no config.json"), (["config.json"], "no \\*.safetensors")],
+)
+def test_a_folder_that_is_no_model(tmp_path: Path, files: list[str], problem: str) -> None:
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=problem):
+        check_model(ModelSettings(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c"])
+def test_a_path_that_is_not_there(path: str) -> None:
+    with pytest.raises(UserError, match=f"model.path={path}: no such folder"):
+        check_model(ModelSettings(path=path))
+
+
+def test_the_shipped_child() -> None:
+    """DESIGN: GPT-2 architecture, own byte-level BPE, 3-8 M parameters, float16 safetensors of at most 16 MB."""
+    from safetensors import safe_open
+
+    weights = SHIPPED / "model.safetensors"
+    assert weights.stat().st_size <= 16e6
+    with safe_open(weights, "pt") as file:
+        assert {str(file.get_slice(key).get_dtype()) for key in file.keys()} == {"F16"}  # noqa: SIM118
+    model = load_model(ModelSettings(), CPU)
+    assert model.config.model_type == "gpt2"
+    assert 3e6 <= sum(p.numel() for p in model.parameters()) <= 8e6
+    assert next(model.parameters()).dtype == torch.float32
+    codec = Codec(load_tokenizer(ModelSettings()))
+    assert codec.eos == model.config.eos_token_id
+    for text in ("The opposite of 'hot' is ", "naïve 猫 💡"):
+        assert codec.decode([codec.encode(text)])[0] == [text]
+
+
+# Text
+
+
+def test_prompts_are_encoded_with_the_tokenizers_beginning_and_no_end(model_folders: dict[str, Path]) -> None:
+    for architecture, first in (("gpt2", None), ("llama", 1), ("qwen2", None)):
+        codec = Codec(load_tokenizer(ModelSettings(path=str(model_folders[architecture]))))
+        ids = codec.encode("The opposite of 'hot' is ")
+        assert codec.eos == 0
+        assert codec.eos not in ids
+        assert (ids[0] == 1) == (first == 1)
+        assert codec.decode([ids])[0] == ["The opposite of 'hot' is "]
+
+
+def test_offsets_are_characters_also_where_a_character_spans_tokens(tiny: Path) -> None:
+    codec = Codec(load_tokenizer(ModelSettings(path=str(tiny))))
+    ids = [*codec.encode("hot 💡x"), codec.eos]
+    ((text,), (offsets,)) = codec.decode([ids])
+    assert text == "hot 💡x"
+    assert len(offsets) == len(ids) > 6  # the emoji was not in the training text: four bytes, four tokens
+    assert offsets[-1] == (len(text), len(text))  # EOS writes nothing
+    assert offsets[0][0] == 0
+    assert all(0 <= start <= end <= len(text) for start, end in offsets)
+    assert all(a[1] == b[0] for a, b in pairwise(offsets))
+    start, end = offsets[ids.index(codec.encode("x")[0])]
+    assert text[start:end] == "x"
+
+
+def test_bytes_that_are_no_text_decode_too(tiny: Path) -> None:
+    """A young policy writes half characters: still a text, and offsets within it."""
+    codec = Codec(load_tokenizer(ModelSettings(path=str(tiny))))
+    ids = torch.randint(1, 290, (200, 5), generator=torch.Generator().manual_seed(0)).tolist()
+    texts, offsets = codec.decode(ids)
+    assert any("\ufffd" in text for text in texts)
+    for text, spans, row in zip(texts, offsets, ids, strict=True):
+        assert len(spans) == len(row)
+        assert all(0 <= start <= end <= len(text) for start, end in spans)
+
+
+def test_decoding_tidies_nothing_up(tiny: Path) -> None:
+    """Wrong version: clean_up_tokenization_spaces turns "hot ." into "hot.", and offsets are off by one."""
+    codec = Codec(load_tokenizer(ModelSettings(path=str(tiny))))
+    assert codec.decode([codec.encode("hot . don 't")])[0] == ["hot . don 't"]

@@ -1,0 +1,554 @@
+"""The whole command on a tiny model: one run, a sweep, what they leave behind, and what is cut off goes on."""
+
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import environment
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file
+
+from pgsrm.paths import conf_folder
+from pgsrm.plan import Plan, plan
+from pgsrm.record import RunFolder
+
+Train = Callable[..., RunFolder]
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_times(folder: RunFolder) -> list[dict[str, Any]]:
+    """metrics.jsonl but for what may differ between two equal runs."""
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows(folder.metrics)]
+
+
+def weights(folder: RunFolder) -> torch.Tensor:
+    tensors = load_file(folder.model / "model.safetensors")
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def make_plan(*overrides: str) -> Plan:
+    """The plan of one run, as the command line makes it."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", overrides=list(overrides))
+    return plan(config, {"task": "t", "reward": "r", "model": "tiny", "ppo": "p"})
+
+
+@pytest.fixture
+def train_here(small: Sequence[str], tmp_path: Path) -> Iterator[Train]:
+    """`train_here(*overrides, outputs="outputs")`: a finished small run, trained in this process: 0.3 s and not 5."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+
+    def train(*overrides: str, outputs: str = "outputs") -> RunFolder:
+        from pgsrm.train import run
+
+        given = {each.lstrip("+").partition("=")[0] for each in overrides}
+        defaults = [each for each in small if each.partition("=")[0] not in {*given, "paths.outputs"}]
+        made = make_plan(*defaults, f"paths.outputs={tmp_path / outputs}", *overrides)
+        made.freeze()
+        assert run(made.folder, show_progress=False) == "finished"
+        return made.folder
+
+    yield train
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+# A sweep, as a user starts it
+
+
+@pytest.fixture(scope="module")
+def sweep(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two tasks x two rewards with MLflow, started twice in an empty folder."""
+    import subprocess
+
+    here = tmp_path_factory.mktemp("sweep")
+    command = [sys.executable, "-m", "pgsrm.run", "-m", "task=color,antonym", "reward=pgsrm,binary"]
+    command += [f"model.path={model_folders['gpt2']}", "threads=1", "hydra.launcher.slots=2", "task.holdout=0.2"]
+    command += ["ppo.batch_size=4", "ppo.episodes=16", "evaluation.every=2", "evaluation.samples=3"]
+
+    def start() -> Any:
+        return subprocess.run(command, cwd=here, env=environment(), capture_output=True, text=True, timeout=240)
+
+    first = start()
+    folders = sorted((here / "outputs/runs").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in (here / "outputs/runs").rglob("*")}
+    return {"here": here, "first": first, "folders": folders, "before": before, "second": start()}
+
+
+def test_a_sweep_trains_every_combination(sweep: dict[str, Any]) -> None:
+    assert sweep["first"].returncode == 0, sweep["first"].stderr
+    names = [folder.name.rpartition("-s0-")[0] for folder in sweep["folders"]]
+    assert names == [
+        "antonym-binary-nano-sound",
+        "antonym-pgsrm-nano-sound",
+        "color-binary-nano-sound",
+        "color-pgsrm-nano-sound",
+    ]
+    for path in sweep["folders"]:
+        folder = RunFolder(path)
+        status = folder.status()
+        assert status is not None
+        assert (status["state"], status["update"], status["updates"], status["episodes"]) == ("finished", 4, 4, 16)
+        assert status["reason"] is None
+        assert status["threads"] == 1
+        assert len(status["identity"]) == len(status["variant"]) == 64
+        assert not folder.checkpoints.exists()
+        assert (folder.model / "model.safetensors").exists() and (folder.model / "tokenizer.json").exists()
+
+
+def test_a_sweeps_metrics(sweep: dict[str, Any]) -> None:
+    for path in sweep["folders"]:
+        lines = rows(path / "metrics.jsonl")
+        assert [line["update"] for line in lines] == [0, 1, 2, 3, 4]
+        assert [line["episodes"] for line in lines] == [0, 4, 8, 12, 16]
+        evaluated = [line["update"] for line in lines if "eval/train_exact_match" in line]
+        assert evaluated == [0, 2, 4]
+        assert all("eval/holdout_reward" in line for line in lines if "eval/train_reward" in line)
+        documented = {
+            "reward/mean",
+            "reward/std",
+            "reward/exact_match",
+            "reward/no_signal",
+            "policy/entropy",
+            "policy/kl",
+        }
+        documented |= {"policy/kl_coef", "loss/policy", "loss/value", "response/length", "response/eos", "time/update"}
+        assert all(documented <= line.keys() for line in lines[1:])
+        assert all(isinstance(v, int | float) and math.isfinite(v) for line in lines for v in line.values())
+        assert 0 < lines[1]["policy/entropy"] <= math.log(300)
+        assert lines[1]["policy/kl"] == pytest.approx(0, abs=1e-5)
+        samples = rows(path / "samples.jsonl")
+        assert [sample["update"] for sample in samples] == [2] * 3 + [4] * 3
+        keys = {"update", "prompt", "reference", "response", "reward", "exact_match"}
+        assert all(keys <= sample.keys() for sample in samples)
+
+
+def test_a_sweep_is_mirrored_in_mlflow(sweep: dict[str, Any]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{sweep['here'] / 'outputs/mlflow.db'}")
+    experiment = client.get_experiment_by_name("pgsrm")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert sorted(runs) == [folder.name for folder in sweep["folders"]]
+    for folder in sweep["folders"]:
+        run = runs[folder.name]
+        assert run.info.status == "FINISHED"
+        task, reward = folder.name.split("-")[:2]
+        assert (run.data.params["task"], run.data.params["reward"]) == (task, reward)
+        assert run.data.params["ppo.batch_size"] == "4"
+        assert run.data.tags["sweep"]
+        history = client.get_metric_history(run.info.run_id, "policy/entropy")
+        assert {m.step: m.value for m in history} == {
+            line["update"]: line["policy/entropy"] for line in rows(folder / "metrics.jsonl")[1:]
+        }
+    assert len({run.data.tags["sweep"] for run in runs.values()}) == 1
+
+
+def test_a_sweep_ends_with_a_table_and_where_everything_is(sweep: dict[str, Any]) -> None:
+    lines = sweep["first"].stdout.splitlines()
+    assert lines[0] == "4 runs: 0 finished before, 4 to train"
+    assert sum("finished" in line and "color-binary-nano-sound" in line for line in lines) == 1
+    assert f"{sweep['here']}/outputs/runs" in lines[-1]
+    assert "mlflow" in lines[-1]
+
+
+def test_the_same_sweep_again_trains_nothing(sweep: dict[str, Any]) -> None:
+    assert sweep["second"].returncode == 0, sweep["second"].stderr
+    assert sweep["second"].stdout.splitlines()[0] == "4 runs: 4 finished before, 0 to train"
+    here = sweep["here"]
+    assert {p: p.stat().st_mtime_ns for p in (here / "outputs/runs").rglob("*")} == sweep["before"]
+
+
+def test_a_sweep_leaves_nothing_beside_its_outputs(sweep: dict[str, Any]) -> None:
+    """Wrong version: Hydra's multirun.yaml, .hydra or logs in the working directory."""
+    assert [path.name for path in sweep["here"].iterdir()] == ["outputs"]
+
+
+# One run
+
+
+def test_one_run_prints_its_end_and_is_skipped_the_second_time(
+    run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path
+) -> None:
+    first = run_cli(*small, "reward=binary")
+    assert first.code == 0, first.err
+    assert first.out.splitlines()[0].startswith("color-binary-nano-sound-s0 finished in ")
+    assert "4/4" in first.err
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    second = run_cli(*small, "reward=binary")
+    assert (second.code, second.err) == (0, "")
+    assert second.out == first.out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_frozen_config_has_no_interpolations_left(train_here: Train) -> None:
+    folder = train_here()
+    assert "${" not in folder.config.read_text()
+    assert "choices:" in folder.config.read_text()
+
+
+def test_same_seed_same_numbers_bit_for_bit_and_another_seed_others(train_here: Train) -> None:
+    first, again = train_here(outputs="a"), train_here(outputs="b")
+    other = train_here("seed=1", outputs="a")
+    assert without_times(first) == without_times(again)
+    assert first.samples.read_text() == again.samples.read_text()
+    assert torch.equal(weights(first), weights(again))
+    assert first.name == again.name != other.name
+    assert [r["prompt"] for r in rows(first.samples)] != [r["prompt"] for r in rows(other.samples)]
+    assert without_times(first)[1:] != without_times(other)[1:]
+
+
+def test_the_run_changes_the_policy(train_here: Train, tiny: Path) -> None:
+    trained = load_file(train_here("ppo.actor_lr=1e-3").model / "model.safetensors")
+    initial = load_file(tiny / "model.safetensors")
+    assert trained.keys() == initial.keys()
+    assert all((trained[name] - initial[name]).abs().max() < 0.01 for name in initial)
+    assert max((trained[name] - initial[name]).abs().max().item() for name in initial) > 1e-3
+
+
+def test_16_micro_batches_change_no_draw(train_here: Train) -> None:
+    """PITFALLS 16: the same prompts and the same responses; numbers up to rounding."""
+    whole, split = train_here(outputs="a"), train_here("ppo.micro_batch=1", outputs="a")
+    assert whole.name != split.name
+    assert [(r["prompt"], r["response"]) for r in rows(whole.samples)] == [
+        (r["prompt"], r["response"]) for r in rows(split.samples)
+    ]
+    for mine, theirs in zip(without_times(whole), without_times(split), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+def test_16_drawing_prompts_does_not_depend_on_sampling(train_here: Train) -> None:
+    """Wrong version: one generator for both; a longer response would change which prompts are drawn."""
+    short, long = train_here("task.max_new_tokens=1"), train_here("task.max_new_tokens=5")
+    prompts = [[r["prompt"] for r in rows(folder.samples)] for folder in (short, long)]
+    assert prompts[0] == prompts[1]
+
+
+def test_holdout_is_evaluated_and_never_trained_on(
+    train_here: Train, own_module: Callable[[str], str], tmp_path: Path
+) -> None:
+    module = own_module(
+        "SEEN = []\ndef reward(*, prompts, responses, **_):\n    SEEN.append(prompts)\n    return [len(r) / 9 for r in responses]\n"
+    )
+    folder = train_here(*own(module), "task.holdout=0.2", "ppo.episodes=40")
+    batches = sys.modules[module].SEEN
+    evaluations = [batch for batch in batches if len(batch) > 4]
+    held_out = set(evaluations[1])
+    assert set(evaluations[0]) | held_out == {*evaluations[0], *evaluations[1]}
+    assert len(held_out) == 18  # a fifth of 90, both orders of a pair together
+    trained = {prompt for batch in batches if len(batch) == 4 for prompt in batch}
+    assert trained and not trained & held_out
+    assert "eval/holdout_exact_match" in rows(folder.metrics)[-1]
+
+
+# A reward of the user's own
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """`own_module(source)`: the name of a module with that source that can be imported, here and in runs."""
+    made = []
+
+    def write(source: str) -> str:
+        name = f"own_reward_{len(made)}"
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        made.append(name)
+        return name
+
+    yield write
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+def own(module: str, name: str = "reward", partial: bool = True) -> list[str]:
+    """Overrides that put `module.name` in the place of the reward."""
+    node = f"{{_target_:{module}.{name}" + (",_partial_:true}" if partial else "}")
+    return ["~reward", f"+reward={node}"]
+
+
+CONTRACT = """
+CALLS = []
+def reward(*, prompts, references, responses, inputs, token_ids, offsets):
+    CALLS.append(dict(prompts=prompts, references=references, responses=responses, inputs=inputs,
+                      token_ids=token_ids, offsets=offsets))
+    return [len(response) / 10 for response in responses], {"long": 0.5}
+"""
+
+
+def test_a_function_gets_what_the_contract_says(train_here: Train, own_module: Callable[[str], str]) -> None:
+    module = own_module(CONTRACT)
+    folder = train_here(*own(module))
+    assert [line.get("reward/long") for line in rows(folder.metrics)] == [None, 0.5, 0.5, 0.5, 0.5]
+    for call in sys.modules[module].CALLS:
+        count = len(call["prompts"])
+        assert {len(value) for value in call.values()} == {count}
+        for prompt, reference, response, inputs, ids, offsets in zip(*call.values(), strict=True):
+            assert (
+                prompt
+                == f"Mix the two colors and output only one lowercase color name: {inputs['c1']} and {inputs['c2']} is => "
+            )
+            assert reference and "reference" not in inputs
+            assert 1 <= len(ids) == len(offsets) <= 2
+            assert "".join(response[start:end] for start, end in offsets) == response
+    batch = sys.modules[module].CALLS[1]
+    assert rows(folder.metrics)[1]["reward/mean"] == pytest.approx(sum(map(len, batch["responses"])) / 40)
+
+
+def test_a_class_with_parameters(train_here: Train, own_module: Callable[[str], str]) -> None:
+    module = own_module(
+        "class Weighted:\n"
+        "    def __init__(self, weight: float = 1.0) -> None:\n"
+        "        self.weight = weight\n"
+        "    def __call__(self, *, responses, **_):\n"
+        "        return [self.weight for _ in responses]\n"
+    )
+    folder = train_here("~reward", f"+reward={{_target_:{module}.Weighted,weight:0.25}}")
+    lines = rows(folder.metrics)[1:]
+    assert [line["reward/mean"] for line in lines] == [0.25] * 4
+    assert [line["reward/no_signal"] for line in lines] == [1.0] * 4  # PITFALLS 11: nothing to learn from
+
+
+def test_a_reward_a_token(train_here: Train, own_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A span's reward mapped onto tokens by their offsets; the ids that are trained on are those sampled (PITFALLS 7)."""
+    import pgsrm.trainer
+    from pgsrm.child.text import Codec
+
+    module = own_module(
+        "IDS, REWARDS = [], []\n"
+        "def reward(*, responses, token_ids, offsets, **_):\n"
+        "    rewards = [[0.5 if r[a:b].isalpha() else -0.25 for a, b in o] for r, o in zip(responses, offsets)]\n"
+        "    if len(responses) == 4:\n"
+        "        IDS.append(token_ids), REWARDS.append(rewards)\n"
+        "    return rewards\n"
+    )
+    stepped, encoded = [], []
+    step, encode = pgsrm.trainer.step, Codec.encode
+    monkeypatch.setattr(pgsrm.trainer, "step", lambda *args: stepped.append(args[1:4]) or step(*args))
+    monkeypatch.setattr(Codec, "encode", lambda self, text: encoded.append(text) or encode(self, text))
+    folder = train_here(*own(module), "task.max_new_tokens=6")
+    mine = sys.modules[module]
+    assert [responses for _, responses, _ in stepped] == mine.IDS
+    assert [rewards for _, _, rewards in stepped] == mine.REWARDS
+    assert len({len(row) for batch in mine.IDS for row in batch}) >= 1
+    assert {text.partition(":")[0] for text in encoded} == {
+        "Mix the two colors and output only one lowercase color name"
+    }
+    totals = [sum(map(sum, batch)) / 4 for batch in mine.REWARDS]
+    assert [line["reward/mean"] for line in rows(folder.metrics)[1:]] == pytest.approx(totals)
+
+
+# Data and tasks of the user's own
+
+
+def test_data_of_the_users_own(train_here: Train, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("words,reference\nhot,cold\nup,down\nwet,dry\n")
+    folder = train_here("task=antonym", f"task.data={tmp_path / 'mine.csv'}", "reward=binary")
+    assert {row["prompt"] for row in rows(folder.samples)} <= {
+        f"The opposite of '{w}' is " for w in ("hot", "up", "wet")
+    }
+
+
+def test_a_task_by_yaml_and_data_alone(run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:
+    """The README's recipe: no code."""
+    (tmp_path / "conf/task").mkdir(parents=True)
+    (tmp_path / "capitals.csv").write_text("country,reference\nFrance,Paris\nItaly,Rome\nSpain,Madrid\n")
+    (tmp_path / "conf/task/capital.yaml").write_text(
+        "data: capitals.csv\n"
+        'template: "The capital of {country} is "\n'
+        "max_new_tokens: 3\n"
+        "checker:\n  _target_: pgsrm.task.NormalizedEquality\n"
+    )
+    result = run_cli("--config-dir=conf", *small, "task=capital")
+    assert result.code == 0, result.err
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    assert folder.name.startswith("capital-pgsrm-nano-sound-s0-")
+    assert {row["prompt"] for row in rows(folder / "samples.jsonl")} <= {
+        f"The capital of {country} is " for country in ("France", "Italy", "Spain")
+    }
+
+
+# Identity
+
+
+def test_what_decides_a_run_is_its_name(small: Sequence[str], tmp_path: Path) -> None:
+    def names(*overrides: str) -> Plan:
+        given = {each.partition("=")[0] for each in overrides}
+        return make_plan(*[each for each in small if each.partition("=")[0] not in given], *overrides)
+
+    plain = names()
+    elsewhere = [names("threads=2"), names("checkpoint.minutes=9"), names("tracking=mlflow"), names("model.device=cpu")]
+    assert {each.identity for each in elsewhere} == {plain.identity}
+    others = [
+        "seed=1",
+        "ppo.actor_lr=2e-5",
+        "reward.alpha=3",
+        "task.holdout=0.1",
+        "ppo.episodes=20",
+        "embedder.path=x.kv",
+    ]
+    (tmp_path / "x.kv").touch()
+    assert len({names(each).identity for each in others[:-1]} | {plain.identity}) == len(others)
+    assert names("seed=1").variant == plain.variant != names("ppo.actor_lr=2e-5").variant
+    assert not (tmp_path / "outputs").exists()  # planning makes nothing
+
+
+def test_prompts_count_by_content_and_not_by_file(small: Sequence[str], tmp_path: Path) -> None:
+    identities = []
+    for name, text in (
+        ("a.csv", "word,reference\nhot,cold\n"),
+        ("b.csv", "word,reference\nhot,cold\n"),
+        ("c.csv", "word,reference\nhot,icy\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        identities.append(make_plan(*small, "task=antonym", f"task.data={tmp_path / name}").identity)
+    assert identities[0] == identities[1] != identities[2]
+
+
+# Cut off and gone on (PITFALLS 14)
+
+INTERRUPTED = """
+import os, random, signal
+import numpy as np
+CALLS = 0
+def reward(*, responses, **_):
+    # In a batch's call (evaluations have all prompts), sends this process the signals of INTERRUPT, "SIGKILL:3,...".
+    global CALLS
+    if len(responses) == 4:
+        CALLS += 1
+        for each in filter(None, os.environ.get("INTERRUPT", "").split(",")):
+            name, _, call = each.partition(":")
+            if CALLS == int(call):
+                os.kill(os.getpid(), getattr(signal, name))
+    noise = random.random() + np.random.random()
+    return [len(set(response)) / 5 + noise / 100 for response in responses]
+"""
+STATEFUL = ["ppo.kl_control=ziegler", "ppo.kl_target=0.1", "ppo.kl_horizon=50", "ppo.kl_reference=previous"]
+STATEFUL += ["ppo.kl_estimator=k3", "ppo.dropout=true", "ppo.minibatches=2", "ppo.clip_range=0.2"]
+
+
+@pytest.mark.parametrize(
+    ("signals", "minutes", "overrides"),
+    [
+        ("SIGKILL:4", "1e-9", STATEFUL),  # a checkpoint after every update, the last one after the third
+        ("SIGUSR2:2,SIGKILL:5", "100", []),  # two lines of metrics are ahead of the only checkpoint
+        ("SIGKILL:3", "100", []),  # no checkpoint: from the beginning
+        ("SIGTERM:3", "100", STATEFUL),  # ends after the update, with a checkpoint
+    ],
+    ids=["kill", "kill-behind", "kill-before", "term"],
+)
+def test_a_run_that_is_cut_off_goes_on_as_if_nothing_had_happened(
+    run_cli: Callable[..., Any],
+    train_here: Train,
+    own_module: Callable[[str], str],
+    small: Sequence[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signals: str,
+    minutes: str,
+    overrides: list[str],
+) -> None:
+    module = own_module(INTERRUPTED)
+    overrides = [*own(module), *overrides, f"checkpoint.minutes={minutes}", "ppo.actor_lr=1e-3"]
+    command = [*[each for each in small if "episodes" not in each], "ppo.episodes=24", *overrides]
+    undisturbed = train_here(*overrides, "ppo.episodes=24", outputs="undisturbed")
+
+    monkeypatch.setenv("INTERRUPT", signals)
+    cut = run_cli(*command, pythonpath=tmp_path)
+    (folder,) = (RunFolder(path) for path in (tmp_path / "outputs/runs").iterdir())
+    assert folder.name.rpartition("-")[2] == undisturbed.name.rpartition("-")[2]  # the same identity
+    if signals.startswith("SIGTERM"):
+        assert cut.code == 2
+        assert folder.state() == "stopped"
+        assert "the same command goes on" in cut.err.splitlines()[-1]
+        assert rows(folder.metrics)[-1]["update"] == 3
+    else:
+        assert cut.code == -signal.SIGKILL
+        assert folder.state() == "cut off"
+        assert 2 <= rows(folder.metrics)[-1]["update"] <= 4
+
+    monkeypatch.delenv("INTERRUPT")
+    assert run_cli(*command, pythonpath=tmp_path).code == 0
+    assert folder.state() == "finished"
+    assert without_times(folder) == without_times(undisturbed)
+    assert folder.samples.read_text() == undisturbed.samples.read_text()
+    assert torch.equal(weights(folder), weights(undisturbed))
+
+
+def test_a_stopped_sweep_stops_its_runs_and_goes_on(
+    start_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], str], tmp_path: Path
+) -> None:
+    """SIGTERM to the command reaches the runs, which write a checkpoint; none is left behind."""
+    module = own_module(
+        "import pathlib, time\n"
+        "def reward(*, responses, **_):\n"
+        f"    if not pathlib.Path({str(tmp_path / 'free')!r}).exists():\n"
+        f"        pathlib.Path({str(tmp_path / 'begun')!r}).touch()\n"
+        "        time.sleep(0.3)\n"
+        "    return [len(response) / 5 for response in responses]\n"
+    )
+    command = ["-m", *small, *own(module), "seed=0,1", "hydra.launcher.slots=1", "ppo.episodes=400"]
+    process = start_cli(*command, pythonpath=tmp_path)
+    wait_for(lambda: (tmp_path / "begun").exists())
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in err
+    assert "2 of 2 runs did not finish" in err.splitlines()[-1]
+    states = sorted(RunFolder(path).state() for path in (tmp_path / "outputs/runs").iterdir())
+    assert states == ["stopped", "waiting"]
+    (tmp_path / "free").touch()
+    command[-1] = "ppo.episodes=400"
+    process = start_cli(*command, pythonpath=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert {RunFolder(path).state() for path in (tmp_path / "outputs/runs").iterdir()} == {"finished"}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    import time
+
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_run_that_crashes_says_so_and_the_others_go_on(
+    run_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], str], tmp_path: Path
+) -> None:
+    """A killed run of a sweep, as by the kernel when memory runs out, is not the end of the others."""
+    module = own_module(
+        "import os, signal\n"
+        "def reward(*, responses, fatal=False, **_):\n"
+        "    if fatal:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return [len(response) / 5 for response in responses]\n"
+    )
+    result = run_cli(
+        "-m", *small, *own(module), "+reward.fatal=true,false", "hydra.launcher.slots=1", pythonpath=tmp_path
+    )
+    assert result.code == 2
+    assert "1 of 2 runs did not finish" in result.err.splitlines()[-1]
+    assert "killed by SIGKILL" in result.err.splitlines()[-1]
+    states = sorted(RunFolder(path).state() for path in (tmp_path / "outputs/runs").iterdir())
+    assert states == ["failed", "finished"]
+
+
+def test_environment_is_left_alone(train_here: Train) -> None:
+    before = dict(os.environ)
+    train_here()
+    assert dict(os.environ) == before
