@@ -136,6 +136,7 @@ def test_the_reference_that_is_kept_scores_as_one_that_is_not(load_child: LoadCh
     for child in (kept, fresh):
         child.score_reference(child.pad(PROMPTS, RESPONSES))  # made at first use
     weights = {name: value * 1.1 for name, value in kept.model.state_dict().items()}
+    scored = []
     for _ in range(2):
         for rows in ([0, 3], [1], [2, 2, 0]):
             mine, theirs = (
@@ -143,12 +144,10 @@ def test_the_reference_that_is_kept_scores_as_one_that_is_not(load_child: LoadCh
                 for c in (kept, fresh)
             )
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
-        before = mine
+        scored.append(mine)
         for child in (kept, fresh):
             child.set_reference(weights)
-    assert not torch.allclose(
-        before, kept.score_reference(kept.pad([PROMPTS[0]] * 3, [[1, 2]] * 3))[:, : before.shape[1]]
-    )
+    assert not torch.allclose(*scored, atol=0.1)
 
 
 def test_the_reference_is_frozen(load_child: LoadChild) -> None:

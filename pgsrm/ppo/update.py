@@ -237,7 +237,7 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
         scores = _score(learner, batch, reference, sampled.read)
         logprobs, values = scores.logprobs, scores.values
         old = logprobs.detach() if sampled.old_logprobs is None else sampled.old_logprobs[micro]
-        if sampled.advantages is None:
+        if sampled.advantages is None:  # noqa: SIM108
             advantages = _advantages(learner, returns, values, mask)
         else:
             advantages = sampled.advantages[micro]
