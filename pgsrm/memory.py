@@ -10,8 +10,8 @@ _KEEP = 1 << 30
 def keep_freed_memory() -> None:
     """Let glibc reuse freed blocks of up to 1 GiB instead of returning them to the system.
 
-    An update on two cores was measured several times faster with it (docs/performance.md): page faults of fresh memory
-    cost more than the arithmetic on it. Elsewhere than on glibc nothing happens.
+    Page faults of fresh memory cost more than much of the arithmetic on it (`python -m benchmarks.allocator` measures it).
+    Elsewhere than on glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -59,7 +59,8 @@ def run_sweep(plans: Sequence[Plan], slots: int | None) -> None:
     waiting = [p for p in plans if p.folder.state() != "finished"]
     print(f"{len(plans)} runs: {len(plans) - len(waiting)} finished before, {len(waiting)} to train", flush=True)
     tracking = plans[0].config["tracking"]
-    experiment = prepare_tracking(tracking) if waiting else None
+    experiment = prepare_tracking(tracking)
+    _send_the_rest(folders, tracking)
     slots = max(1, min(slots or _default_slots(), len(waiting) or 1))
     with SweepTable(folders) as table:
         _train(waiting, slots, table)
@@ -92,15 +93,34 @@ def prepare_tracking(tracking: dict[str, Any] | None) -> str | None:
     return prepare(tracking)
 
 
+def _send_the_rest(folders: Sequence[RunFolder], tracking: dict[str, Any] | None) -> None:
+    """Send MLflow what it has not got of runs that finished earlier, while its server was away."""
+    if tracking is None:
+        return
+    from pgsrm.record.mlflow_mirror import is_complete
+    from pgsrm.train import start_mirror
+
+    for folder in folders:
+        if folder.state() == "finished" and not is_complete(folder):
+            mirror = start_mirror(folder)
+            if mirror is not None:
+                mirror.finish("finished")
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _default_slots() -> int:
-    """A slot a core that this process may use. A GPU takes one run at a time."""
-    return 1 if os.path.exists("/dev/nvidia0") else len(os.sched_getaffinity(0))
+    """A slot a core; a GPU takes one run at a time."""
+    return 1 if os.path.exists("/dev/nvidia0") else _cores()
 
 
 def _train(plans: Sequence[Plan], slots: int, table: Any) -> None:
     """Keep `slots` runs going; at SIGINT or SIGTERM pass SIGTERM on and wait for their checkpoints."""
     queue, running = list(plans), dict[int, subprocess.Popen[bytes]]()
-    threads = max(1, len(os.sched_getaffinity(0)) // slots)
+    threads = max(1, _cores() // slots)
     stopping = False
 
     def stop(number: int, frame: object) -> None:

@@ -92,7 +92,7 @@ def run(folder: RunFolder, show_progress: bool = True) -> str:
     state, reason = "failed", None
     try:
         settings = _begin(folder)
-        mirror = _start_mirror(folder)
+        mirror = start_mirror(folder)
         if show_progress:
             from pgsrm.record.progress import RunProgress
 
@@ -141,7 +141,8 @@ def _begin(folder: RunFolder) -> "Settings":
     return settings
 
 
-def _start_mirror(folder: RunFolder) -> "MlflowMirror | None":
+def start_mirror(folder: RunFolder) -> "MlflowMirror | None":
+    """The thread that copies the folder's metrics to MLflow, started; None with tracking=none."""
     from pgsrm.plan import load_settings
     from pgsrm.record.mlflow_mirror import MlflowMirror
     from pgsrm.record.params import run_params

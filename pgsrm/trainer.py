@@ -4,12 +4,14 @@ What flows: prompts and references (task) -> responses (child) -> rewards (rewar
 """
 
 import copy
+import random
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from pgsrm.child.forward import Prefill
@@ -50,6 +52,8 @@ class Trainer:
         self.data_rng = torch.Generator().manual_seed(settings.seed)
         self.sampling_rng = torch.Generator().manual_seed(settings.seed + 1)
         torch.manual_seed(settings.seed)  # dropout, where a run turns it on
+        random.seed(settings.seed)  # a reward of the user's own may draw
+        np.random.seed(settings.seed)
         self.learner = Learner(child, settings.ppo, self.sampling_rng)
         self.prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
@@ -198,7 +202,8 @@ class Trainer:
         tensors["rng/torch"] = torch.get_rng_state()
         if self.child.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.child.device)
-        state = {"kl_coef": self.learner.kl_coef, "numbers": numbers}
+        state = {"kl_coef": self.learner.kl_coef, "numbers": numbers, "rng/python": random.getstate()}
+        state["rng/numpy"] = [each.tolist() if isinstance(each, np.ndarray) else each for each in np.random.get_state()]
         checkpoint.save(self.folder, self.update, tensors, state)
         self.folder.write_status(update=self.update, episodes=self.update * self.settings.ppo.batch_size)
 
@@ -210,11 +215,17 @@ class Trainer:
             return
         self.update, tensors, state = loaded
         self.folder.truncate_after(self.update)
-        _unflatten(self._modules(), tensors, state["numbers"])
+        modules = self._modules()
+        _unflatten(modules, tensors, state["numbers"])
+        if "reference" in modules:
+            self.child.set_reference(modules["reference"].state_dict())  # as it was after the update: nothing kept
         self.learner.kl_coef = state["kl_coef"]
         for name, generator in self._generators().items():
             generator.set_state(tensors[f"rng/{name}"])
         torch.set_rng_state(tensors["rng/torch"])
+        version, internal, gauss = state["rng/python"]
+        random.setstate((version, tuple(internal), gauss))
+        np.random.set_state(tuple(state["rng/numpy"]))
         if "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.child.device)
 

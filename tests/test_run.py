@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -46,23 +45,33 @@ def make_plan(*overrides: str) -> Plan:
 
 
 @pytest.fixture
-def train_here(small: Sequence[str], tmp_path: Path) -> Iterator[Train]:
-    """`train_here(*overrides, outputs="outputs")`: a finished small run, trained in this process: 0.3 s and not 5."""
+def go_on() -> Iterator[Callable[[RunFolder], None]]:
+    """`go_on(folder)`: train a run to its end in this process, in 0.3 s and not 5."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
 
-    def train(*overrides: str, outputs: str = "outputs") -> RunFolder:
+    def train(folder: RunFolder) -> None:
         from pgsrm.train import run
 
-        given = {each.lstrip("+").partition("=")[0] for each in overrides}
-        defaults = [each for each in small if each.partition("=")[0] not in {*given, "paths.outputs"}]
-        made = make_plan(*defaults, f"paths.outputs={tmp_path / outputs}", *overrides)
-        made.freeze()
-        assert run(made.folder, show_progress=False) == "finished"
-        return made.folder
+        assert run(folder, show_progress=False) == "finished"
 
     yield train
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def train_here(small: Sequence[str], tmp_path: Path, go_on: Callable[[RunFolder], None]) -> Train:
+    """`train_here(*overrides, outputs="outputs")`: a finished small run, trained in this process."""
+
+    def train(*overrides: str, outputs: str = "outputs") -> RunFolder:
+        given = {each.lstrip("+").partition("=")[0] for each in overrides}
+        defaults = [each for each in small if each.partition("=")[0] not in {*given, "paths.outputs"}]
+        made = make_plan(*defaults, f"paths.outputs={tmp_path / outputs}", *overrides)
+        made.freeze()
+        go_on(made.folder)
+        return made.folder
+
+    return train
 
 
 # A sweep, as a user starts it
@@ -90,12 +99,7 @@ def sweep(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 def test_a_sweep_trains_every_combination(sweep: dict[str, Any]) -> None:
     assert sweep["first"].returncode == 0, sweep["first"].stderr
     names = [folder.name.rpartition("-s0-")[0] for folder in sweep["folders"]]
-    assert names == [
-        "antonym-binary-nano-sound",
-        "antonym-pgsrm-nano-sound",
-        "color-binary-nano-sound",
-        "color-pgsrm-nano-sound",
-    ]
+    assert names == [f"{task}-{reward}-nano-sound" for task in ("antonym", "color") for reward in ("binary", "pgsrm")]
     for path in sweep["folders"]:
         folder = RunFolder(path)
         status = folder.status()
@@ -116,15 +120,9 @@ def test_a_sweeps_metrics(sweep: dict[str, Any]) -> None:
         evaluated = [line["update"] for line in lines if "eval/train_exact_match" in line]
         assert evaluated == [0, 2, 4]
         assert all("eval/holdout_reward" in line for line in lines if "eval/train_reward" in line)
-        documented = {
-            "reward/mean",
-            "reward/std",
-            "reward/exact_match",
-            "reward/no_signal",
-            "policy/entropy",
-            "policy/kl",
-        }
-        documented |= {"policy/kl_coef", "loss/policy", "loss/value", "response/length", "response/eos", "time/update"}
+        documented = {"reward/mean", "reward/std", "reward/exact_match", "reward/no_signal", "policy/entropy"}
+        documented |= {"policy/kl", "policy/kl_coef", "loss/policy", "loss/value", "response/length", "response/eos"}
+        documented.add("time/update")
         assert all(documented <= line.keys() for line in lines[1:])
         assert all(isinstance(v, int | float) and math.isfinite(v) for line in lines for v in line.values())
         assert 0 < lines[1]["policy/entropy"] <= math.log(300)
@@ -160,8 +158,8 @@ def test_a_sweep_ends_with_a_table_and_where_everything_is(sweep: dict[str, Any]
     lines = sweep["first"].stdout.splitlines()
     assert lines[0] == "4 runs: 0 finished before, 4 to train"
     assert sum("finished" in line and "color-binary-nano-sound" in line for line in lines) == 1
-    assert f"{sweep['here']}/outputs/runs" in lines[-1]
-    assert "mlflow" in lines[-1]
+    assert f"{sweep['here']}/outputs/runs" in "\n".join(lines[-2:])
+    assert "mlflow.db" in lines[-1]
 
 
 def test_the_same_sweep_again_trains_nothing(sweep: dict[str, Any]) -> None:
@@ -241,7 +239,10 @@ def test_holdout_is_evaluated_and_never_trained_on(
     train_here: Train, own_module: Callable[[str], str], tmp_path: Path
 ) -> None:
     module = own_module(
-        "SEEN = []\ndef reward(*, prompts, responses, **_):\n    SEEN.append(prompts)\n    return [len(r) / 9 for r in responses]\n"
+        "SEEN = []\n"
+        "def reward(*, prompts, responses, **_):\n"
+        "    SEEN.append(prompts)\n"
+        "    return [len(response) / 9 for response in responses]\n"
     )
     folder = train_here(*own(module), "task.holdout=0.2", "ppo.episodes=40")
     batches = sys.modules[module].SEEN
@@ -297,10 +298,7 @@ def test_a_function_gets_what_the_contract_says(train_here: Train, own_module: C
         count = len(call["prompts"])
         assert {len(value) for value in call.values()} == {count}
         for prompt, reference, response, inputs, ids, offsets in zip(*call.values(), strict=True):
-            assert (
-                prompt
-                == f"Mix the two colors and output only one lowercase color name: {inputs['c1']} and {inputs['c2']} is => "
-            )
+            assert prompt.endswith(f"one lowercase color name: {inputs['c1']} and {inputs['c2']} is => ")
             assert reference and "reference" not in inputs
             assert 1 <= len(ids) == len(offsets) <= 2
             assert "".join(response[start:end] for start, end in offsets) == response
@@ -323,7 +321,7 @@ def test_a_class_with_parameters(train_here: Train, own_module: Callable[[str], 
 
 
 def test_a_reward_a_token(train_here: Train, own_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A span's reward mapped onto tokens by their offsets; the ids that are trained on are those sampled (PITFALLS 7)."""
+    """PITFALLS 7: a span's reward mapped onto tokens by offsets; what is trained on are the ids that were sampled."""
     import pgsrm.trainer
     from pgsrm.child.text import Codec
 
@@ -344,9 +342,7 @@ def test_a_reward_a_token(train_here: Train, own_module: Callable[[str], str], m
     assert [responses for _, responses, _ in stepped] == mine.IDS
     assert [rewards for _, _, rewards in stepped] == mine.REWARDS
     assert len({len(row) for batch in mine.IDS for row in batch}) >= 1
-    assert {text.partition(":")[0] for text in encoded} == {
-        "Mix the two colors and output only one lowercase color name"
-    }
+    assert all(text.startswith("Mix the two colors and ") for text in encoded)  # prompts alone
     totals = [sum(map(sum, batch)) / 4 for batch in mine.REWARDS]
     assert [line["reward/mean"] for line in rows(folder.metrics)[1:]] == pytest.approx(totals)
 
@@ -357,28 +353,26 @@ def test_a_reward_a_token(train_here: Train, own_module: Callable[[str], str], m
 def test_data_of_the_users_own(train_here: Train, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("words,reference\nhot,cold\nup,down\nwet,dry\n")
     folder = train_here("task=antonym", f"task.data={tmp_path / 'mine.csv'}", "reward=binary")
-    assert {row["prompt"] for row in rows(folder.samples)} <= {
-        f"The opposite of '{w}' is " for w in ("hot", "up", "wet")
-    }
+    prompts = {row["prompt"] for row in rows(folder.samples)}
+    assert prompts <= {f"The opposite of '{word}' is " for word in ("hot", "up", "wet")}
 
 
 def test_a_task_by_yaml_and_data_alone(run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:
     """The README's recipe: no code."""
     (tmp_path / "conf/task").mkdir(parents=True)
-    (tmp_path / "capitals.csv").write_text("country,reference\nFrance,Paris\nItaly,Rome\nSpain,Madrid\n")
-    (tmp_path / "conf/task/capital.yaml").write_text(
-        "data: capitals.csv\n"
-        'template: "The capital of {country} is "\n'
+    (tmp_path / "young.csv").write_text("animal,reference\ndog,puppy\ncat,kitten\nhen,chick\n")
+    (tmp_path / "conf/task/young.yaml").write_text(
+        "data: young.csv\n"
+        'template: "A young {animal} is a "\n'
         "max_new_tokens: 3\n"
         "checker:\n  _target_: pgsrm.task.NormalizedEquality\n"
     )
-    result = run_cli("--config-dir=conf", *small, "task=capital")
+    result = run_cli("--config-dir=conf", *small, "task=young")
     assert result.code == 0, result.err
     (folder,) = (tmp_path / "outputs/runs").iterdir()
-    assert folder.name.startswith("capital-pgsrm-nano-sound-s0-")
-    assert {row["prompt"] for row in rows(folder / "samples.jsonl")} <= {
-        f"The capital of {country} is " for country in ("France", "Italy", "Spain")
-    }
+    assert folder.name.startswith("young-pgsrm-nano-sound-s0-")
+    prompts = {row["prompt"] for row in rows(folder / "samples.jsonl")}
+    assert prompts <= {f"A young {animal} is a " for animal in ("dog", "cat", "hen")}
 
 
 # Identity
@@ -390,30 +384,18 @@ def test_what_decides_a_run_is_its_name(small: Sequence[str], tmp_path: Path) ->
         return make_plan(*[each for each in small if each.partition("=")[0] not in given], *overrides)
 
     plain = names()
-    elsewhere = [names("threads=2"), names("checkpoint.minutes=9"), names("tracking=mlflow"), names("model.device=cpu")]
-    assert {each.identity for each in elsewhere} == {plain.identity}
-    others = [
-        "seed=1",
-        "ppo.actor_lr=2e-5",
-        "reward.alpha=3",
-        "task.holdout=0.1",
-        "ppo.episodes=20",
-        "embedder.path=x.kv",
-    ]
-    (tmp_path / "x.kv").touch()
-    assert len({names(each).identity for each in others[:-1]} | {plain.identity}) == len(others)
+    elsewhere = ["threads=2", "checkpoint.minutes=9", "tracking=mlflow", "model.device=cpu"]
+    assert {names(each).identity for each in elsewhere} == {plain.identity}
+    others = ["seed=1", "ppo.actor_lr=2e-5", "reward.alpha=3", "task.holdout=0.1", "ppo.episodes=20"]
+    assert len({names(each).identity for each in others} | {plain.identity}) == len(others) + 1
     assert names("seed=1").variant == plain.variant != names("ppo.actor_lr=2e-5").variant
     assert not (tmp_path / "outputs").exists()  # planning makes nothing
 
 
 def test_prompts_count_by_content_and_not_by_file(small: Sequence[str], tmp_path: Path) -> None:
     identities = []
-    for name, text in (
-        ("a.csv", "word,reference\nhot,cold\n"),
-        ("b.csv", "word,reference\nhot,cold\n"),
-        ("c.csv", "word,reference\nhot,icy\n"),
-    ):
-        (tmp_path / name).write_text(text)
+    for name, answer in (("a.csv", "cold"), ("b.csv", "cold"), ("c.csv", "icy")):
+        (tmp_path / name).write_text(f"word,reference\nhot,{answer}\n")
         identities.append(make_plan(*small, "task=antonym", f"task.data={tmp_path / name}").identity)
     assert identities[0] == identities[1] != identities[2]
 
@@ -453,6 +435,7 @@ STATEFUL += ["ppo.kl_estimator=k3", "ppo.dropout=true", "ppo.minibatches=2", "pp
 def test_a_run_that_is_cut_off_goes_on_as_if_nothing_had_happened(
     run_cli: Callable[..., Any],
     train_here: Train,
+    go_on: Callable[[RunFolder], None],
     own_module: Callable[[str], str],
     small: Sequence[str],
     tmp_path: Path,
@@ -481,41 +464,35 @@ def test_a_run_that_is_cut_off_goes_on_as_if_nothing_had_happened(
         assert 2 <= rows(folder.metrics)[-1]["update"] <= 4
 
     monkeypatch.delenv("INTERRUPT")
-    assert run_cli(*command, pythonpath=tmp_path).code == 0
+    go_on(folder)
     assert folder.state() == "finished"
     assert without_times(folder) == without_times(undisturbed)
     assert folder.samples.read_text() == undisturbed.samples.read_text()
     assert torch.equal(weights(folder), weights(undisturbed))
 
 
-def test_a_stopped_sweep_stops_its_runs_and_goes_on(
+def test_a_stopped_sweep_stops_its_runs(
     start_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """SIGTERM to the command reaches the runs, which write a checkpoint; none is left behind."""
+    """SIGTERM to the command reaches the run that is on, which writes a checkpoint; the other waits."""
     module = own_module(
         "import pathlib, time\n"
         "def reward(*, responses, **_):\n"
-        f"    if not pathlib.Path({str(tmp_path / 'free')!r}).exists():\n"
-        f"        pathlib.Path({str(tmp_path / 'begun')!r}).touch()\n"
-        "        time.sleep(0.3)\n"
+        f"    pathlib.Path({str(tmp_path / 'begun')!r}).touch()\n"
+        "    time.sleep(0.3)\n"
         "    return [len(response) / 5 for response in responses]\n"
     )
     command = ["-m", *small, *own(module), "seed=0,1", "hydra.launcher.slots=1", "ppo.episodes=400"]
     process = start_cli(*command, pythonpath=tmp_path)
     wait_for(lambda: (tmp_path / "begun").exists())
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "Traceback" not in err
     assert "2 of 2 runs did not finish" in err.splitlines()[-1]
-    states = sorted(RunFolder(path).state() for path in (tmp_path / "outputs/runs").iterdir())
-    assert states == ["stopped", "waiting"]
-    (tmp_path / "free").touch()
-    command[-1] = "ppo.episodes=400"
-    process = start_cli(*command, pythonpath=tmp_path)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert {RunFolder(path).state() for path in (tmp_path / "outputs/runs").iterdir()} == {"finished"}
+    folders = {RunFolder(path).state(): RunFolder(path) for path in (tmp_path / "outputs/runs").iterdir()}
+    assert set(folders) == {"stopped", "waiting"}
+    assert list(folders["stopped"].checkpoints.iterdir())
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -538,17 +515,10 @@ def test_a_run_that_crashes_says_so_and_the_others_go_on(
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return [len(response) / 5 for response in responses]\n"
     )
-    result = run_cli(
-        "-m", *small, *own(module), "+reward.fatal=true,false", "hydra.launcher.slots=1", pythonpath=tmp_path
-    )
+    command = ["-m", *small, *own(module), "+reward.fatal=true,false", "hydra.launcher.slots=1"]
+    result = run_cli(*command, pythonpath=tmp_path)
     assert result.code == 2
     assert "1 of 2 runs did not finish" in result.err.splitlines()[-1]
     assert "killed by SIGKILL" in result.err.splitlines()[-1]
     states = sorted(RunFolder(path).state() for path in (tmp_path / "outputs/runs").iterdir())
     assert states == ["failed", "finished"]
-
-
-def test_environment_is_left_alone(train_here: Train) -> None:
-    before = dict(os.environ)
-    train_here()
-    assert dict(os.environ) == before
