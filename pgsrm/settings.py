@@ -193,14 +193,15 @@ def _check_target(node: DictConfig, key: str) -> None:
         ) from error
     partial = bool(node.get("_partial_", False))
     given: dict[str, Any] = {}
-    for name, value in node.items():
+    for each, value in node.items():
+        name = str(each)
         if name in ("_target_", "_partial_", "_recursive_", "_convert_", "_args_"):
             continue
         if isinstance(value, DictConfig) and "_target_" in value:
             _check_target(value, f"{key}.{name}")
-            given[str(name)] = msgspec.UNSET
+            given[name] = msgspec.UNSET
         else:
-            given[str(name)] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            given[name] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:  # a module, a built-in

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from pgsrm.errors import UserError
 from pgsrm.plan import Plan, plan
@@ -25,7 +25,7 @@ class SweepFailed(UserError):
 def compose(config_loader: Any, config: DictConfig, overrides: list[str]) -> Plan:
     """The plan of one run of a sweep, from Hydra's config loader and the run's overrides."""
     run_config = config_loader.load_sweep_config(config, overrides)
-    choices = dict(OmegaConf.to_container(run_config.hydra.runtime.choices))  # type: ignore[call-overload]
+    choices = {str(group): option for group, option in run_config.hydra.runtime.choices.items()}
     return plan(without_hydra(run_config), group_choices(choices))
 
 

@@ -1,6 +1,7 @@
 """What several test files share: tiny models in the hub's layout, made here, and the command line in a process."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -227,3 +228,18 @@ def small(tiny: Path, tmp_path: Path) -> Sequence[str]:
         "evaluation.every=2",
         "evaluation.samples=3",
     ]
+
+
+@pytest.fixture
+def go_on() -> Iterator[Callable[..., None]]:
+    """`go_on(folder, end="finished")`: train the run of a RunFolder to its end in this process, in 0.3 s and not 5."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+
+    def train(folder: Any, end: str = "finished") -> None:
+        from pgsrm.train import run
+
+        assert run(folder, show_progress=False) == end
+
+    yield train
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from pgsrm.record import RunFolder
+
 # override, and what its line must say: the key with its value, and what to do
 BAD = [
     ("task=colour", "task=colour: unknown task; there are antonym, category, color,", "did you mean color?"),
@@ -185,22 +187,11 @@ def test_a_function_needs_partial(run_cli: Callable[..., Any], own_reward: Calla
     assert "_partial_: true" in result.error_line
 
 
-def test_a_reward_that_returns_too_few(
-    run_cli: Callable[..., Any], small: Sequence[str], own_reward: Callable[..., Any], tmp_path: Path
-) -> None:
-    overrides = own_reward("def reward(**_):\n    return [1.0]\n")
-    result = run_cli(*overrides, *small, pythonpath=tmp_path)
-    assert result.code == 2
-    assert "Traceback" not in result.err
-    assert "it returned 1 rewards for 90 responses; return one each" in result.err.splitlines()[-1]
-    assert "it returned 1 rewards" in str(failed_run(tmp_path / "outputs")["reason"])
-
-
 def test_prompts_longer_than_the_models_context(
     run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path
 ) -> None:
     """The tiny model has 128 positions. Wrong version: an IndexError from inside the model."""
-    (tmp_path / "long.csv").write_text("word,reference\nhot,cold\n" + "x y " * 100 + ",z\n")
+    (tmp_path / "long.csv").write_text("word,reference\nhot,cold\n" + "x y " * 100 + ",cold\n")
     result = run_cli(*small, "task=antonym", "task.data=long.csv")
     assert result.code == 2
     assert "Traceback" not in result.err
@@ -208,8 +199,8 @@ def test_prompts_longer_than_the_models_context(
     failed_run(tmp_path / "outputs")
 
 
-def test_disk_full_stops_the_run_and_the_same_command_goes_on(
-    run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path
+def test_disk_full_stops_the_run_and_it_goes_on_later(
+    run_cli: Callable[..., Any], go_on: Callable[..., Any], small: Sequence[str], tmp_path: Path
 ) -> None:
     """No file may grow beyond 100 kB: the record fits, a checkpoint (and the final model) does not."""
 
@@ -222,8 +213,8 @@ def test_disk_full_stops_the_run_and_the_same_command_goes_on(
         assert "Traceback" not in result.err
         assert "the disk is full or the quota used up; free some space" in result.err.splitlines()[-1]
         failed_run(tmp_path / "outputs")
-    assert run_cli(*small).code == 0
     (folder,) = (tmp_path / "outputs/runs").iterdir()
+    go_on(RunFolder(folder))
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert [json.loads(line)["update"] for line in (folder / "metrics.jsonl").open()] == [0, 1, 2, 3, 4]
     assert (folder / "model/model.safetensors").stat().st_size > 100_000

@@ -167,11 +167,8 @@ def _prepare(
 def _advantages(learner: Learner, returns: "Tensor", values: "Tensor", mask: "Tensor") -> "Tensor":
     """Advantages (B, T) after the baseline that the settings name: the values (B,), the batch's mean, or nothing."""
     kind, totals = learner.settings.baseline, returns[:, 0]
-    if kind == "none":
-        baseline = totals * 0
-    else:
-        baseline = totals.mean().expand_as(totals) if kind == "batch_mean" else values.detach()
-    advantages = subtract_baseline(returns, baseline, mask)
+    baselines = {"none": totals * 0, "batch_mean": totals.mean().expand_as(totals)}
+    advantages = subtract_baseline(returns, baselines.get(kind, values.detach()), mask)
     return whiten(advantages, mask) if learner.settings.whiten_advantages else advantages
 
 
