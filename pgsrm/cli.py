@@ -3,10 +3,43 @@
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 from pgsrm.errors import UserError
 from pgsrm.paths import conf_folder
+
+USAGE = """\
+python -m pgsrm.run [-m] [group=choice ...] [key=value ...]
+
+Trains a child by PPO on a task's prompts under a reward. With -m, comma-separated values make a sweep:
+  python -m pgsrm.run -m task=color,antonym reward=pgsrm,binary seed=0,1,2
+
+Groups and their choices:
+{groups}
+
+  --cfg job          every key and its value, nothing runs
+  --config-dir DIR   more choices, of your own: DIR/task/mine.yaml makes task=mine
+  --hydra-help       Hydra's own options"""
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """The usage and the choices of every group, read from the folders alone: composing them would take Hydra a second."""
+    folders = [conf_folder()]
+    for place, word in enumerate(arguments):
+        if word in ("--config-dir", "-cd") and place + 1 < len(arguments):
+            folders.append(Path(arguments[place + 1]))
+        elif word.startswith("--config-dir="):
+            folders.append(Path(word.partition("=")[2]))
+    choices: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in folder.rglob("*.yaml"):
+            if file.parent != folder:
+                choices.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
+    return USAGE.format(
+        groups="\n".join(f"  {group:16} {' '.join(sorted(names))}" for group, names in sorted(choices.items()))
+    )
 
 
 def one_line(error: BaseException) -> str | None:

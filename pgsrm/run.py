@@ -5,33 +5,70 @@ With -m every combination of the comma-separated values is a run, dispatched by 
 
 import os
 import sys
-
-import hydra
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from pgsrm.paths import conf_folder
 
-_failures: list[Exception] = []  # Hydra prints a line of its own about an exception that leaves the function below
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HELP = ("-h", "--help")
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
-def _main(config: DictConfig) -> None:
-    try:
-        _run_one(config)
-    except Exception as error:
-        _failures.append(error)
+def _compose_and_run() -> None:
+    """A plain run is composed here: Hydra's own command line would do it twice, to learn first that it is no sweep."""
+    from hydra import compose, initialize_config_dir
+
+    overrides, folder = _split(sys.argv[1:])
+    if overrides is None:
+        _run_hydra()
+        return
+    search = [f"hydra.searchpath=[file://{os.path.abspath(folder)}]"] if folder else []
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        _run_one(compose("config", overrides + search, return_hydra_config=True))
 
 
-def _run_one(config: DictConfig) -> None:
-    """One run, in this process."""
-    from hydra.core.hydra_config import HydraConfig
+def _split(words: list[str]) -> tuple[list[str] | None, str | None]:
+    """The overrides and the `--config-dir` of a plain run; None where Hydra is asked for more (-m, --cfg, ...)."""
+    overrides, folder, rest = [], None, iter(words)
+    for word in rest:
+        if word in ("--config-dir", "-cd"):
+            folder = next(rest, None)
+        elif word.startswith("--config-dir="):
+            folder = word.partition("=")[2]
+        elif word.startswith(("-", "hydra")):
+            return None, None
+        else:
+            overrides.append(word)
+    return overrides, folder
 
-    from pgsrm.plan import plan
+
+def _run_hydra() -> None:
+    import hydra
+
+    failures: list[Exception] = []  # Hydra prints a line of its own about an exception that leaves the function below
+
+    @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+    def with_config(config: "DictConfig") -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        try:
+            _run_one(HydraConfig.instance().cfg or config)  # type: ignore[arg-type]
+        except Exception as error:
+            failures.append(error)
+
+    with_config()
+    if failures:
+        raise failures[0]
+
+
+def _run_one(config: "DictConfig") -> None:
+    """One run, in this process, from a config with its `hydra` node."""
+    from pgsrm.sweep import SweepFailed, plan_run, prepare_tracking, print_where
+
+    this = plan_run(config)
     from pgsrm.record.summary import end_of_run_line, summarise
-    from pgsrm.sweep import SweepFailed, group_choices, prepare_tracking, print_where
 
-    choices = {str(group): option for group, option in HydraConfig.get().runtime.choices.items()}
-    this = plan(config, group_choices(choices))
     this.freeze()
     experiment = prepare_tracking(this.config["tracking"])
     if this.folder.state() != "finished":
@@ -46,14 +83,15 @@ def _run_one(config: DictConfig) -> None:
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.cli import one_line
+    from pgsrm.cli import help_text, one_line
 
+    if any(word in HELP for word in sys.argv[1:]):
+        print(help_text(sys.argv))
+        return
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the line below is ours
     try:
-        _main()
-        if _failures:
-            raise _failures[0]
+        _compose_and_run()
     except Exception as error:
         line = one_line(error)
         if line is None or wants_traceback:

@@ -24,22 +24,20 @@ class SweepFailed(UserError):
 
 def compose(config_loader: Any, config: DictConfig, overrides: list[str]) -> Plan:
     """The plan of one run of a sweep, from Hydra's config loader and the run's overrides."""
-    run_config = config_loader.load_sweep_config(config, overrides)
-    choices = {str(group): option for group, option in run_config.hydra.runtime.choices.items()}
-    return plan(without_hydra(run_config), group_choices(choices))
+    return plan_run(config_loader.load_sweep_config(config, overrides))
 
 
-def without_hydra(config: DictConfig) -> DictConfig:
-    """The config as the task function gets it."""
+def plan_run(config: DictConfig) -> Plan:
+    """The plan of a composed config that still has its `hydra` node, from which the groups' choices are read."""
+    choices = {
+        str(group): str(option)
+        for group, option in config.hydra.runtime.choices.items()
+        if "hydra" not in str(group) and option is not None
+    }
     config = config.copy()
     with open_dict(config):
-        config.pop("hydra", None)
-    return config
-
-
-def group_choices(choices: dict[str, Any]) -> dict[str, str]:
-    """The chosen option of each of our config groups (Hydra's own left out)."""
-    return {group: str(option) for group, option in choices.items() if "hydra" not in group and option is not None}
+        config.pop("hydra")
+    return plan(config, choices)
 
 
 def run_sweep(plans: Sequence[Plan], slots: int | None) -> None:
