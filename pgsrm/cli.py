@@ -10,6 +10,7 @@ from pathlib import Path
 from pgsrm.errors import UserError
 from pgsrm.paths import conf_folder
 
+HELP = ("-h", "--help")
 USAGE = """\
 python -m pgsrm.run [-m] [group=choice ...] [key=value ...]
 
@@ -24,14 +25,27 @@ Groups and their choices:
   --hydra-help       Hydra's own options"""
 
 
+def plain_run(words: Sequence[str]) -> tuple[list[str] | None, Path | None]:
+    """The overrides of a plain run and its `--config-dir`; None for the overrides of anything else (-m, --cfg, ...)."""
+    overrides, folder, rest = [], None, iter(words)
+    for word in rest:
+        if word in ("--config-dir", "-cd"):
+            folder = Path(next(rest, ""))
+        elif word.startswith("--config-dir="):
+            folder = Path(word.partition("=")[2])
+        elif word.startswith(("-", "hydra")):
+            return None, folder
+        else:
+            overrides.append(word)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--config-dir={folder}: no such folder; name one that holds task/, reward/ ... of your own")
+    return overrides, folder
+
+
 def help_text(arguments: Sequence[str]) -> str:
     """The usage and the choices of every group, read from the folders alone: composing them would take Hydra a second."""
-    folders = [conf_folder()]
-    for place, word in enumerate(arguments):
-        if word in ("--config-dir", "-cd") and place + 1 < len(arguments):
-            folders.append(Path(arguments[place + 1]))
-        elif word.startswith("--config-dir="):
-            folders.append(Path(word.partition("=")[2]))
+    _, own = plain_run([word for word in arguments[1:] if word not in HELP])
+    folders = [conf_folder(), *([own] if own else [])]
     choices: dict[str, set[str]] = {}
     for folder in folders:
         for file in folder.rglob("*.yaml"):

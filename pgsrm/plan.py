@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from omegaconf import DictConfig, OmegaConf
 
-from pgsrm.child.load import check_model
+from pgsrm.child.load import check_model, weights_digest
 from pgsrm.errors import UserError
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
+from pgsrm.record.mlflow_store import tracking_uri
 from pgsrm.settings import Settings, read_settings
 
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in a run's name
@@ -33,28 +35,34 @@ class Plan:
     variant: str
 
     def freeze(self, sweep: str | None = None) -> None:
-        """Make the folder and write config.yaml, unless an earlier start did."""
+        """Make the folder and write config.yaml, unless a process trains the run or has finished it.
+
+        An earlier start's config gives way: with the same identity it can differ only in where and how the run goes on.
+        """
         try:
-            self.folder.create()
-            if not self.folder.config.exists():
-                with writing(self.folder.path):
-                    replace(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
+            if self.folder.state() == "finished" or not self.folder.acquire():
+                return
         except OSError as error:
             outputs = self.config["paths"]["outputs"]
             problem = f"paths.outputs={outputs}: can't be written ({error.strerror})"
             raise UserError(f"{problem}; name a folder that you may write to") from error
-        if self.folder.status() is None:
-            self.folder.write_status(
-                state="waiting",
-                reason=None,
-                update=0,
-                updates=self.updates,
-                episodes=0,
-                identity=self.identity,
-                variant=self.variant,
-                sweep=sweep,
-                seconds=0.0,
-            )
+        try:
+            with writing(self.folder.path):
+                replace(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
+            if self.folder.status() is None:
+                self.folder.write_status(
+                    state="waiting",
+                    reason=None,
+                    update=0,
+                    updates=self.updates,
+                    episodes=0,
+                    identity=self.identity,
+                    variant=self.variant,
+                    sweep=sweep,
+                    seconds=0.0,
+                )
+        finally:
+            self.folder.release()
 
 
 def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
@@ -65,14 +73,15 @@ def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
     """
     settings = read_settings(config)
     check_model(settings.model)
+    if settings.tracking is not None:
+        tracking_uri(msgspec.to_builtins(settings.tracking))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     frozen = _absolute_paths({str(key): value for key, value in plain.items()})
     task, reward = build_objects(frozen)
     if hasattr(reward, "check"):
         reward.check([example.reference for example in task.train + task.holdout])
-    digest = task.digest
-    identity, variant = _identity(frozen, digest, with_seed=True), _identity(frozen, digest, with_seed=False)
+    identity, variant = (_identity(settings, frozen, task, reward, seed) for seed in (True, False))
     frozen["choices"] = {group: choices[group] for group in sorted(choices)}
     name = "-".join([*(choices.get(group, "custom") for group in NAMED), f"s{settings.seed}", identity[:8]])
     folder = RunFolder(Path(settings.paths.outputs).absolute() / "runs" / name)
@@ -109,28 +118,60 @@ def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:
 
 def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     """Paths that exist as given are made absolute, so that a run can go on from another working directory."""
-    for section, key in (("task", "data"), ("parent", "references"), ("model", "path")):
-        value = config[section].get(key)
-        if value and Path(value).expanduser().exists():
-            config[section][key] = str(Path(value).expanduser().absolute())
+    places = [(config["task"], "data"), (config["parent"], "references"), (config["model"], "path")]
+    places += [
+        (node, "path") for node in (config["embedder"], config["reward"].get("embedder")) if isinstance(node, dict)
+    ]
+    for node, key in places:
+        value = node.get(key)
+        if isinstance(value, str) and Path(value).expanduser().exists():
+            node[key] = str(Path(value).expanduser().absolute())
     config["paths"]["outputs"] = str(Path(config["paths"]["outputs"]).absolute())
     return config
 
 
-def _identity(config: dict[str, Any], digest: str, with_seed: bool) -> str:
-    """SHA-256 of what decides a run's numbers: prompts and references by content, not by file name.
+def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any], task: Any, reward: Any) -> None:
+    """Raise UserError if data, weights or vectors are others than those that the run was planned with."""
+    if (folder.status() or {}).get("identity") != _identity(settings, config, task, reward, with_seed=True):
+        raise UserError(
+            f"{folder.name}: its data, weights or vectors have changed since it was planned; the command that planned it "
+            "makes a run of its own for the new ones"
+        )
+
+
+def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any, with_seed: bool) -> str:
+    """SHA-256 of what decides a run's numbers: prompts, references, weights and vectors by content, not by file name.
 
     Left out: where it runs and writes (paths, tracking, checkpoints, device, threads), and what the parent is asked.
     """
+    weights, digest = weights_digest(settings.model), getattr(reward, "digest", None)
     deciding = {
-        "prompts": digest,
-        "max_new_tokens": config["task"]["max_new_tokens"],
-        "checker": config["task"]["checker"],
-        "reward": config["reward"],
-        "model": {key: value for key, value in config["model"].items() if key != "device"},
-        "ppo": config["ppo"],
-        "evaluation": config["evaluation"],
+        "prompts": task.digest,
+        "max_new_tokens": settings.task.max_new_tokens,
+        "checker": settings.task.checker,
+        "reward": config["reward"] if digest is None else _without_path(config["reward"]),
+        "reward_content": digest,
+        "model": weights or [settings.model.path, settings.model.revision],
+        "dtype": settings.model.dtype,
+        "ppo": msgspec.to_builtins(settings.ppo),
+        "evaluation": msgspec.to_builtins(settings.evaluation),
+        "seed": settings.seed if with_seed else None,
     }
-    if with_seed:
-        deciding["seed"] = config["seed"]
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_floats(deciding), sort_keys=True).encode()).hexdigest()
+
+
+def _without_path(reward: dict[str, Any]) -> dict[str, Any]:
+    """A reward's config without its embedder's file name, whose content is hashed instead."""
+    embedder = reward.get("embedder")
+    if not isinstance(embedder, dict):
+        return reward
+    return {**reward, "embedder": {key: value for key, value in embedder.items() if key != "path"}}
+
+
+def _floats(value: Any) -> Any:
+    """Numbers as floats, so that 4 and 4.0 are one value."""
+    if isinstance(value, dict):
+        return {key: _floats(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_floats(each) for each in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -12,35 +12,20 @@ from pgsrm.paths import conf_folder
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-HELP = ("-h", "--help")
-
 
 def _compose_and_run() -> None:
     """A plain run is composed here: Hydra's own command line would do it twice, to learn first that it is no sweep."""
     from hydra import compose, initialize_config_dir
 
-    overrides, folder = _split(sys.argv[1:])
+    from pgsrm.cli import plain_run
+
+    overrides, folder = plain_run(sys.argv[1:])
     if overrides is None:
         _run_hydra()
         return
-    search = [f"hydra.searchpath=[file://{os.path.abspath(folder)}]"] if folder else []
+    search = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         _run_one(compose("config", overrides + search, return_hydra_config=True))
-
-
-def _split(words: list[str]) -> tuple[list[str] | None, str | None]:
-    """The overrides and the `--config-dir` of a plain run; None where Hydra is asked for more (-m, --cfg, ...)."""
-    overrides, folder, rest = [], None, iter(words)
-    for word in rest:
-        if word in ("--config-dir", "-cd"):
-            folder = next(rest, None)
-        elif word.startswith("--config-dir="):
-            folder = word.partition("=")[2]
-        elif word.startswith(("-", "hydra")):
-            return None, None
-        else:
-            overrides.append(word)
-    return overrides, folder
 
 
 def _run_hydra() -> None:
@@ -78,20 +63,21 @@ def _run_one(config: "DictConfig") -> None:
     print(end_of_run_line(summarise(this.folder)))
     print_where(this.config, experiment)
     if this.folder.state() != "finished":
-        raise SweepFailed((this.folder.status() or {}).get("reason"))
+        state, reason = this.folder.state(), (this.folder.status() or {}).get("reason")
+        raise SweepFailed(reason or f"{this.folder.name}: {state}; another process trains it")
 
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.cli import help_text, one_line
+    from pgsrm.cli import HELP, help_text, one_line
 
-    if any(word in HELP for word in sys.argv[1:]):
-        print(help_text(sys.argv))
-        return
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the line below is ours
     try:
-        _compose_and_run()
+        if any(word in HELP for word in sys.argv[1:]):
+            print(help_text(sys.argv))
+        else:
+            _compose_and_run()
     except Exception as error:
         line = one_line(error)
         if line is None or wants_traceback:

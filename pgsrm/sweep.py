@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 from pgsrm.errors import UserError
 from pgsrm.plan import Plan, plan
 from pgsrm.record import RunFolder
+from pgsrm.train import OTHERS
 
 POLL_SECONDS = 0.5
 
@@ -58,8 +59,9 @@ def run_sweep(plans: Sequence[Plan], slots: int | None) -> None:
     print(f"{len(plans)} runs: {len(plans) - len(waiting)} finished before, {len(waiting)} to train", flush=True)
     tracking = plans[0].config["tracking"]
     experiment = prepare_tracking(tracking)
-    _send_the_rest(folders, tracking)
-    slots = max(1, min(slots or _default_slots(), len(waiting) or 1))
+    if experiment is not None:
+        _send_the_rest(folders)
+    slots = max(1, min(slots or _default_slots(plans), len(waiting) or 1))
     with SweepTable(folders) as table:
         _train(waiting, slots, table)
     print(end_of_sweep_table([summarise(folder) for folder in folders]), flush=True)
@@ -91,10 +93,8 @@ def prepare_tracking(tracking: dict[str, Any] | None) -> str | None:
     return prepare(tracking)
 
 
-def _send_the_rest(folders: Sequence[RunFolder], tracking: dict[str, Any] | None) -> None:
+def _send_the_rest(folders: Sequence[RunFolder]) -> None:
     """Send MLflow what it has not got of runs that finished earlier, while its server was away."""
-    if tracking is None:
-        return
     from pgsrm.record.mlflow_mirror import is_complete
     from pgsrm.train import start_mirror
 
@@ -110,35 +110,40 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _default_slots() -> int:
-    """A slot a core; a GPU takes one run at a time."""
-    return 1 if os.path.exists("/dev/nvidia0") else _cores()
+def _default_slots(plans: Sequence[Plan]) -> int:
+    """A slot a core, or for every `threads` of them; a GPU takes one run at a time."""
+    on_cpu = all(p.config["model"]["device"] == "cpu" for p in plans) or not os.path.exists("/dev/nvidia0")
+    return _cores() // max(p.config["threads"] or 1 for p in plans) if on_cpu else 1
 
 
 def _train(plans: Sequence[Plan], slots: int, table: Any) -> None:
-    """Keep `slots` runs going; at SIGINT or SIGTERM pass SIGTERM on and wait for their checkpoints."""
-    queue, running = list(plans), dict[int, subprocess.Popen[bytes]]()
+    """Keep `slots` runs going. Whatever ends this (a signal, an error) passes SIGTERM on and waits for checkpoints."""
+    queue = list(plans)
+    running: list[subprocess.Popen[bytes]] = []
     threads = max(1, _cores() // slots)
     stopping = False
 
     def stop(number: int, frame: object) -> None:
         nonlocal stopping
         stopping = True
-        queue.clear()
-        for process in running.values():
-            process.terminate()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        while queue or running:
-            for pid in [pid for pid, process in running.items() if process.poll() is not None]:
-                _note_crash(running.pop(pid))
-            while queue and len(running) < slots and not stopping:
-                process = _start(queue.pop(0).folder, threads)
-                running[process.pid] = process
+        while (queue or running) and not stopping:
+            for process in [process for process in running if process.poll() is not None]:
+                running.remove(process)
+                _note_crash(process)
+            while queue and len(running) < slots:
+                running.append(_start(queue.pop(0).folder, threads))
             table.refresh()
             time.sleep(POLL_SECONDS)
     finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+            _note_crash(process)
+        table.refresh()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -158,10 +163,13 @@ def _start(folder: RunFolder, threads: int) -> "subprocess.Popen[bytes]":
 
 
 def _note_crash(process: "subprocess.Popen[bytes]") -> None:
-    """A process that was killed could not write its end: say so in its status."""
+    """A process that was killed, or failed before it could say so, left no end in its status: write it."""
     assert isinstance(process.args, list)
     folder = RunFolder(str(process.args[3]))
-    if process.returncode < 0 and folder.state() in ("running", "cut off", "waiting"):
-        folder.write_status(state="failed", reason=f"killed by {signal.Signals(-process.returncode).name}")
-    elif process.returncode and folder.state() in ("running", "cut off", "waiting"):
-        folder.write_status(state="failed", reason=f"exit code {process.returncode}; see {folder.path / 'log.txt'}")
+    if process.returncode in (0, OTHERS) or folder.state() not in ("running", "cut off", "waiting"):
+        return
+    if folder.acquire():
+        killed = process.returncode < 0
+        by = f"killed by {signal.Signals(-process.returncode).name}" if killed else f"exit code {process.returncode}"
+        folder.write_status(state="failed", reason=f"{by}; see {folder.path / 'log.txt'}")
+        folder.release()

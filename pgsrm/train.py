@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from pgsrm.settings import Settings
 
 
+OTHERS = 4  # exit code of a process whose run another one trains
+
+
 class Stopped(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has written a checkpoint."""
 
 
-def train(folder: RunFolder, show: Callable[[dict[str, float]], None]) -> None:
+def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Signals") -> None:
     """Train the run of `folder` to its end, from its latest checkpoint if it has one.
 
     Raises:
@@ -34,13 +37,12 @@ def train(folder: RunFolder, show: Callable[[dict[str, float]], None]) -> None:
     """
     from pgsrm.trainer import Trainer  # torch and transformers, about three seconds
 
-    stop = _Signals()
     run = Trainer.from_folder(folder)
     run.resume()
-    if run.update == 0:
+    if run.update == 0 and not stop.ending:
         run.record_evaluation()
     saved = time.monotonic()
-    while run.update < run.updates:
+    while run.update < run.updates and not stop.ending:
         started = time.perf_counter()
         examples = run.draw_prompts()
         responses = run.sample(examples)
@@ -50,18 +52,18 @@ def train(folder: RunFolder, show: Callable[[dict[str, float]], None]) -> None:
         if stop.asked or time.monotonic() - saved > run.settings.checkpoint.minutes * 60:
             run.save_checkpoint()
             saved = time.monotonic()
-        if stop.ending:
-            raise Stopped
+    if run.update < run.updates:
+        raise Stopped
     run.finish()
 
 
-class _Signals:
-    """SIGINT and SIGTERM end the run at the next update, SIGUSR2 writes a checkpoint; a second SIGINT ends it at once."""
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP end the run at the next update, SIGUSR2 writes a checkpoint; a second SIGINT ends it at once."""
 
     def __init__(self) -> None:
         self.ending = False
         self._checkpoint = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._end)
         signal.signal(signal.SIGUSR2, self._save)
 
@@ -85,8 +87,11 @@ def run(folder: RunFolder, show_progress: bool = True) -> str:
     Every end is written to status.json: finished, stopped (resumable), or failed with its reason.
     """
     if not folder.acquire():
-        print(f"{folder.name}: another process trains it", file=sys.stderr)
         return "running"
+    if folder.state() == "finished":  # by another process, since this start was planned
+        folder.release()
+        return "finished"
+    stop = Signals()
     before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
     mirror: MlflowMirror | None = None
     state, reason = "failed", None
@@ -98,9 +103,9 @@ def run(folder: RunFolder, show_progress: bool = True) -> str:
 
             done = int((folder.last_metrics() or {}).get("update", 0))
             with RunProgress(folder.name, settings.ppo.updates, done) as progress:
-                train(folder, progress.show)
+                train(folder, progress.show, stop)
         else:
-            train(folder, lambda metrics: None)
+            train(folder, lambda metrics: None, stop)
         state = "finished"
     except (Stopped, KeyboardInterrupt):
         state, reason = "stopped", "stopped by a signal; the same command goes on"
@@ -168,12 +173,15 @@ def _now() -> str:
 
 
 def main() -> None:
-    """`python -m pgsrm.train FOLDER [--quiet]`: what a sweep's slots start. Exit code 0 finished, 3 stopped, 1 failed."""
+    """`python -m pgsrm.train FOLDER [--quiet]`: what a sweep's slots start.
+
+    Exit code: 0 finished, 1 failed, 3 stopped, 4 another process trains it.
+    """
     folder = RunFolder(Path(sys.argv[1]))
     state = run(folder, show_progress="--quiet" not in sys.argv)
     if state == "failed":
         print((folder.status() or {}).get("reason"), file=sys.stderr)
-    sys.exit({"finished": 0, "stopped": 3}.get(state, 1))
+    sys.exit({"finished": 0, "stopped": 3, "running": OTHERS}.get(state, 1))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pgsrm.child.load import load_model, load_tokenizer, resolve_device
 from pgsrm.child.policy import Child, Sampling
 from pgsrm.child.text import Codec
 from pgsrm.errors import UserError
-from pgsrm.plan import build_objects, load_settings
+from pgsrm.plan import build_objects, check_unchanged, load_settings
 from pgsrm.ppo import Learner, step
 from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.files import writing
@@ -65,11 +65,18 @@ class Trainer:
         """Load task, reward, model and tokenizer as the folder's config says; the policy is the reference's copy."""
         settings, config = load_settings(folder)
         task, reward = build_objects(config)
+        check_unchanged(folder, settings, config, task, reward)
         codec = Codec(load_tokenizer(settings.model))
         model = load_model(settings.model, resolve_device(settings.model.device))
         prompts = [codec.encode(example.prompt) for example in task.train]
         child = Child(
-            model, copy.deepcopy(model), codec.eos, prompts, settings.ppo.padding, share_prefix=not settings.ppo.dropout
+            model,
+            copy.deepcopy(model),
+            codec.eos,
+            prompts,
+            settings.ppo.padding,
+            share_prefix=not settings.ppo.dropout,
+            bfloat16=settings.model.dtype == "bfloat16",
         )
         return cls(folder, settings, task, reward, child, codec)
 
@@ -197,12 +204,12 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """All that decides what comes next: weights, both optimisers, KL coefficient, every generator."""
-        tensors, numbers = _flatten(self._modules())
+        tensors = _flatten(self._modules())
         tensors |= {f"rng/{name}": generator.get_state() for name, generator in self._generators().items()}
         tensors["rng/torch"] = torch.get_rng_state()
         if self.child.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.child.device)
-        state = {"kl_coef": self.learner.kl_coef, "numbers": numbers, "rng/python": random.getstate()}
+        state = {"kl_coef": self.learner.kl_coef, "rng/python": random.getstate()}
         state["rng/numpy"] = [each.tolist() if isinstance(each, np.ndarray) else each for each in np.random.get_state()]
         checkpoint.save(self.folder, self.update, tensors, state)
         self.folder.write_status(update=self.update, episodes=self.update * self.settings.ppo.batch_size)
@@ -216,7 +223,7 @@ class Trainer:
         self.update, tensors, state = loaded
         self.folder.truncate_after(self.update)
         modules = self._modules()
-        _unflatten(modules, tensors, state["numbers"])
+        _unflatten(modules, tensors)
         if "reference" in modules:
             self.child.set_reference(modules["reference"].state_dict())  # as it was after the update: nothing kept
         self.learner.kl_coef = state["kl_coef"]
@@ -251,30 +258,28 @@ class Trainer:
         return {"data": self.data_rng, "sampling": self.sampling_rng}
 
 
-def _flatten(modules: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _flatten(modules: dict[str, Any]) -> dict[str, torch.Tensor]:
     """State dicts as one dict of tensors (`policy/transformer.wte.weight`); an optimiser's groups stay as settings."""
     tensors: dict[str, torch.Tensor] = {}
-    numbers: dict[str, Any] = {}
     for name, module in modules.items():
         state = module.state_dict()
         if isinstance(module, torch.optim.Optimizer):
             for index, values in state["state"].items():
                 tensors |= {f"{name}/{index}/{key}": value for key, value in values.items()}
-            numbers[name] = len(state["state"])
         else:
             tensors |= {f"{name}/{key}": value for key, value in state.items()}
-    return tensors, numbers
+    return tensors
 
 
-def _unflatten(modules: dict[str, Any], tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
-    """The inverse of `_flatten`."""
+def _unflatten(modules: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """The inverse of `_flatten`. A parameter that never had a gradient has no optimiser state."""
     for name, module in modules.items():
         own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
         if isinstance(module, torch.optim.Optimizer):
-            values: dict[int, dict[str, torch.Tensor]] = {index: {} for index in range(numbers[name])}
+            values: dict[int, dict[str, torch.Tensor]] = {}
             for key, tensor in own.items():
                 index, _, field = key.partition("/")
-                values[int(index)][field] = tensor
+                values.setdefault(int(index), {})[field] = tensor
             module.load_state_dict({"state": values, "param_groups": module.state_dict()["param_groups"]})
         else:
             module.load_state_dict(own)

@@ -197,7 +197,6 @@ def call_cli(
 
         from pgsrm import run
 
-        monkeypatch.setattr(run, "_failures", [])
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["pgsrm.run", *arguments])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")

@@ -85,8 +85,8 @@ def test_experiment_paper_has_the_papers_values(composed: Compose, task: str) ->
 
 def test_nano_brings_its_own_learning_rates_and_a_user_may_still_set_them(composed: Compose) -> None:
     paper, nano = composed("ppo=paper", "model=gpt2_small"), composed("ppo=paper", "model=nano")
-    assert nano.ppo.actor_lr != paper.ppo.actor_lr == 1e-5
-    assert composed("ppo=paper", "ppo.actor_lr=2e-5").ppo.actor_lr == 2e-5
+    assert nano.ppo.critic_lr != paper.ppo.critic_lr == 1e-4
+    assert composed("ppo=paper", "ppo.critic_lr=2e-5").ppo.critic_lr == 2e-5
 
 
 def test_released_differs_from_paper_in_its_named_switches_alone(composed: Compose) -> None:

@@ -371,10 +371,12 @@ def test_the_digest_is_stable_and_sees_prompts_references_and_split(tmp_path: Pa
     path = write(tmp_path / "d.csv", *lines)
     digest = load_task(capital_config(path)).digest
     # Frozen: runs on disk are recognised by it.
-    assert digest == "0bdbe30b4365edb25746c36d1c8d8d95040a2946b08cc8a297c079203d194ed3"
+    assert digest == "7f8dc8c7876c2367bbb9ba56671228983d9e0e6aea9e91d4d18df0afc051a34d"
     assert load_task(capital_config(write(tmp_path / "copy.csv", *lines))).digest == digest
     assert load_task(capital_config(path, template="{country}: ")).digest != digest
     assert load_task(capital_config(path, holdout=0.5)).digest != digest
+    more = write(tmp_path / "more.csv", "country,reference,hint", "France,Paris,a", "Peru,Lima,b")
+    assert load_task(capital_config(more)).digest != digest  # a checker or reward may read any column
     write(path, "country,reference", "France,Paris", "Peru,Cusco")
     assert load_task(capital_config(path)).digest != digest
 

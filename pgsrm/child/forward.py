@@ -45,7 +45,8 @@ class HeadInput:
     given the prompts' last states apart, two gradients of the vocabulary's size to be added up.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, bfloat16: bool = False) -> None:
+        self.bfloat16 = bfloat16
         self.before: Tensor | None = None  # (B, 1, D)
         self.hidden: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._keep)
@@ -57,6 +58,13 @@ class HeadInput:
         self.hidden = hidden.contiguous() if self.before is None else torch.cat([self.before, hidden], dim=1)
         self.before = None
         return (self.hidden, *arguments[1:])
+
+    def run(self, model: Any, **inputs: Any) -> Any:
+        """The model's forward pass, in bfloat16 where asked for."""
+        import torch
+
+        with torch.autocast(inputs["input_ids"].device.type, torch.bfloat16, enabled=self.bfloat16):
+            return model(**inputs)
 
     def take(self) -> "Tensor":
         """The hidden states of the forward pass just made, which are then let go."""
@@ -73,11 +81,14 @@ def prefill(model: Any, head: HeadInput, batch: PaddedBatch) -> Prefill:
     mask = torch.cat([batch.prompt_mask.new_ones(len(batch), shared), batch.prompt_mask], dim=1)
     cache = None
     if shared:
-        cache = model(input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True, logits_to_keep=1).past_key_values
+        cache = head.run(
+            model, input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True, logits_to_keep=1
+        ).past_key_values
         for layer in cache.layers:
             layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
             layer.values = layer.values.expand(len(batch), -1, -1, -1)
-    out = model(
+    out = head.run(
+        model,
         input_ids=batch.prompt_ids,
         attention_mask=mask.long(),
         position_ids=positions(mask, batch.padding)[:, shared:],
@@ -101,7 +112,8 @@ def extend(model: Any, head: HeadInput, prompts: Prefill, batch: PaddedBatch, fe
         return prompts.logits.unsqueeze(1), first
     mask = torch.cat([prompts.mask, batch.response_mask[:, :fed]], dim=1)
     head.before = first
-    out = model(
+    out = head.run(
+        model,
         input_ids=batch.response_ids[:, :fed],
         attention_mask=mask.long(),
         position_ids=positions(mask, batch.padding)[:, -fed:],

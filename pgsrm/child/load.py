@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from pgsrm.digest import content_digest
 from pgsrm.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     path: str | None = None
     # Git revision of a hub model; null = its main branch.
     revision: str | None = None
-    # Type of the weights, and of the arithmetic.
+    # Type of the arithmetic; weights and optimiser stay float32, or small steps would be rounded away.
     dtype: Literal["float32", "bfloat16"] = "float32"
     # auto (a GPU if there is one), cpu, cuda, cuda:1, mps ...
     device: str = "auto"
@@ -58,6 +59,14 @@ def check_model(settings: ModelSettings) -> None:
         ) from error
 
 
+def weights_digest(settings: ModelSettings) -> str | None:
+    """Hash of a local model's weights and tokenizer; None for a hub model, which its name and revision identify."""
+    folder = Path(settings.path or SHIPPED).expanduser()
+    if not folder.is_dir():
+        return None
+    return content_digest([*folder.glob("*.safetensors"), *folder.glob("tokenizer.json"), folder / "config.json"])
+
+
 def resolve_device(name: str) -> "torch.device":
     """The device that `model.device` names; raises UserError where this machine has none such."""
     import torch
@@ -84,14 +93,20 @@ def load_model(settings: ModelSettings, device: "torch.device") -> Any:
     distribution, and this package samples by itself.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    dtype = getattr(torch, settings.dtype)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        settings.path or SHIPPED, revision=settings.revision or "main", dtype=dtype
-    )
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            settings.path or SHIPPED, revision=settings.revision or "main", dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model.path={settings.path}: can't be loaded ({reason}); name a causal language model"
+        ) from error
     model.generation_config = GenerationConfig(
         bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id
     )

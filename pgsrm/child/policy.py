@@ -90,8 +90,9 @@ class Child:
         prompts: Sequence[Sequence[int]] = (),
         padding: Literal["left", "right"] = "left",
         share_prefix: bool = True,
+        bfloat16: bool = False,
     ) -> None:
-        self._head, self._reference_head = HeadInput(model), HeadInput(reference)
+        self._head, self._reference_head = HeadInput(model, bfloat16), HeadInput(reference, bfloat16)
         self.model = model.eval()
         self.reference = reference.eval().requires_grad_(False)
         self.eos = eos
@@ -209,7 +210,8 @@ class Child:
             ended = ended | (token == self.eos)
             if step == how.max_new_tokens - 1 or bool(ended.all()):
                 break
-            out = self.model(
+            out = self._head.run(
+                self.model,
                 input_ids=token.unsqueeze(-1),
                 attention_mask=mask.long(),
                 position_ids=position + step,

@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from pgsrm.errors import UserError
+
 
 class Codec:
     """A tokenizer as this package uses it. `eos` is the id that ends a response."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"model.path={tokenizer.name_or_path}: the tokenizer has no EOS token; give it one and save it"
+            )
         self.eos: int = tokenizer.eos_token_id
         # policies repeat themselves more and more: most responses of a later update were decoded before
         self._decode = lru_cache(maxsize=50_000)(self._decode_uncached)

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgsrm.digest import content_digest
 from pgsrm.embedder.vector_files import check_vectors, read_vectors
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class WordVectors:
     def __init__(self, path: str | None = None) -> None:
         self._path = SHIPPED if path is None else Path(path).expanduser()
         check_vectors(self._path)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the file: what a run's identity says of its embedder."""
+        return content_digest([self._path])
 
     @property
     def dimension(self) -> int:

@@ -7,8 +7,8 @@ from msgspec import Meta
 
 from pgsrm.errors import UserError
 
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0, lt=float("1e30"))]  # no infinities
+NonNegative = Annotated[float, Meta(ge=0, lt=float("1e30"))]
 Count = Annotated[int, Meta(ge=1)]
 
 

@@ -103,7 +103,7 @@ def step(
         if settings.minibatches == 1:
             parts: tuple[Tensor, ...] = (torch.arange(len(prompts)),)
         else:
-            parts = torch.randperm(len(prompts), generator=learner.shuffle).chunk(settings.minibatches)
+            parts = torch.randperm(len(prompts), generator=learner.shuffle).tensor_split(settings.minibatches)
         metrics += [_gradient_step(learner, sampled, part.to(learner.child.device)) for part in parts]
     if before is not None:
         learner.child.set_reference(before)
@@ -169,7 +169,11 @@ def _advantages(learner: Learner, returns: "Tensor", values: "Tensor", mask: "Te
     kind, totals = learner.settings.baseline, returns[:, 0]
     baselines = {"none": totals * 0, "batch_mean": totals.mean().expand_as(totals)}
     advantages = subtract_baseline(returns, baselines.get(kind, values.detach()), mask)
-    return whiten(advantages, mask) if learner.settings.whiten_advantages else advantages
+    if not learner.settings.whiten_advantages:
+        return advantages
+    if len(totals) > 1 and bool(((returns == totals[0]) | ~mask).all()):
+        return advantages * 0  # equal rewards carry no signal: whitening would blow up the baseline's noise
+    return whiten(advantages, mask)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,12 @@ class SemanticReward:
             "without_vector": float(missing.mean()),
         }
 
+    @property
+    def digest(self) -> str | None:
+        """Hash of what the embedder embeds with, where it has one."""
+        digest: str | None = getattr(self._embedder, "digest", None)
+        return digest
+
     def check(self, references: Sequence[str]) -> None:
         """Embed all references of a run before it starts. Raises UserError for one without a vector."""
         self._embed_references(references)

@@ -234,7 +234,7 @@ def _make_checker(config: Mapping[str, Any]) -> Checker:
 
 def _digest(train: list[Example], holdout: list[Example]) -> str:
     split = {
-        name: [[example.prompt, example.reference] for example in examples]
+        name: [[example.prompt, example.reference, example.inputs] for example in examples]
         for name, examples in (("train", train), ("holdout", holdout))
     }
     return hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest()

@@ -12,11 +12,15 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from pgsrm.errors import UserError
+
 
 class LocalLauncher(Launcher):
     """Runs at most `slots` runs at once (default: one a core, and no more than there are runs)."""
 
     def __init__(self, slots: int | None = None) -> None:
+        if slots is not None and (not isinstance(slots, int) or slots < 1):
+            raise UserError(f"hydra.launcher.slots={slots}: expected a whole number >= 1, or null for one a core")
         self.slots = slots
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
