@@ -324,6 +324,18 @@ def test_11_equal_rewards_and_a_batch_of_one_give_no_noise(load_child: LoadChild
     assert gradient(child).abs().max() > 0
 
 
+@pytest.mark.parametrize("baseline", ["prompt_value", "response_value", "batch_mean", "none"])
+def test_11_equal_rewards_do_not_blow_up_the_baselines_noise(load_child: LoadChild, baseline: str) -> None:
+    """Wrong version: the only differences left are the value head's, and whitening makes advantages of size 1 of them."""
+    child = load_child(prompts=PROMPTS)
+    quiet = {"entropy_coef": 0.0, "kl_coef": 0.0, "weight_decay": 0.0}
+    learner = new_learner(child, baseline=baseline, **quiet)
+    torch.nn.init.normal_(learner.value_head.weight, std=0.1)
+    metrics = step(learner, PROMPTS, RESPONSES, [0.5] * 4)
+    assert gradient(child).abs().max() == 0
+    assert metrics["advantage/std"] == 0
+
+
 # 12. Value head
 
 
