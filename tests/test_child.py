@@ -335,3 +335,21 @@ def test_decoding_tidies_nothing_up(tiny: Path) -> None:
     """Wrong version: clean_up_tokenization_spaces turns "hot ." into "hot.", and offsets are off by one."""
     codec = Codec(load_tokenizer(ModelSettings(path=str(tiny))))
     assert codec.decode([codec.encode("hot . don 't")])[0] == ["hot . don 't"]
+
+
+def test_many_prompts_are_read_in_chunks(load_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong version: all prompts of a task in one forward pass, however many there are."""
+    from pgsrm.child import policy
+
+    prompts = [[5, 6, *range(10, 10 + length)] for length in range(1, 8)]
+    responses = [[7, 8, 0]] * len(prompts)
+    whole = load_child(prompts=prompts)
+    expected = whole.score_reference(whole.pad(prompts, responses))
+    greedy = whole.greedy(prompts, 4)
+    monkeypatch.setattr(policy, "ROWS_AT_ONCE", 3)
+    child, rows = load_child(prompts=prompts), []
+    for model in (child.model, child.reference):
+        model.register_forward_pre_hook(lambda m, a, kw: rows.append(kw["input_ids"].shape[0]), with_kwargs=True)
+    torch.testing.assert_close(child.score_reference(child.pad(prompts[:2], responses[:2])), expected[:2])
+    assert child.greedy(prompts, 4) == greedy
+    assert max(rows) == 3

@@ -3,6 +3,7 @@
 Shapes: B rows, S shared prefix tokens, P padded prompt tokens, T response tokens, V vocabulary, D width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,19 @@ class Prefill:
         """The rows `index` (n,)."""
         keys_values = tuple((keys[index], values[index]) for keys, values in self.keys_values)
         return Prefill(keys_values, self.mask[index], self.logits[index], self.hidden[index])
+
+    @staticmethod
+    def join(parts: "Sequence[Prefill]") -> "Prefill":
+        """The rows of several prefills of equal width, one below the other."""
+        import torch
+
+        layers = zip(*(part.keys_values for part in parts), strict=True)
+        return Prefill(
+            tuple((torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers),
+            torch.cat([part.mask for part in parts]),
+            torch.cat([part.logits for part in parts]),
+            torch.cat([part.hidden for part in parts]),
+        )
 
     def detach(self) -> "Prefill":
         """The same numbers without their graph."""

@@ -74,6 +74,7 @@ def draw(logits: "Tensor", uniform: "Tensor") -> "Tensor":
 
 # Bytes of the reference's keys, values and logits that may be kept for a run's prompts; past it they are made anew.
 REFERENCE_LIMIT = 2 << 30
+ROWS_AT_ONCE = 256  # prompts in one forward pass without gradient, whatever the number of a task's prompts
 
 
 class Child:
@@ -165,13 +166,18 @@ class Child:
         if batch.prompt_index is None or not self._keeps_reference:
             return prefill(self.reference, self._reference_head, batch)
         if self._reference_prompts is None:
+            import torch
+
             sample = prefill(self.reference, self._reference_head, batch.rows(batch.prompt_index[:1] * 0))
             each = sum(tensor.nbytes for pair in sample.keys_values for tensor in pair) + sample.logits.nbytes
             if each * len(self.prompts) > REFERENCE_LIMIT:
                 self._keeps_reference = False
                 return prefill(self.reference, self._reference_head, batch)
             everything = self.pad(self.prompts, [[self.eos]] * len(self.prompts))
-            self._reference_prompts = prefill(self.reference, self._reference_head, everything)
+            chunks = torch.arange(len(self.prompts), device=self.device).split(ROWS_AT_ONCE)
+            self._reference_prompts = Prefill.join(
+                [prefill(self.reference, self._reference_head, everything.rows(rows)) for rows in chunks]
+            )
         return self._reference_prompts.rows(batch.prompt_index)
 
     def sample(
@@ -226,10 +232,13 @@ class Child:
         """The most probable token at every step."""
         import torch
 
-        zeros = torch.zeros(len(prompts), max_new_tokens)
         was_training = self.model.training
         self.model.eval()
-        responses = self.sample(prompts, zeros, Sampling(max_new_tokens, top_k=1)).responses
+        responses: list[list[int]] = []
+        for start in range(0, len(prompts), ROWS_AT_ONCE):
+            chunk = prompts[start : start + ROWS_AT_ONCE]
+            zeros = torch.zeros(len(chunk), max_new_tokens)
+            responses += self.sample(chunk, zeros, Sampling(max_new_tokens, top_k=1)).responses
         self.model.train(was_training)
         return responses
 
