@@ -49,8 +49,9 @@ class Trainer:
     ) -> None:
         self.folder, self.settings, self.task, self.reward = folder, settings, task, reward
         self.child, self.codec = child, codec
-        self.data_rng = torch.Generator().manual_seed(settings.seed)
-        self.sampling_rng = torch.Generator().manual_seed(settings.seed + 1)
+        # no generator of one seed is one of another seed's
+        self.data_rng = torch.Generator().manual_seed(2 * settings.seed)
+        self.sampling_rng = torch.Generator().manual_seed(2 * settings.seed + 1)
         torch.manual_seed(settings.seed)  # dropout, where a run turns it on
         random.seed(settings.seed)  # a reward of the user's own may draw
         np.random.seed(settings.seed)
