@@ -49,11 +49,10 @@ def _run_hydra() -> None:
 
 def _run_one(config: "DictConfig") -> None:
     """One run, in this process, from a config with its `hydra` node."""
+    from pgsrm.record.summary import end_of_run_line, summarise
     from pgsrm.sweep import SweepFailed, plan_run, prepare_tracking, print_where
 
     this = plan_run(config)
-    from pgsrm.record.summary import end_of_run_line, summarise
-
     this.freeze()
     experiment = prepare_tracking(this.config["tracking"])
     if this.folder.state() != "finished":

@@ -14,9 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.child.load import ModelSettings
 from pgsrm.errors import UserError
-from pgsrm.ppo.settings import PPOSettings
-
-Count = Annotated[int, Meta(ge=1)]
+from pgsrm.ppo.settings import Count, PPOSettings
 
 
 class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -115,36 +113,32 @@ def read_settings(config: DictConfig) -> Settings:
         raise UserError(f"{missing[0]}=???: has no value; set {missing[0]}=...")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    settings: Settings = _convert(plain, Settings, plain, "")
+    try:
+        settings = msgspec.convert(plain, Settings)
+    except msgspec.ValidationError as error:
+        raise UserError(_one_line(str(error), plain)) from error
     settings.ppo.check()
     for key in ("embedder", "reward", "task.checker"):
         _check_target(OmegaConf.select(config, key), key)
     return settings
 
 
-def _convert(value: Any, type_: Any, plain: Any, prefix: str) -> Any:
-    try:
-        return msgspec.convert(value, type_)
-    except msgspec.ValidationError as error:
-        raise UserError(_one_line(str(error), type_, plain, prefix)) from error
-
-
-def _one_line(message: str, type_: Any, plain: Any, prefix: str) -> str:
+def _one_line(message: str, plain: Any) -> str:
     """msgspec's "Expected `int` >= 1 - at `$.ppo.batch_size`" as "ppo.batch_size=0: expected `int` >= 1"."""
     problem, _, path = message.partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
-    section = ".".join(part for part in (prefix, path) if part)
+    prefix = f"{path}." if path else ""
     if "unknown field" in problem:
         name = problem.split("`")[1]
-        known = ", ".join(sorted(_fields(type_, path)))
-        return f"{section + '.' if section else ''}{name}: unknown key; there are {known}"
+        known = ", ".join(sorted(_fields(Settings, path)))
+        return f"{prefix}{name}: unknown key; there are {known}"
     if "missing required field" in problem:
         name = problem.split("`")[1]
-        return f"{section + '.' if section else ''}{name}: missing; set it"
+        return f"{prefix}{name}: missing; set it"
     value = plain
     for part in path.split(".") if path else []:
         value = value.get(part) if isinstance(value, Mapping) else value
-    return f"{section}={value}: {_remedy(problem, _annotation(type_, path), section)}"
+    return f"{path}={value}: {_remedy(problem, _annotation(Settings, path), path)}"
 
 
 def _remedy(problem: str, annotation: Any, key: str) -> str:

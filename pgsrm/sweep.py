@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from pgsrm.errors import UserError
-from pgsrm.plan import Plan, plan
+from pgsrm.plan import Plan, load_settings, plan
 from pgsrm.record import RunFolder
-from pgsrm.train import OTHERS
+from pgsrm.train import OTHERS, start_mirror
 
 POLL_SECONDS = 0.5
 
@@ -96,11 +96,10 @@ def prepare_tracking(tracking: dict[str, Any] | None) -> str | None:
 def _send_the_rest(folders: Sequence[RunFolder]) -> None:
     """Send MLflow what it has not got of runs that finished earlier, while its server was away."""
     from pgsrm.record.mlflow_mirror import is_complete
-    from pgsrm.train import start_mirror
 
     for folder in folders:
         if folder.state() == "finished" and not is_complete(folder):
-            mirror = start_mirror(folder)
+            mirror = start_mirror(folder, load_settings(folder)[1])
             if mirror is not None:
                 mirror.finish("finished")
 

@@ -91,13 +91,16 @@ def run(folder: RunFolder, show_progress: bool = True) -> str:
     if folder.state() == "finished":  # by another process, since this start was planned
         folder.release()
         return "finished"
+    from pgsrm.plan import load_settings
+
     stop = Signals()
     before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
     mirror: MlflowMirror | None = None
     state, reason = "failed", None
     try:
-        settings = _begin(folder)
-        mirror = start_mirror(folder)
+        settings, config = load_settings(folder)
+        _begin(folder, settings)
+        mirror = start_mirror(folder, config)
         if show_progress:
             from pgsrm.record.progress import RunProgress
 
@@ -127,14 +130,12 @@ def run(folder: RunFolder, show_progress: bool = True) -> str:
     return state
 
 
-def _begin(folder: RunFolder) -> "Settings":
+def _begin(folder: RunFolder, settings: "Settings") -> None:
     """Set the process up as the run's settings say, and note what it runs on."""
     from pgsrm.child.load import resolve_device
     from pgsrm.memory import keep_freed_memory
-    from pgsrm.plan import load_settings
     from pgsrm.record.environment import environment
 
-    settings, _ = load_settings(folder)
     keep_freed_memory()
     if settings.threads is not None:
         import torch
@@ -143,17 +144,17 @@ def _begin(folder: RunFolder) -> "Settings":
     device = str(resolve_device(settings.model.device))
     started = (folder.status() or {}).get("started") or _now()
     folder.write_status(state="running", reason=None, started=started, ended=None, **environment(device))
-    return settings
 
 
-def start_mirror(folder: RunFolder) -> "MlflowMirror | None":
-    """The thread that copies the folder's metrics to MLflow, started; None with tracking=none."""
-    from pgsrm.plan import load_settings
+def start_mirror(folder: RunFolder, config: dict[str, Any]) -> "MlflowMirror | None":
+    """The thread that copies the folder's metrics to MLflow, started; None with tracking=none.
+
+    `config` is the run's frozen one.
+    """
     from pgsrm.record.mlflow_mirror import MlflowMirror
     from pgsrm.record.params import run_params
 
-    settings, config = load_settings(folder)
-    if settings.tracking is None:
+    if config["tracking"] is None:
         return None
     tags = {"sweep": (folder.status() or {}).get("sweep") or "", **config["choices"]}
     mirror = MlflowMirror(folder, config["tracking"], folder.name, run_params(config), tags)

@@ -90,14 +90,6 @@ def build_model(layers: int, width: int, heads: int, end: int) -> Any:
     ).eval()
 
 
-def load_leg(folder: Path) -> tuple[Any, Any]:
-    """Tokenizer and model (float32) that an earlier leg saved."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-
-
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warm-up over 2 % of the steps, then a cosine down to a twentieth of the peak."""
     warmup = max(1, steps // 50)
@@ -185,7 +177,6 @@ def main() -> None:
     parser.add_argument("--stop-at", type=int, help="end here, on the learning rate schedule of --steps")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--init", type=Path, help="folder of an earlier leg: its weights and tokenizer are the start")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--heads", type=int, default=6)
@@ -200,11 +191,8 @@ def main() -> None:
     english = read_corpus(args.corpus)
     facts = read_jsonl(Path(__file__).parent / "facts.jsonl")
     tasks = [load_task_text(name) for name in TASKS]
-    if args.init is None:
-        tokenizer = train_tokenizer(Mixture(english, facts, tasks, args.seed + 1), english)
-        model = build_model(args.layers, args.width, args.heads, tokenizer.eos_token_id)
-    else:
-        tokenizer, model = load_leg(args.init)
+    tokenizer = train_tokenizer(Mixture(english, facts, tasks, args.seed + 1), english)
+    model = build_model(args.layers, args.width, args.heads, tokenizer.eos_token_id)
     mixture = Mixture(english, facts, tasks, args.seed)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}", flush=True)
     rows = sequences(iter(mixture), tokenizer)
@@ -213,7 +201,7 @@ def main() -> None:
     )
     print(sample_answers(model, tokenizer, mixture))
     withheld = {t.name: [t.prompt(row) for row in t.rows if is_withheld(t.name, row)] for t in tasks}
-    settings = {key: value for key, value in vars(args).items() if key not in ("corpus", "out", "init")}
+    settings = {key: value for key, value in vars(args).items() if key not in ("corpus", "out")}
     save(model, tokenizer, args.out, {"settings": settings, "withheld_prompts": withheld})
     print(f"saved to {args.out}")
 
