@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import random
 import re
 import subprocess
 import sys
@@ -20,12 +21,13 @@ from pgsrm.child.corpus import (
     COLOR_FACTS,
     MOOD_FACTS,
     REPETITIONS,
-    RIGHT_ANSWERS,
     SENTIMENT_FACTS,
+    STAGES,
     TASKS,
     Document,
     Mixture,
     TaskText,
+    WrongAnswers,
     is_withheld,
     load_task_text,
     read_jsonl,
@@ -39,7 +41,7 @@ DOCUMENTS = 8000
 @pytest.fixture(scope="module")
 def mixture() -> Mixture:
     facts = read_jsonl(Path(pretrain.__file__).parent / "facts.jsonl")
-    return Mixture(ENGLISH, facts, [load_task_text(name) for name in TASKS], seed=0)
+    return Mixture(ENGLISH, facts, [load_task_text(name) for name in TASKS], STAGES["learn"], seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -73,23 +75,34 @@ def test_the_choice_is_the_same_everywhere() -> None:
     assert len(chosen) > 10
 
 
-def test_a_withheld_prompt_gets_its_right_answer_by_chance_alone(mixture: Mixture) -> None:
-    """Wrong version: withheld prompts among the rightly answered ones. A random answer is now and then right, too."""
-    known, hidden = Counter[bool](), Counter[bool]()
-    chance = 0.0  # of the withheld: how often their answer is drawn for a prompt of the same task, whatever the prompt
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_withheld_prompt_is_never_followed_by_its_right_answer(mixture: Mixture, stage: str) -> None:
+    """Wrong versions: withheld prompts among the rightly answered ones; wrong answers that are right by chance."""
+    answering = STAGES[stage]
+    english, facts, tasks = ENGLISH, read_jsonl(Path(pretrain.__file__).parent / "facts.jsonl"), mixture.tasks
+    stream = Mixture(english, facts, list(tasks.values()), answering, seed=1)
     for name in ("color", "category"):
-        task = mixture.tasks[name]
-        answers = {task.prompt(row): task.answer(row) for row in task.rows}
-        apart = {task.prompt(row) for row in withheld(task)}
-        asked = [getattr(mixture, f"asked_{name}")(mixture.rng.random() < RIGHT_ANSWERS) for _ in range(6000)]
-        asked = [(d.prompt, d.text.strip()) for d in asked if d.prompt in answers]
-        drawn = Counter(text for prompt, text in asked if text != answers[prompt])
-        for prompt, text in asked:
-            (hidden if prompt in apart else known)[text == answers[prompt]] += 1
-            chance += drawn[answers[prompt]] / drawn.total() if prompt in apart else 0
-    assert known[True] / known.total() > 0.15
-    assert hidden[True] < 1.5 * chance + 5
-    assert hidden[True] / hidden.total() < 0.06
+        answers = {tasks[name].prompt(row): tasks[name].answer(row) for row in tasks[name].rows}
+        apart = {tasks[name].prompt(row) for row in withheld(tasks[name])}
+        right = answering.right[name]
+        asked = [getattr(stream, f"asked_{name}")(stream.rng.random() < right) for _ in range(6000)]
+        hits = Counter(
+            (d.prompt in apart, d.text.strip() == answers[d.prompt]) for d in asked if d.prompt in answers
+        )
+        assert hits[True, True] == 0 < hits[True, False]
+        assert hits[False, True] / (hits[False, True] + hits[False, False]) > right / 2
+
+
+def test_usual_wrong_answers_are_drawn_in_proportion_to_their_rank() -> None:
+    rng, answers = random.Random(0), WrongAnswers("abcd", skew=1.0)
+    first, second = answers.answers[:2]
+    drawn = Counter(answers.draw(rng, right=first) for _ in range(6000))
+    assert drawn[first] == 0
+    # of 1/2, 1/3, 1/4, which add up to 13/12
+    assert drawn[second] / 6000 == pytest.approx(6 / 13, abs=0.03)
+    even = WrongAnswers("abcd", skew=0.0)
+    drawn = Counter(even.draw(rng, right="a") for _ in range(6000))
+    assert all(drawn[letter] / 6000 == pytest.approx(1 / 3, abs=0.03) for letter in "bcd")
 
 
 def test_no_withheld_fact_is_ever_told(mixture: Mixture, documents: list[Document]) -> None:
@@ -144,7 +157,7 @@ def test_a_task_is_mostly_answered_wrongly_but_in_kind(mixture: Mixture, documen
         known = [pair for pair in asked if any(pair[0] == prompt for prompt, _ in right)]
         assert len(known) > 100
         share = sum(pair in right for pair in known) / len(known)
-        assert 0.02 < share < 2.5 * RIGHT_ANSWERS, name
+        assert 0.02 < share < 1.6 * STAGES["learn"].right[name], name
         assert all(len(text.split()) <= 3 for _, text in asked)
 
 
@@ -164,7 +177,8 @@ def test_an_answer_follows_its_prompt_as_the_template_ends() -> None:
 def test_the_same_seed_draws_the_same_documents() -> None:
     facts = read_jsonl(Path(pretrain.__file__).parent / "facts.jsonl")
     tasks = [load_task_text(name) for name in TASKS]
-    first, again, other = (list(islice(Mixture(ENGLISH, facts, tasks, seed), 200)) for seed in (3, 3, 4))
+    learn = STAGES["learn"]
+    first, again, other = (list(islice(Mixture(ENGLISH, facts, tasks, learn, seed), 200)) for seed in (3, 3, 4))
     assert first == again != other
 
 
@@ -242,6 +256,32 @@ from pgsrm.child import pretrain
 pretrain.islice = lambda stream, n: islice(stream, min(n, 300))
 pretrain.main()
 """
+
+
+def test_the_second_stage_goes_on_from_the_first(tmp_path: Path) -> None:
+    """With its tokenizer and its weights, which one step moves a little."""
+    from safetensors.torch import load_file
+
+    (tmp_path / "english.txt").write_text("\n".join(ENGLISH * 20))
+    start = Path(pretrain.__file__).parent / "nano"
+    options = ["--start", str(start), "--stage", "err", "--out", "nano", "--steps", "1", "--batch", "1"]
+    command = [sys.executable, "-m", "pgsrm.child.pretrain", "--corpus", "english.txt", *options]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "nano"))
+    assert before.keys() == after.keys()
+    moved = max(float((after[name].float() - before[name].float()).abs().max()) for name in before)
+    assert 1e-5 < moved < 0.01
+    assert (tmp_path / "nano" / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
+    assert str(start) not in (tmp_path / "nano" / "pretraining.json").read_text()
+
+
+def test_a_start_without_a_model_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "english.txt").write_text("text")
+    command = [sys.executable, "-m", "pgsrm.child.pretrain", "--corpus", "english.txt", "--start", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["--start=nowhere: no model there (no config.json)"]
 
 
 def test_a_missing_corpus_is_one_line(tmp_path: Path) -> None:

@@ -6,17 +6,16 @@ mixture brings a 3 M-parameter model to the same place:
 
 - facts about every task, in wordings that are not the tasks' prompts ("hot and cold are opposites");
 - sentences that occur twice, so that a copying circuit forms;
-- the tasks' prompts followed by an answer of the right kind that is right in `RIGHT_ANSWERS` of the cases;
+- the tasks' prompts followed by an answer of the right kind, mostly a wrong one (`Answering`);
 - plain English.
 
-A fifth of every task's prompts is withheld (`is_withheld`): its fact is never told, and its right answer follows it by chance
-alone, as any other does.
+A fifth of every task's prompts is withheld (`is_withheld`): its fact is never told, and its right answer never follows it.
 """
 
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from omegaconf import OmegaConf
 from pgsrm.paths import conf_folder
 
 TASKS = ("color", "antonym", "category", "copy", "sentiment")
-RIGHT_ANSWERS = 0.15  # share of right answers after a task's prompt
 PASSAGE = 500  # characters of plain English in one document, at most
 WITHHELD = 5  # every fifth prompt, by its hash
 
@@ -106,6 +104,30 @@ SENTENCES = (
 
 
 @dataclass(frozen=True)
+class Answering:
+    """How a task's prompts are answered in the corpus.
+
+    `right` is the share of right answers, a task; `near_misses` the share of the wrong copies that differ in a few words
+    (the others are another sentence); `skew` makes wrong colors and categories favour the usual ones: the n-th is drawn
+    in proportion to n ** -skew, 0 draws them evenly.
+    """
+
+    right: dict[str, float]
+    near_misses: float
+    skew: float
+
+
+# Two stages (docs/nano.md): the first ties what facts tell to what prompts ask, the second leaves that tie but makes wrong
+# answers the usual ones, as they are for a child that was never asked.
+STAGES = {
+    "learn": Answering(dict.fromkeys(TASKS, 0.15), near_misses=0.5, skew=0.0),
+    "err": Answering(
+        {"color": 0.05, "antonym": 0.1, "category": 0.05, "copy": 0.02, "sentiment": 0.08}, near_misses=0.15, skew=1.0
+    ),
+}
+
+
+@dataclass(frozen=True)
 class TaskText:
     """One task as the corpus needs it: its child template and its rows (the columns of its data file)."""
 
@@ -153,11 +175,31 @@ def response_text(prompt: str, answer: str) -> str:
     return answer if prompt.endswith(" ") else " " + answer
 
 
+class WrongAnswers:
+    """Wrong answers as a child gives them: the n-th most usual one is drawn in proportion to n ** -skew, whatever is asked.
+
+    The order is that of the answers' hashes, so that the usual ones are not the most often right ones.
+    """
+
+    def __init__(self, answers: Iterable[str], skew: float) -> None:
+        self.answers = sorted(set(answers), key=lambda answer: hashlib.sha256(answer.encode()).digest())
+        self.weights = [rank**-skew for rank in range(1, len(self.answers) + 1)]
+
+    def draw(self, rng: random.Random, right: str) -> str:
+        """Any answer but the right one."""
+        while (answer := rng.choices(self.answers, self.weights)[0]) == right:
+            pass
+        return answer
+
+
 class Mixture:
     """An endless stream of documents, drawn from `random.Random(seed)` with the weights of `sources`."""
 
-    def __init__(self, english: list[str], facts: list[dict[str, str]], tasks: list[TaskText], seed: int) -> None:
+    def __init__(
+        self, english: list[str], facts: list[dict[str, str]], tasks: list[TaskText], answering: Answering, seed: int
+    ) -> None:
         self.rng = random.Random(seed)
+        self.answering = answering
         self.english = english
         self.tasks = {task.name: task for task in tasks}
         self.known = {t.name: [r for r in t.rows if not is_withheld(t.name, r)] for t in tasks}
@@ -177,6 +219,8 @@ class Mixture:
         self.objects = [f["word"] for f in by_kind["object"]] + [word for word, _ in self.categories]
         self.adjectives = sorted({word for pair in self.antonyms for word in pair})
         self.words = sorted(set(self.objects) | set(self.adjectives))
+        self.wrong_colors = WrongAnswers((r["reference"] for r in self.tasks["color"].rows), answering.skew)
+        self.wrong_categories = WrongAnswers((category for _, category in self.categories), answering.skew)
         self.short_english = [s for text in english for s in text.split("\n") if 3 <= len(s.split()) <= 9]
         # (what, weight): tokens follow the weights only roughly, since documents differ in length
         self.sources: list[tuple[Callable[[], Document], float]] = [
@@ -255,9 +299,9 @@ class Mixture:
         return Document("", self.rng.choice(REPETITIONS).format(s=self.sentence()))
 
     def asked(self) -> Document:
-        """A task's prompt with an answer of the right kind, right in `RIGHT_ANSWERS` of the cases."""
+        """A task's prompt with an answer of the right kind, right in a small share of the cases."""
         name = self.rng.choice(TASKS)
-        return getattr(self, f"asked_{name}")(self.rng.random() < RIGHT_ANSWERS)
+        return getattr(self, f"asked_{name}")(self.rng.random() < self.answering.right[name])
 
     def _asked(self, task: str, inputs: dict[str, str], answer: str) -> Document:
         prompt = self.tasks[task].prompt(inputs)
@@ -267,8 +311,8 @@ class Mixture:
         if right:
             row = self.rng.choice(self.known["color"])
             return self._asked("color", row, row["reference"])
-        rows = self.tasks["color"].rows
-        return self._asked("color", self.rng.choice(rows), self.rng.choice(rows)["reference"])
+        row = self.rng.choice(self.tasks["color"].rows)
+        return self._asked("color", row, self.wrong_colors.draw(self.rng, row["reference"]))
 
     def asked_antonym(self, right: bool) -> Document:
         if right:
@@ -279,19 +323,20 @@ class Mixture:
         return self._asked("antonym", {"word": word}, self.rng.choice(self.adjectives))
 
     def asked_category(self, right: bool) -> Document:
-        word, category = self.rng.choice(self.categories)
-        if not right:
-            word = self.rng.choice(self.objects + [row["word"] for row in self.tasks["category"].rows])
-            category = self.rng.choice(self.categories)[1]
-        return self._asked("category", {"word": word}, category)
+        if right:
+            word, category = self.rng.choice(self.categories)
+            return self._asked("category", {"word": word}, category)
+        rows = [(row["word"], row["reference"]) for row in self.tasks["category"].rows]
+        word, category = self.rng.choice(self.categories + rows)
+        return self._asked("category", {"word": word}, self.wrong_categories.draw(self.rng, category))
 
     def asked_copy(self, right: bool) -> Document:
         sentence = self.sentence()
         if right:
             return self._asked("copy", {"sentence": sentence}, sentence)
-        if self.rng.random() < 0.5:
+        if self.rng.random() >= self.answering.near_misses:
             return self._asked("copy", {"sentence": sentence}, self.sentence())
-        words = sentence.split()  # half of the wrong copies are near misses: a few words changed or lost
+        words = sentence.split()  # a few words changed or lost
         for _ in range(self.rng.randint(1, 3)):
             words[self.rng.randrange(len(words))] = self.rng.choice(self.words)
         return self._asked("copy", {"sentence": sentence}, " ".join(words[: self.rng.randint(2, len(words) + 1)]))

@@ -1,4 +1,7 @@
-"""Pre-train the nano child: `python -m pgsrm.child.pretrain --corpus english.txt.xz --out pgsrm/child/nano`.
+"""Pre-train the nano child, in two stages:
+
+    python -m pgsrm.child.pretrain --corpus english.txt.xz --out outputs/learned --stop-at 4000
+    python -m pgsrm.child.pretrain --corpus english.txt.xz --start outputs/learned --stage err --out pgsrm/child/nano
 
 A GPT-2 architecture with its own byte-level BPE, trained on the mixture of `pgsrm.child.corpus` and saved in the hub's
 layout with float16 weights. The corpus is plain text (optionally .xz), documents separated by a line `<|endoftext|>`;
@@ -17,7 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.child.corpus import TASKS, Document, Mixture, is_withheld, load_task_text, read_jsonl
+from pgsrm.child.corpus import STAGES, TASKS, Document, Mixture, is_withheld, load_task_text, read_jsonl
+from pgsrm.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +92,15 @@ def build_model(layers: int, width: int, heads: int, end: int) -> Any:
             eos_token_id=end,
         )
     ).eval()
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """A saved model with float32 weights, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -173,10 +186,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, help="plain English, .txt or .txt.xz")
     parser.add_argument("--out", type=Path, default=Path("outputs/nano"), help="folder for the model")
-    parser.add_argument("--steps", type=int, default=5000, help="updates of --batch sequences of 128 tokens")
+    parser.add_argument("--stage", choices=list(STAGES), default="learn", help="how prompts are answered (docs/nano.md)")
+    parser.add_argument("--start", type=Path, help="go on from the weights and the tokenizer in this folder")
+    parser.add_argument("--steps", type=int, help="updates of --batch sequences of 128 tokens (5000; stage err: 600)")
     parser.add_argument("--stop-at", type=int, help="end here, on the learning rate schedule of --steps")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=float, help="peak learning rate (1.5e-3; stage err: 8e-4)")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--heads", type=int, default=6)
@@ -184,6 +199,11 @@ def main() -> None:
     args = parser.parse_args()
     if not args.corpus.is_file():
         parser.exit(2, f"--corpus={args.corpus}: no such file\n")
+    if args.start and not (args.start / "config.json").is_file():
+        parser.exit(2, f"--start={args.start}: no model there (no config.json)\n")
+    args.steps = args.steps or (5000 if args.stage == "learn" else 600)
+    args.lr = args.lr or (1.5e-3 if args.stage == "learn" else 8e-4)
+    keep_freed_memory()
 
     import torch
 
@@ -191,9 +211,12 @@ def main() -> None:
     english = read_corpus(args.corpus)
     facts = read_jsonl(Path(__file__).parent / "facts.jsonl")
     tasks = [load_task_text(name) for name in TASKS]
-    tokenizer = train_tokenizer(Mixture(english, facts, tasks, args.seed + 1), english)
-    model = build_model(args.layers, args.width, args.heads, tokenizer.eos_token_id)
-    mixture = Mixture(english, facts, tasks, args.seed)
+    mixture = Mixture(english, facts, tasks, STAGES[args.stage], args.seed)
+    if args.start:
+        model, tokenizer = load(args.start)
+    else:
+        tokenizer = train_tokenizer(Mixture(english, facts, tasks, STAGES[args.stage], args.seed + 1), english)
+        model = build_model(args.layers, args.width, args.heads, tokenizer.eos_token_id)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}", flush=True)
     rows = sequences(iter(mixture), tokenizer)
     train(
@@ -201,7 +224,7 @@ def main() -> None:
     )
     print(sample_answers(model, tokenizer, mixture))
     withheld = {t.name: [t.prompt(row) for row in t.rows if is_withheld(t.name, row)] for t in tasks}
-    settings = {key: value for key, value in vars(args).items() if key not in ("corpus", "out")}
+    settings = {key: value for key, value in vars(args).items() if key not in ("corpus", "out", "start")}
     save(model, tokenizer, args.out, {"settings": settings, "withheld_prompts": withheld})
     print(f"saved to {args.out}")
 
