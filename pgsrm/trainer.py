@@ -76,7 +76,7 @@ class Trainer:
             codec.eos,
             prompts,
             settings.ppo.padding,
-            share_prefix=not settings.ppo.dropout,
+            share=not settings.ppo.dropout,
             bfloat16=settings.model.dtype == "bfloat16",
         )
         return cls(folder, settings, task, reward, child, codec)

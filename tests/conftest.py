@@ -119,6 +119,11 @@ def load_child(model_folders: dict[str, Path]) -> Callable[..., Any]:
     return load
 
 
+def spread(scores: Any) -> Any:
+    """Logits (B, T, V) of a `Scores`, each row its own; at padding they mean nothing."""
+    return scores.logits[scores.packing.place]
+
+
 # The command line
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import spread
 
 from pgsrm.child.batch import common_prefix, pad_prompts, positions
 from pgsrm.child.load import SHIPPED, ModelSettings, check_model, load_model, load_tokenizer, resolve_device
@@ -71,8 +72,9 @@ def test_rows_of_a_batch(load_child: LoadChild) -> None:
     batch = child.pad(PROMPTS, RESPONSES)
     part = batch.rows(torch.tensor([2, 0]))
     assert (len(batch), len(part)) == (4, 2)
-    close = {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(child.score(part).logits, child.score(batch).logits[[2, 0]], **close)
+    mine, theirs = spread(child.score(part)), spread(child.score(batch))[[2, 0]]
+    mask = part.response_mask
+    torch.testing.assert_close(mine[mask], theirs[mask], rtol=1e-5, atol=1e-5)
 
 
 # Scoring
@@ -85,11 +87,11 @@ def test_shared_prefix_changes_no_number_and_no_gradient(
 ) -> None:
     results, sampled = [], []
     for share in (True, False):
-        child = load_child(architecture, prompts=PROMPTS, padding=padding, share_prefix=share)
+        child = load_child(architecture, prompts=PROMPTS, padding=padding, share=share)
         assert child.prefix[-2:] == ([5, 6] if share else [])
         batch = child.pad(PROMPTS, RESPONSES)
         scores = child.score(batch, torch.tensor([3, 0, 1, 2]))
-        logp = scores.logits.log_softmax(-1)[batch.response_mask]  # (tokens, V)
+        logp = spread(scores).log_softmax(-1)[batch.response_mask]  # (tokens, V)
         loss = (logp * torch.linspace(-1, 1, logp.shape[-1])).mean() + scores.value_hidden.sin().mean()
         gradients = torch.autograd.grad(loss, list(child.model.parameters()))
         results.append((logp, scores.prompt_hidden, scores.value_hidden, *gradients))
@@ -101,7 +103,7 @@ def test_shared_prefix_changes_no_number_and_no_gradient(
 
 @pytest.mark.parametrize("share", [True, False])
 def test_the_hidden_state_after_so_many_tokens_is_there_when_asked_for(load_child: LoadChild, share: bool) -> None:
-    child = load_child(prompts=PROMPTS, share_prefix=share)
+    child = load_child(prompts=PROMPTS, share=share)
     batch, close = child.pad(PROMPTS, RESPONSES), {"rtol": 1e-5, "atol": 1e-5}
     asked, plain = child.score(batch, torch.tensor([3, 2, 0, 2])), child.score(batch)
     assert plain.value_hidden is None
@@ -113,7 +115,42 @@ def test_the_hidden_state_after_so_many_tokens_is_there_when_asked_for(load_chil
         torch.testing.assert_close(asked.value_hidden[i], hidden[-1], **close)
         torch.testing.assert_close(asked.prompt_hidden[i], hidden[len(PROMPTS[i]) - 1], **close)
     one = child.pad(PROMPTS, [[r[0]] for r in RESPONSES])  # a single response token: nothing of it is read
-    torch.testing.assert_close(child.score(one).logits, plain.logits[:, :1], **close)
+    torch.testing.assert_close(spread(child.score(one)), spread(plain)[:, :1], **close)
+
+
+def test_equal_rows_are_computed_once(load_child: LoadChild) -> None:
+    """Wrong version: a prompt that is drawn twice is read twice, an answer that is given twice scored twice."""
+    rows = [0, 1, 1, 2, 0, 0]
+    prompts = [PROMPTS[i] for i in rows]
+    responses = [RESPONSES[i] for i in rows[:-1]] + [[9, 9, 0]]  # of three equal prompts, one is answered otherwise
+    child, apart, seen = load_child(prompts=PROMPTS), load_child(prompts=PROMPTS, share=False), []
+    child.model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw["input_ids"].shape[0]), with_kwargs=True)
+    batch, place = child.pad(prompts, responses), torch.tensor([1, 2, 2, 0, 1, 3])
+    mine, theirs = child.score(batch, place), apart.score(apart.pad(prompts, responses), place)
+    assert seen == [1, 3, 4]  # the prefix, the prompts, the pairs
+    assert len(mine.logits) == sum(map(len, (*RESPONSES[:3], [9, 9, 0]))) < len(theirs.logits)
+    close, mask = {"rtol": 1e-5, "atol": 1e-5}, batch.response_mask
+    torch.testing.assert_close(spread(mine)[mask], spread(theirs)[mask], **close)
+    torch.testing.assert_close(mine.prompt_hidden, theirs.prompt_hidden, **close)
+    torch.testing.assert_close(mine.value_hidden, theirs.value_hidden, **close)
+    logits, packing = child.score_reference(batch)
+    torch.testing.assert_close(logits[packing.place][mask], spread(mine)[mask], **close)
+    in_parts, _ = child.score_reference(batch, rows_at_once=3)
+    torch.testing.assert_close(in_parts, logits, **close)
+
+
+def test_a_row_that_has_ended_is_no_longer_computed(load_child: LoadChild) -> None:
+    """Wrong version: every row goes on until the last one ends."""
+    child, seen = load_child(prompts=PROMPTS), []
+    uniforms = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+    child.eos = child.sample(PROMPTS * 10, uniforms, Sampling(6)).responses[0][1]
+    child.model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw["input_ids"].shape[0]), with_kwargs=True)
+    responses = child.sample(PROMPTS * 10, uniforms, Sampling(6)).responses
+    going_on = [
+        sum(len(r) > step + 1 or (len(r) == step + 1 and r[-1] != child.eos) for r in responses) for step in range(5)
+    ]
+    assert seen[2:] == going_on  # after the prefix and the prompts
+    assert len(set(going_on)) > 1
 
 
 def test_the_samplings_pass_over_the_prompts_is_as_good_as_a_new_one(load_child: LoadChild) -> None:
@@ -140,7 +177,7 @@ def test_the_reference_that_is_kept_scores_as_one_that_is_not(load_child: LoadCh
     for _ in range(2):
         for rows in ([0, 3], [1], [2, 2, 0]):
             mine, theirs = (
-                c.score_reference(c.pad([PROMPTS[i] for i in rows], [RESPONSES[i] for i in rows]))
+                c.score_reference(c.pad([PROMPTS[i] for i in rows], [RESPONSES[i] for i in rows]))[0]
                 for c in (kept, fresh)
             )
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
@@ -153,7 +190,7 @@ def test_the_reference_that_is_kept_scores_as_one_that_is_not(load_child: LoadCh
 def test_the_reference_is_frozen(load_child: LoadChild) -> None:
     child = load_child()
     assert not any(p.requires_grad for p in child.reference.parameters())
-    assert not child.score_reference(child.pad(PROMPTS, RESPONSES)).requires_grad
+    assert not child.score_reference(child.pad(PROMPTS, RESPONSES))[0].requires_grad
     assert child.score(child.pad(PROMPTS, RESPONSES)).logits.requires_grad
 
 
@@ -172,7 +209,9 @@ def test_truncate() -> None:
 def test_draw_inverts_the_distribution_function() -> None:
     logits = torch.tensor([0.1, 0.0, 0.6, 0.3]).log().expand(6, 4)
     uniforms = torch.tensor([0.0, 0.0999, 0.1001, 0.6999, 0.7001, 0.99999994])
-    assert draw(logits, uniforms).tolist() == [0, 0, 2, 2, 3, 3]  # never 1, whose probability is 0
+    tokens, logprobs = draw(logits, uniforms)
+    assert tokens.tolist() == [0, 0, 2, 2, 3, 3]  # never 1, whose probability is 0
+    assert logprobs.exp().tolist() == pytest.approx([0.1, 0.1, 0.6, 0.6, 0.3, 0.3])
 
 
 def test_draw_keeps_the_tail_of_a_large_vocabulary() -> None:
@@ -182,7 +221,7 @@ def test_draw_keeps_the_tail_of_a_large_vocabulary() -> None:
     tail = torch.softmax(logits.double(), -1)[0, -1].item()
     for back in (0.5, 1.5, 100.5):
         expected = 50_257 - 1 - int(back)
-        token = draw(logits, torch.tensor([1 - back * tail], dtype=torch.float64)).item()
+        token = draw(logits, torch.tensor([1 - back * tail], dtype=torch.float64))[0].item()
         assert abs(token - expected) <= 1
 
 
@@ -344,12 +383,12 @@ def test_many_prompts_are_read_in_chunks(load_child: Callable[..., Any], monkeyp
     prompts = [[5, 6, *range(10, 10 + length)] for length in range(1, 8)]
     responses = [[7, 8, 0]] * len(prompts)
     whole = load_child(prompts=prompts)
-    expected = whole.score_reference(whole.pad(prompts, responses))
+    expected, _ = whole.score_reference(whole.pad(prompts, responses))
     greedy = whole.greedy(prompts, 4)
     monkeypatch.setattr(policy, "ROWS_AT_ONCE", 3)
     child, rows = load_child(prompts=prompts), []
     for model in (child.model, child.reference):
         model.register_forward_pre_hook(lambda m, a, kw: rows.append(kw["input_ids"].shape[0]), with_kwargs=True)
-    torch.testing.assert_close(child.score_reference(child.pad(prompts[:2], responses[:2])), expected[:2])
+    torch.testing.assert_close(child.score_reference(child.pad(prompts[:2], responses[:2]))[0], expected[: 2 * 3])
     assert child.greedy(prompts, 4) == greedy
     assert max(rows) == 3

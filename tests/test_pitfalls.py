@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from conftest import spread
 
 from pgsrm.child.load import ModelSettings, load_tokenizer
 from pgsrm.child.policy import Sampling, truncate
@@ -46,7 +47,7 @@ def new_learner(child: Any, **changes: Any) -> Learner:
 
 def logprobs(child: Any, prompts: list[list[int]], responses: list[list[int]]) -> list[list[float]]:
     """The child's log-probabilities of ragged responses, in one padded batch."""
-    logits = child.score(child.pad(prompts, responses)).logits.log_softmax(-1)
+    logits = spread(child.score(child.pad(prompts, responses))).log_softmax(-1)
     return [[logits[i, t, token].item() for t, token in enumerate(row)] for i, row in enumerate(responses)]
 
 
@@ -108,7 +109,7 @@ def test_1_nothing_after_eos_is_in_the_loss(load_child: LoadChild) -> None:
 @pytest.mark.parametrize("share", [True, False])
 def test_2_a_padded_batch_scores_as_each_example_alone(load_child: LoadChild, architecture: str, share: bool) -> None:
     """Wrong version: left padding without position ids; GPT-2 then counts the pads."""
-    child = load_child(architecture, prompts=PROMPTS, share_prefix=share)
+    child = load_child(architecture, prompts=PROMPTS, share=share)
     padded = logprobs(child, PROMPTS, RESPONSES)
     for prompt, response, row in zip(PROMPTS, RESPONSES, padded, strict=True):
         assert row == pytest.approx(alone(child.model, prompt, response), abs=1e-5, rel=1e-5)
@@ -137,7 +138,7 @@ def test_3_recomputed_logprobs_are_the_samplers(load_child: LoadChild, architect
     uniforms = torch.rand(40, 5, generator=torch.Generator().manual_seed(1))
     sampled = child.sample(PROMPTS * 10, uniforms, how)
     batch = child.pad(PROMPTS * 10, sampled.responses)
-    logits = truncate(child.score(batch).logits, how.temperature, how.top_k)
+    logits = truncate(spread(child.score(batch)), how.temperature, how.top_k)
     scored = logits.log_softmax(-1).gather(-1, batch.response_ids[..., None])[..., 0]
     mask = batch.response_mask
     torch.testing.assert_close(scored[mask], sampled.logprobs[:, : mask.shape[1]][mask], rtol=1e-5, atol=1e-5)
@@ -195,7 +196,7 @@ def test_5_dropout_is_off_everywhere(load_child: LoadChild, architecture: str) -
     assert not child.model.training and not child.reference.training
     batch, uniforms = child.pad(PROMPTS, RESPONSES), torch.full((4, 3), 0.5)
     assert torch.equal(child.score(batch).logits, child.score(batch).logits)
-    assert torch.equal(child.score_reference(batch), child.score_reference(batch))
+    assert torch.equal(child.score_reference(batch)[0], child.score_reference(batch)[0])
     samples = [child.sample(PROMPTS, uniforms, Sampling(3)).logprobs for _ in range(2)]
     assert torch.equal(*samples)
 

@@ -86,9 +86,7 @@ def test_a_withheld_prompt_is_never_followed_by_its_right_answer(mixture: Mixtur
         apart = {tasks[name].prompt(row) for row in withheld(tasks[name])}
         right = answering.right[name]
         asked = [getattr(stream, f"asked_{name}")(stream.rng.random() < right) for _ in range(6000)]
-        hits = Counter(
-            (d.prompt in apart, d.text.strip() == answers[d.prompt]) for d in asked if d.prompt in answers
-        )
+        hits = Counter((d.prompt in apart, d.text.strip() == answers[d.prompt]) for d in asked if d.prompt in answers)
         assert hits[True, True] == 0 < hits[True, False]
         assert hits[False, True] / (hits[False, True] + hits[False, False]) > right / 2
 

@@ -22,6 +22,8 @@ class PaddedBatch:
     response_ids: "Tensor"  # (B, T) padded on the right
     response_mask: "Tensor"  # (B, T) bool, true up to and including a sampled EOS
     padding: Literal["left", "right"]
+    prompt: "Tensor"  # (B,) rows with the same number have the same prompt
+    pair: "Tensor"  # (B,) rows with the same number have the same prompt and response
     prompt_index: "Tensor | None" = None  # (B,) which of the task's prompts each row is; None: from elsewhere
 
     def __len__(self) -> int:
@@ -36,8 +38,43 @@ class PaddedBatch:
             self.response_ids[index],
             self.response_mask[index],
             self.padding,
+            self.prompt[index],
+            self.pair[index],
             None if self.prompt_index is None else self.prompt_index[index],
         )
+
+
+def distinct(numbers: "Tensor") -> tuple["Tensor", "Tensor"]:
+    """The first row (D,) with each of the distinct `numbers` (B,), and which of the D each row (B,) is."""
+    import torch
+
+    found, index = torch.unique(numbers, return_inverse=True)
+    every = torch.arange(len(numbers), device=numbers.device)
+    return every.new_zeros(len(found)).scatter_reduce(0, index, every, "amin", include_self=False), index
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The N tokens of a batch's D distinct (prompt, response) pairs, one after the other without padding.
+
+    Prompts are drawn with replacement and a trained child answers most of them in one way, so that rows are often equal.
+    """
+
+    rows: "Tensor"  # (D,) the first row of each pair
+    mask: "Tensor"  # (D, T) bool, true at the N tokens
+    tokens: "Tensor"  # (N,) their ids
+    place: "Tensor"  # (B, T) which of the N tokens each row's is; 0 at padding
+
+    @staticmethod
+    def of(batch: PaddedBatch) -> "Packing":
+        rows, pair = distinct(batch.pair)
+        mask = batch.response_mask[rows]
+        place = (mask.flatten().long().cumsum(0) - 1).view(mask.shape)[pair]
+        return Packing(rows, mask, batch.response_ids[rows][mask], place * batch.response_mask)
+
+    def of_rows(self, index: "Tensor", part: "Packing") -> "Tensor":
+        """Where the tokens of `part`, the packing of this batch's rows `index` (n,), are among the N."""
+        return self.place[index[part.rows]][part.mask]
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -1,6 +1,7 @@
 """The two forward passes that everything is made of: prompts first (prefill), then response tokens on top of them.
 
-Shapes: B rows, S shared prefix tokens, P padded prompt tokens, T response tokens, V vocabulary, D width.
+Shapes: B rows, S shared prefix tokens, P padded prompt tokens, T response tokens, N response tokens without padding,
+V vocabulary, D width.
 """
 
 from collections.abc import Sequence
@@ -23,9 +24,13 @@ class Prefill:
     hidden: "Tensor"  # (B, D) last layer at the last position
 
     def rows(self, index: "Tensor") -> "Prefill":
-        """The rows `index` (n,)."""
-        keys_values = tuple((keys[index], values[index]) for keys, values in self.keys_values)
-        return Prefill(keys_values, self.mask[index], self.logits[index], self.hidden[index])
+        """The rows `index` (n,). `index_select` because its gradient is added up row by row, that of `[index]` by element."""
+        return Prefill(
+            tuple((keys.index_select(0, index), values.index_select(0, index)) for keys, values in self.keys_values),
+            self.mask[index],
+            self.logits.index_select(0, index),
+            self.hidden.index_select(0, index),
+        )
 
     @staticmethod
     def join(parts: "Sequence[Prefill]") -> "Prefill":
@@ -53,15 +58,17 @@ class Prefill:
 
 
 class HeadInput:
-    """A pre-hook of a model's output layer: keeps the hidden states that it is given, and can put others before them.
+    """A pre-hook of a model's output layer: keeps the hidden states that it is given, and chooses what goes in.
 
-    They go in as one dense block: given a slice, the output layer would make one small product a row of the batch, and
-    given the prompts' last states apart, two gradients of the vocabulary's size to be added up.
+    Response tokens go in as one dense block, without padding and with the prompts' last states before them: given a
+    slice, the output layer would make one small product a row of the batch, and given the prompts' states apart, two
+    gradients of the vocabulary's size to be added up.
     """
 
     def __init__(self, model: Any, bfloat16: bool = False) -> None:
         self.bfloat16 = bfloat16
-        self.before: Tensor | None = None  # (B, 1, D)
+        self.before: Tensor | None = None  # (B, 1, D), put before the hidden states of the next forward pass
+        self.mask: Tensor | None = None  # (B, T) bool: the N states of which the next forward pass makes logits
         self.hidden: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._keep)
 
@@ -70,8 +77,11 @@ class HeadInput:
 
         hidden = arguments[0]
         self.hidden = hidden.contiguous() if self.before is None else torch.cat([self.before, hidden], dim=1)
-        self.before = None
-        return (self.hidden, *arguments[1:])
+        entering = self.hidden
+        if self.mask is not None:
+            entering = self.hidden[:, : self.mask.shape[1]][self.mask].unsqueeze(0)  # (1, N, D)
+        self.before = self.mask = None
+        return (entering, *arguments[1:])
 
     def run(self, model: Any, **inputs: Any) -> Any:
         """The model's forward pass, in bfloat16 where asked for."""
@@ -115,17 +125,18 @@ def prefill(model: Any, head: HeadInput, batch: PaddedBatch) -> Prefill:
 
 
 def extend(model: Any, head: HeadInput, prompts: Prefill, batch: PaddedBatch, fed: int) -> tuple["Tensor", "Tensor"]:
-    """Logits (B, fed + 1, V) of the response tokens, and the hidden states (B, fed + 1, D) that they come from.
+    """Logits (N, V) of the tokens in `batch.response_mask`, and hidden states (B, fed + 1, D) from the prompts' last on.
 
-    The first token's come from the prompt's last position, token t's from the model having read the tokens before it.
+    A first token's logits come from the prompt's last position, token t's from the model having read the tokens before
+    it: `fed` of each response are read, at least all but the last.
     """
     import torch
 
     first = prompts.hidden.unsqueeze(1)
     if fed == 0:
-        return prompts.logits.unsqueeze(1), first
+        return prompts.logits, first
     mask = torch.cat([prompts.mask, batch.response_mask[:, :fed]], dim=1)
-    head.before = first
+    head.before, head.mask = first, batch.response_mask
     out = head.run(
         model,
         input_ids=batch.response_ids[:, :fed],
@@ -134,4 +145,4 @@ def extend(model: Any, head: HeadInput, prompts: Prefill, batch: PaddedBatch, fe
         past_key_values=prompts.cache(),
         use_cache=True,
     )
-    return out.logits.float(), head.take()
+    return out.logits.flatten(0, 1).float(), head.take()  # a view: the gradient of [0] would be a filled copy

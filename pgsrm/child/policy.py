@@ -1,15 +1,16 @@
 """The child: a causal language model with its frozen reference and a value head, as tensors in and tensors out.
 
 What keeps it cheap without changing a digit (docs/performance.md): the template prefix that a task's prompts share is
-computed once and expanded over the batch; logits are made at response positions alone; the reference, being frozen, reads
-each prompt once a run; the pass over the prompts that sampling needs is the same one that the update differentiates.
+computed once and expanded over the batch; rows that are equal are computed once, and so is a prompt that several rows
+have; logits are made at response positions alone; the reference, being frozen, reads each prompt once a run; the pass over
+the prompts that sampling needs is the same one that the update differentiates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pgsrm.child.batch import PaddedBatch, common_prefix, pad_prompts
+from pgsrm.child.batch import Packing, PaddedBatch, common_prefix, distinct, pad_prompts
 from pgsrm.child.forward import HeadInput, Prefill, extend, prefill
 
 if TYPE_CHECKING:
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """What one forward pass says about B responses of up to T tokens."""
+    """What one forward pass says about B responses of up to T tokens, N tokens in the distinct ones (`Packing`)."""
 
-    logits: "Tensor"  # (B, T, V) float32, of the distribution that each response token is scored under
+    logits: "Tensor"  # (N, V) float32, of the distribution that each response token is scored under
+    packing: Packing
     prompt_hidden: "Tensor"  # (B, D) last layer at the last position before the response
     value_hidden: "Tensor | None"  # (B, D) last layer after the asked-for number of response tokens
 
@@ -32,7 +34,7 @@ class Sampled:
 
     responses: list[list[int]]  # token ids
     logprobs: "Tensor"  # (B, T) log-probability of each token under the distribution that it was drawn from
-    prompts: Prefill  # of the policy that sampled; with its graph if asked for
+    prompts: Prefill  # of the policy that sampled, one row a distinct prompt; with its graph if asked for
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,18 @@ def truncate(logits: "Tensor", temperature: float, top_k: int, keep: "Tensor | N
     return logits
 
 
-def draw(logits: "Tensor", uniform: "Tensor") -> "Tensor":
-    """One token a row (B,) from logits (B, V) by inverting the distribution function at `uniform` (B,) in [0, 1).
+def draw(logits: "Tensor", uniform: "Tensor") -> tuple["Tensor", "Tensor"]:
+    """One token a row (B,) from logits (B, V) by inverting the distribution function at `uniform` (B,), and its log-prob.
 
-    The sum runs in float64: in float32 the tail of a 50,257-token vocabulary would be rounded away.
+    `uniform` is in [0, 1). The sum runs in float64: in float32 the tail of a 50,257-token vocabulary would be rounded away.
     """
     import torch
 
-    cumulative = torch.softmax(logits, dim=-1).double().cumsum(-1)
+    probabilities = torch.softmax(logits, dim=-1)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     target = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    token = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
+    return token.squeeze(-1), probabilities.gather(-1, token).squeeze(-1).log()
 
 
 # Bytes of the reference's keys, values and logits that may be kept for a run's prompts; past it they are made anew.
@@ -81,6 +85,7 @@ class Child:
     """A policy, the reference that KL is measured against, and a tokenizer's EOS.
 
     `prompts` are the tokenised prompts of the task: the tokens that all of them begin with are computed once a forward.
+    `share` turns this off, and the sharing of work between equal rows, for a model whose dropout is on.
     """
 
     def __init__(
@@ -90,17 +95,18 @@ class Child:
         eos: int,
         prompts: Sequence[Sequence[int]] = (),
         padding: Literal["left", "right"] = "left",
-        share_prefix: bool = True,
+        share: bool = True,
         bfloat16: bool = False,
     ) -> None:
         self._head, self._reference_head = HeadInput(model, bfloat16), HeadInput(reference, bfloat16)
         self.model = model.eval()
         self.reference = reference.eval().requires_grad_(False)
         self.eos = eos
+        self.share = share
         self.padding: Literal["left", "right"] = padding
         self.device: torch.device = next(model.parameters()).device
         self.prompts = [list(prompt) for prompt in prompts]
-        length = common_prefix(prompts) if share_prefix and prompts else 0
+        length = common_prefix(prompts) if share and prompts else 0
         self.prefix: list[int] = self.prompts[0][:length] if prompts else []
         self._number = {tuple(prompt): number for number, prompt in enumerate(self.prompts)}
         self._reference_prompts: Prefill | None = None  # made at first use
@@ -128,7 +134,19 @@ class Child:
         prefix_ids = prompt_ids.new_tensor(self.prefix[:prefix])
         numbers = [self._number.get(tuple(prompt), -1) for prompt in prompts]
         index = prompt_ids.new_tensor(numbers) if padding == self.padding and min(numbers) >= 0 else None
-        return PaddedBatch(prefix_ids, prompt_ids, prompt_mask, response_ids, response_mask, padding, index)
+        prompt = self._same([tuple(prompt) for prompt in prompts])
+        pair = self._same([(tuple(p), tuple(r)) for p, r in zip(prompts, responses, strict=True)])
+        return PaddedBatch(
+            prefix_ids, prompt_ids, prompt_mask, response_ids, response_mask, padding, prompt, pair, index
+        )
+
+    def _same(self, items: Sequence[Hashable]) -> "Tensor":
+        """A number (B,) for each item, the same for equal ones if work is shared."""
+        import torch
+
+        seen: dict[Hashable, int] = {}
+        numbers = [seen.setdefault(item, len(seen)) if self.share else row for row, item in enumerate(items)]
+        return torch.tensor(numbers, device=self.device)
 
     def score(self, batch: PaddedBatch, value_place: "Tensor | None" = None, prompts: Prefill | None = None) -> Scores:
         """The policy's logits and hidden states on given responses, with gradient.
@@ -137,24 +155,30 @@ class Child:
         token, which predicts nothing, is not read. `prompts` is the sampling's prefill with its graph, if the policy is
         still the one that sampled.
         """
-        import torch
-
-        prompts = prompts or prefill(self.model, self._head, batch)
-        length = batch.response_ids.shape[1]
+        packing = Packing.of(batch)
+        prompt_rows, prompt = distinct(batch.prompt)
+        prompts = prompts or prefill(self.model, self._head, batch.rows(prompt_rows))
+        each, length = prompts.rows(prompt[packing.rows]), batch.response_ids.shape[1]
+        fed = length - 1 if value_place is None else length
+        logits, hidden = extend(self.model, self._head, each, batch.rows(packing.rows), fed)
+        prompt_hidden = prompts.hidden.index_select(0, prompt)
         if value_place is None:
-            logits, _ = extend(self.model, self._head, prompts, batch, length - 1)
-            return Scores(logits, prompts.hidden, None)
-        logits, hidden = extend(self.model, self._head, prompts, batch, length)
-        rows = torch.arange(len(batch), device=hidden.device)
-        return Scores(logits[:, :-1], prompts.hidden, hidden[rows, value_place])
+            return Scores(logits, packing, prompt_hidden, None)
+        _, pair = distinct(batch.pair)
+        return Scores(logits, packing, prompt_hidden, hidden[pair, value_place])
 
-    def score_reference(self, batch: PaddedBatch) -> "Tensor":
-        """The reference's logits (B, T, V), without gradient."""
+    def score_reference(self, batch: PaddedBatch, rows_at_once: int | None = None) -> tuple["Tensor", Packing]:
+        """The reference's logits (N, V), without gradient, and which tokens they are of."""
         import torch
 
+        packing = Packing.of(batch)
         with torch.no_grad():
-            prompts = self._read_by_reference(batch)
-            return extend(self.reference, self._reference_head, prompts, batch, batch.response_ids.shape[1] - 1)[0]
+            logits = []
+            for rows in packing.rows.split(rows_at_once or len(packing.rows)):
+                part = batch.rows(rows)
+                prompts, fed = self._read_by_reference(part), part.response_ids.shape[1] - 1
+                logits.append(extend(self.reference, self._reference_head, prompts, part, fed)[0])
+        return torch.cat(logits) if len(logits) > 1 else logits[0], packing
 
     def set_reference(self, weights: dict[str, "Tensor"]) -> None:
         """Give the reference other weights; from then on it reads every prompt anew."""
@@ -191,31 +215,37 @@ class Child:
         import torch
 
         batch = self.pad(prompts, [[self.eos]] * len(prompts), "left")
+        rows, prompt = distinct(batch.prompt)
         with torch.set_grad_enabled(with_graph):
-            read = prefill(self.model, self._head, batch)
+            read = prefill(self.model, self._head, batch.rows(rows))
         with torch.no_grad():
-            tokens, logprobs = self._generate(read.detach(), uniforms.to(self.device), how)
+            tokens, logprobs = self._generate(read.detach().rows(prompt), uniforms.to(self.device), how)
         lengths = _lengths(tokens, self.eos)
         responses = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
         return Sampled(responses, logprobs, read)
 
     def _generate(self, prompts: Prefill, uniforms: "Tensor", how: Sampling) -> tuple["Tensor", "Tensor"]:
-        """Tokens (B, T') and their log-probabilities (B, T'), T' <= max_new_tokens; EOS fills a row that has ended."""
+        """Tokens (B, T') and their log-probabilities (B, T'), T' <= max_new_tokens.
+
+        A row that has ended has EOS and 0 from there on, and is no longer computed.
+        """
         import torch
 
         cache, mask, logits = prompts.cache(), prompts.mask, prompts.logits
         position = mask.long().sum(-1, keepdim=True)
-        ended = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        live = torch.arange(len(mask), device=mask.device)  # rows that go on
         tokens, logprobs = [], []
         for step in range(how.max_new_tokens):
-            logits = truncate(logits, how.temperature, how.top_k)
-            token = draw(logits, uniforms[:, step]).masked_fill(ended, self.eos)
-            tokens.append(token)
-            logprobs.append(torch.log_softmax(logits, -1).gather(-1, token.unsqueeze(-1)).squeeze(-1))
-            mask = torch.cat([mask, ~ended.unsqueeze(-1)], dim=1)
-            ended = ended | (token == self.eos)
-            if step == how.max_new_tokens - 1 or bool(ended.all()):
+            token, logprob = draw(truncate(logits, how.temperature, how.top_k), uniforms[live, step])
+            tokens.append(uniforms.new_full((len(uniforms),), self.eos, dtype=torch.long).index_copy(0, live, token))
+            logprobs.append(logprob.new_zeros(len(uniforms)).index_copy(0, live, logprob))
+            going_on = (token != self.eos).nonzero().squeeze(-1)
+            if step == how.max_new_tokens - 1 or len(going_on) == 0:
                 break
+            if len(going_on) < len(live):
+                live, token, mask, position = (t[going_on] for t in (live, token, mask, position))
+                cache.batch_select_indices(going_on)
+            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
             out = self._head.run(
                 self.model,
                 input_ids=token.unsqueeze(-1),

@@ -186,7 +186,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, help="plain English, .txt or .txt.xz")
     parser.add_argument("--out", type=Path, default=Path("outputs/nano"), help="folder for the model")
-    parser.add_argument("--stage", choices=list(STAGES), default="learn", help="how prompts are answered (docs/nano.md)")
+    parser.add_argument(
+        "--stage", choices=list(STAGES), default="learn", help="how prompts are answered (docs/nano.md)"
+    )
     parser.add_argument("--start", type=Path, help="go on from the weights and the tokenizer in this folder")
     parser.add_argument("--steps", type=int, help="updates of --batch sequences of 128 tokens (5000; stage err: 600)")
     parser.add_argument("--stop-at", type=int, help="end here, on the learning rate schedule of --steps")

@@ -5,7 +5,7 @@ batch, so the ratio is 1), discounting (an episode is one response) and generali
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.ppo.advantages import rewards_to_go, subtract_baseline, whiten
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pgsrm.child.batch import PaddedBatch
+    from pgsrm.child.batch import Packing, PaddedBatch
     from pgsrm.child.forward import Prefill
     from pgsrm.child.policy import Child, Scores
 
@@ -74,7 +74,8 @@ class _Sampled:
     batch: "PaddedBatch"
     mask: "Tensor"  # tokens in the loss
     returns: "Tensor"  # over the whole response; the first token's is the response's reward
-    reference: "Tensor"  # (B, T, V) the reference's log-probabilities
+    reference: "Tensor"  # (N, V) the reference's log-probabilities
+    packing: "Packing"  # which tokens those are
     old_logprobs: "Tensor | None"  # None: the first gradient step's own log-probs, whose ratio is 1
     advantages: "Tensor | None"  # None: from the first gradient step's own values
     read: "Prefill | None"  # the policy's pass over the prompts, if it is still good for the first gradient step
@@ -152,16 +153,17 @@ def _prepare(
     batch = child.pad(prompts, responses)
     mask = _loss_mask(batch, child.eos, settings.train_eos)
     returns = rewards_to_go(_pad_rewards(rewards, batch), batch.response_mask)  # an untrained EOS has its reward too
-    chunks = torch.arange(len(prompts), device=mask.device).split(settings.micro_batch or len(prompts))
-    reference = torch.cat([child.score_reference(batch.rows(rows)).log_softmax(-1) for rows in chunks])
+    logits, packing = child.score_reference(batch, settings.micro_batch)
+    fixed = _Sampled(batch, mask, returns, logits.log_softmax(-1), packing, None, None, read)
     if learner.one_pass(len(prompts)):
-        return _Sampled(batch, mask, returns, reference, None, None, read)
+        return fixed
+    chunks = torch.arange(len(prompts), device=mask.device).split(settings.micro_batch or len(prompts))
     with torch.no_grad():
-        scored = [_score(learner, batch.rows(rows), reference[rows]) for rows in chunks]
+        scored = [_score(learner, fixed, rows) for rows in chunks]
     old_logprobs = torch.cat([part.logprobs for part in scored])
     values = torch.cat([part.values for part in scored])
     advantages = _advantages(learner, returns, values, mask)
-    return _Sampled(batch, mask, returns, reference, old_logprobs, advantages, None)
+    return replace(fixed, old_logprobs=old_logprobs, advantages=advantages, read=None)
 
 
 def _advantages(learner: Learner, returns: "Tensor", values: "Tensor", mask: "Tensor") -> "Tensor":
@@ -182,29 +184,35 @@ class _TokenScores:
 
     logprobs: "Tensor"  # under the distribution that `scored_distribution` names
     full: "Tensor"  # under the whole softmax, as the reference's: what the KL is measured on
+    reference: "Tensor"  # the reference's log-probabilities of the same tokens; without gradient
     entropy: "Tensor"
     kl: "Tensor"  # by `kl_estimator`
     values: "Tensor"  # (B,)
 
 
-def _score(learner: Learner, batch: "PaddedBatch", reference: "Tensor", read: "Prefill | None" = None) -> _TokenScores:
-    """Score the responses against the reference's log-probabilities (B, T, V)."""
+def _score(learner: Learner, sampled: _Sampled, rows: "Tensor") -> _TokenScores:
+    """Score the responses `rows` of the batch."""
     from pgsrm.child.policy import truncate
     from pgsrm.ppo.statistics import token_statistics
 
-    settings = learner.settings
-    scores = learner.child.score(batch, _value_place(learner, batch), read)
-    full, entropy, exact = token_statistics(scores.logits, batch.response_ids, reference)
-    logprobs = full
+    settings, whole = learner.settings, len(rows) == len(sampled.batch)
+    batch = sampled.batch if whole else sampled.batch.rows(rows)
+    scores = learner.child.score(batch, _value_place(learner, batch), sampled.read)
+    packing = scores.packing
+    reference = sampled.reference if whole else sampled.reference[sampled.packing.of_rows(rows, packing)]
+    full, entropy, exact = token_statistics(scores.logits, packing.tokens, reference)
+    logprobs, reference = full, reference.gather(-1, packing.tokens.unsqueeze(-1)).squeeze(-1)
     if settings.scored_distribution == "sampled" and (settings.temperature != 1 or settings.top_k):
-        kept = truncate(scores.logits, settings.temperature, settings.top_k, batch.response_ids)
-        logprobs = token_logprobs(kept, batch.response_ids)
-    kl = (
-        exact
-        if settings.kl_estimator == "exact"
-        else kl_divergence(settings.kl_estimator, full, _reference_logprobs(reference, batch))
+        kept = truncate(scores.logits, settings.temperature, settings.top_k, packing.tokens)
+        logprobs = token_logprobs(kept, packing.tokens)
+    kl = exact if settings.kl_estimator == "exact" else kl_divergence(settings.kl_estimator, full, reference)
+
+    def spread(each: "Tensor") -> "Tensor":
+        return each[packing.place]  # (B, T)
+
+    return _TokenScores(
+        spread(logprobs), spread(full), spread(reference), spread(entropy), spread(kl), learner.values(scores)
     )
-    return _TokenScores(logprobs, full, entropy, kl, learner.values(scores))
 
 
 def _value_place(learner: Learner, batch: "PaddedBatch") -> "Tensor | None":
@@ -212,10 +220,6 @@ def _value_place(learner: Learner, batch: "PaddedBatch") -> "Tensor | None":
     if learner.settings.baseline != "response_value":
         return None
     return _loss_mask(batch, learner.child.eos, learner.settings.train_eos).long().sum(-1)
-
-
-def _reference_logprobs(reference: "Tensor", batch: "PaddedBatch") -> "Tensor":
-    return reference.gather(-1, batch.response_ids.unsqueeze(-1)).squeeze(-1)
 
 
 def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[str, float]:
@@ -233,9 +237,8 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
     learner.actor_optimizer.zero_grad(set_to_none=True)
     learner.critic_optimizer.zero_grad(set_to_none=True)
     for micro in rows.split(settings.micro_batch or len(rows)):
-        batch, mask, returns = sampled.batch.rows(micro), sampled.mask[micro], sampled.returns[micro]
-        reference = sampled.reference[micro] if len(micro) < len(sampled.batch) else sampled.reference
-        scores = _score(learner, batch, reference, sampled.read)
+        mask, returns = sampled.mask[micro], sampled.returns[micro]
+        scores = _score(learner, sampled, micro)
         logprobs, values = scores.logprobs, scores.values
         old = logprobs.detach() if sampled.old_logprobs is None else sampled.old_logprobs[micro]
         if sampled.advantages is None:  # noqa: SIM108
@@ -251,7 +254,7 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
         value = value_loss(values, returns[:, 0], len(rows))
         (settings.value_coef * value).backward()
 
-        difference = scores.full.detach() - _reference_logprobs(reference, batch)
+        difference = scores.full.detach() - scores.reference
         add("loss/policy", policy)
         add("loss/kl", kl)
         add("loss/actor", actor)
