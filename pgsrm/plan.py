@@ -142,9 +142,11 @@ def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any
 def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any, with_seed: bool) -> str:
     """SHA-256 of what decides a run's numbers: prompts, references, weights and vectors by content, not by file name.
 
-    Left out: where it runs and writes (paths, tracking, checkpoints, device, threads), and what the parent is asked.
+    Left out: where it runs and writes (paths, tracking, checkpoints, device, threads), what the parent is asked, and values
+    that are the schema's defaults: a setting that a later version adds leaves the runs without it their names.
     """
     weights, digest = weights_digest(settings.model), getattr(reward, "digest", None)
+    model = _chosen(settings.model)
     deciding = {
         "prompts": task.digest,
         "max_new_tokens": settings.task.max_new_tokens,
@@ -152,12 +154,18 @@ def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any
         "reward": config["reward"] if digest is None else _without_path(config["reward"]),
         "reward_content": digest,
         "model": weights or [settings.model.path, settings.model.revision],
-        "dtype": settings.model.dtype,
-        "ppo": msgspec.to_builtins(settings.ppo),
+        "compute": {key: value for key, value in model.items() if key not in ("path", "revision", "device")},
+        "ppo": _chosen(settings.ppo),
         "evaluation": msgspec.to_builtins(settings.evaluation),
         "seed": settings.seed if with_seed else None,
     }
     return hashlib.sha256(json.dumps(_floats(deciding), sort_keys=True).encode()).hexdigest()
+
+
+def _chosen(settings: msgspec.Struct) -> dict[str, Any]:
+    """The values that differ from the schema's defaults."""
+    fields = msgspec.structs.fields(settings)
+    return {f.name: msgspec.to_builtins(v) for f in fields if (v := getattr(settings, f.name)) != f.default}
 
 
 def _without_path(reward: dict[str, Any]) -> dict[str, Any]:

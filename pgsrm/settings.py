@@ -118,6 +118,11 @@ def read_settings(config: DictConfig) -> Settings:
     except msgspec.ValidationError as error:
         raise UserError(_one_line(str(error), plain)) from error
     settings.ppo.check()
+    if settings.model.lora is not None and settings.ppo.kl_reference == "previous":
+        raise UserError(
+            "ppo.kl_reference=previous: with model.lora the reference is the model without its adapters; "
+            "set ppo.kl_reference=initial or model.lora=null"
+        )
     for key in ("embedder", "reward", "task.checker"):
         _check_target(OmegaConf.select(config, key), key)
     return settings

@@ -16,6 +16,7 @@ import torch
 
 from pgsrm.child.forward import Prefill
 from pgsrm.child.load import load_model, load_tokenizer, resolve_device
+from pgsrm.child.lora import add_adapters, merged
 from pgsrm.child.policy import Child, Sampling
 from pgsrm.child.text import Codec
 from pgsrm.errors import UserError
@@ -63,30 +64,38 @@ class Trainer:
 
     @classmethod
     def from_folder(cls, folder: RunFolder) -> "Trainer":
-        """Load task, reward, model and tokenizer as the folder's config says; the policy is the reference's copy."""
+        """Load task, reward, model and tokenizer as the folder's config says; policy and reference begin equal."""
         settings, config = load_settings(folder)
         task, reward = build_objects(config)
         check_unchanged(folder, settings, config, task, reward)
         codec = Codec(load_tokenizer(settings.model))
         model = load_model(settings.model, resolve_device(settings.model.device))
+        reference = None
+        if settings.model.lora is None:
+            reference = copy.deepcopy(model)
+        else:
+            torch.manual_seed(settings.seed)  # draws the adapters
+            model = add_adapters(model, settings.model.lora)
         prompts = [codec.encode(example.prompt) for example in task.train]
         child = Child(
             model,
-            copy.deepcopy(model),
+            reference,
             codec.eos,
             prompts,
             settings.ppo.padding,
             share=not settings.ppo.dropout,
             bfloat16=settings.model.dtype == "bfloat16",
+            gradient_checkpointing=settings.model.gradient_checkpointing,
         )
         return cls(folder, settings, task, reward, child, codec)
 
     # one update, in the order of the loop
 
     def draw_prompts(self) -> list[Example]:
-        """A batch of training prompts, drawn with replacement as the released code does."""
-        size = (self.settings.ppo.batch_size,)
-        return [self.task.train[i] for i in torch.randint(len(self.task.train), size, generator=self.data_rng).tolist()]
+        """A batch of training prompts, drawn with replacement as the released code does; each of a group is the same."""
+        ppo = self.settings.ppo
+        drawn = torch.randint(len(self.task.train), (ppo.batch_size // ppo.group_size,), generator=self.data_rng)
+        return [self.task.train[i] for i in drawn.repeat_interleave(ppo.group_size).tolist()]
 
     def sample(self, examples: Sequence[Example]) -> Responses:
         """One sampled response a prompt."""
@@ -238,15 +247,19 @@ class Trainer:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.child.device)
 
     def finish(self) -> None:
-        """Save the weights and the tokenizer in the hub's layout."""
+        """Save the weights, with adapters merged into them, and the tokenizer in the hub's layout."""
+        model = self.child.model if self.settings.model.lora is None else merged(self.child.model)
         with writing(self.folder.path):
-            self.child.model.save_pretrained(self.folder.model)
+            model.save_pretrained(self.folder.model)
             self.codec.tokenizer.save_pretrained(self.folder.model)
 
     def _modules(self) -> dict[str, Any]:
         learner = self.learner
+        policy = self.child.model
+        if self.settings.model.lora is not None:  # the other weights are loaded anew
+            policy = torch.nn.ParameterList(each for each in policy.parameters() if each.requires_grad)
         modules = {
-            "policy": self.child.model,
+            "policy": policy,
             "value_head": learner.value_head,
             "actor_optimizer": learner.actor_optimizer,
             "critic_optimizer": learner.critic_optimizer,

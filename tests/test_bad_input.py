@@ -14,7 +14,7 @@ from pgsrm.record import RunFolder
 BAD = [
     ("task=colour", "task=colour: unknown task; there are antonym, category, color,", "did you mean color?"),
     ("reward=pgsm", "reward=pgsm: unknown reward; there are binary, pgsrm", "did you mean pgsrm?"),
-    ("ppo=papper", "ppo=papper: unknown ppo; there are paper, released, sound", "did you mean paper?"),
+    ("ppo=papper", "ppo=papper: unknown ppo; there are grpo, paper, released, rloo,", "did you mean paper?"),
     ("task=null", "task=null: not an option of task; there are antonym,", ""),
     ("ppo.batchsize=3", "ppo.batchsize=3: unknown key", "did you mean batch_size?"),
     ("taks=color", "taks=color: unknown key", "did you mean task?"),
@@ -24,7 +24,7 @@ BAD = [
     ("ppo.batch_size=2.5", "ppo.batch_size=2.5: expected `int`, got `float`; set ppo.batch_size", ""),
     ("ppo.actor_lr=-1", "ppo.actor_lr=-1: expected `float` > 0", ""),
     ("ppo.actor_lr=fast", "ppo.actor_lr=fast: expected `float`, got `str`", ""),
-    ("ppo.baseline=mean", "ppo.baseline=mean: not an option; there are prompt_value, response_value, batch_mean", ""),
+    ("ppo.baseline=mean", "ppo.baseline=mean: not an option; there are prompt_value, response_value, token_values,", ""),
     ("ppo.epochs=2", "ppo.epochs=2", "set ppo.clip_range"),
     ("ppo.episodes=3", "ppo.episodes=3: less than one batch; set it to 4 or more", ""),
     ("reward.alpha=0.5", "reward.alpha=0.5: expected `float` >= 1", ""),

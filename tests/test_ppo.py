@@ -1,4 +1,4 @@
-"""PPO: pure functions against numbers worked by hand, and `step` against Algorithm 1 written again in plain torch."""
+"""PPO: pure functions against numbers worked by hand, and `step` against its plain definition (`pgsrm.ppo.plain`)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,9 +10,17 @@ import torch
 
 from pgsrm.errors import UserError
 from pgsrm.ppo import Learner, PPOSettings, step
-from pgsrm.ppo.advantages import rewards_to_go, subtract_baseline, whiten
+from pgsrm.ppo.advantages import (
+    generalized_advantages,
+    group_baseline,
+    group_deviation,
+    rewards_to_go,
+    token_rewards,
+    whiten,
+)
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_entropy, token_logprobs, value_loss
+from pgsrm.ppo.plain import PlainLearner
 from pgsrm.ppo.statistics import token_statistics
 
 LoadChild = Callable[..., Any]
@@ -124,7 +132,7 @@ def test_clipped_tokens_get_no_gradient() -> None:
 def test_value_loss_is_the_mean_square() -> None:
     values, returns = torch.tensor([0.0, 1.0]), torch.tensor([2.0, 4.0])
     close(value_loss(values, returns), 6.5)  # (4 + 9) / 2
-    close(value_loss(values[:1], returns[:1], 2) + value_loss(values[1:], returns[1:], 2), 6.5)
+    close(value_loss(values[:1], returns[:1], count=2) + value_loss(values[1:], returns[1:], count=2), 6.5)
 
 
 def test_the_statistics_in_one_pass_are_the_definitions_with_their_gradients() -> None:
@@ -150,7 +158,9 @@ def test_the_statistics_in_one_pass_are_the_definitions_with_their_gradients() -
 
 def test_one_reward_a_response_reaches_every_token_undiminished() -> None:
     mask = torch.tensor([[True, True, False], [True, False, False]])
-    close(rewards_to_go(torch.tensor([2.0, 3.0]), mask), [[2.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
+    given = token_rewards(torch.tensor([2.0, 3.0]), mask)
+    close(given, [[0.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
+    close(rewards_to_go(given, mask), [[2.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
 
 
 def test_rewards_a_token_are_summed_from_each_token_on() -> None:
@@ -159,11 +169,26 @@ def test_rewards_a_token_are_summed_from_each_token_on() -> None:
     close(rewards_to_go(rewards, mask), [[3.0, 2.0, 2.0], [-0.5, -1.0, 0.0]])
 
 
-def test_a_baseline_is_subtracted_from_every_token_of_its_response() -> None:
-    """Which one (D2: a value, the batch's mean, nothing) is compared with the oracle below."""
-    mask = torch.tensor([[True, True], [True, False]])
-    returns = rewards_to_go(torch.tensor([2.0, 4.0]), mask)
-    close(subtract_baseline(returns, torch.tensor([0.5, 1.0]), mask), [[1.5, 1.5], [3.0, 0.0]])
+def test_returns_are_discounted_a_token() -> None:
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    rewards = torch.tensor([[1.0, 0.0, 2.0], [0.5, -1.0, 9.0]])
+    close(rewards_to_go(rewards, mask, gamma=0.5), [[1.5, 1.0, 2.0], [0.0, -1.0, 0.0]])
+
+
+def test_generalized_advantages_by_hand() -> None:
+    """gamma 0.5, lambda 0.5. deltas: 1 + 0.5 * 2 - 1 = 1, 0 + 0.5 * 4 - 2 = 0, 2 - 4 = -2; A_0 = 1 + 0 - 2 / 16."""
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    rewards, values = torch.tensor([[1.0, 0.0, 2.0], [3.0, 9.0, 9.0]]), torch.tensor([[1.0, 2.0, 4.0], [1.0, 7.0, 7.0]])
+    close(generalized_advantages(rewards, values, mask, 0.5, 0.5), [[0.875, -0.5, -2.0], [2.0, 0.0, 0.0]])
+    undiscounted = generalized_advantages(rewards, values, mask, 1.0, 1.0)
+    close(undiscounted, (rewards_to_go(rewards, mask) - values) * mask)
+
+
+def test_group_baselines_by_hand() -> None:
+    totals = torch.tensor([1.0, 3.0, 8.0, 0.0, 0.0, 0.6])
+    close(group_baseline(totals, 3, leave_one_out=False), [4.0, 4.0, 4.0, 0.2, 0.2, 0.2])
+    close(group_baseline(totals, 3, leave_one_out=True), [5.5, 4.5, 2.0, 0.3, 0.3, 0.0])
+    close(group_deviation(totals, 3), [math.sqrt(13) + 1e-4] * 3 + [math.sqrt(0.12) + 1e-4] * 3)
 
 
 def test_whitening_is_masked_with_biased_variance() -> None:
@@ -205,157 +230,7 @@ def test_no_target_keeps_the_coefficient() -> None:
     assert next_coefficient(5e-5, 9.0, "paper", None, 10, 1e4) == 5e-5
 
 
-# One step against Algorithm 1, written again
-
-
-class Oracle:
-    """Algorithm 1, one response at a time: no padding, no masks, no cache, no shared prefix, all logits of a forward.
-
-    It holds its own policy, reference, value head and AdamW, written out below.
-    """
-
-    def __init__(self, child: Any, settings: PPOSettings) -> None:
-        import copy
-
-        self.settings = settings
-        self.policy, self.reference = copy.deepcopy(child.model).eval(), copy.deepcopy(child.model).eval()
-        self.weight = torch.zeros(child.width, dtype=torch.float64, requires_grad=True)
-        self.bias = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-        self.moments: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.steps = 0
-        self.kl_coef = settings.kl_coef
-        self.old: list[torch.Tensor] = []  # log-probs under the policy that sampled
-
-    def look(self, model: Any, prompt: list[int], response: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (T, V) that predict the response, and hidden states (T + 1, D) from the prompt's last token on."""
-        ids, start = [*prompt, *response], len(prompt)
-        extra = {}
-        if self.settings.padding == "right":  # D4: prompt, pads, response; positions count the pads
-            pads = max(len(p) for p in PROMPTS) - start
-            ids, start = [*prompt, *[0] * pads, *response], start + pads
-            mask = [1] * len(prompt) + [0] * pads + [1] * len(response)
-            extra = {"attention_mask": torch.tensor([mask]), "position_ids": torch.arange(len(ids))[None]}
-        out = model(input_ids=torch.tensor([ids]), output_hidden_states=True, use_cache=False, **extra)
-        return out.logits[0, start - 1 : -1], out.hidden_states[-1][0, start - 1 :]
-
-    def scored(self, logits: torch.Tensor, response: list[int]) -> torch.Tensor:
-        """Log-probabilities (T) of the response under the distribution that its tokens are scored under (D9)."""
-        logp = []
-        for row, token in zip(logits, response, strict=True):
-            if self.settings.scored_distribution == "sampled":
-                row = row / self.settings.temperature
-                if self.settings.top_k:  # and the token itself, should it be outside
-                    kept = {*row.argsort(descending=True)[: self.settings.top_k].tolist(), token}
-                    row = torch.where(torch.tensor([v in kept for v in range(len(row))]), row, -math.inf)
-            logp.append(row.log_softmax(-1)[token])
-        return torch.stack(logp)
-
-    def value(self, hidden: torch.Tensor, response: list[int]) -> torch.Tensor:
-        """V of the prompt, or of the last response token that is in the loss (Algorithm 1: "last non-pad", D2, D3)."""
-        state = hidden[sum(self.in_loss(response))] if self.settings.baseline == "response_value" else hidden[0]
-        return state.detach() @ self.weight + self.bias[0]
-
-    def in_loss(self, response: list[int]) -> list[bool]:
-        return [token != 0 or self.settings.train_eos for token in response]
-
-    def advantages(self, responses: Sequence[list[int]], returns: list[list[float]], values: list[float]) -> list[Any]:
-        """A list a response, a number a token; None for a token that is not in the loss."""
-        base = {
-            "none": [0.0] * len(values),
-            "batch_mean": [sum(r[0] for r in returns) / len(returns)] * len(values),
-        }.get(self.settings.baseline, values)
-        table = [
-            [g - b if counts else None for g, counts in zip(row, self.in_loss(response), strict=True)]
-            for row, b, response in zip(returns, base, responses, strict=True)
-        ]
-        if not self.settings.whiten_advantages:
-            return table
-        flat = [a for row in table for a in row if a is not None]
-        mean = sum(flat) / len(flat)
-        variance = sum((a - mean) ** 2 for a in flat) / len(flat)
-        return [[None if a is None else (a - mean) / math.sqrt(variance + 1e-8) for a in row] for row in table]
-
-    def step(self, rewards: Any, parts: list[list[int]] | None = None) -> dict[str, float]:
-        """One update; `parts` are the rows of each gradient step (default: one step on all)."""
-        returns = [
-            [sum(r[t:]) for t in range(len(r))] if isinstance(r, list) else [r] * len(RESPONSES[i])
-            for i, r in enumerate(rewards)
-        ]
-        with torch.no_grad():
-            looked = [self.look(self.policy, p, r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
-            self.old = [self.scored(logits, r) for (logits, _), r in zip(looked, RESPONSES, strict=True)]
-            advantages = self.advantages(
-                RESPONSES, returns, [self.value(h, r).item() for (_, h), r in zip(looked, RESPONSES, strict=True)]
-            )
-        logged = [self.gradient_step(rows, returns, advantages) for rows in parts or [list(range(len(PROMPTS)))]]
-        result = {name: sum(line[name] for line in logged) / len(logged) for name in logged[0]}
-        result["policy/kl_coef"] = self.kl_coef
-        return result
-
-    def gradient_step(self, rows: list[int], returns: list[list[float]], advantages: list[Any]) -> dict[str, float]:
-        s = self.settings
-        policy, entropy, kl, difference, square = [], [], [], [], []
-        for i in rows:
-            logits, hidden = self.look(self.policy, PROMPTS[i], RESPONSES[i])
-            with torch.no_grad():
-                reference = self.look(self.reference, PROMPTS[i], RESPONSES[i])[0]
-            square.append((self.value(hidden, RESPONSES[i]) - returns[i][0]) ** 2)
-            full, ref = logits.log_softmax(-1), reference.log_softmax(-1)
-            logprobs = self.scored(logits, RESPONSES[i])
-            for t, token in enumerate(RESPONSES[i]):
-                if advantages[i][t] is None:
-                    continue
-                logp = logprobs[t]
-                d = full[t, token] - ref[t, token]
-                if s.clip_range is None:
-                    policy.append(-logp * advantages[i][t])
-                else:
-                    ratio = (logp - self.old[i][t]).exp()
-                    clipped = ratio.clamp(1 - s.clip_range, 1 + s.clip_range)
-                    policy.append(-torch.minimum(ratio * advantages[i][t], clipped * advantages[i][t]))
-                entropy.append(-(full[t].exp() * full[t]).sum())
-                exact = (full[t].exp() * (full[t] - ref[t])).sum()
-                kl.append({"k1": d, "k2": d**2 / 2, "k3": (-d).exp() - 1 + d, "exact": exact}[s.kl_estimator])
-                difference.append(d)
-        mean = {name: sum(x) / len(x) for name, x in (("policy", policy), ("entropy", entropy), ("kl", kl))}
-        loss = mean["policy"] - s.entropy_coef * mean["entropy"] + self.kl_coef * mean["kl"]
-        value = sum(square) / len(square)
-        actor = [p for p in self.policy.parameters() if p.requires_grad]
-        critic = [self.weight, self.bias]
-        self.steps += 1
-        norms = [
-            self.adamw(parameters, torch.autograd.grad(objective, parameters), lr)
-            for parameters, objective, lr in (
-                (actor, loss, s.actor_lr),
-                (critic, s.value_coef * value, s.critic_lr),
-            )
-        ]
-        return {
-            "loss/policy": mean["policy"].item(),
-            "loss/kl": mean["kl"].item(),
-            "loss/actor": loss.item(),
-            "loss/value": value.item(),
-            "policy/entropy": mean["entropy"].item(),
-            "policy/kl": (sum(difference) / len(difference)).item(),
-            "grad/actor_norm": norms[0],
-            "grad/critic_norm": norms[1],
-        }
-
-    def adamw(self, parameters: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], lr: float) -> float:
-        """Clip to the norm, then Loshchilov and Hutter's AdamW; returns the norm before clipping."""
-        s, (b1, b2) = self.settings, (0.9, 0.999)
-        norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
-        shrink = min(1.0, s.max_grad_norm / (norm + 1e-6))
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                g = gradient * shrink
-                m, v = self.moments.get(id(parameter), (torch.zeros_like(g), torch.zeros_like(g)))
-                m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-                self.moments[id(parameter)] = m, v
-                parameter *= 1 - lr * s.weight_decay
-                root = (v / (1 - b2**self.steps)).sqrt() + s.adam_eps
-                parameter -= lr * (m / (1 - b1**self.steps)) / root
-        return norm
+# One step against its definition
 
 
 def double_learner(child: Any, settings: PPOSettings, monkeypatch: pytest.MonkeyPatch) -> Learner:
@@ -375,19 +250,21 @@ def compare(
     updates: int = 3,
     parts: list[list[int]] | None = None,
     tolerance: float = 1e-10,
+    prompts: Sequence[list[int]] = PROMPTS,
+    responses: Sequence[list[int]] = RESPONSES,
 ) -> None:
     """Several updates of both (from the second on, value head, KL and moments are not zero) must be equal."""
-    child = load_child(architecture, double=True, prompts=PROMPTS, padding=settings.padding)
-    assert child.prefix[-2:] == [5, 6]
-    oracle, learner = Oracle(child, settings), double_learner(child, settings, monkeypatch)
+    child = load_child(architecture, double=True, prompts=prompts, padding=settings.padding)
+    assert child.prefix == (prompts[0][:2] if prompts[0][0] == 5 else [])
+    plain, learner = PlainLearner(child.model, child.eos, settings), double_learner(child, settings, monkeypatch)
     for update in range(updates):
-        expected, actual = oracle.step(rewards, parts), step(learner, PROMPTS, RESPONSES, rewards)
+        expected, actual = plain.step(prompts, responses, rewards, parts), step(learner, prompts, responses, rewards)
         for name, value in expected.items():
             assert actual[name] == pytest.approx(value, rel=tolerance, abs=tolerance), (update, name)
-    for mine, theirs in zip(child.model.parameters(), oracle.policy.parameters(), strict=True):
+    for mine, theirs in zip(child.model.parameters(), plain.policy.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
-    close(learner.value_head.weight[0], oracle.weight, tolerance)
-    close(learner.value_head.bias, oracle.bias, tolerance)
+    close(learner.value_head.weight[0], plain.weight, tolerance)
+    close(learner.value_head.bias, plain.bias, tolerance)
 
 
 def test_step_is_algorithm_1(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,6 +276,32 @@ def test_step_is_algorithm_1_for(load_child: LoadChild, monkeypatch: pytest.Monk
     """Their norms and rotations stay in float32 whatever the weights are: noise that AdamW must not blow up (eps)."""
     settings = msgspec.structs.replace(PAPER, adam_eps=1e-3)
     compare(load_child, monkeypatch, settings, architecture, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize("prompts", [PROMPTS, [[7, 1], [8, 2, 3, 4], [9, 5, 6]]], ids=["prefix", "no prefix"])
+def test_step_with_eos_in_every_position(
+    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str, prompts: list[list[int]]
+) -> None:
+    """First, second, third and nowhere, for each of the prompts; some rows are equal."""
+    endings = [[0], [50, 0], [50, 51, 0], [50, 51, 52]]
+    rows = [(prompt, ending) for prompt in prompts for ending in endings]
+    rows += rows[:2]
+    settings = msgspec.structs.replace(PAPER, **SOUND, adam_eps=1e-3)
+    tolerance = 1e-10 if architecture == "gpt2" else 1e-6
+    asked, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
+    rewards = [0.1 * (i % 7) for i in range(len(rows))]
+    compare(
+        load_child,
+        monkeypatch,
+        settings,
+        architecture,
+        rewards,
+        2,
+        tolerance=tolerance,
+        prompts=asked,
+        responses=answers,
+    )
 
 
 SOUND = {"baseline": "prompt_value", "whiten_advantages": True, "kl_estimator": "exact"}
@@ -426,6 +329,16 @@ SOUND |= {"scored_distribution": "sampled", "kl_coef": 0.01, "entropy_coef": 0.0
         {"whiten_advantages": True, "train_eos": False},
         {"micro_batch": 3},
         {"max_grad_norm": 0.01},
+        {"kl_in": "reward"},
+        {"kl_in": "reward", "kl_estimator": "exact", "gamma": 0.9, "train_eos": False},
+        {"baseline": "token_values"},
+        {"baseline": "token_values", "gamma": 0.9, "gae_lambda": 0.8, "kl_in": "reward", "train_eos": False},
+        {"baseline": "token_values", "gae_lambda": 0.5, "micro_batch": 3, "whiten_advantages": True},
+        {"baseline": "group_mean", "group_size": 2, "scale_by_group": True},  # GRPO
+        {"baseline": "leave_one_out", "group_size": 2, "kl_in": "reward"},  # RLOO
+        {"kl_control": "ziegler", "kl_target": 0.1, "kl_horizon": 20.0},
+        {"kl_control": "paper", "kl_target": 0.001},
+        {"kl_reference": "previous"},
     ],
     ids=lambda switches: ",".join(f"{key}={value}" for key, value in switches.items()),
 )
@@ -436,7 +349,7 @@ def test_step_with_each_switch(
 
 
 @pytest.mark.parametrize("train_eos", [True, False])
-@pytest.mark.parametrize("baseline", ["prompt_value", "response_value", "batch_mean", "none"])
+@pytest.mark.parametrize("baseline", ["prompt_value", "response_value", "token_values", "batch_mean", "none"])
 def test_step_with_rewards_a_token(
     load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, baseline: Any, train_eos: bool
 ) -> None:
@@ -623,6 +536,10 @@ def test_the_adaptive_coefficient_moves_with_the_measured_kl(load_child: LoadChi
         ({"minibatches": 2}, "ppo.clip_range"),
         ({"minibatches": 5, "clip_range": 0.2}, "ppo.minibatches=5"),
         ({"episodes": 3}, "ppo.episodes=3"),
+        ({"group_size": 3}, "ppo.group_size=3: ppo.batch_size=4"),
+        ({"baseline": "leave_one_out"}, "ppo.baseline=leave_one_out: .* set ppo.group_size"),
+        ({"scale_by_group": True}, "ppo.scale_by_group=true: .* set ppo.group_size"),
+        ({"gae_lambda": 0.9}, "ppo.gae_lambda=0.9: .* ppo.baseline=token_values"),
     ],
 )
 def test_contradictions_are_named(changes: dict[str, Any], key: str) -> None:

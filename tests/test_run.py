@@ -204,6 +204,19 @@ def test_the_run_changes_the_policy(train_here: Train, tiny: Path) -> None:
     assert max((trained[name] - initial[name]).abs().max().item() for name in initial) > 1e-3
 
 
+@pytest.mark.parametrize("ppo", ["grpo", "rloo", "textbook"])
+def test_the_fields_usual_algorithms(train_here: Train, ppo: str) -> None:
+    """Each trains, and one with groups draws every prompt as often as its group is large."""
+    each = ["evaluation.every=1", "evaluation.samples=4"]
+    run = train_here(f"ppo={ppo}", "ppo.group_size=2" if ppo != "textbook" else "ppo.epochs=2", *each)
+    metrics = [line for line in rows(run.metrics) if "loss/actor" in line]
+    assert len(metrics) > 1
+    assert all(math.isfinite(line["loss/actor"]) for line in metrics)
+    prompts = [sample["prompt"] for sample in rows(run.samples) if sample["update"] == 1]
+    if ppo != "textbook":
+        assert prompts[::2] == prompts[1::2]
+
+
 def test_16_micro_batches_change_no_draw(train_here: Train) -> None:
     """PITFALLS 16: the same prompts and the same responses; numbers up to rounding."""
     whole, split = train_here(outputs="a"), train_here("ppo.micro_batch=1", outputs="a")

@@ -61,6 +61,7 @@ class Packing:
     """
 
     rows: "Tensor"  # (D,) the first row of each pair
+    pair: "Tensor"  # (B,) which of the D pairs each row is
     mask: "Tensor"  # (D, T) bool, true at the N tokens
     tokens: "Tensor"  # (N,) their ids
     place: "Tensor"  # (B, T) which of the N tokens each row's is; 0 at padding
@@ -70,7 +71,7 @@ class Packing:
         rows, pair = distinct(batch.pair)
         mask = batch.response_mask[rows]
         place = (mask.flatten().long().cumsum(0) - 1).view(mask.shape)[pair]
-        return Packing(rows, mask, batch.response_ids[rows][mask], place * batch.response_mask)
+        return Packing(rows, pair, mask, batch.response_ids[rows][mask], place * batch.response_mask)
 
     def of_rows(self, index: "Tensor", part: "Packing") -> "Tensor":
         """Where the tokens of `part`, the packing of this batch's rows `index` (n,), are among the N."""

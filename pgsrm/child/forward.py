@@ -1,14 +1,19 @@
-"""The two forward passes that everything is made of: prompts first (prefill), then response tokens on top of them.
+"""The two forward passes that everything is made of: prompts first (prefill), then response tokens on top of them (extend).
+
+Gradient checkpointing has one instead, over prompts and responses at once (read_whole): a layer that is computed again in
+the backward pass can't fill a cache.
 
 Shapes: B rows, S shared prefix tokens, P padded prompt tokens, T response tokens, N response tokens without padding,
 V vocabulary, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.child.batch import PaddedBatch, positions
+from pgsrm.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,18 +74,19 @@ class HeadInput:
         self.bfloat16 = bfloat16
         self.before: Tensor | None = None  # (B, 1, D), put before the hidden states of the next forward pass
         self.mask: Tensor | None = None  # (B, T) bool: the N states of which the next forward pass makes logits
+        self.start = 0  # the first position of the next forward pass whose hidden states are kept
         self.hidden: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._keep)
 
     def _keep(self, module: Any, arguments: tuple["Tensor", ...]) -> tuple["Tensor", ...]:
         import torch
 
-        hidden = arguments[0]
+        hidden = arguments[0][:, self.start :]
         self.hidden = hidden.contiguous() if self.before is None else torch.cat([self.before, hidden], dim=1)
         entering = self.hidden
         if self.mask is not None:
             entering = self.hidden[:, : self.mask.shape[1]][self.mask].unsqueeze(0)  # (1, N, D)
-        self.before = self.mask = None
+        self.before, self.mask, self.start = None, None, 0
         return (entering, *arguments[1:])
 
     def run(self, model: Any, **inputs: Any) -> Any:
@@ -146,3 +152,53 @@ def extend(model: Any, head: HeadInput, prompts: Prefill, batch: PaddedBatch, fe
         use_cache=True,
     )
     return out.logits.flatten(0, 1).float(), head.take()  # a view: the gradient of [0] would be a filled copy
+
+
+def read_whole(model: Any, head: HeadInput, batch: PaddedBatch, fed: int) -> tuple["Tensor", "Tensor"]:
+    """What `extend` returns, from one forward pass over prefix, prompts and responses without a cache."""
+    import torch
+
+    prefix = batch.prefix_ids.expand(len(batch), -1)
+    ids = torch.cat([prefix, batch.prompt_ids, batch.response_ids[:, :fed]], dim=1)
+    read = [torch.ones_like(prefix, dtype=torch.bool), batch.prompt_mask, batch.response_mask[:, :fed]]
+    mask = torch.cat(read, dim=1)
+    head.start, head.mask = ids.shape[1] - fed - 1, batch.response_mask
+    out = head.run(
+        model,
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=positions(mask, batch.padding),
+        use_cache=False,
+    )
+    return out.logits.flatten(0, 1).float(), head.take()
+
+
+def checkpointable_layers(model: Any) -> list[Any]:
+    """The layers of a model that can be computed again in the backward pass; raises UserError where there are none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(
+            f"model.gradient_checkpointing=true: {type(model).__name__} has no layers for it; set it to false"
+        )
+    return layers
+
+
+@contextmanager
+def checkpointing(layers: Sequence[Any]) -> Iterator[None]:
+    """Within it, each of `layers` keeps its input alone for the backward pass, and is computed again there.
+
+    transformers' own switch needs layers in training mode, which turns dropout on where a layer calls it by itself (OPT).
+    """
+    from functools import partial
+
+    from torch.utils.checkpoint import checkpoint
+
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's again

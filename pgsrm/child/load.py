@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from pgsrm.child.lora import LoraSettings, check_peft
 from pgsrm.digest import content_digest
 from pgsrm.errors import UserError
 
@@ -26,15 +27,22 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     dtype: Literal["float32", "bfloat16"] = "float32"
     # auto (a GPU if there is one), cpu, cuda, cuda:1, mps ...
     device: str = "auto"
+    # Whether layers are computed again in the backward pass instead of kept (memory). Results are equal up to rounding.
+    gradient_checkpointing: bool = False
+    # Low-rank adapters instead of all weights (memory); null = all weights are trained.
+    lora: LoraSettings | None = None
 
 
 def check_model(settings: ModelSettings) -> None:
     """Raise UserError unless `model.path` is a folder with a model or a hub model whose config can be had.
 
-    Whether a device is there is seen on the machine that trains (`resolve_device`), its name here.
+    And unless the library is there that `model.lora` needs. Whether a device is there is seen on the machine that trains
+    (`resolve_device`), its name here.
     """
     if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", settings.device):
         raise UserError(f"model.device={settings.device}: not a device; use auto, cpu, cuda, cuda:1 or mps")
+    if settings.lora is not None:
+        check_peft()
     path = settings.path
     if path is None:
         return

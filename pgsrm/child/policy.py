@@ -6,12 +6,21 @@ have; logits are made at response positions alone; the reference, being frozen, 
 the prompts that sampling needs is the same one that the update differentiates.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pgsrm.child.batch import Packing, PaddedBatch, common_prefix, distinct, pad_prompts
-from pgsrm.child.forward import HeadInput, Prefill, extend, prefill
+from pgsrm.child.forward import (
+    HeadInput,
+    Prefill,
+    checkpointable_layers,
+    checkpointing,
+    extend,
+    prefill,
+    read_whole,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +33,7 @@ class Scores:
 
     logits: "Tensor"  # (N, V) float32, of the distribution that each response token is scored under
     packing: Packing
+    states: "Tensor"  # (N, D) last layer at the position that predicts each token, without gradient
     prompt_hidden: "Tensor"  # (B, D) last layer at the last position before the response
     value_hidden: "Tensor | None"  # (B, D) last layer after the asked-for number of response tokens
 
@@ -34,7 +44,7 @@ class Sampled:
 
     responses: list[list[int]]  # token ids
     logprobs: "Tensor"  # (B, T) log-probability of each token under the distribution that it was drawn from
-    prompts: Prefill  # of the policy that sampled, one row a distinct prompt; with its graph if asked for
+    prompts: Prefill | None  # the policy's, one row a distinct prompt, with its graph; None unless asked for
 
 
 @dataclass(frozen=True)
@@ -86,21 +96,29 @@ class Child:
 
     `prompts` are the tokenised prompts of the task: the tokens that all of them begin with are computed once a forward.
     `share` turns this off, and the sharing of work between equal rows, for a model whose dropout is on.
+    `reference` is None for a policy with adapters (pgsrm/child/lora.py), whose reference is itself without them.
+    `gradient_checkpointing` computes the layers again in the backward pass instead of keeping what they computed; `score`
+    then reads prompts and responses in one pass, without anything of the sampling's.
     """
 
     def __init__(
         self,
         model: Any,
-        reference: Any,
+        reference: Any | None,
         eos: int,
         prompts: Sequence[Sequence[int]] = (),
         padding: Literal["left", "right"] = "left",
         share: bool = True,
         bfloat16: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
-        self._head, self._reference_head = HeadInput(model, bfloat16), HeadInput(reference, bfloat16)
         self.model = model.eval()
-        self.reference = reference.eval().requires_grad_(False)
+        self._head = self._reference_head = HeadInput(model, bfloat16)
+        self.reference = model
+        if reference is not None:
+            self._reference_head = HeadInput(reference, bfloat16)
+            self.reference = reference.eval().requires_grad_(False)
+        self._checkpointed = checkpointable_layers(model) if gradient_checkpointing else []
         self.eos = eos
         self.share = share
         self.padding: Literal["left", "right"] = padding
@@ -155,30 +173,45 @@ class Child:
         token, which predicts nothing, is not read. `prompts` is the sampling's prefill with its graph, if the policy is
         still the one that sampled.
         """
-        packing = Packing.of(batch)
-        prompt_rows, prompt = distinct(batch.prompt)
-        prompts = prompts or prefill(self.model, self._head, batch.rows(prompt_rows))
-        each, length = prompts.rows(prompt[packing.rows]), batch.response_ids.shape[1]
+        packing, length = Packing.of(batch), batch.response_ids.shape[1]
         fed = length - 1 if value_place is None else length
-        logits, hidden = extend(self.model, self._head, each, batch.rows(packing.rows), fed)
-        prompt_hidden = prompts.hidden.index_select(0, prompt)
-        if value_place is None:
-            return Scores(logits, packing, prompt_hidden, None)
-        _, pair = distinct(batch.pair)
-        return Scores(logits, packing, prompt_hidden, hidden[pair, value_place])
+        if self._checkpointed:
+            with checkpointing(self._checkpointed):
+                logits, hidden = read_whole(self.model, self._head, batch.rows(packing.rows), fed)
+        else:
+            prompt_rows, prompt = distinct(batch.prompt)
+            prompts = prompts or prefill(self.model, self._head, batch.rows(prompt_rows))
+            each = prompts.rows(prompt[packing.rows])
+            logits, hidden = extend(self.model, self._head, each, batch.rows(packing.rows), fed)
+        states = hidden[:, :length][packing.mask].detach()
+        prompt_hidden = hidden[packing.pair, 0]
+        value_hidden = None if value_place is None else hidden[packing.pair, value_place]
+        return Scores(logits, packing, states, prompt_hidden, value_hidden)
 
     def score_reference(self, batch: PaddedBatch, rows_at_once: int | None = None) -> tuple["Tensor", Packing]:
         """The reference's logits (N, V), without gradient, and which tokens they are of."""
         import torch
 
         packing = Packing.of(batch)
-        with torch.no_grad():
+        with torch.no_grad(), self._adapters_off():
             logits = []
             for rows in packing.rows.split(rows_at_once or len(packing.rows)):
                 part = batch.rows(rows)
                 prompts, fed = self._read_by_reference(part), part.response_ids.shape[1] - 1
                 logits.append(extend(self.reference, self._reference_head, prompts, part, fed)[0])
         return torch.cat(logits) if len(logits) > 1 else logits[0], packing
+
+    @contextmanager
+    def _adapters_off(self) -> Iterator[None]:
+        """Within it, the policy is its own reference, if it is to be: without adapters and dropout."""
+        if self.reference is not self.model:
+            yield
+            return
+        was_training = self.model.training
+        self.model.eval()
+        with self.model.disable_adapter():
+            yield
+        self.model.train(was_training)
 
     def set_reference(self, weights: dict[str, "Tensor"]) -> None:
         """Give the reference other weights; from then on it reads every prompt anew."""
@@ -210,19 +243,20 @@ class Child:
         """One response a prompt. `uniforms` (B, max_new_tokens) in [0, 1) are all the randomness there is.
 
         Prompts are padded on the left whatever `padding` says: a response must follow its prompt. `with_graph` keeps the
-        graph of the pass over the prompts, for `score`.
+        graph of the pass over the prompts, for `score`, unless gradient checkpointing can't make use of it.
         """
         import torch
 
         batch = self.pad(prompts, [[self.eos]] * len(prompts), "left")
         rows, prompt = distinct(batch.prompt)
+        with_graph = with_graph and not self._checkpointed
         with torch.set_grad_enabled(with_graph):
             read = prefill(self.model, self._head, batch.rows(rows))
         with torch.no_grad():
             tokens, logprobs = self._generate(read.detach().rows(prompt), uniforms.to(self.device), how)
         lengths = _lengths(tokens, self.eos)
         responses = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-        return Sampled(responses, logprobs, read)
+        return Sampled(responses, logprobs, read if with_graph else None)
 
     def _generate(self, prompts: Prefill, uniforms: "Tensor", how: Sampling) -> tuple["Tensor", "Tensor"]:
         """Tokens (B, T') and their log-probabilities (B, T'), T' <= max_new_tokens.

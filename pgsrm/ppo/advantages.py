@@ -6,21 +6,62 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def rewards_to_go(rewards: "Tensor", mask: "Tensor") -> "Tensor":
-    """Undiscounted return (B, T) of each response token, zero outside the mask (gamma = lambda = 1).
+def token_rewards(rewards: "Tensor", mask: "Tensor") -> "Tensor":
+    """Rewards (B, T), zero outside the mask; one number a response (B,) is given at its last token."""
+    if rewards.dim() == 2:
+        return rewards * mask
+    last = mask.long().cumsum(-1) == mask.long().sum(-1, keepdim=True)
+    return rewards.unsqueeze(-1) * (mask & last)
 
-    `rewards` is one number a response (B,), given at its last token, or one a token (B, T). With one a response every
-    token's return is that number: the broadcast of Algorithm 1, line 10.
+
+def rewards_to_go(rewards: "Tensor", mask: "Tensor", gamma: float = 1.0) -> "Tensor":
+    """Return (B, T) of each response token: sum_k gamma^k r_{t+k} of `rewards` (B, T); zero outside the mask.
+
+    With gamma = 1 and one reward a response every token's return is that reward: the broadcast of Algorithm 1, line 10.
     """
-    if rewards.dim() == 1:
-        return rewards.unsqueeze(-1) * mask
-    masked = rewards * mask
-    return (masked.sum(-1, keepdim=True) - masked.cumsum(-1) + masked) * mask
+    import torch
+
+    returns, following = [], rewards[:, 0] * 0
+    for t in reversed(range(rewards.shape[1])):
+        following = rewards[:, t] * mask[:, t] + gamma * following
+        returns.append(following)
+    return torch.stack(returns[::-1], dim=1) * mask
 
 
-def subtract_baseline(returns: "Tensor", baseline: "Tensor", mask: "Tensor") -> "Tensor":
-    """Advantages (B, T): each token's return minus its response's baseline (B,), zero outside the mask."""
-    return (returns - baseline.unsqueeze(-1)) * mask
+def generalized_advantages(
+    rewards: "Tensor", values: "Tensor", mask: "Tensor", gamma: float, gae_lambda: float
+) -> "Tensor":
+    """GAE (B, T) of `rewards` and `values` V(s_t), both (B, T) (Schulman et al. 2016, eq. 16); zero outside the mask.
+
+    delta_t = r_t + gamma V(s_{t+1}) - V(s_t), with V = 0 after a response's last token; A_t = sum_k (gamma lambda)^k
+    delta_{t+k}. With gamma = lambda = 1 it is the return minus V(s_t).
+    """
+    import torch
+
+    advantages, advantage, following = [], rewards[:, 0] * 0, rewards[:, 0] * 0
+    for t in reversed(range(rewards.shape[1])):
+        value = values[:, t] * mask[:, t]
+        delta = rewards[:, t] * mask[:, t] + gamma * following - value
+        advantage = (delta + gamma * gae_lambda * advantage) * mask[:, t]
+        following = value
+        advantages.append(advantage)
+    return torch.stack(advantages[::-1], dim=1)
+
+
+def group_baseline(totals: "Tensor", size: int, leave_one_out: bool) -> "Tensor":
+    """Mean return (B,) of each response's group of `size` consecutive rows, with or without the response itself.
+
+    With it: GRPO (Shao et al. 2024, 4.1); without: RLOO (Ahmadian et al. 2024, eq. 7).
+    """
+    groups = totals.view(-1, size)
+    total = groups.sum(-1, keepdim=True)
+    mean = (total - groups) / (size - 1) if leave_one_out else (total / size).expand_as(groups)
+    return mean.reshape(-1)
+
+
+def group_deviation(totals: "Tensor", size: int) -> "Tensor":
+    """Standard deviation (B,) of the returns of each response's group (n - 1 in the denominator), plus 1e-4."""
+    return (totals.view(-1, size).std(-1, keepdim=True) + 1e-4).expand(-1, size).reshape(-1)
 
 
 def whiten(advantages: "Tensor", mask: "Tensor") -> "Tensor":

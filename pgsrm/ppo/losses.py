@@ -76,6 +76,12 @@ def policy_loss(
     return -masked_mean(torch.min(ratio * advantages, clipped * advantages), mask, count)
 
 
-def value_loss(values: "Tensor", returns: "Tensor", count: "int | None" = None) -> "Tensor":
-    """Mean squared error of the values (B,) of a batch of `count` responses (Algorithm 1, line 12)."""
-    return (values - returns).square().sum() / (count or len(values))
+def value_loss(
+    values: "Tensor", targets: "Tensor", mask: "Tensor | None" = None, count: "Tensor | float | None" = None
+) -> "Tensor":
+    """Mean squared error of the values: one a response (B,) (Algorithm 1, line 12), or one a token (B, T) over `mask`.
+
+    `count` is the number of responses, or of tokens, in the whole batch.
+    """
+    error = (values - targets).square()
+    return error.sum() / (count or len(values)) if mask is None else masked_mean(error, mask, count)

@@ -9,7 +9,11 @@ from pgsrm.errors import UserError
 
 Positive = Annotated[float, Meta(gt=0, lt=float("1e30"))]  # no infinities
 NonNegative = Annotated[float, Meta(ge=0, lt=float("1e30"))]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
+
+
+GROUP_BASELINES = ("group_mean", "leave_one_out")
 
 
 class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -39,8 +43,18 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     entropy_coef: NonNegative
     # Weight of the value loss (it scales the critic's gradient before clipping).
     value_coef: NonNegative = 0.5
-    # What is subtracted from the return (D2).
-    baseline: Literal["prompt_value", "response_value", "batch_mean", "none"]
+    # Responses a prompt; rows of a group follow one another. batch_size counts responses.
+    group_size: Count = 1
+    # What is subtracted from the return (D2); token_values: GAE with a value before each token.
+    baseline: Literal[
+        "prompt_value", "response_value", "token_values", "batch_mean", "group_mean", "leave_one_out", "none"
+    ]
+    # Discount a token.
+    gamma: Fraction = 1.0
+    # GAE's lambda, for token_values.
+    gae_lambda: Fraction = 1.0
+    # Whether advantages are divided by the standard deviation of their group's returns (GRPO).
+    scale_by_group: bool = False
     # Whether advantages get zero mean and unit variance over the batch.
     whiten_advantages: bool
     # Ratio clipping range; null = -log pi A, no ratio (D7).
@@ -55,8 +69,10 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     kl_horizon: Positive = 10_000.0
     # What the KL is measured against: the initial model, or the policy before the last update (D6).
     kl_reference: Literal["initial", "previous"] = "initial"
-    # Estimator of the KL term in the loss (D14).
+    # Estimator of the KL term (D14).
     kl_estimator: Literal["k1", "k2", "k3", "exact"]
+    # Whether the KL term is a term of the loss, or is taken from each token's reward.
+    kl_in: Literal["loss", "reward"] = "loss"
     # Whether a sampled EOS is in the loss (D3).
     train_eos: bool
     # Side on which prompts are padded when scored (D4).
@@ -79,6 +95,17 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
             )
         if self.minibatches > self.batch_size:
             raise UserError(f"ppo.minibatches={self.minibatches}: more than ppo.batch_size={self.batch_size}; lower it")
+        if self.batch_size % self.group_size:
+            raise UserError(
+                f"ppo.group_size={self.group_size}: ppo.batch_size={self.batch_size} is no multiple of it; change either"
+            )
+        if self.group_size == 1 and (self.baseline in GROUP_BASELINES or self.scale_by_group):
+            key = "scale_by_group=true" if self.scale_by_group else f"baseline={self.baseline}"
+            raise UserError(f"ppo.{key}: a group of one response has nothing to compare; set ppo.group_size")
+        if self.gae_lambda != 1 and self.baseline != "token_values":
+            raise UserError(
+                f"ppo.gae_lambda={self.gae_lambda}: means something with ppo.baseline=token_values alone; set that, or 1"
+            )
         if self.episodes < self.batch_size:
             raise UserError(f"ppo.episodes={self.episodes}: less than one batch; set it to {self.batch_size} or more")
 

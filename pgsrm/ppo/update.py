@@ -1,17 +1,26 @@
 """One PPO update, from token ids and rewards to new weights (PGSRM, Algorithm 1; Schulman et al. 2017).
 
 Left out of the textbook algorithm by default, as the paper does: the probability ratio and its clipping (one step a
-batch, so the ratio is 1), discounting (an episode is one response) and generalised advantage estimation.
+batch, so the ratio is 1), discounting (an episode is one response) and generalised advantage estimation. Each is a
+setting, and so are the group baselines of RLOO and GRPO: one update, whatever it is called.
+`pgsrm.ppo.plain` is the same update without any of what makes this one fast, which it is tested against.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.ppo.advantages import rewards_to_go, subtract_baseline, whiten
+from pgsrm.ppo.advantages import (
+    generalized_advantages,
+    group_baseline,
+    group_deviation,
+    rewards_to_go,
+    token_rewards,
+    whiten,
+)
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_logprobs, value_loss
-from pgsrm.ppo.settings import PPOSettings
+from pgsrm.ppo.settings import GROUP_BASELINES, PPOSettings
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +54,11 @@ class Learner:
         import torch
 
         settings = self.settings
+        parameters = [
+            parameter for parameter in module.parameters() if parameter.requires_grad
+        ]  # adapters alone, if any
         return torch.optim.AdamW(
-            module.parameters(), lr=lr, eps=settings.adam_eps, weight_decay=settings.weight_decay, fused=True
+            parameters, lr=lr, eps=settings.adam_eps, weight_decay=settings.weight_decay, fused=True
         )
 
     def one_pass(self, rows: int) -> bool:
@@ -59,12 +71,22 @@ class Learner:
         return self.one_pass(rows) and self.settings.padding == "left" and not self.settings.dropout
 
     def values(self, scores: "Scores") -> "Tensor":
-        """V (B,), of the prompt or of the last response token, on detached hidden states (D2).
+        """V on detached hidden states: of the prompt or of the last response token (B,), or before each token (B, T) (D2).
 
         The last response token's hidden state is there only when `baseline` asks for it.
         """
+        if self.settings.baseline == "token_values":
+            return self.value_head(scores.states.float()).squeeze(-1)[scores.packing.place]
         hidden = scores.prompt_hidden if scores.value_hidden is None else scores.value_hidden
         return self.value_head(hidden.detach().float()).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """What the losses pull towards, held constant."""
+
+    advantages: "Tensor"  # (B, T)
+    values: "Tensor"  # (B,), or (B, T) where the values are a token's
 
 
 @dataclass(frozen=True)
@@ -73,11 +95,11 @@ class _Sampled:
 
     batch: "PaddedBatch"
     mask: "Tensor"  # tokens in the loss
-    returns: "Tensor"  # over the whole response; the first token's is the response's reward
+    rewards: "Tensor"  # a response's own is at its last token
     reference: "Tensor"  # (N, V) the reference's log-probabilities
     packing: "Packing"  # which tokens those are
     old_logprobs: "Tensor | None"  # None: the first gradient step's own log-probs, whose ratio is 1
-    advantages: "Tensor | None"  # None: from the first gradient step's own values
+    targets: "_Targets | None"  # None: from the first gradient step's own values and KL
     read: "Prefill | None"  # the policy's pass over the prompts, if it is still good for the first gradient step
 
 
@@ -128,16 +150,20 @@ def _loss_mask(batch: "PaddedBatch", eos: int, train_eos: bool) -> "Tensor":
     return mask if train_eos else mask & (batch.response_ids != eos)
 
 
-def _pad_rewards(rewards: Sequence[float] | Sequence[Sequence[float]], batch: "PaddedBatch") -> "Tensor":
-    """(B,) or (B, T) float32."""
+def _pad_rewards(
+    rewards: Sequence[float] | Sequence[Sequence[float]], batch: "PaddedBatch", dtype: "torch.dtype"
+) -> "Tensor":
+    """(B,) or (B, T)."""
     import torch
 
+    device = batch.response_ids.device
     if not isinstance(rewards[0], Sequence):
-        return torch.tensor(rewards, dtype=torch.float32, device=batch.response_ids.device)
-    padded = torch.zeros(batch.response_ids.shape, dtype=torch.float32)
+        return torch.tensor(rewards, dtype=dtype, device=device)
+    padded = torch.zeros(batch.response_ids.shape, dtype=dtype)
     for row, values in enumerate(rewards):
-        padded[row, : len(values)] = torch.tensor(values)  # type: ignore[arg-type]
-    return padded.to(batch.response_ids.device)
+        given = torch.as_tensor(values, dtype=dtype)
+        padded[row, : len(given)] = given
+    return padded.to(device)
 
 
 def _prepare(
@@ -152,26 +178,52 @@ def _prepare(
     settings, child = learner.settings, learner.child
     batch = child.pad(prompts, responses)
     mask = _loss_mask(batch, child.eos, settings.train_eos)
-    returns = rewards_to_go(_pad_rewards(rewards, batch), batch.response_mask)  # an untrained EOS has its reward too
+    given = _pad_rewards(rewards, batch, learner.value_head.weight.dtype)
+    padded = token_rewards(given, batch.response_mask)  # an untrained EOS has its reward too
     logits, packing = child.score_reference(batch, settings.micro_batch)
-    fixed = _Sampled(batch, mask, returns, logits.log_softmax(-1), packing, None, None, read)
+    fixed = _Sampled(batch, mask, padded, logits.log_softmax(-1), packing, None, None, read)
     if learner.one_pass(len(prompts)):
         return fixed
     chunks = torch.arange(len(prompts), device=mask.device).split(settings.micro_batch or len(prompts))
     with torch.no_grad():
         scored = [_score(learner, fixed, rows) for rows in chunks]
     old_logprobs = torch.cat([part.logprobs for part in scored])
-    values = torch.cat([part.values for part in scored])
-    advantages = _advantages(learner, returns, values, mask)
-    return replace(fixed, old_logprobs=old_logprobs, advantages=advantages, read=None)
+    values, kl = torch.cat([part.values for part in scored]), torch.cat([part.kl for part in scored])
+    return replace(fixed, old_logprobs=old_logprobs, targets=_targets(learner, fixed, values, kl), read=None)
 
 
-def _advantages(learner: Learner, returns: "Tensor", values: "Tensor", mask: "Tensor") -> "Tensor":
-    """Advantages (B, T) after the baseline that the settings name: the values (B,), the batch's mean, or nothing."""
-    kind, totals = learner.settings.baseline, returns[:, 0]
-    baselines = {"none": totals * 0, "batch_mean": totals.mean().expand_as(totals)}
-    advantages = subtract_baseline(returns, baselines.get(kind, values.detach()), mask)
-    if not learner.settings.whiten_advantages:
+def _targets(learner: Learner, sampled: _Sampled, values: "Tensor", kl: "Tensor") -> _Targets:
+    """Advantages and value targets of the whole batch, from `values` (B,) or (B, T) and the KL of each token (B, T)."""
+    settings, responses = learner.settings, sampled.batch.response_mask
+    values, rewards = values.detach(), sampled.rewards
+    if settings.kl_in == "reward":
+        rewards = rewards - learner.kl_coef * kl.detach() * sampled.mask
+    if settings.baseline == "token_values":
+        advantages = generalized_advantages(rewards, values, responses, settings.gamma, settings.gae_lambda)
+        targets, returns = advantages + values, rewards_to_go(rewards, responses, settings.gamma)
+    else:
+        returns = rewards_to_go(rewards, responses, settings.gamma)
+        advantages, targets = returns - _baseline(settings, returns[:, 0], values).unsqueeze(-1), returns[:, 0]
+    return _Targets(_scale(settings, advantages * sampled.mask, returns, sampled.mask), targets)
+
+
+def _baseline(settings: PPOSettings, totals: "Tensor", values: "Tensor") -> "Tensor":
+    """What is subtracted from a response's returns (B,): its value (B,), a mean of the totals (B,), or nothing."""
+    if settings.baseline == "none":
+        return totals * 0
+    if settings.baseline == "batch_mean":
+        return totals.mean().expand_as(totals)
+    if settings.baseline in GROUP_BASELINES:
+        return group_baseline(totals, settings.group_size, settings.baseline == "leave_one_out")
+    return values
+
+
+def _scale(settings: PPOSettings, advantages: "Tensor", returns: "Tensor", mask: "Tensor") -> "Tensor":
+    """Advantages (B, T) by their group's spread, or whitened over the batch, or as they are."""
+    totals = returns[:, 0]
+    if settings.scale_by_group:
+        advantages = advantages / group_deviation(totals, settings.group_size).unsqueeze(-1)
+    if not settings.whiten_advantages:
         return advantages
     if len(totals) > 1 and bool(((returns == totals[0]) | ~mask).all()):
         return advantages * 0  # equal rewards carry no signal: whitening would blow up the baseline's noise
@@ -187,7 +239,7 @@ class _TokenScores:
     reference: "Tensor"  # the reference's log-probabilities of the same tokens; without gradient
     entropy: "Tensor"
     kl: "Tensor"  # by `kl_estimator`
-    values: "Tensor"  # (B,)
+    values: "Tensor"  # (B,), or (B, T) where the values are a token's
 
 
 def _score(learner: Learner, sampled: _Sampled, rows: "Tensor") -> _TokenScores:
@@ -237,21 +289,22 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
     learner.actor_optimizer.zero_grad(set_to_none=True)
     learner.critic_optimizer.zero_grad(set_to_none=True)
     for micro in rows.split(settings.micro_batch or len(rows)):
-        mask, returns = sampled.mask[micro], sampled.returns[micro]
-        scores = _score(learner, sampled, micro)
+        mask, scores = sampled.mask[micro], _score(learner, sampled, micro)
         logprobs, values = scores.logprobs, scores.values
         old = logprobs.detach() if sampled.old_logprobs is None else sampled.old_logprobs[micro]
-        if sampled.advantages is None:  # noqa: SIM108
-            advantages = _advantages(learner, returns, values, mask)
-        else:
-            advantages = sampled.advantages[micro]
+        # without targets made before, the micro-batch is the whole batch (`Learner.one_pass`)
+        targets = sampled.targets or _targets(learner, sampled, values, scores.kl)
+        advantages, aims = targets.advantages[micro], targets.values[micro]
 
         policy = policy_loss(logprobs, old, advantages, mask, settings.clip_range, count)
         entropy = masked_mean(scores.entropy, mask, count)
         kl = masked_mean(scores.kl, mask, count)
-        actor = policy - settings.entropy_coef * entropy + learner.kl_coef * kl
+        actor = policy - settings.entropy_coef * entropy
+        if settings.kl_in == "loss":
+            actor = actor + learner.kl_coef * kl
         actor.backward()
-        value = value_loss(values, returns[:, 0], len(rows))
+        by_token = values.dim() == 2
+        value = value_loss(values, aims, mask, count) if by_token else value_loss(values, aims, count=len(rows))
         (settings.value_coef * value).backward()
 
         difference = scores.full.detach() - scores.reference
@@ -262,7 +315,7 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
         add("policy/entropy", entropy)
         add("policy/kl", masked_mean(difference, mask, count))
         add("kl_response", (difference * mask).sum() / len(rows))
-        add("value/mean", values.sum() / len(rows))
+        add("value/mean", masked_mean(values, mask, count) if by_token else values.sum() / len(rows))
         add("advantage/mean", masked_mean(advantages, mask, count))
         add("advantage/square", masked_mean(advantages.square(), mask, count))
         ratio = (logprobs.detach() - old).exp()
