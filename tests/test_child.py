@@ -11,6 +11,7 @@ import torch
 from conftest import spread
 
 from pgsrm.child.batch import common_prefix, pad_prompts, positions
+from pgsrm.child.gradients import take_rows
 from pgsrm.child.load import SHIPPED, ModelSettings, check_model, load_model, load_tokenizer, resolve_device
 from pgsrm.child.policy import Sampling, draw, truncate
 from pgsrm.child.text import Codec
@@ -392,3 +393,51 @@ def test_many_prompts_are_read_in_chunks(load_child: Callable[..., Any], monkeyp
     torch.testing.assert_close(child.score_reference(child.pad(prompts[:2], responses[:2]))[0], expected[: 2 * 3])
     assert child.greedy(prompts, 4) == greedy
     assert max(rows) == 3
+
+
+def test_rows_that_repeat_get_the_sum_of_their_gradients() -> None:
+    tensor, index = torch.rand(3, 2, 4, requires_grad=True), torch.tensor([2, 0, 2, 2])
+    weights = torch.rand(4, 2, 4)
+    (mine,) = torch.autograd.grad((take_rows(tensor, index) * weights).sum(), tensor)
+    (theirs,) = torch.autograd.grad((tensor[index] * weights).sum(), tensor)
+    torch.testing.assert_close(mine, theirs)
+    assert not mine[1].any()
+
+
+def test_a_tied_embeddings_gradient_is_whole(load_child: LoadChild) -> None:
+    """Two passes over tokens, some of them in both, and the output layer; wrong version: one of the three is lost."""
+    child = load_child()
+    model, ids = child.model, torch.tensor([[5, 6, 5, 7]])
+    assert child._head.tied.tied
+
+    def gradient(run: Callable[..., Any]) -> torch.Tensor:
+        past = run(input_ids=ids, use_cache=True).past_key_values
+        logits = run(input_ids=ids[:, 1:3], past_key_values=past).logits
+        return torch.autograd.grad(logits.log_softmax(-1)[..., 9].sum(), model.get_input_embeddings().weight)[0]
+
+    theirs = gradient(model)
+    for _ in range(2):  # the second graph has nothing of the first
+        child._head.tied.restart()
+        torch.testing.assert_close(gradient(lambda **inputs: child._head.run(model, **inputs)), theirs)
+
+
+def test_bfloat16_weights_are_made_once_an_update(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And anew when the weights have changed; wrong version: the next update runs on those before it."""
+    from pgsrm.child.precision import Bfloat16Weights
+
+    made, cast = [], Bfloat16Weights._cast
+    monkeypatch.setattr(Bfloat16Weights, "_cast", lambda self: made.append(self) or cast(self))
+    child = load_child(prompts=PROMPTS, bfloat16=True)
+    sampled = child.sample(PROMPTS, torch.full((4, 3), 0.7), Sampling(3), with_graph=True)
+    batch = child.pad(PROMPTS, sampled.responses)
+    before = child.score(batch, None, sampled.prompts).logits.detach()
+    child.score_reference(batch)
+    assert len(made) == 2  # the policy's and the reference's
+    with torch.no_grad():
+        for parameter in child.model.parameters():
+            parameter *= 1.1
+    child.weights_changed()
+    assert not torch.allclose(child.score(batch).logits, before, atol=0.01)
+    assert len(made) == 3
+    gradients = torch.autograd.grad(child.score(batch).logits.sum(), list(child.model.parameters()), allow_unused=True)
+    assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in gradients)

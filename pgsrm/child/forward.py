@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.child.batch import PaddedBatch, positions
+from pgsrm.child.gradients import TiedEmbedding, take_rows
+from pgsrm.child.precision import Bfloat16Weights
 from pgsrm.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,12 +31,12 @@ class Prefill:
     hidden: "Tensor"  # (B, D) last layer at the last position
 
     def rows(self, index: "Tensor") -> "Prefill":
-        """The rows `index` (n,). `index_select` because its gradient is added up row by row, that of `[index]` by element."""
+        """The rows `index` (n,)."""
         return Prefill(
-            tuple((keys.index_select(0, index), values.index_select(0, index)) for keys, values in self.keys_values),
+            tuple((take_rows(keys, index), take_rows(values, index)) for keys, values in self.keys_values),
             self.mask[index],
-            self.logits.index_select(0, index),
-            self.hidden.index_select(0, index),
+            take_rows(self.logits, index),
+            take_rows(self.hidden, index),
         )
 
     @staticmethod
@@ -71,7 +73,8 @@ class HeadInput:
     """
 
     def __init__(self, model: Any, bfloat16: bool = False) -> None:
-        self.bfloat16 = bfloat16
+        self.low = Bfloat16Weights(model) if bfloat16 else None
+        self.tied = TiedEmbedding(model)
         self.before: Tensor | None = None  # (B, 1, D), put before the hidden states of the next forward pass
         self.mask: Tensor | None = None  # (B, T) bool: the N states of which the next forward pass makes logits
         self.start = 0  # the first position of the next forward pass whose hidden states are kept
@@ -91,10 +94,8 @@ class HeadInput:
 
     def run(self, model: Any, **inputs: Any) -> Any:
         """The model's forward pass, in bfloat16 where asked for."""
-        import torch
-
-        with torch.autocast(inputs["input_ids"].device.type, torch.bfloat16, enabled=self.bfloat16):
-            return model(**inputs)
+        with self.tied.used():
+            return model(**inputs) if self.low is None else self.low.run(inputs)
 
     def take(self) -> "Tensor":
         """The hidden states of the forward pass just made, which are then let go."""
@@ -111,9 +112,8 @@ def prefill(model: Any, head: HeadInput, batch: PaddedBatch) -> Prefill:
     mask = torch.cat([batch.prompt_mask.new_ones(len(batch), shared), batch.prompt_mask], dim=1)
     cache = None
     if shared:
-        cache = head.run(
-            model, input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True, logits_to_keep=1
-        ).past_key_values
+        head.mask = mask.new_zeros(1, shared)  # its logits are of no use
+        cache = head.run(model, input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True).past_key_values
         for layer in cache.layers:
             layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
             layer.values = layer.values.expand(len(batch), -1, -1, -1)

@@ -174,6 +174,8 @@ class Child:
         still the one that sampled.
         """
         packing, length = Packing.of(batch), batch.response_ids.shape[1]
+        if prompts is None:
+            self._head.tied.restart()
         fed = length - 1 if value_place is None else length
         if self._checkpointed:
             with checkpointing(self._checkpointed):
@@ -213,9 +215,17 @@ class Child:
             yield
         self.model.train(was_training)
 
+    def weights_changed(self) -> None:
+        """To be called after the policy's weights have changed: nothing made of the old ones is used again."""
+        self._head.tied.restart()
+        if self._head.low is not None:
+            self._head.low.forget()
+
     def set_reference(self, weights: dict[str, "Tensor"]) -> None:
         """Give the reference other weights; from then on it reads every prompt anew."""
         self.reference.load_state_dict(weights)
+        if self._reference_head.low is not None:
+            self._reference_head.low.forget()
         self._reference_prompts, self._keeps_reference = None, False
 
     def _read_by_reference(self, batch: PaddedBatch) -> Prefill:
@@ -250,6 +260,7 @@ class Child:
         batch = self.pad(prompts, [[self.eos]] * len(prompts), "left")
         rows, prompt = distinct(batch.prompt)
         with_graph = with_graph and not self._checkpointed
+        self._head.tied.restart()
         with torch.set_grad_enabled(with_graph):
             read = prefill(self.model, self._head, batch.rows(rows))
         with torch.no_grad():

@@ -328,6 +328,7 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
     totals["grad/critic_norm"] = torch.nn.utils.clip_grad_norm_(learner.value_head.parameters(), limit)
     learner.actor_optimizer.step()
     learner.critic_optimizer.step()
+    child.weights_changed()
     names = list(totals)
     metrics = dict(zip(names, torch.stack([totals[n].float() for n in names]).tolist(), strict=True))
     square = metrics.pop("advantage/square") - metrics["advantage/mean"] ** 2
