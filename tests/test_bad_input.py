@@ -24,7 +24,11 @@ BAD = [
     ("ppo.batch_size=2.5", "ppo.batch_size=2.5: expected `int`, got `float`; set ppo.batch_size", ""),
     ("ppo.actor_lr=-1", "ppo.actor_lr=-1: expected `float` > 0", ""),
     ("ppo.actor_lr=fast", "ppo.actor_lr=fast: expected `float`, got `str`", ""),
-    ("ppo.baseline=mean", "ppo.baseline=mean: not an option; there are prompt_value, response_value, token_values,", ""),
+    (
+        "ppo.baseline=mean",
+        "ppo.baseline=mean: not an option; there are prompt_value, response_value, token_values,",
+        "",
+    ),
     ("ppo.epochs=2", "ppo.epochs=2", "set ppo.clip_range"),
     ("ppo.episodes=3", "ppo.episodes=3: less than one batch; set it to 4 or more", ""),
     ("reward.alpha=0.5", "reward.alpha=0.5: expected `float` >= 1", ""),

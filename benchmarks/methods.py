@@ -1,0 +1,313 @@
+"""One method of making an update, timed in a process of its own: `python -m benchmarks.methods METHOD SETUP`.
+
+`benchmarks.update` starts these. SETUP is a `Setup` in JSON. The process loads its model, makes one update that is not
+timed, prints READY, waits for a line on its standard input, makes updates for `Setup.seconds`, at least one, and prints what it
+measured in a line of JSON.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arithmetic import count_work, gemm_flops, synchronize
+
+READY = "@ready"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all methods are given. `model` is a folder in the hub's layout with a tokenizer."""
+
+    model: str
+    task: str
+    batch: int
+    new_tokens: int
+    dtype: str
+    device: str
+    threads: int | None  # None: torch's own choice
+    seconds: float  # to measure for
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a process found."""
+
+    seconds: list[float]  # of each update
+    peak_gib: float  # most resident memory, or most memory of the GPU
+    work: dict[str, int] | None = None  # the last update's `arithmetic.Work`, of `fast` alone
+
+
+class Stopwatch:
+    """Times updates: the first is for warming up, then the process waits to be told to go on."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup, self.seconds = setup, list[float]()
+        self._warm, self._started, self._end = False, 0.0, 0.0
+
+    def start(self) -> None:
+        synchronize(self.setup.device)
+        self._started = time.perf_counter()
+
+    def stop(self) -> bool:
+        """The update is over; returns whether that was the last one."""
+        synchronize(self.setup.device)
+        now = time.perf_counter()
+        if self._warm:
+            self.seconds.append(now - self._started)
+            return now >= self._end
+        print(READY, flush=True)
+        sys.stdin.readline()
+        self._warm, self._end = True, time.perf_counter() + self.setup.seconds
+        return False
+
+    def repeat(self, update: Callable[[], None]) -> None:
+        done = False
+        while not done:
+            self.start()
+            update()
+            done = self.stop()
+
+    def measured(self, work: dict[str, int] | None = None) -> Measured:
+        return Measured(self.seconds, peak_gib(self.setup.device), work)
+
+
+def reward(token_ids: Sequence[Sequence[int]]) -> list[float]:
+    """A number for each response that costs nothing: its ids' sum, modulo 101, as a share of 100."""
+    return [sum(ids) % 101 / 100 for ids in token_ids]
+
+
+def peak_gib(device: str) -> float:
+    """Most memory that this process has held, GiB."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def compose(setup: Setup, outputs: str) -> Any:
+    """The composed config of a run of this setup: ppo=sound, a reward that loads nothing."""
+    import hydra
+
+    from pgsrm.paths import conf_folder
+
+    overrides = [f"task={setup.task}", f"task.max_new_tokens={setup.new_tokens}", "reward=binary", "tracking=none"]
+    overrides += [f"model.path={setup.model}", f"model.dtype={setup.dtype}", f"model.device={setup.device}"]
+    overrides += ["ppo=sound", f"ppo.batch_size={setup.batch}", f"seed={SEED}", f"paths.outputs={outputs}"]
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return hydra.compose("config", overrides)
+
+
+def fast(setup: Setup) -> Measured:
+    """This package: the steps of `pgsrm.train.train`, without record and evaluation."""
+    from pgsrm.child.batch import common_prefix
+    from pgsrm.memory import keep_freed_memory
+    from pgsrm.plan import plan
+    from pgsrm.trainer import Trainer
+
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as outputs:
+        this = plan(compose(setup, outputs), {})
+        this.freeze()
+        run = Trainer.from_folder(this.folder)
+    run.reward = lambda *, token_ids, **_: reward(token_ids)
+    last: list[Any] = []
+
+    def update() -> None:
+        examples = run.draw_prompts()
+        responses = run.sample(examples)
+        rewards, _ = run.score(examples, responses)
+        run.learn(examples, responses, rewards)
+        last[:] = examples, responses
+
+    stopwatch = Stopwatch(setup)
+    stopwatch.repeat(update)
+    examples, responses = last
+    prefix = common_prefix([run.prompt_ids[example.prompt] for example in run.task.train])
+    work = count_work(prefix, [run.prompt_ids[example.prompt] for example in examples], responses.ids)
+    return stopwatch.measured(asdict(work))
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the methods other than `fast` begin with: the same model, prompts and settings as its own."""
+
+    load_model: Callable[[], Any]
+    eos: int
+    settings: Any  # PPOSettings
+    draw: Callable[[], list[list[int]]]  # the next batch of prompts, as `fast` draws them
+
+    @staticmethod
+    def of(setup: Setup) -> "Material":
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        from pgsrm.plan import build_objects
+        from pgsrm.settings import read_settings
+
+        logging.disable_progress_bar()
+        torch.manual_seed(SEED)
+        config = compose(setup, "outputs")
+        tokenizer = AutoTokenizer.from_pretrained(setup.model)
+        task, _ = build_objects(config)
+        prompts = [tokenizer(example.prompt)["input_ids"] for example in task.train]
+        generator = torch.Generator().manual_seed(2 * SEED)
+        return Material(
+            lambda: AutoModelForCausalLM.from_pretrained(setup.model, dtype=torch.float32).to(setup.device),
+            tokenizer.eos_token_id,
+            read_settings(config).ppo,
+            lambda: [prompts[i] for i in torch.randint(len(prompts), (setup.batch,), generator=generator).tolist()],
+        )
+
+
+def transformers_alone(setup: Setup, rows: int) -> Measured:
+    """transformers and torch alone, `rows` prompts at once."""
+    from benchmarks.baselines import TransformersLearner
+
+    given, bfloat16 = Material.of(setup), setup.dtype == "bfloat16"
+    learner = TransformersLearner(given.load_model(), given.load_model(), given.settings, given.eos, rows, bfloat16)
+
+    def update() -> None:
+        prompts = given.draw()
+        responses = learner.sample(prompts, setup.new_tokens)
+        learner.learn(prompts, responses, reward(responses))
+
+    stopwatch = Stopwatch(setup)
+    stopwatch.repeat(update)
+    return stopwatch.measured()
+
+
+def plain(setup: Setup) -> Measured:
+    """The plain reference that the fast path is tested against (`pgsrm.ppo.plain`), sampling a prompt at a time."""
+    import torch
+
+    from benchmarks.baselines import TransformersLearner
+    from pgsrm.ppo.plain import PlainLearner
+
+    given = Material.of(setup)
+    learner = PlainLearner(given.load_model(), given.eos, given.settings)
+    sampler = TransformersLearner(learner.policy, learner.reference, given.settings, given.eos, rows=1)
+
+    def update() -> None:
+        prompts = given.draw()
+        with torch.autocast(setup.device, torch.bfloat16, enabled=setup.dtype == "bfloat16"):
+            responses = sampler.sample(prompts, setup.new_tokens)
+            learner.step(prompts, responses, reward(responses))
+
+    stopwatch = Stopwatch(setup)
+    stopwatch.repeat(update)
+    return stopwatch.measured()
+
+
+def trl(setup: Setup, algorithm: str) -> Measured:
+    """TRL's GRPO or RLOO trainer: a training step with a KL term and so a reference; no checkpointing of activations.
+
+    Its groups are as small as the batch allows, so that its prompts are as many as they can be.
+    """
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    from pgsrm.plan import build_objects
+
+    task, _ = build_objects(compose(setup, "outputs"))
+    group = next(size for size in range(2, setup.batch + 1) if setup.batch % size == 0)
+    make_config, make_trainer = {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}[algorithm]
+    stopwatch = Stopwatch(setup)
+
+    class Timing(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            stopwatch.start()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = stopwatch.stop()
+
+    with tempfile.TemporaryDirectory() as outputs:
+        config = make_config(
+            output_dir=outputs,
+            per_device_train_batch_size=setup.batch,
+            num_generations=group,
+            max_completion_length=setup.new_tokens,
+            max_steps=100_000,
+            beta=0.01,
+            learning_rate=1e-5,
+            bf16=setup.dtype == "bfloat16",
+            use_cpu=setup.device == "cpu",
+            gradient_checkpointing=False,
+            dataloader_pin_memory=False,
+            report_to="none",
+            logging_strategy="no",
+            save_strategy="no",
+            disable_tqdm=True,
+            seed=SEED,
+        )
+        make_trainer(
+            model=setup.model,
+            reward_funcs=lambda completion_ids, **_: reward(completion_ids),
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": example.prompt} for example in task.train]),
+            callbacks=[Timing()],
+        ).train()
+    return stopwatch.measured()
+
+
+METHODS: dict[str, Callable[[Setup], Measured]] = {
+    "fast": fast,
+    "plain": plain,
+    "batched": lambda setup: transformers_alone(setup, setup.batch),
+    "one_by_one": lambda setup: transformers_alone(setup, 1),
+    "trl-grpo": lambda setup: trl(setup, "grpo"),
+    "trl-rloo": lambda setup: trl(setup, "rloo"),
+}
+
+
+def save_random_model(shape: dict[str, int], tokenizer: str, folder: str) -> None:
+    """A GPT-2 of the given `arithmetic.Shape` with random weights, and the tokenizer, in the hub's layout."""
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    complete = (Path(tokenizer) / "tokenizer_config.json").is_file()
+    loaded = (AutoTokenizer if complete else GPT2TokenizerFast).from_pretrained(tokenizer)
+    torch.manual_seed(SEED)
+    config = GPT2Config(
+        vocab_size=shape["vocabulary"],
+        n_positions=shape["positions"],
+        n_embd=shape["width"],
+        n_layer=shape["layers"],
+        n_head=shape["heads"],
+        bos_token_id=loaded.eos_token_id,
+        eos_token_id=loaded.eos_token_id,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    loaded.save_pretrained(folder)
+
+
+def main() -> None:
+    command, argument = sys.argv[1], json.loads(sys.argv[2])
+    if command == "save":
+        save_random_model(**argument)
+        return
+    import torch
+
+    threads = argument.pop("threads")
+    if threads:
+        torch.set_num_threads(threads)
+    if command == "gemm":
+        print(json.dumps(gemm_flops(**argument)))
+        return
+    print(json.dumps(asdict(METHODS[command](Setup(**argument, threads=threads)))))
+
+
+if __name__ == "__main__":
+    main()

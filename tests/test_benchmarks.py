@@ -1,0 +1,111 @@
+"""The benchmarks run, their baseline is the package's update, and their count of multiply-adds is right."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from conftest import ROOT, environment
+
+from benchmarks.arithmetic import Shape, Work, count_work
+from benchmarks.baselines import TransformersLearner
+from pgsrm.paths import conf_folder
+from pgsrm.ppo import Learner, PPOSettings, step
+from pgsrm.settings import read_settings
+
+PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 7]]  # ragged, one twice
+RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [50, 51, 0]]
+REWARDS = [1.0, 0.25, 0.5, 0.75]
+
+
+def run_module(*arguments: str) -> list[str]:
+    """The lines that `python -m ...` prints."""
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_update_prints_a_row_for_each_method(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    arguments = ["--shape", "tiny", "--methods", "fast,plain,batched,one_by_one", "--rounds", "1", "--batch", "4"]
+    arguments += ["--seconds", "0.1", "--threads", "1", "--json", str(out)]
+    lines = run_module("benchmarks.update", *arguments)
+    for method in ("fast", "plain", "batched", "one_by_one"):
+        (row,) = [line.split() for line in lines if line.startswith(f"{method}  ")]
+        assert len(row) == 6
+        assert all(float(number) > 0 for number in row[1:]), row
+    for name in ("GEMM speed", "lower bound", "fast / lower bound"):
+        (line,) = [line for line in lines if line.startswith(name)]
+        assert float(line.removeprefix(name).split()[0]) > 0
+    result = json.loads(out.read_text())
+    assert [row["method"] for row in result["rows"]] == ["fast", "plain", "batched", "one_by_one"]
+    assert result["setup"]["model"] == "tiny"
+
+
+def test_the_work_of_an_update_by_hand() -> None:
+    """A prefix of 2 tokens; 3 distinct prompts with 1, 3 and 2 tokens of their own; 3 distinct pairs of 3, 3 and 1 tokens."""
+    work = count_work(2, PROMPTS, RESPONSES)
+    # policy: 2 + 6 of the prompts, 2 + 2 + 0 of the responses; sampling feeds 2 + 2 + 0 + 2, the reference 4
+    # logits: 7 scored; the reference's 7, 3 at the prompts' ends, 6 in sampling
+    assert work == Work(trained_tokens=12, read_tokens=10, trained_logits=7, read_logits=16)
+    shape = Shape(layers=2, width=10, heads=2, vocabulary=30, positions=16)
+    # a token 12 x 2 x 100 = 2400, a position's logits 300: (36 + 10) x 2400 + (21 + 16) x 300
+    assert work.multiply_adds(shape) == 110_400 + 11_100
+
+
+def sound() -> PPOSettings:
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return read_settings(hydra.compose("config", ["ppo=sound", "ppo.batch_size=4", "tracking=none"])).ppo
+
+
+@pytest.mark.parametrize("rows", [4, 1])
+def test_the_baseline_makes_the_packages_update(rows: int, load_child: Callable[..., Any]) -> None:
+    """Losses, gradients and new weights of two updates: the value head is zero before the first."""
+    settings = sound()
+    ours, theirs = load_child(prompts=PROMPTS[:3]), load_child()
+    with torch.no_grad():  # a policy that is its own reference has no KL
+        for parameter in [*ours.model.parameters(), *theirs.model.parameters()]:
+            parameter.mul_(1.1)
+    learner = Learner(ours, settings, torch.Generator())
+    plain = TransformersLearner(theirs.model, theirs.reference, settings, eos=0, rows=rows)
+    for _ in range(2):
+        expected = step(learner, PROMPTS, RESPONSES, REWARDS)
+        for name, value in plain.learn(PROMPTS, RESPONSES, REWARDS).items():
+            assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+        compare_gradients(plain.model, ours.model)
+        compare_gradients(plain.value_head, learner.value_head)
+    for mine, other in zip(plain.model.parameters(), ours.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def compare_gradients(plain: Any, ours: Any) -> None:
+    """Within 1e-4 of each tensor's norm."""
+    for (name, mine), other in zip(plain.named_parameters(), ours.parameters(), strict=True):
+        assert (mine.grad - other.grad).norm() <= 1e-4 * other.grad.norm() + 1e-7, name
+
+
+def test_the_baseline_cuts_a_response_behind_its_eos(load_child: Callable[..., Any]) -> None:
+    """The first response's second token is made EOS, and the same random numbers are drawn again."""
+    child = load_child()
+
+    def sample(eos: int) -> list[list[int]]:
+        torch.manual_seed(3)
+        child.model.generation_config.eos_token_id = eos
+        return TransformersLearner(child.model, child.reference, sound(), eos, rows=1).sample(PROMPTS, 4)
+
+    whole = sample(eos=0)[0]
+    assert len(whole) == 4
+    assert sample(eos=whole[1])[0] == whole[: whole.index(whole[1]) + 1]
+
+
+def test_startup_prints_a_row_for_each_command() -> None:
+    lines = run_module("benchmarks.startup", "--repeat", "1")
+    for name in ("import hydra", "--help", "--cfg job", "config error", "config error, sweep", "torch, transformers"):
+        (row,) = [line for line in lines if line.startswith(f"{name}  ")]
+        assert all(float(number) > 0 for number in row.removeprefix(name).split()), row
