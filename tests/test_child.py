@@ -273,7 +273,7 @@ def test_loading_is_quiet_in_eval_mode_and_without_generation_defaults(
     assert capfd.readouterr() == ("", "")
 
 
-def test_bfloat16_is_for_the_arithmetic_alone(tiny: Path) -> None:
+def test_bfloat16_is_for_the_arithmetic_alone(tiny: Path, tmp_path: Path) -> None:
     """Wrong version: bfloat16 weights, from which AdamW's small steps are rounded away."""
     import copy
 
@@ -282,6 +282,9 @@ def test_bfloat16_is_for_the_arithmetic_alone(tiny: Path) -> None:
 
     model = load_model(ModelSettings(path=str(tiny), dtype="bfloat16"), CPU)
     assert next(model.parameters()).dtype == torch.float32
+    assert model.config._attn_implementation == "sdpa_float32"
+    model.save_pretrained(tmp_path)
+    assert "sdpa_float32" not in (tmp_path / "config.json").read_text()  # it is this package's, and not the model's
     exact = Child(model, copy.deepcopy(model), eos=0, prompts=PROMPTS)
     low = Child(copy.deepcopy(model), copy.deepcopy(model), eos=0, prompts=PROMPTS, bfloat16=True)
     mine, theirs = (child.score(child.pad(PROMPTS, RESPONSES)).logits for child in (low, exact))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from pgsrm.child.lora import LoraSettings, check_peft
+from pgsrm.child.precision import attend_in_float32
 from pgsrm.digest import content_digest
 from pgsrm.errors import UserError
 
@@ -119,6 +120,8 @@ def load_model(settings: ModelSettings, device: "torch.device") -> Any:
         bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id
     )
     fuse_activations(model)
+    if settings.dtype == "bfloat16" and device.type == "cpu":
+        attend_in_float32(model)
     return model.to(device).eval()
 
 

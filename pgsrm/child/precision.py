@@ -46,3 +46,26 @@ class Bfloat16Weights:
             for name, parameter in parameters
             if parameter.dim() >= 2 and name not in embeddings
         }
+
+
+def attend_in_float32(model: Any) -> None:
+    """Let a model's attention, and that alone, compute in float32; for bfloat16 on a CPU.
+
+    There the backward pass of torch's bfloat16 attention takes ten times as long as float32's, and attention is one
+    hundredth of an update's arithmetic at a prompt's length. Models without torch's attention stay as they are.
+    """
+    import torch
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+        kind = query.dtype
+        with torch.autocast(query.device.type, enabled=False):
+            out, weights = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **options)
+        return out.to(kind), weights
+
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register("sdpa_float32", attend)
+        AttentionMaskInterface.register("sdpa_float32", sdpa_mask)
+        model.set_attn_implementation("sdpa_float32")
