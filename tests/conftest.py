@@ -119,6 +119,20 @@ def load_child(model_folders: dict[str, Path]) -> Callable[..., Any]:
     return load
 
 
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float64 throughout: `.float()` is `.double()`, and RMSNorm does not go through float32."""
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+    def norm(self: Any, hidden: Any) -> Any:
+        return self.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.variance_epsilon)
+
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    for each in (LlamaRMSNorm, Qwen2RMSNorm):
+        monkeypatch.setattr(each, "forward", norm)
+
+
 def spread(scores: Any) -> Any:
     """Logits (B, T, V) of a `Scores`, each row its own; at padding they mean nothing."""
     return scores.logits[scores.packing.place]

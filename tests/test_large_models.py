@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from conftest import spread
+from conftest import in_float64, spread
 from test_run import make_plan, without_times
 
 from pgsrm.child import forward, lora, policy
@@ -58,16 +58,7 @@ def assert_equal(mine: Sequence[Any], theirs: Sequence[Any], tolerance: float) -
 
 @pytest.fixture
 def in_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    """float64 throughout: `.float()` is `.double()`, and RMSNorm does not go through float32."""
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
-
-    def norm(self: Any, hidden: torch.Tensor) -> torch.Tensor:
-        return self.weight * hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.variance_epsilon)
-
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    for each in (LlamaRMSNorm, Qwen2RMSNorm):
-        monkeypatch.setattr(each, "forward", norm)
+    in_float64(monkeypatch)
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [

@@ -41,6 +41,7 @@ class PlainLearner:
         self.bias = torch.zeros(1, dtype=some.dtype, device=some.device, requires_grad=True)
         self.kl_coef = settings.kl_coef
         self.steps = 0
+        self.gradients: Sequence[Tensor] = ()  # of the last gradient step's actor loss, before clipping
         self.moments: dict[int, tuple[Tensor, Tensor]] = {}
 
     def step(
@@ -209,6 +210,7 @@ class PlainLearner:
             loss = loss + self.kl_coef * means["kl"]
         actor, critic = [p for p in self.policy.parameters() if p.requires_grad], [self.weight, self.bias]
         self.steps += 1
+        self.gradients = torch.autograd.grad(loss, actor)
         return {
             "loss/policy": means["policy"].item(),
             "loss/kl": means["kl"].item(),
@@ -217,7 +219,7 @@ class PlainLearner:
             "policy/entropy": means["entropy"].item(),
             "policy/kl": means["difference"].item(),
             "kl_response": torch.stack(difference).sum().item() / len(rows),
-            "grad/actor_norm": self.adamw(actor, torch.autograd.grad(loss, actor), s.actor_lr),
+            "grad/actor_norm": self.adamw(actor, self.gradients, s.actor_lr),
             "grad/critic_norm": self.adamw(critic, torch.autograd.grad(s.value_coef * value, critic), s.critic_lr),
         }
 
