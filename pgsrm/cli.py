@@ -3,7 +3,7 @@
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -40,6 +40,25 @@ def plain_run(words: Sequence[str]) -> tuple[list[str] | None, Path | None]:
     if folder is not None and not folder.is_dir():
         raise UserError(f"--config-dir={folder}: no such folder; name one that holds task/, reward/ ... of your own")
     return overrides, folder
+
+
+def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Overrides of a few runs of a sweep that have each of its values at least once: the first run, and those that differ
+    from it in one value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [o.input_line]
+        for o in parsed
+    ]
+    first = [each[0] for each in values]
+    yield first
+    for place, each in enumerate(values):
+        for value in each[1:]:
+            yield [*first[:place], value, *first[place + 1 :]]
 
 
 def help_text(arguments: Sequence[str]) -> str:

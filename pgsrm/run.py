@@ -17,15 +17,24 @@ def _compose_and_run() -> None:
     """A plain run is composed here: Hydra's own command line would do it twice, to learn first that it is no sweep."""
     from hydra import compose, initialize_config_dir
 
-    from pgsrm.cli import plain_run
+    from pgsrm.cli import each_value_once, plain_run
 
-    overrides, folder = plain_run(sys.argv[1:])
+    words = sys.argv[1:]
+    sweep = [word for word in words if word not in ("-m", "--multirun")]
+    overrides, folder = plain_run(sweep)
     if overrides is None:
         _run_hydra()
         return
     search = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        _run_one(compose("config", overrides + search, return_hydra_config=True))
+        if len(sweep) == len(words):
+            _run_one(compose("config", overrides + search, return_hydra_config=True))
+            return
+        from pgsrm.settings import read_settings
+
+        for combination in each_value_once(overrides):  # Hydra takes twice as long to find the first bad value
+            read_settings(compose("config", combination + search))
+    _run_hydra()
 
 
 def _run_hydra() -> None:
