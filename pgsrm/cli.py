@@ -6,9 +6,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pgsrm.errors import UserError
 from pgsrm.paths import conf_folder
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 HELP = ("-h", "--help")
 USAGE = """\
@@ -47,18 +51,21 @@ def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
     from it in one value."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = [
-        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
-        if o.is_sweep_override()
-        else [o.input_line]
-        for o in parsed
-    ]
+    parser, values = OverridesParser.create(), list[list[str]]()
+    for override in overrides:
+        (parsed,) = parser.parse_overrides([override])
+        swept = [f"{parsed.get_key_element()}={value}" for value in _swept(parsed)]
+        values.append(swept or [override])
     first = [each[0] for each in values]
     yield first
     for place, each in enumerate(values):
         for value in each[1:]:
             yield [*first[:place], value, *first[place + 1 :]]
+
+
+def _swept(override: "Override") -> Iterator[str]:
+    if override.is_sweep_override():
+        yield from override.sweep_string_iterator()
 
 
 def help_text(arguments: Sequence[str]) -> str:
