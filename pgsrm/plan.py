@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.child.load import check_model, weights_digest
 from pgsrm.errors import UserError
+from pgsrm.parent import find_references
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import tracking_uri
@@ -77,14 +78,16 @@ def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
         tracking_uri(msgspec.to_builtins(settings.tracking))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    frozen = _absolute_paths({str(key): value for key, value in plain.items()})
+    frozen = {str(key): value for key, value in plain.items()}
+    frozen["parent"]["references"] = find_references(frozen, choices)
+    frozen = _absolute_paths(frozen)
     task, reward = build_objects(frozen)
-    if hasattr(reward, "check"):
-        reward.check([example.reference for example in task.train + task.holdout])
     identity, variant = (_identity(settings, frozen, task, reward, seed) for seed in (True, False))
     frozen["choices"] = {group: choices[group] for group in sorted(choices)}
     name = "-".join([*(choices.get(group, "custom") for group in NAMED), f"s{settings.seed}", identity[:8]])
     folder = RunFolder(Path(settings.paths.outputs).absolute() / "runs" / name)
+    if hasattr(reward, "check") and folder.state() != "finished":  # what has finished needs no server any more
+        reward.check([example.reference for example in task.train + task.holdout])
     return Plan(folder, frozen, settings.ppo.updates, identity, variant)
 
 
@@ -151,7 +154,7 @@ def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any
         "prompts": task.digest,
         "max_new_tokens": settings.task.max_new_tokens,
         "checker": settings.task.checker,
-        "reward": config["reward"] if digest is None else _without_path(config["reward"]),
+        "reward": config["reward"] if digest is None else _without_options(config["reward"]),
         "reward_content": digest,
         "model": weights or [settings.model.path, settings.model.revision],
         "compute": {key: value for key, value in model.items() if key not in ("path", "revision", "device")},
@@ -168,12 +171,12 @@ def _chosen(settings: msgspec.Struct) -> dict[str, Any]:
     return {f.name: msgspec.to_builtins(v) for f in fields if (v := getattr(settings, f.name)) != f.default}
 
 
-def _without_path(reward: dict[str, Any]) -> dict[str, Any]:
-    """A reward's config without its embedder's file name, whose content is hashed instead."""
+def _without_options(reward: dict[str, Any]) -> dict[str, Any]:
+    """A reward's config without its embedder's options: those that decide its vectors are in its digest."""
     embedder = reward.get("embedder")
     if not isinstance(embedder, dict):
         return reward
-    return {**reward, "embedder": {key: value for key, value in embedder.items() if key != "path"}}
+    return {**reward, "embedder": {"_target_": embedder["_target_"]}}
 
 
 def _floats(value: Any) -> Any:

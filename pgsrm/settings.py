@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.child.load import ModelSettings
 from pgsrm.errors import UserError
+from pgsrm.parent.settings import ParentSettings
 from pgsrm.ppo.settings import Count, PPOSettings
 
 
@@ -40,13 +41,6 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     # The paper's values for this task, which ppo=paper and experiment=paper read.
     paper: dict[str, Any] | None = None
-
-
-class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The `parent` config group: who answered."""
-
-    # A file with the prompts' columns and `reference`; null = the data's own references.
-    references: str | None = None
 
 
 class TrackingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

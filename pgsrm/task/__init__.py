@@ -1,6 +1,7 @@
 """What is asked: prompts, references, the split into train and holdout, and what counts as right."""
 
 from pgsrm.task.checkers import NormalizedEquality, SentimentInversion, normalize
+from pgsrm.task.references import reference_problem
 from pgsrm.task.table import SHIPPED, Row, find_data, read_table
 from pgsrm.task.task import Checker, Example, Task, load_inputs, load_task
 from pgsrm.task.template import placeholders, render
@@ -19,5 +20,6 @@ __all__ = [
     "normalize",
     "placeholders",
     "read_table",
+    "reference_problem",
     "render",
 ]

@@ -21,6 +21,7 @@ from typing import Any
 
 from pgsrm.errors import UserError
 from pgsrm.task.checkers import NormalizedEquality
+from pgsrm.task.references import reference_problem
 from pgsrm.task.table import Row, find_data, read_table
 from pgsrm.task.template import find_column, placeholders, render
 
@@ -147,7 +148,7 @@ def _how_many(lines: list[Any]) -> str:
 
 
 def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], references: str | None) -> list[Example]:
-    parent = _answers(config, references, "parent.references") if references else None
+    parent = _parent_answers(config, references) if references else None
     template = config.get("reference")
     needs_curated = not (parent is not None or template or all(prompt.reference for prompt in prompts))
     curated = _curated_answers(config) if needs_curated else {}
@@ -183,6 +184,19 @@ def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], referenc
 def _answers(config: Mapping[str, Any], data: str, key: str) -> dict[str, tuple[str, str]]:
     """Prompt -> (reference, source) from a file with the prompt's columns and `reference`."""
     return {prompt.text: (prompt.reference, prompt.source) for prompt in _read_prompts(config, data, key)}
+
+
+def _parent_answers(config: Mapping[str, Any], references: str) -> dict[str, tuple[str, str]]:
+    """The answers of `parent.references`, none of which is what no reference can be."""
+    prompts = _read_prompts(config, references, "parent.references")
+    for prompt in prompts:
+        problem = reference_problem(prompt.reference, prompt.inputs, config) if prompt.reference else None
+        if problem is not None:
+            raise UserError(
+                f"parent.references={references}: line {prompt.line}: the reference of {prompt.text!r} {problem}: "
+                f"{prompt.reference[:60]!r}; correct it"
+            )
+    return {prompt.text: (prompt.reference, prompt.source) for prompt in prompts}
 
 
 def _curated_answers(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -1,0 +1,77 @@
+"""`python -m pgsrm.parent task=... parent=openai|transformers [key=value ...]`: a task's references, once and offline."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from pgsrm.errors import UserError
+from pgsrm.paths import conf_folder
+
+USAGE = """\
+python -m pgsrm.parent task=NAME parent=openai|transformers [key=value ...]
+
+Asks a parent for the references of a task's prompts and writes them to parent.references (null: a file under
+paths.outputs/references). The same command goes on with what is missing. A run then reads them:
+  python -m pgsrm.run task=NAME parent=openai
+
+  parent.model, parent.base_url    who is asked
+  parent.max_calls, parent.max_cost  limits of one start
+  task.parent_input='${task.template}'  the form of the released code
+  --config-dir DIR                 more choices, of your own
+
+conf/parent explains every key."""
+
+
+def _make(words: list[str]) -> None:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from pgsrm.cli import plain_run
+    from pgsrm.parent.make import make_references
+    from pgsrm.settings import read_settings
+
+    overrides, folder = plain_run(words)
+    if overrides is None:
+        flag = next(word for word in words if word.startswith(("-", "hydra")))
+        raise UserError(f"{flag}: python -m pgsrm.parent takes group=choice, key=value and --config-dir alone")
+    search = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", overrides + search)
+    settings = read_settings(config)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    path = make_references(plain, settings.parent)
+    print(f"references: {_near(path)}")
+    print(f"train on them: python -m pgsrm.run {shlex.join(overrides)}")
+
+
+def _near(path: Path) -> Path:
+    here = Path.cwd()
+    return path.absolute().relative_to(here) if path.absolute().is_relative_to(here) else path
+
+
+def main() -> None:
+    """The command line; every error that a user can mend is one line, without a traceback."""
+    from pgsrm.cli import HELP, one_line
+
+    wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    try:
+        if any(word in HELP for word in sys.argv[1:]):
+            print(USAGE)
+        else:
+            _make(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("pgsrm.parent: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        os._exit(130)  # answers are on the disk; threads that wait for the server would hold up a plain exit
+    except Exception as error:
+        line = one_line(error)
+        if line is None or wants_traceback:
+            raise
+        print(f"pgsrm.parent: {line}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Asks a parent for all references of a task that are missing, and writes the file that runs read."""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from pgsrm.errors import UserError
+from pgsrm.parent.files import Answers, default_references, question_digest
+from pgsrm.parent.local import LocalParent
+from pgsrm.parent.question import Questions
+from pgsrm.parent.remote import RemoteParent
+from pgsrm.parent.settings import ParentSettings
+from pgsrm.record.files import replace
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_SHARE_A_LINE = 10  # percent between two plain lines
+
+
+def make_references(config: Mapping[str, Any], settings: ParentSettings) -> Path:
+    """Ask for what is missing, answer by answer kept as it comes; returns the complete references' file.
+
+    config: a whole resolved one. Raises UserError (ServerError, BudgetExceeded) when not all could be had; the same call goes
+    on from there.
+    """
+    if settings.kind == "curated":
+        raise UserError("parent=curated: nobody to ask; choose parent=openai or parent=transformers")
+    path = _references_path(config)
+    task = config["task"]
+    questions = Questions(task)
+    parent = (RemoteParent if settings.kind == "openai" else LocalParent)(settings, questions)
+    with Answers(path, question_digest(task, config["parent"])) as answers:
+        _keep_out_of_others_files(path)
+        wanted = list(dict.fromkeys(questions.asked))
+        missing = [asked for asked in wanted if asked not in answers.known]
+        if missing:
+            so_far = (
+                f"{len(wanted) - len(missing)} of {len(wanted)} answered before; " if len(missing) < len(wanted) else ""
+            )
+            print(so_far + parent.estimate(missing), flush=True)
+            _ask(parent, missing, answers, len(wanted))
+        _write(path, questions, answers, parent.host, config)
+    return path
+
+
+def _references_path(config: Mapping[str, Any]) -> Path:
+    given = config["parent"].get("references")
+    if given is None:
+        return default_references(config["task"], config["parent"], config["paths"]["outputs"])
+    path = Path(given).expanduser()
+    if path.suffix != ".jsonl":
+        raise UserError(f"parent.references={given}: the name must end in .jsonl, as what is written; rename it")
+    return path
+
+
+def _keep_out_of_others_files(path: Path) -> None:
+    if path.exists() and not path.with_suffix(".provenance.json").exists():
+        raise UserError(f"parent.references={path}: is there, and not by this command; name another file, or remove it")
+
+
+def _ask(parent: RemoteParent | LocalParent, missing: list[str], answers: Answers, total: int) -> None:
+    bad, done = [], total - len(missing)
+    with AskingProgress(total, done) as progress:
+        for answer in parent.answers(missing):
+            if answer.reference is None:
+                bad.append(answer)
+                continue
+            answers.add(
+                answer.asked,
+                answer.reference,
+                model=answer.model,
+                prompt_tokens=answer.prompt_tokens,
+                completion_tokens=answer.completion_tokens,
+            )
+            done += 1
+            progress.show(done)
+    if bad:
+        more = f" ({len(bad)} such prompts)" if len(bad) > 1 else ""
+        raise UserError(
+            f"{bad[0].asked!r}: the answer {bad[0].problem}{more}; the others are kept: ask again, "
+            "with another parent.model or task.instruction, or without the prompt in task.data"
+        )
+
+
+def _write(path: Path, questions: Questions, answers: Answers, host: str | None, config: Mapping[str, Any]) -> None:
+    """The references, in the data's order, and where they are from."""
+    lines = []
+    for row, asked in zip(questions.rows, questions.asked, strict=True):
+        answer = answers.known[asked]
+        lines.append(
+            {**row, "reference": answer["reference"], **({} if "source" in row else {"source": answer["model"]})}
+        )
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    used = [answers.known[asked] for asked in dict.fromkeys(questions.asked)]
+    parent = config["parent"]
+    provenance = {
+        "references": path.name,
+        "references_sha256": hashlib.sha256(content).hexdigest(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kind": parent["kind"],
+        "model": parent["model"],
+        "answered_by": sorted({answer["model"] for answer in used}),
+        "revision": parent.get("revision"),
+        "server": host,
+        "temperature": parent.get("temperature", 0.0),
+        "instruction": questions.instruction,
+        "instruction_sha256": hashlib.sha256(questions.instruction.encode()).hexdigest(),
+        "parent_input": config["task"].get("parent_input"),
+        "prompts": len(lines),
+        "prompt_tokens": sum(answer["prompt_tokens"] for answer in used),
+        "completion_tokens": sum(answer["completion_tokens"] for answer in used),
+    }
+    side = path.with_suffix(".provenance.json")
+    if path.exists() and path.read_bytes() == content:
+        before = json.loads(side.read_bytes())
+        if {**before, "date": None} == {**provenance, "date": None}:
+            return  # nothing new: the date stays
+    # The side file first: a references' file without one is taken for somebody else's.
+    replace(side, json.dumps(provenance, ensure_ascii=False, indent=1).encode() + b"\n")
+    replace(path, content)
+
+
+class AskingProgress:
+    """The questions answered so far, on standard error: a bar, or plain lines off a terminal. A context manager."""
+
+    def __init__(self, total: int, done: int, stream: TextIO | None = None) -> None:
+        self._total, self._done = total, done
+        self._stream = stream or sys.stderr
+        self._bar: Progress | None = None
+        self._next_line = 0.0
+        self._started, self._before = time.monotonic(), done
+
+    def __enter__(self) -> Self:
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("references"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(file=self._stream), expand=True)
+            self._task = self._bar.add_task("references", total=self._total, completed=self._before)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, done: int) -> None:
+        """Shows that `done` of all are answered."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+        elif done >= self._next_line:
+            step = self._total * _SHARE_A_LINE / 100
+            self._next_line = (done // step + 1) * step
+            print(f"references  {done}/{self._total}", file=self._stream, flush=True)

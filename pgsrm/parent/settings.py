@@ -1,0 +1,59 @@
+"""The `parent` config group."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pgsrm.ppo.settings import Count
+
+Amount = Annotated[float, Meta(ge=0)]
+
+
+class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Who answered, and how it is asked by `python -m pgsrm.parent`. A training run reads `references` alone."""
+
+    # A file with the prompts' columns and `reference`; null = the data's own (curated), or the default file of the others.
+    references: str | None = None
+    # Who is asked: nobody (curated), a server (openai), or a model on this machine (transformers).
+    kind: Literal["curated", "openai", "transformers"] = "curated"
+    # The model's name at the server; a hub name or folder for transformers.
+    model: Annotated[str, Meta(min_length=1)] | None = None
+    # Longest answer, in tokens.
+    max_tokens: Count = 128
+    # Requests (transformers: prompts) of one start; null = no limit.
+    max_calls: Annotated[int, Meta(ge=0)] | None = None
+
+    # openai
+
+    # The server's address with its /v1; null = api.openai.com.
+    base_url: str | None = None
+    # The environment variable with the key.
+    api_key_env: Annotated[str, Meta(min_length=1)] = "OPENAI_API_KEY"
+    # 0 = the likeliest answer; null leaves it out.
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = 0.0
+    # Price of a million tokens that are sent; null = unknown.
+    input_price: Amount | None = None
+    # Price of a million tokens that are answered; null = unknown.
+    output_price: Amount | None = None
+    # Cost of one start, in the prices' currency; null = no limit.
+    max_cost: Amount | None = None
+    # Requests at a time.
+    concurrency: Count = 8
+    # Seconds without a sign from the server until a try has failed.
+    timeout: Annotated[float, Meta(gt=0)] = 60.0
+    # Further tries after a failed one.
+    retries: Annotated[int, Meta(ge=0)] = 6
+    # Seconds of pause before the first of them; doubled each time, up to 30.
+    backoff: Amount = 0.5
+
+    # transformers
+
+    # Git revision of a hub model; null = its main branch.
+    revision: str | None = None
+    # auto (a GPU if there is one), cpu, cuda ...
+    device: str = "auto"
+    # Type of the weights.
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    # Prompts that are answered together.
+    batch_size: Count = 8
