@@ -39,16 +39,17 @@ def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Si
 
     run = Trainer.from_folder(folder)
     run.resume()
-    if run.update == 0 and not stop.ending:
+    if folder.last_metrics() is None and not stop.ending:
         run.record_evaluation()
     saved = time.monotonic()
     while run.update < run.updates and not stop.ending:
         started = time.perf_counter()
-        examples = run.draw_prompts()
-        responses = run.sample(examples)
-        rewards, reward_metrics = run.score(examples, responses)
-        update_metrics = run.learn(examples, responses, rewards)
-        show(run.record(examples, responses, rewards, {**reward_metrics, **update_metrics}, started))
+        with run.checkpoint_on_outage():
+            examples = run.draw_prompts()
+            responses = run.sample(examples)
+            rewards, reward_metrics = run.score(examples, responses)
+            update_metrics = run.learn(examples, responses, rewards)
+            show(run.record(examples, responses, rewards, {**reward_metrics, **update_metrics}, started))
         if stop.asked or time.monotonic() - saved > run.settings.checkpoint.minutes * 60:
             run.save_checkpoint()
             saved = time.monotonic()

@@ -7,7 +7,8 @@ import copy
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.files import writing
 from pgsrm.reward import Reward
 from pgsrm.reward.output import normalise
+from pgsrm.server import ServerError
 from pgsrm.settings import Settings
 from pgsrm.task import Example, Task
 
@@ -61,6 +63,8 @@ class Trainer:
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
         self._check_lengths()
         self.update, self.updates = 0, settings.ppo.updates
+        self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
+        self._restorable = self._random_state()  # from here on an outage has the run go on
 
     @classmethod
     def from_folder(cls, folder: RunFolder) -> "Trainer":
@@ -149,10 +153,35 @@ class Trainer:
         line |= metrics
         line["time/update"] = time.perf_counter() - started
         if self.update % self.settings.evaluation.every == 0 or self.update == self.updates:
-            line |= self.evaluate()
-            self._keep_samples(examples, responses, rewards)
+            self._unrecorded = {"line": line, "samples": self._samples(examples, responses, rewards)}
+            return self._write_record()
         self.folder.append_metrics(line)
         return line
+
+    def _write_record(self) -> dict[str, float]:
+        """The line of an update at which an evaluation is due, and its samples."""
+        assert self._unrecorded is not None
+        self._restorable = self._random_state()
+        line: dict[str, float] = self._unrecorded["line"] | self.evaluate()
+        self.folder.append_samples(self._unrecorded["samples"])
+        self.folder.append_metrics(line)
+        self._unrecorded = None
+        return line
+
+    @contextmanager
+    def checkpoint_on_outage(self) -> Iterator[None]:
+        """Around an update: where an embedder's server stays away, a run that goes on loses and repeats nothing.
+
+        Before the weights change, what was drawn is taken back; after it, the update's line that lacks its evaluation goes
+        into the checkpoint. Either way the run ends with the numbers of one that had no outage.
+        """
+        self._restorable = self._random_state()
+        try:
+            yield
+        except ServerError as error:
+            self._set_random_state(*self._restorable)
+            self.save_checkpoint()
+            raise ServerError(f"{error}; checkpoint written at update {self.update}") from error
 
     # evaluation
 
@@ -174,10 +203,10 @@ class Trainer:
         """The evaluation before the first update, as line 0."""
         self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate()})
 
-    def _keep_samples(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> None:
+    def _samples(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> list[dict[str, Any]]:
         correct = self._correct(examples, responses.texts)
         count = self.settings.evaluation.samples
-        self.folder.append_samples(
+        return [
             {
                 "update": self.update,
                 "prompt": example.prompt,
@@ -189,7 +218,7 @@ class Trainer:
             for example, text, reward, exact in list(zip(examples, responses.texts, rewards, correct, strict=True))[
                 :count
             ]
-        )
+        ]
 
     def _correct(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
         return [
@@ -214,13 +243,9 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """All that decides what comes next: weights, both optimisers, KL coefficient, every generator."""
-        tensors = _flatten(self._modules())
-        tensors |= {f"rng/{name}": generator.get_state() for name, generator in self._generators().items()}
-        tensors["rng/torch"] = torch.get_rng_state()
-        if self.child.device.type == "cuda":
-            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.child.device)
-        state = {"kl_coef": self.learner.kl_coef, "rng/python": random.getstate()}
-        state["rng/numpy"] = [each.tolist() if isinstance(each, np.ndarray) else each for each in np.random.get_state()]
+        tensors, state = self._random_state()
+        tensors |= _flatten(self._modules())
+        state |= {"kl_coef": self.learner.kl_coef, "unrecorded": self._unrecorded}
         checkpoint.save(self.folder, self.update, tensors, state)
         self.folder.write_status(update=self.update, episodes=self.update * self.settings.ppo.batch_size)
 
@@ -231,20 +256,16 @@ class Trainer:
             self.folder.truncate_after(-1)
             return
         self.update, tensors, state = loaded
-        self.folder.truncate_after(self.update)
+        self._unrecorded = state.get("unrecorded")
+        self.folder.truncate_after(self.update if self._unrecorded is None else self.update - 1)
         modules = self._modules()
         _unflatten(modules, tensors)
         if "reference" in modules:
             self.child.set_reference(modules["reference"].state_dict())  # as it was after the update: nothing kept
         self.learner.kl_coef = state["kl_coef"]
-        for name, generator in self._generators().items():
-            generator.set_state(tensors[f"rng/{name}"])
-        torch.set_rng_state(tensors["rng/torch"])
-        version, internal, gauss = state["rng/python"]
-        random.setstate((version, tuple(internal), gauss))
-        np.random.set_state(tuple(state["rng/numpy"]))
-        if "rng/cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng/cuda"], self.child.device)
+        self._set_random_state(tensors, state)
+        if self._unrecorded is not None:
+            self._write_record()
 
     def finish(self) -> None:
         """Save the weights, with adapters merged into them, and the tokenizer in the hub's layout."""
@@ -270,6 +291,25 @@ class Trainer:
 
     def _generators(self) -> dict[str, torch.Generator]:
         return {"data": self.data_rng, "sampling": self.sampling_rng}
+
+    def _random_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Where every generator is: tensors, and what JSON holds."""
+        tensors = {f"rng/{name}": generator.get_state() for name, generator in self._generators().items()}
+        tensors["rng/torch"] = torch.get_rng_state()
+        if self.child.device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.child.device)
+        of_numpy = [each.tolist() if isinstance(each, np.ndarray) else each for each in np.random.get_state()]
+        return tensors, {"rng/python": random.getstate(), "rng/numpy": of_numpy}
+
+    def _set_random_state(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        for name, generator in self._generators().items():
+            generator.set_state(tensors[f"rng/{name}"])
+        torch.set_rng_state(tensors["rng/torch"])
+        version, internal, gauss = state["rng/python"]
+        random.setstate((version, tuple(internal), gauss))
+        np.random.set_state(tuple(state["rng/numpy"]))
+        if "rng/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng/cuda"], self.child.device)
 
 
 def _flatten(modules: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -13,7 +13,8 @@ import pytest
 from pgsrm.embedder import WordVectors
 from pgsrm.embedder.distill import centre_and_reduce, read_lines, save, vocabulary
 from pgsrm.embedder.vector_files import read_vectors
-from pgsrm.embedder.word_vectors import SHIPPED, words_of
+from pgsrm.embedder.word_table import words_of
+from pgsrm.embedder.word_vectors import SHIPPED
 from pgsrm.errors import UserError
 from pgsrm.paths import PACKAGE
 
@@ -234,7 +235,7 @@ class TestBadPath:
             WordVectors(str(tmp_path / "cut.txt.gz")).embed(["word"])
 
     def test_no_english(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="no English word"):
+        with pytest.raises(UserError, match=r"no word of embedder\.language=en"):
             toy(tmp_path, "/c/de/kalt 1 0\n").embed(["kalt"])
 
 

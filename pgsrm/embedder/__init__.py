@@ -9,16 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from pgsrm.embedder.openai import OpenAIEmbeddings
+from pgsrm.embedder.sentence_transformer import SentenceTransformerEmbedder
 from pgsrm.embedder.word_vectors import WordVectors
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Embedder", "WordVectors"]
+__all__ = ["Embedder", "OpenAIEmbeddings", "SentenceTransformerEmbedder", "WordVectors"]
 
 
 class Embedder(Protocol):
-    """The embedding function f of the paper (section 3.2), frozen during training."""
+    """The embedding function f of the paper (section 3.2), frozen during training.
+
+    Two more attributes are used where there are any: `digest`, a hash of all that decides its vectors, is what a
+    run's identity then says of the embedder, instead of its config; `check()` is called before a run starts, to
+    raise UserError for what would keep it from embedding.
+    """
 
     @property
     def dimension(self) -> int:

@@ -28,7 +28,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pgsrm.embedder.word_vectors import SHIPPED, words_of
+from pgsrm.embedder.word_table import words_of
+from pgsrm.embedder.word_vectors import SHIPPED
 from pgsrm.errors import UserError
 from pgsrm.paths import PACKAGE
 

@@ -10,7 +10,7 @@ elsewhere is data and nothing more.
 Numberbatch: a word and its numbers a line, after an optional first line "words dimension". gensim's own
 reader turns each number into a Python float (240 µs a Numberbatch line, two minutes for English Numberbatch)
 and holds every language before one can be chosen; this one takes 75 µs a line and passes over other
-languages' lines unread.
+languages' lines unread. `pgsrm.embedder.word_table` does it once a file.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from pgsrm.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-# Numberbatch's multilingual files name a word by its ConceptNet URI: /c/en/cold, /c/de/kalt.
-ENGLISH = b"/c/en/"
 # All that a pickled KeyedVectors object refers to.
 PICKLED_NAMES = {
     ("gensim.models.keyedvectors", "KeyedVectors"),
@@ -42,13 +40,15 @@ PICKLED_NAMES = {
 }
 
 
-def read_vectors(path: Path) -> tuple[list[str], np.ndarray]:
+def read_vectors(path: Path, language: str = "en") -> tuple[list[str], np.ndarray]:
     """Read a file of word vectors; returns n words and their vectors (n, d), of the file's own lengths.
+
+    Of words that are ConceptNet's URIs (/c/en/cold, /c/de/kalt) those of `language` are read.
 
     Raises UserError, naming `embedder.path` and where there is one the line, if the file is damaged or of
     another format.
     """
-    return _read_keyed_vectors(path) if path.suffix == ".kv" else _read_text(path)
+    return _read_keyed_vectors(path) if path.suffix == ".kv" else _read_text(path, language)
 
 
 def check_vectors(path: Path) -> None:
@@ -88,32 +88,34 @@ def _read_keyed_vectors(path: Path) -> tuple[list[str], np.ndarray]:
         raise _bad(path, problem, "save it again with gensim 4") from error
 
 
-def _read_text(path: Path) -> tuple[list[str], np.ndarray]:
+def _read_text(path: Path, language: str) -> tuple[list[str], np.ndarray]:
     import numpy as np
 
     dimension, announced = _text_header(path)
     header_lines = 0 if announced is None else 1
+    prefix = f"/c/{language}/".encode()
     words: list[str] = []
-    rows: list[np.ndarray] = []
+    numbers_read = bytearray()  # half the memory of as many arrays
     number = 0
     with _damage_reported(path), _open(path) as file, warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # NumPy's word for a text that is no numbers
         for number, line in enumerate(file, start=1):
             word, _, numbers = line.strip().partition(b" ")
-            if number <= header_lines or (word.startswith(b"/c/") and not word.startswith(ENGLISH)):
+            if number <= header_lines or (word.startswith(b"/c/") and not word.startswith(prefix)):
                 continue
             row = _numbers(numbers)
             if row is None or len(row) != dimension:
                 problem = f"line {number} is not a word and {dimension} numbers"
                 raise _bad(path, problem, "repair or remove that line")
-            words.append(word.removeprefix(ENGLISH).decode(errors="replace"))
-            rows.append(row.astype(np.float16))  # four decimals lose nothing by it, and half the memory is enough
+            words.append(word.removeprefix(prefix).decode(errors="replace"))
+            numbers_read += row.astype(np.float16).tobytes()  # four decimals lose nothing by it
     follow = number - header_lines
     if announced is not None and follow != announced:
         raise _bad(path, f"line 1 announces {announced} words, {follow} follow", "fetch the file again")
     if not words:
-        raise _bad(path, "it has no English word", "its keys must be plain words or begin with /c/en/")
-    return words, np.stack(rows)
+        problem = f"it has no word of embedder.language={language}"
+        raise _bad(path, problem, f"its keys must be plain words or begin with /c/{language}/")
+    return words, np.frombuffer(numbers_read, np.float16).reshape(len(words), dimension)
 
 
 def _numbers(text: bytes) -> np.ndarray | None:

@@ -6,24 +6,23 @@ vector. A text without any such word has no direction and gets a row of zeros.
 
 from __future__ import annotations
 
-import re
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pgsrm.digest import content_digest
-from pgsrm.embedder.vector_files import check_vectors, read_vectors
+from msgspec import Meta
+
+from pgsrm.embedder.vector_files import check_vectors
+from pgsrm.embedder.word_table import WordTable, load_table, source_digest, words_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 SHIPPED = Path(__file__).parent / "data" / "static.kv"  # made by pgsrm/embedder/distill.py
 
-
-def words_of(text: str) -> list[str]:
-    """The words of a text: lower case, letters only. An apostrophe joins ("don't" is the word "dont")."""
-    return re.findall(r"[^\W\d_]+", _plain(text))
+Language = Annotated[str, Meta(pattern="^[a-z]{2,3}(_[A-Za-z]+)?$")]
 
 
 class WordVectors:
@@ -31,56 +30,50 @@ class WordVectors:
 
     `path` names a file in gensim's native format (`.kv`) or in word2vec's text format (any other name; `.gz`
     is unpacked on the way), such as ConceptNet Numberbatch's `numberbatch-en-19.08.txt.gz`; of a multilingual
-    file the English words are used. None is the file that ships with the package, distilled from
-    all-MiniLM-L6-v2.
+    file the words of `language` are used, by ConceptNet's code (en, de, zh). None is the file that ships with
+    the package, distilled from all-MiniLM-L6-v2.
 
     The constructor only looks whether the file can be what it should be; the vectors are read at the first
-    use. Raises UserError naming `embedder.path` for a file that is missing, damaged or of another format.
+    use, and text is converted then into a file that loads at once (`pgsrm.embedder.word_table`). Raises
+    UserError naming `embedder.path` for a file that is missing, damaged or of another format.
     """
 
-    def __init__(self, path: str | None = None) -> None:
+    def __init__(self, path: str | None = None, language: Language = "en") -> None:
         self._path = SHIPPED if path is None else Path(path).expanduser()
+        self._language = language
         check_vectors(self._path)
 
     @property
     def digest(self) -> str:
-        """Hash of the file: what a run's identity says of its embedder."""
-        return content_digest([self._path])
+        """Hash of the file (and the language): what a run's identity says of its embedder."""
+        content = source_digest(self._path, self._language)
+        if self._language == "en":
+            return content
+        return hashlib.sha256(f"{content} {self._language}".encode()).hexdigest()
 
     @property
     def dimension(self) -> int:
         """Length d of an embedding."""
-        return self._table[1].shape[1]
+        return self._table.vectors.shape[1]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embed n texts; returns float32 (n, d), rows of length 1, or 0 for a text without a known word."""
         import numpy as np
 
-        rows, vectors = self._table
-        known = [[rows[word] for word in words_of(text) if word in rows] for text in texts]
-        owners = np.repeat(np.arange(len(texts)), [len(of_text) for of_text in known])
-        chosen = np.array([row for of_text in known for row in of_text], dtype=np.intp)
+        words = [words_of(text) for text in texts]
+        owners = np.repeat(np.arange(len(texts)), [len(of_text) for of_text in words])
+        rows = self._table.find([word for of_text in words for word in of_text])
+        known = rows >= 0
         sums = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        np.add.at(sums, owners, _unit(vectors[chosen].astype(np.float32)))
-        return _unit(sums)  # the mean's direction is the sum's
+        np.add.at(sums, owners[known], unit(self._table.vectors[rows[known]].astype(np.float32)))
+        return unit(sums)  # the mean's direction is the sum's
 
     @cached_property
-    def _table(self) -> tuple[dict[str, int], np.ndarray]:
-        """Each word's row, and the rows (n, d). Keys that no text can contain (phrases, "##") are out."""
-        keys, vectors = read_vectors(self._path)
-        rows: dict[str, int] = {}
-        for row, key in enumerate(keys):
-            word = _plain(key)
-            if word.isalpha():
-                rows.setdefault(word, row)  # of "May" and "may" the first, as a rule the more frequent one
-        return rows, vectors
+    def _table(self) -> WordTable:
+        return load_table(self._path, self._language)
 
 
-def _plain(text: str) -> str:
-    return text.lower().replace("'", "").replace("\u2019", "")
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows: np.ndarray) -> np.ndarray:
     """Rows (n, d) at length 1; a row of zeros stays."""
     import numpy as np
 

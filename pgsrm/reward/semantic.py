@@ -74,7 +74,12 @@ class SemanticReward:
         return digest
 
     def check(self, references: Sequence[str]) -> None:
-        """Embed all references of a run before it starts. Raises UserError for one without a vector."""
+        """Embed all references of a run before it starts.
+
+        Raises UserError for one without a vector, and for what keeps the embedder from working (a wrong key).
+        """
+        if hasattr(self._embedder, "check"):
+            self._embedder.check()
         self._embed_references(references)
 
     def _embed_references(self, references: Sequence[str]) -> np.ndarray:

@@ -1,0 +1,65 @@
+"""Embeddings by a server that speaks the OpenAI protocol: OpenAI itself, vLLM, Ollama, llama.cpp, TEI."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from pgsrm.embedder.cache import VectorCache
+from pgsrm.embedder.cached import CachedEmbedder
+from pgsrm.server import OPENAI, Server
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TEXTS_A_REQUEST = 2048  # OpenAI takes no more
+
+
+class OpenAIEmbeddings(CachedEmbedder):
+    """Embeds texts by the endpoint /embeddings; implements `pgsrm.embedder.Embedder`.
+
+    model: text-embedding-3-large, text-embedding-3-small, or what the server calls its own. dimensions: of the
+    vectors, where the model can shorten them; None = all. base_url: with its /v1; None = api.openai.com.
+    api_key_env: the environment variable with the key. timeout: seconds without an answer; retries: further
+    tries after a failed one. cache, cache_megabytes: see `VectorCache`.
+
+    The texts of a batch that are in no cache are sent in one request. An answer that is wrong in any way is asked
+    for again; raises ServerError when the tries are used up.
+    """
+
+    def __init__(
+        self,
+        model: Annotated[str, Meta(min_length=1)] = "text-embedding-3-large",
+        dimensions: Annotated[int, Meta(ge=1)] | None = None,
+        base_url: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        timeout: Annotated[float, Meta(gt=0)] = 60.0,
+        retries: Annotated[int, Meta(ge=0)] = 6,
+        cache: str | None = None,
+        cache_megabytes: Annotated[int, Meta(ge=0)] = 1000,
+    ) -> None:
+        super().__init__(VectorCache(cache, cache_megabytes))
+        self._model, self._dimensions, self._base_url = model, dimensions, (base_url or OPENAI).rstrip("/")
+        self._server = Server(base_url, api_key_env, timeout, retries, section="embedder")
+
+    @property
+    def digest(self) -> str:
+        """Hash of server, model and dimensions: what a run's identity says of its embedder."""
+        deciding = ["openai", self._base_url, self._model, self._dimensions]
+        return hashlib.sha256(json.dumps(deciding).encode()).hexdigest()
+
+    def check(self) -> None:
+        """Embed one word. Raises UserError for a missing or wrong key, an unknown model, a server that isn't there."""
+        self._server.check()
+        self._embed_unseen(["check"])
+
+    def _embed_unseen(self, texts: list[str]) -> np.ndarray:
+        import numpy as np
+
+        slices = [texts[start : start + TEXTS_A_REQUEST] for start in range(0, len(texts), TEXTS_A_REQUEST)]
+        return np.array(
+            [row for some in slices for row in self._server.embeddings(some, self._model, self._dimensions)]
+        )
