@@ -287,3 +287,22 @@ def test_a_missing_corpus_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["--corpus=nowhere.txt: no such file"]
+
+
+# What is left of it after PPO
+
+
+def test_right_answers_are_counted_apart(mixture: Mixture) -> None:
+    from pgsrm.child.recall import count_right
+
+    task = mixture.tasks["color"]
+    hidden = len(withheld(task))
+    found = [task.answer(row) if is_withheld("color", row) else "nothing" for row in task.rows]
+    assert count_right(task, found) == {False: (0, len(task.rows) - hidden), True: (hidden, hidden)}
+
+
+def test_recall_of_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pgsrm.child.recall", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["nowhere: no finished run (no model/config.json)"]
