@@ -554,5 +554,15 @@ def test_contradictions_are_named(changes: dict[str, Any], key: str) -> None:
         msgspec.structs.replace(PAPER, **changes).check()
 
 
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(load_child: LoadChild) -> None:
+    """Wrong version: the weights are NaN from there on, and the run goes on with them."""
+    child = load_child(prompts=PROMPTS)
+    learner = Learner(child, msgspec.structs.replace(PAPER, kl_coef=1e38, kl_estimator="k1"), torch.Generator())
+    before = [parameter.clone() for parameter in child.model.parameters()]
+    with pytest.raises(UserError, match=r"not finite \(policy/kl_coef 1e\+38.*ppo.kl_control=fixed"):
+        step(learner, PROMPTS, RESPONSES, REWARDS)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(before, child.model.parameters(), strict=True))
+
+
 def test_an_incomplete_batch_is_not_drawn() -> None:
     assert msgspec.structs.replace(PAPER, episodes=99, batch_size=50).updates == 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pgsrm.errors import UserError
 from pgsrm.ppo.advantages import (
     generalized_advantages,
     group_baseline,
@@ -274,6 +275,19 @@ def _value_place(learner: Learner, batch: "PaddedBatch") -> "Tensor | None":
     return _loss_mask(batch, learner.child.eos, learner.settings.train_eos).long().sum(-1)
 
 
+def _check_finite(learner: Learner, totals: "dict[str, Tensor]") -> None:
+    """Raise UserError before a gradient that is not finite reaches the weights, which would answer nothing ever after."""
+    import torch
+
+    if not bool(torch.isfinite(totals["grad/actor_norm"] + totals["grad/critic_norm"])):
+        said = {"policy/kl_coef": learner.kl_coef, "loss/actor": totals["loss/actor"].item()}
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in said.items())
+        raise UserError(
+            f"ppo: the gradient is not finite ({numbers}); lower ppo.actor_lr or ppo.kl_coef, "
+            "or set ppo.kl_control=fixed (the paper's controller has no bounds, docs/fidelity.md, D13)"
+        )
+
+
 def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[str, float]:
     """One step of both optimisers on `rows` of the batch, in micro-batches; returns the step's metrics."""
     import torch
@@ -326,6 +340,7 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
     limit = settings.max_grad_norm
     totals["grad/actor_norm"] = torch.nn.utils.clip_grad_norm_(child.model.parameters(), limit)
     totals["grad/critic_norm"] = torch.nn.utils.clip_grad_norm_(learner.value_head.parameters(), limit)
+    _check_finite(learner, totals)
     learner.actor_optimizer.step()
     learner.critic_optimizer.step()
     child.weights_changed()
