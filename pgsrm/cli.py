@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pgsrm.errors import UserError
 from pgsrm.paths import conf_folder
@@ -115,6 +115,16 @@ def one_line(error: BaseException) -> str | None:
         known = re.findall(r"^\t(\S+)$", str(error), re.MULTILINE)
         return f"{group}={name}: unknown {group}; there are {', '.join(known)}{_nearest(name, known)}"
     return text
+
+
+def exit_with_line(error: Exception, command: str, wants_traceback: bool = False) -> NoReturn:
+    """End a command with exit code 2 and its one line on standard error; an error that is ours is raised again."""
+    line = one_line(error)
+    if line is None or wants_traceback:
+        raise error
+    sys.stdout.flush()
+    print(f"{command}: {line}", file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def _in_our_code(error: BaseException) -> bool:

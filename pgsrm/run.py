@@ -77,7 +77,7 @@ def _run_one(config: "DictConfig") -> None:
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.cli import HELP, help_text, one_line
+    from pgsrm.cli import HELP, exit_with_line, help_text
 
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the line below is ours
@@ -87,11 +87,7 @@ def main() -> None:
         else:
             _compose_and_run()
     except Exception as error:
-        line = one_line(error)
-        if line is None or wants_traceback:
-            raise
-        print(f"pgsrm: {line}", file=sys.stderr)
-        sys.exit(2)
+        exit_with_line(error, "pgsrm", wants_traceback)
 
 
 if __name__ == "__main__":

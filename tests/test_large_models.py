@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import torch
 from conftest import in_float64, spread
+from test_pitfalls import SETTINGS
 from test_run import make_plan, without_times
 
 from pgsrm.child import forward, lora, policy
@@ -19,7 +20,7 @@ from pgsrm.child.load import ModelSettings, check_model, load_model
 from pgsrm.child.lora import LoraSettings, add_adapters, merged
 from pgsrm.child.policy import Child, Sampling
 from pgsrm.errors import UserError
-from pgsrm.ppo import Learner, PPOSettings, step
+from pgsrm.ppo import Learner, step
 from pgsrm.record import RunFolder
 
 LoadChild = Callable[..., Any]
@@ -30,18 +31,7 @@ PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40], [5, 6, 7]]
 RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [55, 0], [50, 51, 0]]
 REWARDS = [1.0, 0.25, 0.5, 0.0, 0.75]
 
-SOUND = PPOSettings(
-    episodes=100,
-    batch_size=5,
-    actor_lr=1e-3,
-    critic_lr=1e-2,
-    entropy_coef=0.01,
-    baseline="prompt_value",
-    whiten_advantages=True,
-    kl_coef=0.05,
-    kl_estimator="exact",
-    train_eos=True,
-)
+SOUND = msgspec.structs.replace(SETTINGS, batch_size=5)
 
 
 def gradients(model: Any) -> list[torch.Tensor]:

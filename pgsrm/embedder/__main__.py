@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-
-from pgsrm.errors import UserError
 
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.cli import one_line
+    from pgsrm.cli import exit_with_line
 
     parser = argparse.ArgumentParser(prog="python -m pgsrm.embedder", description="Embedders, apart from a run.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -31,11 +28,7 @@ def main() -> None:
         else:
             _download(options.name, options.out)
     except Exception as error:
-        line = str(error) if isinstance(error, UserError) else one_line(error)
-        if line is None:
-            raise
-        print(f"pgsrm: {line}", file=sys.stderr)
-        sys.exit(2)
+        exit_with_line(error, "pgsrm")
 
 
 def _download(name: str, out: Path) -> None:

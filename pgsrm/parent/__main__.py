@@ -53,7 +53,7 @@ def _near(path: Path) -> Path:
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.cli import HELP, one_line
+    from pgsrm.cli import HELP, exit_with_line
 
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     try:
@@ -65,12 +65,7 @@ def main() -> None:
         print("pgsrm.parent: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
         os._exit(130)  # answers are on the disk; threads that wait for the server would hold up a plain exit
     except Exception as error:
-        line = one_line(error)
-        if line is None or wants_traceback:
-            raise
-        print(f"pgsrm.parent: {line}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        sys.exit(2)
+        exit_with_line(error, "pgsrm.parent", wants_traceback)
 
 
 if __name__ == "__main__":
