@@ -10,7 +10,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -75,6 +75,7 @@ class Budget:
     max_calls: HTTP requests, repeated ones included; max_cost: in the prices' currency; input_price, output_price: for a
     million tokens, None = unknown. section: the config group, for messages. A call whose answer was lost (time-out,
     connection reset, no token counts) counts with the most that it can have cost, since the server may have billed it.
+    `go_on` makes the limits hold over several processes, killed ones among them.
 
     Raises:
         UserError: if there is a max_cost but no prices.
@@ -98,8 +99,20 @@ class Budget:
         self.input_price, self.output_price = input_price, output_price
         self.calls = self.input_tokens = self.output_tokens = 0
         self._section = section
+        self._note: Callable[[int, Spending], None] = lambda number, spending: None
         self._reserved = 0.0
         self._changed = threading.Condition()
+
+    def go_on(self, made: Iterable[Spending], note: Callable[[int, Spending], None]) -> None:
+        """Count the calls `made` by earlier processes, and `note` each further one by its number, from 0.
+
+        That is called twice: before the call with the most that it can take, after it with what it took.
+        """
+        for spending in made:
+            self.calls += 1
+            self.input_tokens += spending.input_tokens
+            self.output_tokens += spending.output_tokens
+        self._note = note
 
     def cost(self, input_tokens: float, output_tokens: float) -> float | None:
         """What so many tokens cost; None without prices."""
@@ -120,8 +133,8 @@ class Budget:
             BudgetExceeded: before the request, if it could pass a limit.
         """
         most = self.cost(input_tokens, output_tokens) or 0.0
-        self._reserve(most)
         spending = Spending(input_tokens, output_tokens)
+        number = self._reserve(most, spending)
         try:
             yield spending
         finally:
@@ -130,8 +143,10 @@ class Budget:
                 self.input_tokens += spending.input_tokens
                 self.output_tokens += spending.output_tokens
                 self._changed.notify_all()
+                self._note(number, spending)
 
-    def _reserve(self, most: float) -> None:
+    def _reserve(self, most: float, spending: Spending) -> int:
+        """Put aside what a call can cost; returns its number."""
         with self._changed:
             if self.max_cost is not None:
                 # Calls under way mostly cost less than is put aside for them: what is left is known when they are back.
@@ -140,15 +155,16 @@ class Budget:
                 if (self.spent or 0.0) + self._reserved + most > self.max_cost:
                     raise BudgetExceeded(
                         f"{self._section}.max_cost={self.max_cost:g}: {self.spent or 0.0:.4g} spent, the next call could "
-                        f"cost {most:.2g}; the same command goes on with a new budget, or raise it"
+                        f"cost {most:.2g}; raise it, and the same command goes on"
                     )
             if self.max_calls is not None and self.calls >= self.max_calls:
                 raise BudgetExceeded(
-                    f"{self._section}.max_calls={self.max_calls}: all made; the same command goes on with a new budget, "
-                    "or raise it"
+                    f"{self._section}.max_calls={self.max_calls}: all made; raise it, and the same command goes on"
                 )
+            self._note(self.calls, spending)
             self.calls += 1
             self._reserved += most
+            return self.calls - 1
 
 
 class _Failure(Exception):

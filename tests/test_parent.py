@@ -296,31 +296,52 @@ def test_a_server_that_is_down_ends_it_and_what_came_is_kept(tmp_path: Path, fak
 # Budget
 
 
-def test_max_calls_stops_before_and_the_next_start_goes_on(tmp_path: Path, fake: FakeOpenAI) -> None:
+def test_max_calls_holds_over_starts_and_a_raised_one_goes_on(
+    tmp_path: Path, fake: FakeOpenAI, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [f"w{number}" for number in range(50)]
     fake.delay, task = 0.002, antonyms(tmp_path, words)
-    for calls in (20, 40):
-        with pytest.raises(BudgetExceeded, match="max_calls=20"):
+    for _ in range(2):  # the second start has nothing left
+        with pytest.raises(BudgetExceeded, match=r"max_calls=20: all made; raise it, and the same command goes on"):
             make(task, tmp_path, fake, max_calls=20)
-        assert fake.requests == len(fake.asked) == calls
-    assert len(lines(make(task, tmp_path, fake, max_calls=20))) == 50
+        assert fake.requests == len(fake.asked) == 20
+    assert "20 of 50 answered before (20 calls); 30 calls of tiny" in capsys.readouterr().out
+    assert len(lines(make(task, tmp_path, fake, max_calls=50))) == 50
     assert fake.requests == 50
 
 
-def test_max_cost_stops_before_and_the_next_start_goes_on(tmp_path: Path, fake: FakeOpenAI) -> None:
+def test_max_cost_holds_over_starts_and_a_raised_one_goes_on(tmp_path: Path, fake: FakeOpenAI) -> None:
     words = [f"w{number}" for number in range(50)]
     task = antonyms(tmp_path, words)
     starts = 0
     while True:
         before, starts = fake.requests, starts + 1
+        limit = 0.004 * starts
         try:
-            path = make(task, tmp_path, fake, max_cost=0.004, input_price=1.0, output_price=2.0, max_tokens=10)
+            path = make(task, tmp_path, fake, max_cost=limit, input_price=1.0, output_price=2.0, max_tokens=10)
             break
         except BudgetExceeded:
             tokens = len(fake.bodies[0]["messages"][0]["content"].split()) + 1
-            assert before < fake.requests <= before + 0.004 / ((tokens + 2 * 5) / 1e6)
+            assert before < fake.requests <= limit / ((tokens + 2 * 5) / 1e6)
     assert 1 < starts < 10
     assert len(lines(path)) == 50 and fake.requests == 50
+
+
+def test_refused_answers_count_over_all_starts(tmp_path: Path, fake: FakeOpenAI) -> None:
+    fake.answer = lambda asked: ""
+    task = antonyms(tmp_path, ["hot", "up"])
+    with pytest.raises(UserError, match="'hot': the answer is empty"):
+        make(task, tmp_path, fake, max_calls=8, concurrency=1)
+    assert fake.requests == 6
+    fake.answer = RIGHT.__getitem__
+    for limit in (6, 7):
+        with pytest.raises(BudgetExceeded, match=f"max_calls={limit}: all made"):
+            make(task, tmp_path, fake, max_calls=limit)
+    assert fake.requests == 7
+    spent = lines(make(task, tmp_path, fake, max_calls=8).with_suffix(".spending.jsonl"))
+    assert len({line["call"] for line in spent}) == fake.requests == 8
+    spent_again = {**task, "instruction": "Say the opposite."}  # another question has a count of its own
+    make(spent_again, tmp_path, fake, references=str(tmp_path / "a.jsonl"), max_calls=2)
 
 
 # The command
@@ -443,6 +464,9 @@ def test_killed_at_random_moments(tmp_path: Path, fake: FakeOpenAI, start_cli: C
     assert len(words) == len(set(words)) == len(fake.asked)
     # What was under way at a kill is asked again, no more: three at a time, and one whose answer wasn't written down yet.
     assert sum(fake.asked.values()) <= len(words) + kills * 4
+    spent = lines(next((tmp_path / "outputs/references").glob("*.spending.jsonl")))
+    # Each call was noted before it was made: one may have been killed in between, in each of three threads.
+    assert fake.requests <= len({line["call"] for line in spent}) <= min(300, fake.requests + kills * 3)
     answered = next((tmp_path / "outputs/references").glob("*.answers.jsonl"))
     asked = [line["asked"] for line in lines(answered)]
     assert len(asked) == len(set(asked)) == len(words)
@@ -522,7 +546,7 @@ def test_a_local_parent(taught: Path, tmp_path: Path, chat: bool, capsys: pytest
     assert about["server"] is None and about["kind"] == "transformers" and about["completion_tokens"] > 3
     out = capsys.readouterr().out
     assert out.startswith(f"3 prompts for {folder} on cpu: at most 48 tokens out")
-    assert "1 of 3 answered before; 2 prompts" in out
+    assert "1 of 3 answered before (1 call); 2 prompts" in out
 
 
 def test_a_local_parent_without_room_or_sense(tiny: Path, tmp_path: Path) -> None:

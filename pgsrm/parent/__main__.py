@@ -17,7 +17,7 @@ paths.outputs/references). The same command goes on with what is missing. A run 
   python -m pgsrm.run task=NAME parent=openai
 
   parent.model, parent.base_url    who is asked
-  parent.max_calls, parent.max_cost  limits of one start
+  parent.max_calls, parent.max_cost  limits over all starts
   task.parent_input='${task.template}'  the form of the released code
   --config-dir DIR                 more choices, of your own
 

@@ -2,6 +2,7 @@
 
 Beside FILE.jsonl, the references, which is written when every prompt has one, there are
   FILE.answers.jsonl      every answer as it came, added and synced one by one: what a killed command goes on from
+  FILE.spending.jsonl     every call, before it is made and when it is back: what budgets count, over all starts
   FILE.provenance.json    who was asked what, when, and how many tokens it took
 """
 
@@ -10,12 +11,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pgsrm.errors import UserError
+from pgsrm.server import Spending
 from pgsrm.task import SHIPPED
 
 
@@ -61,51 +65,96 @@ class Answers:
     """The answers of one question digest to be, as a context manager that keeps other processes out.
 
     `known` maps what was asked to its line: {"asked", "reference", "model", "prompt_tokens", "completion_tokens", "digest"}.
+    `calls` maps the number of each call that was made for them, right answers or not, to the tokens that it took.
     """
 
     def __init__(self, references: Path, digest: str) -> None:
         self.path = references.with_suffix(".answers.jsonl")
         self.known: dict[str, dict[str, Any]] = {}
+        self.calls: dict[int, Spending] = {}
+        self._answers = _Lines(self.path)
+        self._spending = _Lines(references.with_suffix(".spending.jsonl"))
         self._digest = digest
 
     def __enter__(self) -> Self:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a+b")
-        except OSError as error:
-            raise UserError(
-                f"parent.references={self.path.parent}: can't be written ({error.strerror}); name a folder of yours"
-            ) from error
+        with ExitStack() as files:
+            files.enter_context(self._answers)
+            files.enter_context(self._spending)
+            for line in self._answers.read(self._digest, "asked", "reference"):
+                self.known[line["asked"]] = line
+            for line in self._spending.read(self._digest, "call", "input_tokens", "output_tokens"):
+                self.calls[line["call"]] = Spending(line["input_tokens"], line["output_tokens"])
+            self._files = files.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def add(self, asked: str, reference: str, **more: Any) -> None:
+        """Keep an answer; it is on the disk when this returns."""
+        line = {"asked": asked, "reference": reference, **more, "digest": self._digest}
+        self._answers.add(line)
+        self.known[asked] = line
+
+    def note(self, call: int, spending: Spending) -> None:
+        """Keep what a call takes; the last note of a call counts."""
+        self._spending.add({"call": call, **asdict(spending), "digest": self._digest})
+
+
+class _Lines:
+    """A file of JSON objects, one a line, that grows line by line; as a context manager, held by one process.
+
+    Raises UserError if another process has it, or if it can't be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        with self._writing():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise UserError(f"{self.path}: another process is asking; wait for its end") from error
-        self._read()
+            raise UserError(f"{self._path}: another process is asking; wait for its end") from error
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, asked: str, reference: str, **more: Any) -> None:
-        """Keep an answer; it is on the disk when this returns."""
-        line = {"asked": asked, "reference": reference, **more, "digest": self._digest}
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.known[asked] = line
+    def add(self, line: dict[str, Any]) -> None:
+        """Append a line; it is on the disk when this returns."""
+        with self._writing():
+            self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
-    def _read(self) -> None:
-        """Take up the answers of earlier starts; a last line that a kill cut off is dropped."""
+    def read(self, digest: str, *needed: str) -> Iterator[dict[str, Any]]:
+        """The lines that have this `digest`, and what is `needed` in them; a last line that a kill cut off is dropped."""
         self._file.seek(0)
         content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._file.truncate(whole)
-        for number, record in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            self._file.truncate(end)
+        for number, record in enumerate(content[:end].split(b"\n")[:-1], start=1):
             try:
                 line = json.loads(record)
-                if line["digest"] == self._digest:
-                    self.known[line["asked"]] = line
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{self.path}: line {number}: no answer of a parent; remove the line") from error
+                whole = {"digest", *needed} <= line.keys()
+            except (ValueError, AttributeError):
+                whole = False
+            if not whole:
+                raise UserError(f"{self._path}: line {number}: not written by this command; remove the line")
+            if line["digest"] == digest:
+                yield line
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            place, problem = self._path.parent, f"can't be written ({error.strerror})"
+            raise UserError(
+                f"parent.references={place}: {problem}; name a folder of yours, or free some space"
+            ) from error

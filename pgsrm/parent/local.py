@@ -43,23 +43,28 @@ class LocalParent:
         """An answer to each question, in their order.
 
         Raises:
-            BudgetExceeded: once max_calls questions are answered, if there are more.
+            BudgetExceeded: once max_calls questions have been asked in all, if there are more.
         """
         if not asked:
             return
+        most = self.budget.max_calls
+        allowed = len(asked) if most is None else min(len(asked), max(0, most - self.budget.calls))
+        if not allowed:
+            self._count(asked)
         model, tokenizer = self._load()
         prompts = [self._prompt(tokenizer, question) for question in asked]
         self._check_room(model, tokenizer, prompts)
         step = self._settings.batch_size
-        allowed = len(asked) if self.budget.max_calls is None else self.budget.max_calls
-        for start in range(0, min(len(asked), allowed), step):
+        for start in range(0, allowed, step):
             some = slice(start, min(start + step, allowed))
-            for _ in asked[some]:
-                with self.budget.call(0, 0):
-                    pass
+            self._count(asked[some])
             yield from self._batch(model, tokenizer, asked[some], prompts[some])
-        if allowed < len(asked):
-            with self.budget.call(0, 0):  # raises, and says what to do
+        self._count(asked[allowed:])
+
+    def _count(self, asked: Sequence[str]) -> None:
+        """Raises BudgetExceeded where there are too many."""
+        for _ in asked:
+            with self.budget.call(0, 0):
                 pass
 
     def _load(self) -> tuple[Any, Any]:

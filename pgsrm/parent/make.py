@@ -16,6 +16,7 @@ from pgsrm.parent.question import Questions
 from pgsrm.parent.remote import RemoteParent
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.record.files import replace
+from pgsrm.server import Budget
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -40,10 +41,10 @@ def make_references(config: Mapping[str, Any], settings: ParentSettings) -> Path
         wanted = list(dict.fromkeys(questions.asked))
         missing = [asked for asked in wanted if asked not in answers.known]
         if missing:
-            so_far = (
-                f"{len(wanted) - len(missing)} of {len(wanted)} answered before; " if len(missing) < len(wanted) else ""
+            parent.budget.go_on(answers.calls.values(), answers.note)
+            print(
+                _so_far(parent.budget, len(wanted) - len(missing), len(wanted)) + parent.estimate(missing), flush=True
             )
-            print(so_far + parent.estimate(missing), flush=True)
             _ask(parent, missing, answers, len(wanted))
         _write(path, questions, answers, parent.host, config)
     return path
@@ -57,6 +58,15 @@ def _references_path(config: Mapping[str, Any]) -> Path:
     if path.suffix != ".jsonl":
         raise UserError(f"parent.references={given}: the name must end in .jsonl, as what is written; rename it")
     return path
+
+
+def _so_far(budget: Budget, answered: int, total: int) -> str:
+    """What earlier starts came to, if there were any."""
+    if not budget.calls:
+        return ""
+    calls = "1 call" if budget.calls == 1 else f"{budget.calls} calls"
+    cost = "" if budget.spent is None else f", cost {budget.spent:.2g}"
+    return f"{answered} of {total} answered before ({calls}{cost}); "
 
 
 def _keep_out_of_others_files(path: Path) -> None:

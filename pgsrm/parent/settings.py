@@ -21,7 +21,7 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     model: Annotated[str, Meta(min_length=1)] | None = None
     # Longest answer, in tokens.
     max_tokens: Count = 128
-    # Requests (transformers: prompts) of one start; null = no limit.
+    # Requests (transformers: prompts) for a references' file, over all starts; null = no limit.
     max_calls: Annotated[int, Meta(ge=0)] | None = None
 
     # openai
@@ -36,7 +36,7 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     input_price: Amount | None = None
     # Price of a million tokens that are answered; null = unknown.
     output_price: Amount | None = None
-    # Cost of one start, in the prices' currency; null = no limit.
+    # Cost of a references' file over all starts, in the prices' currency; null = no limit.
     max_cost: Amount | None = None
     # Requests at a time.
     concurrency: Count = 8
