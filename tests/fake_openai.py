@@ -47,6 +47,7 @@ class FakeOpenAI(ThreadingHTTPServer):
     of the requests, drawn with `seed`. key: the only one let in, None = anyone. schema: whether response_format is known
     (otherwise 400). plain: the answer as it is, without JSON, where no schema is asked for. delay: seconds that an answer
     takes. slow: seconds that a "timeout" takes. retry_after: that of a 429. dimension: of vectors where none is asked for.
+    embed: texts -> vectors, instead of `vector`. port: 0 = a free one.
 
     It counts: `requests` (all), `failed` (by name), `asked` (user messages or texts answered well), `most_at_once`.
     """
@@ -66,8 +67,11 @@ class FakeOpenAI(ThreadingHTTPServer):
         slow: float = 2.0,
         retry_after: str = "0.02",
         dimension: int = 8,
+        embed: Callable[[Sequence[str]], Sequence[Sequence[float]]] | None = None,
+        port: int = 0,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.embed = embed
         self.answer, self.key, self.schema, self.plain = answer, key, schema, plain
         self.delay, self.slow, self.retry_after, self.dimension = delay, slow, retry_after, dimension
         self.failures = dict(failures or {})
@@ -171,7 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not all(texts):
             self._error(400, "input cannot be an empty string", "invalid_request_error")
             return
-        vectors: list[list[Any]] = [vector(text, body.get("dimensions") or self.server.dimension) for text in texts]
+        vectors: list[list[Any]]
+        if self.server.embed is None:
+            vectors = [vector(text, body.get("dimensions") or self.server.dimension) for text in texts]
+        else:
+            vectors = [list(map(float, each)) for each in self.server.embed(texts)]
         data = [{"object": "embedding", "index": i, "embedding": each} for i, each in enumerate(vectors)]
         if failure is None:
             with self.server.lock:

@@ -9,8 +9,11 @@ import json
 import logging
 import multiprocessing
 import os
+import random
+import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -263,6 +266,30 @@ class TestOpenAI:
             assert embeddings(server).embed(["cold"]).shape == (1, 8)
             assert embeddings(server, dimensions=4).embed(["cold"]).shape == (1, 4)
 
+    def test_a_server_that_moved_is_the_same_where_its_weights_have_a_name(self) -> None:
+        with FakeOpenAI() as old, FakeOpenAI() as new:
+            embeddings(old, revision="v1").embed(["cold"])
+            embeddings(new, revision="v1").embed(["cold"])
+            assert new.requests == 0
+            assert embeddings(old, revision="v2").digest != embeddings(old, revision="v1").digest
+            embeddings(new).embed(["cold"])  # without a name the address stands for the weights
+            assert new.requests == 1
+
+    @pytest.mark.parametrize("dimension", [8, 5])
+    def test_other_weights_under_the_same_name_are_refused_by_check(self, dimension: int) -> None:
+        with FakeOpenAI() as server:
+            nearly = [each + 1e-5 * (-1) ** i for i, each in enumerate(vector("check", 8))]
+            embeddings(server).check()
+            server.embed = lambda texts: [nearly for _ in texts]
+            embeddings(server).check()  # the last digits of two answers differ
+            server.embed = lambda texts: [vector(f"other {text}", dimension) for text in texts]
+            with pytest.raises(
+                UserError, match=r"not those that it gave before; name .* by embedder\.revision"
+            ) as raised:
+                embeddings(server).check()
+            assert f"embedder.base_url={server.url}: its vectors for embedder.model=m are" in str(raised.value)
+            embeddings(server, revision="other").check()
+
     def test_whatever_goes_wrong_the_vectors_are_right_in_the_end(self) -> None:
         kinds = ["timeout", "429", "500", "503", "reset", "truncated", "cut", "html", "missing", *VECTOR_FAILURES]
         with FakeOpenAI(failures=dict.fromkeys(kinds, 0.035), seed=3, slow=0.3) as server:
@@ -347,9 +374,9 @@ Train = Callable[..., RunFolder]
 
 @pytest.fixture
 def train_with(small: Sequence[str], tmp_path: Path, go_on: Callable[..., None]) -> Train:
-    """`train_with(server, outputs)`: a small run with that server's embeddings, as far as it goes."""
+    """`train_with(server, outputs)`: a small run with that server's embeddings, as far as it goes; or "planned" alone."""
 
-    def train(server: FakeOpenAI, outputs: str, *overrides: str) -> RunFolder:
+    def train(server: FakeOpenAI, outputs: str, *overrides: str, until: str = "finished") -> RunFolder:
         from test_run import make_plan
 
         from pgsrm.train import run
@@ -359,7 +386,8 @@ def train_with(small: Sequence[str], tmp_path: Path, go_on: Callable[..., None])
         places = [f"paths.outputs={tmp_path / outputs}", f"embedder.cache={tmp_path / outputs}-vectors"]
         made = make_plan(*kept, "evaluation.every=1", *mine, *places, *overrides)
         made.freeze()
-        run(made.folder, show_progress=False)
+        if until != "planned":
+            run(made.folder, show_progress=False)
         return made.folder
 
     return train
@@ -392,6 +420,42 @@ def test_a_run_outlasts_its_server_with_the_same_numbers(train_with: Train) -> N
     assert without_times(cut) == without_times(whole)
     assert cut.samples.read_text() == whole.samples.read_text()
     assert (weights(cut) == weights(whole)).all()
+
+
+def test_a_run_that_is_killed_at_random_moments_has_the_same_numbers(
+    train_with: Train, start_cli: Callable[..., Any], kills: int = 2
+) -> None:
+    """SIGKILL while the server fails one request in six; a checkpoint after every update."""
+    from test_run import weights, without_times
+
+    failures = ("429", "500", "reset", "truncated", "cut", "html", "missing", *VECTOR_FAILURES)
+    settings = ["embedder.retries=30", "ppo.actor_lr=0.01", "ppo.episodes=120", "checkpoint.minutes=1e-9"]
+    draw = random.Random(5)
+    with FakeOpenAI() as server:
+        whole = train_with(server, "whole", *settings)
+        right = set(server.asked)
+        server.asked.clear()
+        server.failures, server.delay = dict.fromkeys(failures, 1 / 6 / len(failures)), 0.01
+        cut = train_with(server, "cut", *settings, until="planned")
+        for _ in range(kills):
+            until = server.requests + draw.randint(2, 12)
+            process = start_cli(str(cut.path), "--quiet", module="pgsrm.train", start_new_session=True)
+            while process.poll() is None and server.requests < until:
+                time.sleep(0.002)
+            time.sleep(draw.random() * 0.1)
+            assert process.poll() is None
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL
+        train_with(server, "cut", *settings)
+        assert sum(server.failed.values()) > 2
+        del server.asked["check"]  # embedded anew at each start
+    assert cut.state() == "finished"
+    assert without_times(cut) == without_times(whole)
+    assert cut.samples.read_text() == whole.samples.read_text()
+    assert (weights(cut) == weights(whole)).all()
+    assert set(server.asked) == right - {"check"}
+    assert sum(server.asked.values()) <= len(server.asked) + kills * 100  # what was under way at a kill, no more
 
 
 def test_what_has_finished_needs_no_server_any_more(train_with: Train) -> None:

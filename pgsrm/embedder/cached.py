@@ -57,8 +57,7 @@ class CachedEmbedder(ABC):
 
     def _vectors(self, texts: list[str]) -> Mapping[str, np.ndarray]:
         """Unit vectors (d,) of distinct texts, the unseen ones embedded at once."""
-        digest = self.digest
-        keys = {text: hashlib.sha256(f"{digest}\0{text}".encode(errors="surrogatepass")).digest() for text in texts}
+        keys = {text: self._key(text) for text in texts}
         known = self._cache.get(list(keys.values()))
         unseen = [text for text, key in keys.items() if key not in known]
         if unseen:
@@ -70,6 +69,9 @@ class CachedEmbedder(ABC):
                 lengths = f"{len(vector)} and of {self._dimension} numbers"
                 raise UserError(f"embedder: one model gave vectors of {lengths}; set embedder.cache to a new folder")
         return {text: known[key] for text, key in keys.items()}
+
+    def _key(self, text: str) -> bytes:
+        return hashlib.sha256(f"{self.digest}\0{text}".encode(errors="surrogatepass")).digest()
 
     def _checked(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
         """The vectors at unit length, float32; UserError where one has no direction."""

@@ -10,19 +10,23 @@ from msgspec import Meta
 
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
+from pgsrm.errors import UserError
 from pgsrm.server import OPENAI, Server
 
 if TYPE_CHECKING:
     import numpy as np
 
 TEXTS_A_REQUEST = 2048  # OpenAI takes no more
+PROBE = "check"
+SAME_WEIGHTS = 0.999  # cosine; a server's own answers differ in the last digits
 
 
 class OpenAIEmbeddings(CachedEmbedder):
     """Embeds texts by the endpoint /embeddings; implements `pgsrm.embedder.Embedder`.
 
     model: text-embedding-3-large, text-embedding-3-small, or what the server calls its own. dimensions: of the
-    vectors, where the model can shorten them; None = all. base_url: with its /v1; None = api.openai.com.
+    vectors, where the model can shorten them; None = all. base_url: with its /v1; None = api.openai.com. revision:
+    any name for the weights, which then stands for them in the address's place.
     api_key_env: the environment variable with the key. timeout: seconds without an answer; retries: further
     tries after a failed one. cache, cache_megabytes: see `VectorCache`.
 
@@ -35,6 +39,7 @@ class OpenAIEmbeddings(CachedEmbedder):
         model: Annotated[str, Meta(min_length=1)] = "text-embedding-3-large",
         dimensions: Annotated[int, Meta(ge=1)] | None = None,
         base_url: str | None = None,
+        revision: str | None = None,
         api_key_env: str = "OPENAI_API_KEY",
         timeout: Annotated[float, Meta(gt=0)] = 60.0,
         retries: Annotated[int, Meta(ge=0)] = 6,
@@ -43,18 +48,32 @@ class OpenAIEmbeddings(CachedEmbedder):
     ) -> None:
         super().__init__(VectorCache(cache, cache_megabytes))
         self._model, self._dimensions, self._base_url = model, dimensions, (base_url or OPENAI).rstrip("/")
+        self._revision = revision
         self._server = Server(base_url, api_key_env, timeout, retries, section="embedder")
 
     @property
     def digest(self) -> str:
-        """Hash of server, model and dimensions: what a run's identity says of its embedder."""
-        deciding = ["openai", self._base_url, self._model, self._dimensions]
+        """Hash of what stands for the weights, model and dimensions: what a run's identity says of its embedder.
+
+        A model's name is not enough: TEI and llama.cpp answer to any, and two servers may serve two models as "default".
+        """
+        weights = self._base_url if self._revision is None else ["revision", self._revision]
+        deciding = ["openai", weights, self._model, self._dimensions]
         return hashlib.sha256(json.dumps(deciding).encode()).hexdigest()
 
     def check(self) -> None:
-        """Embed one word. Raises UserError for a missing or wrong key, an unknown model, a server that isn't there."""
+        """Embed one word. Raises UserError for a missing or wrong key, an unknown model, a server that isn't there.
+
+        Also for one whose vector is not the cache's: it has other weights, and a run would mix the two.
+        """
         self._server.check()
-        self._embed_unseen(["check"])
+        fresh, key = self._checked([PROBE], self._embed_unseen([PROBE]))[0], self._key(PROBE)
+        kept = self._cache.put({key: fresh})[key]
+        if kept.shape != fresh.shape or kept @ fresh < SAME_WEIGHTS:
+            raise UserError(
+                f"embedder.base_url={self._base_url}: its vectors for embedder.model={self._model} are not those that it gave "
+                "before; name the new weights by embedder.revision"
+            )
 
     def _embed_unseen(self, texts: list[str]) -> np.ndarray:
         import numpy as np
