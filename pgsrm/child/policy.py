@@ -21,6 +21,7 @@ from pgsrm.child.forward import (
     prefill,
     read_whole,
 )
+from pgsrm.processes import Processes
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,7 @@ def draw(logits: "Tensor", uniform: "Tensor") -> tuple["Tensor", "Tensor"]:
 # Bytes of the reference's keys, values and logits that may be kept for a run's prompts; past it they are made anew.
 REFERENCE_LIMIT = 2 << 30
 ROWS_AT_ONCE = 256  # prompts in one forward pass without gradient, whatever the number of a task's prompts
+WINDOWS_AT_ONCE = 4  # of 128 tokens: 100 MB of logits on a vocabulary of 50,000
 
 
 class Child:
@@ -98,7 +100,8 @@ class Child:
     `share` turns this off, and the sharing of work between equal rows, for a model whose dropout is on.
     `reference` is None for a policy with adapters (pgsrm/child/lora.py), whose reference is itself without them.
     `gradient_checkpointing` computes the layers again in the backward pass instead of keeping what they computed; `score`
-    then reads prompts and responses in one pass, without anything of the sampling's.
+    then reads prompts and responses in one pass, without anything of the sampling's. So it does where `sharded_with` says
+    that the models' weights are divided among processes (pgsrm.processes.shard), which make all passes together.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Child:
         share: bool = True,
         bfloat16: bool = False,
         gradient_checkpointing: bool = False,
+        sharded_with: Processes | None = None,
     ) -> None:
         self.model = model.eval()
         self._head = self._reference_head = HeadInput(model, bfloat16)
@@ -119,6 +123,8 @@ class Child:
             self._reference_head = HeadInput(reference, bfloat16)
             self.reference = reference.eval().requires_grad_(False)
         self._checkpointed = checkpointable_layers(model) if gradient_checkpointing else []
+        self._sharded_with = sharded_with
+        self._reads_whole = gradient_checkpointing or sharded_with is not None
         self.eos = eos
         self.share = share
         self.padding: Literal["left", "right"] = padding
@@ -135,6 +141,11 @@ class Child:
     def width(self) -> int:
         """Size D of the last layer's hidden state."""
         return self.model.get_input_embeddings().embedding_dim
+
+    @property
+    def positions(self) -> int | None:
+        """Most tokens that the model reads at once; None where its config names no limit."""
+        return getattr(self.model.config, "max_position_embeddings", None)
 
     def pad(
         self,
@@ -177,7 +188,7 @@ class Child:
         if prompts is None:
             self._head.tied.restart()
         fed = length - 1 if value_place is None else length
-        if self._checkpointed:
+        if self._reads_whole:
             with checkpointing(self._checkpointed):
                 logits, hidden = read_whole(self.model, self._head, batch.rows(packing.rows), fed)
         else:
@@ -248,18 +259,26 @@ class Child:
         return self._reference_prompts.rows(batch.prompt_index)
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], uniforms: "Tensor", how: Sampling, with_graph: bool = False
+        self,
+        prompts: Sequence[Sequence[int]],
+        uniforms: "Tensor",
+        how: Sampling,
+        with_graph: bool = False,
+        share: "Tensor | None" = None,
     ) -> Sampled:
         """One response a prompt. `uniforms` (B, max_new_tokens) in [0, 1) are all the randomness there is.
 
         Prompts are padded on the left whatever `padding` says: a response must follow its prompt. `with_graph` keeps the
-        graph of the pass over the prompts, for `score`, unless gradient checkpointing can't make use of it.
+        graph of the pass over the prompts, for `score`, unless that reads them anew. `share` (n,) are the rows to answer,
+        default all.
         """
         import torch
 
         batch = self.pad(prompts, [[self.eos]] * len(prompts), "left")
+        if share is not None:
+            batch, uniforms = batch.rows(share.to(self.device)), uniforms[share]
         rows, prompt = distinct(batch.prompt)
-        with_graph = with_graph and not self._checkpointed
+        with_graph = with_graph and not self._reads_whole
         self._head.tied.restart()
         with torch.set_grad_enabled(with_graph):
             read = prefill(self.model, self._head, batch.rows(rows))
@@ -285,8 +304,10 @@ class Child:
             tokens.append(uniforms.new_full((len(uniforms),), self.eos, dtype=torch.long).index_copy(0, live, token))
             logprobs.append(logprob.new_zeros(len(uniforms)).index_copy(0, live, logprob))
             going_on = (token != self.eos).nonzero().squeeze(-1)
-            if step == how.max_new_tokens - 1 or len(going_on) == 0:
+            if step == how.max_new_tokens - 1 or not self._anyone(len(going_on) > 0):
                 break
+            if len(going_on) == 0:  # here, but not in the processes that need this one's part of the weights
+                going_on = live.new_zeros(1)
             if len(going_on) < len(live):
                 live, token, mask, position = (t[going_on] for t in (live, token, mask, position))
                 cache.batch_select_indices(going_on)
@@ -303,19 +324,44 @@ class Child:
             logits = out.logits[:, -1].float()
         return torch.stack(tokens, 1), torch.stack(logprobs, 1)
 
+    def _anyone(self, here: bool) -> bool:
+        return here if self._sharded_with is None else self._sharded_with.anyone(here)
+
     def greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """The most probable token at every step."""
         import torch
 
+        return self.answer(prompts, torch.zeros(len(prompts), max_new_tokens), Sampling(max_new_tokens, top_k=1))
+
+    def answer(self, prompts: Sequence[Sequence[int]], uniforms: "Tensor", how: Sampling) -> list[list[int]]:
+        """As `sample`, for any number of prompts, without gradient and dropout; the responses' token ids alone."""
+        responses: list[list[int]] = []
+        with self._without_dropout():
+            for start in range(0, len(prompts), ROWS_AT_ONCE):
+                rows = slice(start, start + ROWS_AT_ONCE)
+                responses += self.sample(prompts[rows], uniforms[rows], how).responses
+        return responses
+
+    def text_logprob(self, windows: "Tensor") -> float:
+        """Mean log-probability of each token but the first of its row, given those before it, of token ids (W, L), L >= 2."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        total, targets = 0.0, windows[:, 1:].numel()
+        with torch.no_grad(), self._without_dropout():
+            for ids in windows.to(self.device).split(WINDOWS_AT_ONCE):
+                self._head.tied.restart()
+                logits = self._head.run(self.model, input_ids=ids, use_cache=False).logits[:, :-1].float()
+                self._head.take()
+                total -= cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum").item()
+        return total / targets
+
+    @contextmanager
+    def _without_dropout(self) -> Iterator[None]:
         was_training = self.model.training
         self.model.eval()
-        responses: list[list[int]] = []
-        for start in range(0, len(prompts), ROWS_AT_ONCE):
-            chunk = prompts[start : start + ROWS_AT_ONCE]
-            zeros = torch.zeros(len(chunk), max_new_tokens)
-            responses += self.sample(chunk, zeros, Sampling(max_new_tokens, top_k=1)).responses
+        yield
         self.model.train(was_training)
-        return responses
 
 
 def _lengths(tokens: "Tensor", eos: int) -> "Tensor":

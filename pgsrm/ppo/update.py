@@ -22,6 +22,7 @@ from pgsrm.ppo.advantages import (
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_logprobs, value_loss
 from pgsrm.ppo.settings import GROUP_BASELINES, PPOSettings
+from pgsrm.processes import ALONE, Processes, undivided
 
 if TYPE_CHECKING:
     import torch
@@ -35,13 +36,20 @@ if TYPE_CHECKING:
 class Learner:
     """A child with what its training carries from update to update: value head, optimisers, KL coefficient.
 
-    `shuffle` draws the minibatches. The value head starts at zero, so the first advantages are the rewards.
+    `shuffle` draws the minibatches. The value head starts at zero, so the first advantages are the rewards. `processes`
+    divide the rows of every gradient step among them.
     """
 
-    def __init__(self, child: "Child", settings: PPOSettings, shuffle: "torch.Generator") -> None:
+    def __init__(
+        self,
+        child: "Child",
+        settings: PPOSettings,
+        shuffle: "torch.Generator",
+        processes: Processes = ALONE,
+    ) -> None:
         import torch
 
-        self.child, self.settings, self.shuffle = child, settings, shuffle
+        self.child, self.settings, self.shuffle, self.processes = child, settings, shuffle, processes
         self.value_head = torch.nn.Linear(child.width, 1, device=child.device)
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
@@ -65,7 +73,8 @@ class Learner:
     def one_pass(self, rows: int) -> bool:
         """Whether an update on `rows` responses is one gradient step on one forward pass, whose probability ratio is 1."""
         s = self.settings
-        return s.epochs == 1 and s.minibatches == 1 and (s.micro_batch is None or s.micro_batch >= rows)
+        share = rows // self.processes.count
+        return s.epochs == 1 and s.minibatches == 1 and (s.micro_batch is None or s.micro_batch >= share)
 
     def reuses_prompts(self, rows: int) -> bool:
         """Whether sampling's pass over the prompts is also the update's: same weights, padding, and no dropout."""
@@ -97,8 +106,9 @@ class _Sampled:
     batch: "PaddedBatch"
     mask: "Tensor"  # tokens in the loss
     rewards: "Tensor"  # a response's own is at its last token
-    reference: "Tensor"  # (N, V) the reference's log-probabilities
+    reference: "Tensor"  # (N, V) the reference's log-probabilities of the rows that this process scores
     packing: "Packing"  # which tokens those are
+    place: "Tensor"  # (B,) the row's place among those
     old_logprobs: "Tensor | None"  # None: the first gradient step's own log-probs, whose ratio is 1
     targets: "_Targets | None"  # None: from the first gradient step's own values and KL
     read: "Prefill | None"  # the policy's pass over the prompts, if it is still good for the first gradient step
@@ -120,15 +130,16 @@ def step(
     import torch
 
     settings = learner.settings
-    sampled = _prepare(learner, prompts, responses, rewards, read if learner.reuses_prompts(len(prompts)) else None)
-    before = _copy_weights(learner) if settings.kl_reference == "previous" else None
-    metrics: list[dict[str, float]] = []
+    parts: list[Tensor] = []  # the rows of each gradient step
     for _ in range(settings.epochs):
         if settings.minibatches == 1:
-            parts: tuple[Tensor, ...] = (torch.arange(len(prompts)),)
+            parts.append(torch.arange(len(prompts)))
         else:
-            parts = torch.randperm(len(prompts), generator=learner.shuffle).tensor_split(settings.minibatches)
-        metrics += [_gradient_step(learner, sampled, part.to(learner.child.device)) for part in parts]
+            parts += torch.randperm(len(prompts), generator=learner.shuffle).tensor_split(settings.minibatches)
+    read = read if learner.reuses_prompts(len(prompts)) else None
+    sampled = _prepare(learner, prompts, responses, rewards, parts, read)
+    before = _copy_weights(learner) if settings.kl_reference == "previous" else None
+    metrics = [_gradient_step(learner, sampled, part.to(learner.child.device)) for part in parts]
     if before is not None:
         learner.child.set_reference(before)
     result = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
@@ -172,24 +183,31 @@ def _prepare(
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
     rewards: Sequence[float] | Sequence[Sequence[float]],
+    parts: Sequence["Tensor"],
     read: "Prefill | None",
 ) -> _Sampled:
     import torch
 
-    settings, child = learner.settings, learner.child
+    settings, child, processes = learner.settings, learner.child, learner.processes
     batch = child.pad(prompts, responses)
     mask = _loss_mask(batch, child.eos, settings.train_eos)
     given = _pad_rewards(rewards, batch, learner.value_head.weight.dtype)
     padded = token_rewards(given, batch.response_mask)  # an untrained EOS has its reward too
-    logits, packing = child.score_reference(batch, settings.micro_batch)
-    fixed = _Sampled(batch, mask, padded, logits.log_softmax(-1), packing, None, None, read)
+    share = processes.share(torch.arange(len(prompts)))
+    scored_here = torch.cat([share, *map(processes.share, parts)]).unique().to(mask.device)
+    place = mask.new_zeros(len(prompts), dtype=torch.long).scatter(
+        0, scored_here, torch.arange(len(scored_here), device=mask.device)
+    )
+    here = batch if len(scored_here) == len(batch) else batch.rows(scored_here)
+    logits, packing = child.score_reference(here, settings.micro_batch)
+    fixed = _Sampled(batch, mask, padded, logits.log_softmax(-1), packing, place, None, None, read)
     if learner.one_pass(len(prompts)):
         return fixed
-    chunks = torch.arange(len(prompts), device=mask.device).split(settings.micro_batch or len(prompts))
+    chunks = share.to(mask.device).split(settings.micro_batch or len(prompts))
     with torch.no_grad():
         scored = [_score(learner, fixed, rows) for rows in chunks]
-    old_logprobs = torch.cat([part.logprobs for part in scored])
-    values, kl = torch.cat([part.values for part in scored]), torch.cat([part.kl for part in scored])
+    old_logprobs = processes.join(torch.cat([part.logprobs for part in scored]))
+    values, kl = (processes.join(torch.cat(each)) for each in ([s.values for s in scored], [s.kl for s in scored]))
     return replace(fixed, old_logprobs=old_logprobs, targets=_targets(learner, fixed, values, kl), read=None)
 
 
@@ -252,7 +270,9 @@ def _score(learner: Learner, sampled: _Sampled, rows: "Tensor") -> _TokenScores:
     batch = sampled.batch if whole else sampled.batch.rows(rows)
     scores = learner.child.score(batch, _value_place(learner, batch), sampled.read)
     packing = scores.packing
-    reference = sampled.reference if whole else sampled.reference[sampled.packing.of_rows(rows, packing)]
+    reference = sampled.reference
+    if not whole:
+        reference = reference[sampled.packing.of_rows(sampled.place[rows], packing)]
     full, entropy, exact = token_statistics(scores.logits, packing.tokens, reference)
     logprobs, reference = full, reference.gather(-1, packing.tokens.unsqueeze(-1)).squeeze(-1)
     if settings.scored_distribution == "sampled" and (settings.temperature != 1 or settings.top_k):
@@ -289,10 +309,10 @@ def _check_finite(learner: Learner, totals: "dict[str, Tensor]") -> None:
 
 
 def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[str, float]:
-    """One step of both optimisers on `rows` of the batch, in micro-batches; returns the step's metrics."""
+    """One step of both optimisers on `rows` of the batch, each process on its share; returns the step's metrics."""
     import torch
 
-    settings, child = learner.settings, learner.child
+    settings, child, processes = learner.settings, learner.child, learner.processes
     count = sampled.mask[rows].sum().clamp(min=1)
     totals: dict[str, Tensor] = {}
 
@@ -302,12 +322,12 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
 
     learner.actor_optimizer.zero_grad(set_to_none=True)
     learner.critic_optimizer.zero_grad(set_to_none=True)
-    for micro in rows.split(settings.micro_batch or len(rows)):
+    for micro in processes.share(rows).split(settings.micro_batch or len(rows)):
         mask, scores = sampled.mask[micro], _score(learner, sampled, micro)
         logprobs, values = scores.logprobs, scores.values
         old = logprobs.detach() if sampled.old_logprobs is None else sampled.old_logprobs[micro]
-        # without targets made before, the micro-batch is the whole batch (`Learner.one_pass`)
-        targets = sampled.targets or _targets(learner, sampled, values, scores.kl)
+        # without targets made before, the micro-batches of all processes are the whole batch (`Learner.one_pass`)
+        targets = sampled.targets or _targets(learner, sampled, processes.join(values), processes.join(scores.kl))
         advantages, aims = targets.advantages[micro], targets.values[micro]
 
         policy = policy_loss(logprobs, old, advantages, mask, settings.clip_range, count)
@@ -337,9 +357,11 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
         if settings.clip_range is not None:
             add("policy/clip_fraction", masked_mean(((ratio - 1).abs() > settings.clip_range).float(), mask, count))
         add("policy/kl_previous", masked_mean(old - logprobs.detach(), mask, count))
-    limit = settings.max_grad_norm
-    totals["grad/actor_norm"] = torch.nn.utils.clip_grad_norm_(child.model.parameters(), limit)
-    totals["grad/critic_norm"] = torch.nn.utils.clip_grad_norm_(learner.value_head.parameters(), limit)
+    totals = processes.combine(totals, largest="policy/ratio_max")
+    for part, module in (("actor", child.model), ("critic", learner.value_head)):
+        processes.add_gradients(module.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), settings.max_grad_norm)
+        totals[f"grad/{part}_norm"] = norm if processes.count == 1 else undivided(norm)
     _check_finite(learner, totals)
     learner.actor_optimizer.step()
     learner.critic_optimizer.step()
