@@ -6,13 +6,14 @@ import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pgsrm.errors import UserError
 from pgsrm.paths import conf_folder
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
 HELP = ("-h", "--help")
 USAGE = """\
@@ -61,6 +62,40 @@ def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
     for place, each in enumerate(values):
         for value in each[1:]:
             yield [*first[:place], value, *first[place + 1 :]]
+
+
+def one_experiment(words: Sequence[str]) -> None:
+    """Raise UserError for several experiments in one command: the sweep that each may bring would be lost."""
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "experiment" and re.search(r"[,(]", value):
+            raise UserError(f"{word}: several experiments; give each a command of its own")
+
+
+def with_swept(config: "DictConfig", overrides: Sequence[str]) -> list[str]:
+    """A sweep's overrides, after those that the chosen experiment brings (`hydra.sweeper.params`) for other keys.
+
+    `config`: composed with its `hydra` node.
+    """
+    given = {override.partition("=")[0] for override in overrides}
+    return [f"{key}={value}" for key, value in _experiment_params(config).items() if key not in given] + list(overrides)
+
+
+def refuse_sweep(config: "DictConfig") -> None:
+    """Raise UserError for a single run of an experiment that is a sweep, unless every swept key has been given a value.
+
+    `config`: composed with its `hydra` node.
+    """
+    given = {override.partition("=")[0] for override in config.hydra.overrides.task}
+    lacking = [key for key in _experiment_params(config) if key not in given]
+    if lacking:
+        name = config.hydra.runtime.choices.get("experiment")
+        raise UserError(f"experiment={name}: is a sweep over {', '.join(lacking)}; add -m, or give each one value")
+
+
+def _experiment_params(config: "DictConfig") -> dict[str, Any]:
+    params = config.hydra.sweeper.get("params")
+    return {} if params is None else dict(params)
 
 
 def _swept(override: "Override") -> Iterator[str]:

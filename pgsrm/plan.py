@@ -16,13 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.child.load import check_model, weights_digest
 from pgsrm.errors import UserError
+from pgsrm.evaluation import other_reward, read_text
 from pgsrm.parent import find_references
+from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import tracking_uri
-from pgsrm.settings import Settings, read_settings
+from pgsrm.settings import EvaluationSettings, Settings, read_settings
 
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in a run's name
+NAMED_IF_CHOSEN = ("fidelity",)
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,17 @@ def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
     frozen = _absolute_paths(frozen)
     task, reward = build_objects(frozen)
     identity, variant = (_identity(settings, frozen, task, reward, seed) for seed in (True, False))
-    frozen["choices"] = {group: choices[group] for group in sorted(choices)}
-    name = "-".join([*(choices.get(group, "custom") for group in NAMED), f"s{settings.seed}", identity[:8]])
+    # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
+    frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
+    parts = [choices.get(group, "custom") for group in NAMED]
+    parts += [choices[group] for group in NAMED_IF_CHOSEN if group in choices]
+    name = "-".join([*parts, f"s{settings.seed}", identity[:8]])
     folder = RunFolder(Path(settings.paths.outputs).absolute() / "runs" / name)
-    if hasattr(reward, "check") and folder.state() != "finished":  # what has finished needs no server any more
-        reward.check([example.reference for example in task.train + task.holdout])
+    if folder.state() != "finished":  # what has finished needs no server any more
+        _, other = build_evaluation(settings.evaluation)
+        for each in (reward, other):
+            if hasattr(each, "check"):
+                each.check([example.reference for example in task.train + task.holdout])
     return Plan(folder, frozen, settings.ppo.updates, identity, variant)
 
 
@@ -98,7 +107,9 @@ def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
 
     from pgsrm.task import load_task
 
-    task = load_task(config["task"], config["parent"]["references"])
+    parent = config["parent"]
+    task = load_task(config["task"], parent["references"])
+    task = with_mistakes(task, parent.get("error_rate", 0.0), parent.get("error_seed", 0))
     try:
         reward = instantiate(config["reward"])
     except InstantiationException as error:
@@ -107,6 +118,11 @@ def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(f"reward: {config['reward']['_target_']} can't be made ({reason})") from error
     return task, reward
+
+
+def build_evaluation(settings: EvaluationSettings) -> tuple[str | None, Any]:
+    """The plain text and the second reward that a run is evaluated with, each None where there is none."""
+    return None if settings.text is None else read_text(settings.text), other_reward(settings.embedder)
 
 
 def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:
@@ -122,9 +138,9 @@ def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:
 def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     """Paths that exist as given are made absolute, so that a run can go on from another working directory."""
     places = [(config["task"], "data"), (config["parent"], "references"), (config["model"], "path")]
-    places += [
-        (node, "path") for node in (config["embedder"], config["reward"].get("embedder")) if isinstance(node, dict)
-    ]
+    embedders = (config["embedder"], config["reward"].get("embedder"), config["evaluation"]["embedder"])
+    places += [(node, "path") for node in embedders if isinstance(node, dict)]
+    places.append((config["evaluation"], "text"))
     for node, key in places:
         value = node.get(key)
         if isinstance(value, str) and Path(value).expanduser().exists():
@@ -159,7 +175,7 @@ def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any
         "model": weights or [settings.model.path, settings.model.revision],
         "compute": {key: value for key, value in model.items() if key not in ("path", "revision", "device")},
         "ppo": _chosen(settings.ppo),
-        "evaluation": msgspec.to_builtins(settings.evaluation),
+        "evaluation": _evaluation(settings.evaluation),
         "seed": settings.seed if with_seed else None,
     }
     return hashlib.sha256(json.dumps(_floats(deciding), sort_keys=True).encode()).hexdigest()
@@ -171,12 +187,23 @@ def _chosen(settings: msgspec.Struct) -> dict[str, Any]:
     return {f.name: msgspec.to_builtins(v) for f in fields if (v := getattr(settings, f.name)) != f.default}
 
 
-def _without_options(reward: dict[str, Any]) -> dict[str, Any]:
-    """A reward's config without its embedder's options: those that decide its vectors are in its digest."""
-    embedder = reward.get("embedder")
+def _evaluation(settings: EvaluationSettings) -> dict[str, Any]:
+    """What an evaluation's numbers depend on: the text and the embedder by content."""
+    chosen = _chosen(settings)
+    text, other = build_evaluation(settings)
+    if "text" in chosen and text is not None:
+        chosen["text"] = hashlib.sha256(text.encode()).hexdigest()
+    if other is not None and other.digest is not None:
+        chosen = {**_without_options(chosen), "embedder_content": other.digest}
+    return chosen
+
+
+def _without_options(node: dict[str, Any]) -> dict[str, Any]:
+    """A config node without its embedder's options: those that decide its vectors are in its digest."""
+    embedder = node.get("embedder")
     if not isinstance(embedder, dict):
-        return reward
-    return {**reward, "embedder": {"_target_": embedder["_target_"]}}
+        return node
+    return {**node, "embedder": {"_target_": embedder["_target_"]}}
 
 
 def _floats(value: Any) -> Any:

@@ -17,9 +17,10 @@ def _compose_and_run() -> None:
     """A plain run is composed here: Hydra's own command line would do it twice, to learn first that it is no sweep."""
     from hydra import compose, initialize_config_dir
 
-    from pgsrm.cli import each_value_once, plain_run
+    from pgsrm.cli import each_value_once, one_experiment, plain_run, with_swept
 
     words = sys.argv[1:]
+    one_experiment(words)
     sweep = [word for word in words if word not in ("-m", "--multirun")]
     overrides, folder = plain_run(sweep)
     if overrides is None:
@@ -32,7 +33,9 @@ def _compose_and_run() -> None:
             return
         from pgsrm.settings import read_settings
 
-        for combination in each_value_once(overrides):  # Hydra takes twice as long to find the first bad value
+        first = compose("config", next(each_value_once(overrides)) + search, return_hydra_config=True)
+        # Hydra takes twice as long to find the first bad value
+        for combination in each_value_once(with_swept(first, overrides)):
             read_settings(compose("config", combination + search))
     _run_hydra()
 
@@ -58,9 +61,11 @@ def _run_hydra() -> None:
 
 def _run_one(config: "DictConfig") -> None:
     """One run, in this process, from a config with its `hydra` node."""
+    from pgsrm.cli import refuse_sweep
     from pgsrm.record.summary import end_of_run_line, summarise
     from pgsrm.sweep import SweepFailed, plan_run, prepare_tracking, print_where
 
+    refuse_sweep(config)
     this = plan_run(config)
     this.freeze()
     experiment = prepare_tracking(this.config["tracking"])

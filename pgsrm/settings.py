@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.child.load import ModelSettings
 from pgsrm.errors import UserError
+from pgsrm.evaluation import AUSTEN
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.ppo.settings import Count, PPOSettings
 
@@ -53,12 +54,16 @@ class TrackingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, 
 
 
 class EvaluationSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Greedy answers on trained and held-out prompts, and what is kept of them."""
+    """Answers to trained and held-out prompts, what else is measured, and what is kept of it."""
 
     # Updates between two evaluations; there is one before the first update and one after the last.
     every: Count
     # Sampled responses written to samples.jsonl at each evaluation.
     samples: Annotated[int, Meta(ge=0)]
+    # Plain text for the perplexity: a file, or the shipped austen.txt; null = none.
+    text: Annotated[str, Meta(min_length=1)] | None = AUSTEN
+    # An embedder that the run is not trained on, for a second reward of the greedy answers; null = none.
+    embedder: dict[str, Any] | None = None
 
 
 class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -117,8 +122,10 @@ def read_settings(config: DictConfig) -> Settings:
             "ppo.kl_reference=previous: with model.lora the reference is the model without its adapters; "
             "set ppo.kl_reference=initial or model.lora=null"
         )
-    for key in ("embedder", "reward", "task.checker"):
-        _check_target(OmegaConf.select(config, key), key)
+    for key in ("embedder", "reward", "task.checker", "evaluation.embedder"):
+        node = OmegaConf.select(config, key)
+        if key != "evaluation.embedder" or node is not None:
+            _check_target(node, key)
     return settings
 
 

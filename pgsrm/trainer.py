@@ -6,52 +6,47 @@ What flows: prompts and references (task) -> responses (child) -> rewards (rewar
 import copy
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from pgsrm.child.forward import Prefill
 from pgsrm.child.load import load_model, load_tokenizer, resolve_device
 from pgsrm.child.lora import add_adapters, merged
 from pgsrm.child.policy import Child, Sampling
 from pgsrm.child.text import Codec
 from pgsrm.errors import UserError
-from pgsrm.plan import build_objects, check_unchanged, load_settings
+from pgsrm.evaluation.evaluation import Evaluation
+from pgsrm.plan import build_evaluation, build_objects, check_unchanged, load_settings
 from pgsrm.ppo import Learner, step
 from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.files import writing
-from pgsrm.reward import Reward
-from pgsrm.reward.output import normalise
+from pgsrm.reward import Reward, Rewards, SemanticReward
+from pgsrm.scoring import Responses, Scorer
 from pgsrm.server import ServerError
 from pgsrm.settings import Settings
 from pgsrm.task import Example, Task
-
-Rewards = list[float] | list[list[float]]
-
-
-@dataclass(frozen=True)
-class Responses:
-    """B sampled responses: token ids (EOS kept where sampled), their text, and each token's characters in it."""
-
-    ids: list[list[int]]
-    texts: list[str]
-    offsets: list[list[tuple[int, int]]]
-    read: Prefill | None = None  # the policy's pass over the prompts, for the update
 
 
 class Trainer:
     """One run in memory. Two generators are all the randomness: one draws prompts, one samples tokens."""
 
     def __init__(
-        self, folder: RunFolder, settings: Settings, task: Task, reward: Reward, child: Child, codec: Codec
+        self,
+        folder: RunFolder,
+        settings: Settings,
+        task: Task,
+        reward: Reward,
+        child: Child,
+        codec: Codec,
+        evaluated_with: tuple[str | None, SemanticReward | None] = (None, None),
     ) -> None:
-        self.folder, self.settings, self.task, self.reward = folder, settings, task, reward
+        """evaluated_with: a plain text, and a reward that is not trained on."""
+        self.folder, self.settings, self.task = folder, settings, task
         self.child, self.codec = child, codec
+        self.score = Scorer(reward, task.checker, codec.eos)
         # no generator of one seed is one of another seed's
         self.data_rng = torch.Generator().manual_seed(2 * settings.seed)
         self.sampling_rng = torch.Generator().manual_seed(2 * settings.seed + 1)
@@ -62,6 +57,9 @@ class Trainer:
         self.prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
         self._check_lengths()
+        self.evaluate = Evaluation(
+            task, child, codec, self.prompt_ids, self.score, self.sampling, settings.seed, *evaluated_with
+        )
         self.update, self.updates = 0, settings.ppo.updates
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
         self._restorable = self._random_state()  # from here on an outage has the run go on
@@ -91,7 +89,7 @@ class Trainer:
             bfloat16=settings.model.dtype == "bfloat16",
             gradient_checkpointing=settings.model.gradient_checkpointing,
         )
-        return cls(folder, settings, task, reward, child, codec)
+        return cls(folder, settings, task, reward, child, codec, build_evaluation(settings.evaluation))
 
     # one update, in the order of the loop
 
@@ -109,31 +107,6 @@ class Trainer:
         )
         texts, offsets = self.codec.decode(sampled.responses)
         return Responses(sampled.responses, texts, offsets, sampled.prompts)
-
-    def score(self, examples: Sequence[Example], responses: Responses) -> tuple[Rewards, dict[str, float]]:
-        """The reward of each response (or token), and the metrics of the reward and the responses."""
-        output = self.reward(
-            prompts=[example.prompt for example in examples],
-            references=[example.reference for example in examples],
-            responses=responses.texts,
-            inputs=[example.inputs for example in examples],
-            token_ids=responses.ids,
-            offsets=responses.offsets,
-        )
-        rewards, extra = normalise(output, responses.ids, type(self.reward).__name__)
-        totals = torch.tensor([sum(r) if isinstance(r, list) else r for r in rewards])
-        counts = Counter(responses.texts)
-        return rewards, {
-            "reward/mean": totals.mean().item(),
-            "reward/std": totals.std(unbiased=False).item(),
-            "reward/no_signal": float(bool((totals == totals[0]).all())),
-            "reward/exact_match": _mean(self._correct(examples, responses.texts)),
-            **{f"reward/{name}": value for name, value in extra.items()},
-            "response/length": _mean([len(ids) for ids in responses.ids]),
-            "response/eos": _mean([ids[-1] == self.codec.eos for ids in responses.ids]),
-            "response/distinct": len(counts) / len(responses.texts),
-            "response/top_share": counts.most_common(1)[0][1] / len(responses.texts),
-        }
 
     def learn(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> dict[str, float]:
         """One PPO update."""
@@ -162,7 +135,7 @@ class Trainer:
         """The line of an update at which an evaluation is due, and its samples."""
         assert self._unrecorded is not None
         self._restorable = self._random_state()
-        line: dict[str, float] = self._unrecorded["line"] | self.evaluate()
+        line: dict[str, float] = self._unrecorded["line"] | self.evaluate(self.update)
         self.folder.append_samples(self._unrecorded["samples"])
         self.folder.append_metrics(line)
         self._unrecorded = None
@@ -183,34 +156,18 @@ class Trainer:
             self.save_checkpoint()
             raise ServerError(f"{error}; checkpoint written at update {self.update}") from error
 
-    # evaluation
-
-    def evaluate(self) -> dict[str, float]:
-        """Greedy answers to all prompts: exact match and reward, trained and held out."""
-        started, metrics = time.perf_counter(), {}
-        for split, examples in (("train", self.task.train), ("holdout", self.task.holdout)):
-            if not examples:
-                continue
-            ids = self.child.greedy(self._ids(examples), self.sampling.max_new_tokens)
-            _, scored = self.score(examples, Responses(ids, *self.codec.decode(ids)))
-            metrics[f"eval/{split}_exact_match"] = scored["reward/exact_match"]
-            metrics[f"eval/{split}_reward"] = scored["reward/mean"]
-            metrics[f"eval/{split}_distinct"] = scored["response/distinct"]
-        metrics["time/evaluation"] = time.perf_counter() - started
-        return metrics
-
     def record_evaluation(self) -> None:
         """The evaluation before the first update, as line 0."""
-        self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate()})
+        self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate(0)})
 
     def _samples(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> list[dict[str, Any]]:
-        correct = self._correct(examples, responses.texts)
+        correct = self.score.correct(examples, responses.texts)
         count = self.settings.evaluation.samples
         return [
             {
                 "update": self.update,
                 "prompt": example.prompt,
-                "reference": example.reference,
+                "reference": example.taught,
                 "response": text,
                 "reward": reward,
                 "exact_match": exact,
@@ -220,19 +177,13 @@ class Trainer:
             ]
         ]
 
-    def _correct(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
-        return [
-            self.task.checker(text, example.reference, example.inputs)
-            for example, text in zip(examples, texts, strict=True)
-        ]
-
     def _ids(self, examples: Sequence[Example]) -> list[list[int]]:
         return [self.prompt_ids[example.prompt] for example in examples]
 
     def _check_lengths(self) -> None:
         """Raise UserError where the longest prompt and its response exceed the model's positions."""
         longest = max(map(len, self.prompt_ids.values()))
-        positions = getattr(self.child.model.config, "max_position_embeddings", None)
+        positions = self.child.positions
         if positions and longest + self.sampling.max_new_tokens > positions:
             raise UserError(
                 f"task.max_new_tokens={self.sampling.max_new_tokens}: the longest prompt has {longest} tokens, and the "
@@ -337,7 +288,3 @@ def _unflatten(modules: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Non
             module.load_state_dict({"state": values, "param_groups": module.state_dict()["param_groups"]})
         else:
             module.load_state_dict(own)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -24,6 +24,10 @@ class Codec:
         """A prompt's token ids, with whatever the tokenizer puts in front (Llama's BOS) and nothing behind."""
         return list(self.tokenizer(prompt)["input_ids"])
 
+    def encode_text(self, text: str) -> list[int]:
+        """The token ids of a text alone."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
     def decode(self, responses: Sequence[Sequence[int]]) -> tuple[list[str], list[list[tuple[int, int]]]]:
         """Texts and, for each token of each response, its (start, end) characters in the text; EOS covers none."""
         decoded = [self._decode(tuple(response)) for response in responses]

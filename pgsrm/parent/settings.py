@@ -19,6 +19,10 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     kind: Literal["curated", "openai", "transformers"] = "curated"
     # The model's name at the server; a hub name or folder for transformers.
     model: Annotated[str, Meta(min_length=1)] | None = None
+    # Share of the training prompts whose reference is replaced by another prompt's, a known rate of errors.
+    error_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    # Decides which, and by what; the errors at one rate are among those at a higher one.
+    error_seed: Annotated[int, Meta(ge=0)] = 0
     # Longest answer, in tokens.
     max_tokens: Count = 128
     # Requests (transformers: prompts) for a references' file, over all starts; null = no limit.

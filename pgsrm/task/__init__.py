@@ -3,7 +3,7 @@
 from pgsrm.task.checkers import NormalizedEquality, SentimentInversion, normalize
 from pgsrm.task.references import reference_problem
 from pgsrm.task.table import SHIPPED, Row, find_data, read_table
-from pgsrm.task.task import Checker, Example, Task, load_inputs, load_task
+from pgsrm.task.task import Checker, Example, Task, load_inputs, load_task, task_digest
 from pgsrm.task.template import placeholders, render
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "read_table",
     "reference_problem",
     "render",
+    "task_digest",
 ]

@@ -33,13 +33,20 @@ class Example:
     """One prompt and what the parent answers to it.
 
     prompt: the child's text; reference: the parent's; inputs: the data row's columns other than
-    `reference` and `source`, under the names that the template uses; source: who wrote the reference.
+    `reference` and `source`, under the names that the template uses; source: who wrote the reference; error:
+    a wrong reference that training is given in its place (`parent.error_rate`), None for most.
     """
 
     prompt: str
     reference: str
     inputs: dict[str, str]
     source: str
+    error: str | None = None
+
+    @property
+    def taught(self) -> str:
+        """The reference that a reward in training compares with."""
+        return self.reference if self.error is None else self.error
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def load_task(config: Mapping[str, Any], references: str | None = None) -> Task:
     held_out = _choose_holdout(keys, config.get("holdout") or 0.0, config["data"])
     train = [example for example, key in zip(examples, keys, strict=True) if key not in held_out]
     holdout = [example for example, key in zip(examples, keys, strict=True) if key in held_out]
-    return Task(train, holdout, _make_checker(config), config["max_new_tokens"], _digest(train, holdout))
+    return Task(train, holdout, _make_checker(config), config["max_new_tokens"], task_digest(train, holdout))
 
 
 def load_inputs(config: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -246,9 +253,10 @@ def _make_checker(config: Mapping[str, Any]) -> Checker:
     return made
 
 
-def _digest(train: list[Example], holdout: list[Example]) -> str:
+def task_digest(train: list[Example], holdout: list[Example]) -> str:
+    """SHA-256 (hex) of prompts, references, errors and split."""
     split = {
-        name: [[example.prompt, example.reference, example.inputs] for example in examples]
+        name: [[e.prompt, e.reference, e.inputs, *([] if e.error is None else [e.error])] for e in examples]
         for name, examples in (("train", train), ("holdout", holdout))
     }
     return hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,99 @@
+"""The child between two updates: its answers to all prompts, greedy and sampled, and its loss on a plain text.
+
+It moves none of the training's generators and leaves the weights as they are, so that a run's numbers do not depend on how
+often it is evaluated (but for a reward of a user's own that draws or remembers).
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pgsrm.child.policy import Child, Sampling
+from pgsrm.child.text import Codec
+from pgsrm.reward import SemanticReward
+from pgsrm.scoring import Responses, Scorer, mean
+from pgsrm.task import Example, Task
+
+WINDOW = 128  # tokens of a text that are read at once: what nano was pre-trained on
+
+
+class Evaluation:
+    """Called with the number of updates made, returns the metrics `eval/*`.
+
+    prompt_ids: the token ids of every prompt. text: what perplexity is measured on, None for no perplexity. other: the
+    reward under an embedder that is not trained on, None for none. The references are the right ones, whatever errors
+    training is given (`parent.error_rate`).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        child: Child,
+        codec: Codec,
+        prompt_ids: Mapping[str, list[int]],
+        scorer: Scorer,
+        sampling: Sampling,
+        seed: int,
+        text: str | None = None,
+        other: SemanticReward | None = None,
+    ) -> None:
+        train = [replace(example, error=None) for example in task.train]
+        self._splits = {name: examples for name, examples in (("train", train), ("holdout", task.holdout)) if examples}
+        self._prompt_ids = {name: [prompt_ids[e.prompt] for e in each] for name, each in self._splits.items()}
+        self._child, self._codec, self._score = child, codec, scorer
+        self._sampling, self._seed, self._other = sampling, seed, other
+        self._windows = None if text is None else text_windows(codec, text, child.positions)
+
+    def __call__(self, update: int) -> dict[str, float]:
+        started, metrics = time.perf_counter(), dict[str, float]()
+        draws = np.random.default_rng([self._seed, update])  # its own: the same after a resume, none of the training's
+        for split, examples in self._splits.items():
+            values = self._answers(examples, self._prompt_ids[split], draws)
+            metrics |= {f"eval/{split}_{name}": value for name, value in values.items()}
+        if self._windows is not None:
+            metrics["eval/perplexity"] = perplexity(self._child, self._windows)
+        metrics["time/evaluation"] = time.perf_counter() - started
+        return metrics
+
+    def _answers(
+        self, examples: Sequence[Example], prompt_ids: list[list[int]], draws: np.random.Generator
+    ) -> dict[str, float]:
+        """The metrics of one split."""
+        length = self._sampling.max_new_tokens
+        ids = self._child.greedy(prompt_ids, length)
+        greedy = Responses(ids, *self._codec.decode(ids))
+        _, scored = self._score(examples, greedy)
+        uniforms = torch.from_numpy(draws.random((len(examples), length), dtype=np.float32))
+        sampled, _ = self._codec.decode(self._child.answer(prompt_ids, uniforms, self._sampling))
+        values = {
+            "exact_match": scored["reward/exact_match"],
+            "sampled_exact_match": mean(self._score.correct(examples, sampled)),
+            "reward": scored["reward/mean"],
+            "distinct": scored["response/distinct"],
+            "top_share": scored["response/top_share"],
+        }
+        if self._other is not None:
+            references = [example.reference for example in examples]
+            rewards, _ = self._other(references=references, responses=greedy.texts)
+            values["other_reward"] = mean(rewards)
+        return values
+
+
+def text_windows(codec: Codec, text: str, positions: int | None) -> torch.Tensor:
+    """The token ids of a text in windows (W, L) of L = 128 tokens, or what the model or the text allows; a rest is left out."""
+    ids = codec.encode_text(text)
+    length = min(WINDOW, len(ids), positions or WINDOW)
+    count = len(ids) // length
+    return torch.tensor(ids[: count * length]).view(count, length)
+
+
+def perplexity(child: Child, windows: torch.Tensor) -> float:
+    """exp of the mean negative log-probability of every token but the first of its window, given those before it there."""
+    try:
+        return math.exp(-child.text_logprob(windows))
+    except OverflowError:  # a child that has come apart
+        return math.inf

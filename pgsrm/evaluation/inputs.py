@@ -1,0 +1,50 @@
+"""What an evaluation takes besides the run: a plain text, and an embedder that the run is not trained on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.errors import UserError
+
+if TYPE_CHECKING:
+    from pgsrm.reward import SemanticReward
+
+SHIPPED = Path(__file__).parent
+AUSTEN = "austen.txt"  # "Pride and Prejudice" (1813, public domain): chapter 1, and a part of chapter 3
+
+
+def read_text(name: str) -> str:
+    """The text of a file, or of the shipped one of that name; raises UserError where there is none."""
+    path = Path(name).expanduser()
+    if not path.is_file() and name == AUSTEN:
+        path = SHIPPED / AUSTEN
+    remedy = f"give a file of plain text, {AUSTEN} (shipped), or null for no perplexity"
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UserError(f"evaluation.text={name}: can't be read ({error.strerror}); {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"evaluation.text={name}: not UTF-8; save the file as UTF-8") from error
+    if len(text.split()) < 2:
+        raise UserError(f"evaluation.text={name}: has less than two words; {remedy}")
+    return text
+
+
+def other_reward(embedder: dict[str, Any] | None) -> "SemanticReward | None":
+    """PGSRM's reward with its defaults (cosine, affine, alpha 4) under `evaluation.embedder`; None without one.
+
+    Its shape does not follow the run's own reward, so that runs under any reward are compared by one measure.
+    """
+    if embedder is None:
+        return None
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from pgsrm.reward import SemanticReward
+
+    try:
+        return SemanticReward(instantiate(embedder))
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"evaluation.embedder: {embedder['_target_']} can't be made ({reason})") from error
