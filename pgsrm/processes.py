@@ -132,17 +132,19 @@ def divided_as(tensor: "Tensor", other: "Tensor") -> "Tensor":
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)  # type: ignore[attr-defined]
 
 
-def shard(model: Any) -> Any:
+def shard(model: Any, device: "torch.device", processes: Processes) -> Any:
     """Divide a transformers model's weights among the processes, layer by layer (torch.distributed.fsdp.fully_shard).
 
-    A layer's weights are whole only while it computes.
+    A layer's weights are whole only while it computes, on `device`.
     """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    mesh = init_device_mesh(device.type, (processes.count,))
     for layer in [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]:
-        fully_shard(layer)
-    return fully_shard(model)
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
 def others() -> Processes | None:

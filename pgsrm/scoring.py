@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pgsrm.processes import ALONE, Processes
 from pgsrm.reward import Reward, Rewards
 from pgsrm.reward.output import normalise
 from pgsrm.task import Checker, Example
@@ -29,14 +30,17 @@ class Scorer:
     """A run's reward and checker. `eos` is the token id that ends a response.
 
     The reward compares with what the parent said (`Example.taught`), the checker with the right reference: they differ where
-    `parent.error_rate` put in an error.
+    `parent.error_rate` put in an error. Of several processes the first alone calls the reward.
     """
 
-    def __init__(self, reward: Reward, checker: Checker, eos: int) -> None:
-        self.reward, self.checker, self.eos = reward, checker, eos
+    def __init__(self, reward: Reward, checker: Checker, eos: int, processes: Processes = ALONE) -> None:
+        self.reward, self.checker, self.eos, self.processes = reward, checker, eos, processes
 
     def __call__(self, examples: Sequence[Example], responses: Responses) -> tuple[Rewards, dict[str, float]]:
         """The reward of each response (or token), and the metrics of the reward and the responses."""
+        return self.processes.from_first(lambda: self._score(examples, responses))
+
+    def _score(self, examples: Sequence[Example], responses: Responses) -> tuple[Rewards, dict[str, float]]:
         output = self.reward(
             prompts=[example.prompt for example in examples],
             references=[example.taught for example in examples],

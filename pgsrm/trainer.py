@@ -21,6 +21,7 @@ from pgsrm.errors import UserError
 from pgsrm.evaluation.evaluation import Evaluation
 from pgsrm.plan import build_evaluation, build_objects, check_unchanged, load_settings
 from pgsrm.ppo import Learner, step
+from pgsrm.processes import ALONE, Processes, divided_as, local_device, shard, undivided
 from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.files import writing
 from pgsrm.reward import Reward, Rewards, SemanticReward
@@ -42,18 +43,19 @@ class Trainer:
         child: Child,
         codec: Codec,
         evaluated_with: tuple[str | None, SemanticReward | None] = (None, None),
+        processes: Processes = ALONE,
     ) -> None:
         """evaluated_with: a plain text, and a reward that is not trained on."""
         self.folder, self.settings, self.task = folder, settings, task
-        self.child, self.codec = child, codec
-        self.score = Scorer(reward, task.checker, codec.eos)
+        self.child, self.codec, self.processes = child, codec, processes
+        self.score = Scorer(reward, task.checker, codec.eos, processes)
         # no generator of one seed is one of another seed's
         self.data_rng = torch.Generator().manual_seed(2 * settings.seed)
         self.sampling_rng = torch.Generator().manual_seed(2 * settings.seed + 1)
         torch.manual_seed(settings.seed)  # dropout, where a run turns it on
         random.seed(settings.seed)  # a reward of the user's own may draw
         np.random.seed(settings.seed)
-        self.learner = Learner(child, settings.ppo, self.sampling_rng)
+        self.learner = Learner(child, settings.ppo, self.sampling_rng, processes)
         self.prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
         self._check_lengths()
@@ -65,19 +67,25 @@ class Trainer:
         self._restorable = self._random_state()  # from here on an outage has the run go on
 
     @classmethod
-    def from_folder(cls, folder: RunFolder) -> "Trainer":
+    def from_folder(cls, folder: RunFolder, processes: Processes = ALONE) -> "Trainer":
         """Load task, reward, model and tokenizer as the folder's config says; policy and reference begin equal."""
         settings, config = load_settings(folder)
         task, reward = build_objects(config)
         check_unchanged(folder, settings, config, task, reward)
         codec = Codec(load_tokenizer(settings.model))
-        model = load_model(settings.model, resolve_device(settings.model.device))
+        device = resolve_device(settings.model.device)
+        if processes.count > 1:
+            device = local_device(device)
+        sharded = settings.model.shard
+        model = load_model(settings.model, torch.device("cpu") if sharded else device)
         reference = None
         if settings.model.lora is None:
             reference = copy.deepcopy(model)
         else:
             torch.manual_seed(settings.seed)  # draws the adapters
             model = add_adapters(model, settings.model.lora)
+        if sharded:
+            model, reference = shard(model, device, processes), shard(reference, device, processes)
         prompts = [codec.encode(example.prompt) for example in task.train]
         child = Child(
             model,
@@ -88,8 +96,10 @@ class Trainer:
             share=not settings.ppo.dropout,
             bfloat16=settings.model.dtype == "bfloat16",
             gradient_checkpointing=settings.model.gradient_checkpointing,
+            sharded_with=processes if sharded else None,
         )
-        return cls(folder, settings, task, reward, child, codec, build_evaluation(settings.evaluation))
+        evaluated_with = build_evaluation(settings.evaluation)
+        return cls(folder, settings, task, reward, child, codec, evaluated_with, processes)
 
     # one update, in the order of the loop
 
@@ -102,11 +112,12 @@ class Trainer:
     def sample(self, examples: Sequence[Example]) -> Responses:
         """One sampled response a prompt."""
         uniforms = torch.rand(len(examples), self.sampling.max_new_tokens, generator=self.sampling_rng)
-        sampled = self.child.sample(
-            self._ids(examples), uniforms, self.sampling, self.learner.reuses_prompts(len(examples))
-        )
-        texts, offsets = self.codec.decode(sampled.responses)
-        return Responses(sampled.responses, texts, offsets, sampled.prompts)
+        with_graph = self.learner.reuses_prompts(len(examples))
+        share = self.processes.share(torch.arange(len(examples))) if self.processes.count > 1 else None
+        sampled = self.child.sample(self._ids(examples), uniforms, self.sampling, with_graph, share)
+        ids = self.processes.join_lists(sampled.responses)
+        texts, offsets = self.codec.decode(ids)
+        return Responses(ids, texts, offsets, sampled.prompts)
 
     def learn(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> dict[str, float]:
         """One PPO update."""
@@ -156,6 +167,10 @@ class Trainer:
             self.save_checkpoint()
             raise ServerError(f"{error}; checkpoint written at update {self.update}") from error
 
+    def agreed(self, here: bool) -> bool:
+        """What the first of the run's processes says: a clock or a signal must not part them."""
+        return self.processes.from_first(lambda: here)
+
     def record_evaluation(self) -> None:
         """The evaluation before the first update, as line 0."""
         self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate(0)})
@@ -197,7 +212,8 @@ class Trainer:
         tensors, state = self._random_state()
         tensors |= _flatten(self._modules())
         state |= {"kl_coef": self.learner.kl_coef, "unrecorded": self._unrecorded}
-        checkpoint.save(self.folder, self.update, tensors, state)
+        if self.processes.first:
+            checkpoint.save(self.folder, self.update, tensors, state)
         self.folder.write_status(update=self.update, episodes=self.update * self.settings.ppo.batch_size)
 
     def resume(self) -> None:
@@ -221,6 +237,12 @@ class Trainer:
     def finish(self) -> None:
         """Save the weights, with adapters merged into them, and the tokenizer in the hub's layout."""
         model = self.child.model if self.settings.model.lora is None else merged(self.child.model)
+        if self.settings.model.shard:
+            weights = {name: undivided(tensor).cpu() for name, tensor in model.state_dict().items()}
+            model = load_model(self.settings.model, torch.device("cpu"))
+            model.load_state_dict(weights)
+        if not self.processes.first:
+            return
         with writing(self.folder.path):
             model.save_pretrained(self.folder.model)
             self.codec.tokenizer.save_pretrained(self.folder.model)
@@ -270,9 +292,9 @@ def _flatten(modules: dict[str, Any]) -> dict[str, torch.Tensor]:
         state = module.state_dict()
         if isinstance(module, torch.optim.Optimizer):
             for index, values in state["state"].items():
-                tensors |= {f"{name}/{index}/{key}": value for key, value in values.items()}
+                tensors |= {f"{name}/{index}/{key}": undivided(value) for key, value in values.items()}
         else:
-            tensors |= {f"{name}/{key}": value for key, value in state.items()}
+            tensors |= {f"{name}/{key}": undivided(value) for key, value in state.items()}
     return tensors
 
 
@@ -282,9 +304,13 @@ def _unflatten(modules: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Non
         own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
         if isinstance(module, torch.optim.Optimizer):
             values: dict[int, dict[str, torch.Tensor]] = {}
+            parameters = module.param_groups[0]["params"]
             for key, tensor in own.items():
                 index, _, field = key.partition("/")
-                values.setdefault(int(index), {})[field] = tensor
+                parameter = parameters[int(index)]
+                moment = divided_as(tensor, parameter) if tensor.shape == parameter.shape else tensor
+                values.setdefault(int(index), {})[field] = moment
             module.load_state_dict({"state": values, "param_groups": module.state_dict()["param_groups"]})
         else:
-            module.load_state_dict(own)
+            current = module.state_dict()
+            module.load_state_dict({key: divided_as(tensor, current[key]) for key, tensor in own.items()})

@@ -63,15 +63,15 @@ CASES: dict[str, dict[str, Any]] = {
 SHARDED = ("one pass", "micro-batches", "epochs and minibatches")
 
 
-def updates(model: str, changes: dict[str, Any], processes: Processes, sharded: bool = False) -> dict[str, Any]:
+def updates(folder: str, changes: dict[str, Any], processes: Processes, sharded: bool = False) -> dict[str, Any]:
     """Two updates on sampled responses: what was sampled, the metrics, and the weights in the end."""
     import msgspec
 
     settings = msgspec.structs.replace(SOUND, **changes)
-    policy = load_model(ModelSettings(path=model), torch.device("cpu"))
+    policy = load_model(ModelSettings(path=folder), torch.device("cpu"))
     reference = copy.deepcopy(policy)
     if sharded:
-        policy, reference = shard(policy), shard(reference)
+        policy, reference = (shard(model, torch.device("cpu"), processes) for model in (policy, reference))
     child = Child(policy, reference, eos=0, prompts=PROMPTS, sharded_with=processes if sharded else None)
     learner = Learner(child, settings, torch.Generator().manual_seed(0), processes)
     prompts, randomness = [PROMPTS[row // 4] for row in range(8)], torch.Generator().manual_seed(1)

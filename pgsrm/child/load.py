@@ -30,6 +30,8 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     device: str = "auto"
     # Whether layers are computed again in the backward pass instead of kept (memory). Results are equal up to rounding.
     gradient_checkpointing: bool = False
+    # Whether weights, gradients and optimiser states are divided among the run's processes (memory), by torch's FSDP.
+    shard: bool = False
     # Low-rank adapters instead of all weights (memory); null = all weights are trained.
     lora: LoraSettings | None = None
 

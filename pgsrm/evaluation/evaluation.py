@@ -78,7 +78,8 @@ class Evaluation:
         }
         if self._other is not None:
             references = [example.reference for example in examples]
-            rewards, _ = self._other(references=references, responses=greedy.texts)
+            other, texts = self._other, greedy.texts
+            rewards, _ = self._score.processes.from_first(lambda: other(references=references, responses=texts))
             values["other_reward"] = mean(rewards)
         return values
 
