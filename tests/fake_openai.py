@@ -2,8 +2,12 @@
 
 with FakeOpenAI(answer=str.upper, failures={"500": 0.2}, seed=1) as server:
     Server(base_url=server.url).chat(...)
+
+`python tests/fake_openai.py antonym --failures 0.1` serves a task's shipped references and the vectors of an embedder of this
+package, for whole runs without a provider.
 """
 
+import argparse
 import hashlib
 import json
 import math
@@ -258,3 +262,40 @@ def _spoil(data: list[dict[str, Any]], failure: str) -> None:
         first[0] = None
     elif failure == "zeros":
         first[:] = [0.0] * len(first)
+
+
+def serve(task: str, embedder: str, port: int, failures: float) -> FakeOpenAI:
+    """A server, not yet started, that answers as the task's own references do and embeds with the `embedder` of conf/."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from pgsrm.parent.question import Questions
+    from pgsrm.paths import conf_folder
+    from pgsrm.task import load_task
+
+    config: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "task" / f"{task}.yaml"))
+    references = [example.reference for example in load_task(config).train]
+    answers = dict(zip(Questions(config).asked, references, strict=True))
+    vectors = instantiate(OmegaConf.load(conf_folder() / "embedder" / f"{embedder}.yaml"))
+    kinds = [kind for kind in (*FAILURES, *VECTOR_FAILURES) if kind != "timeout"]
+    shares = dict.fromkeys(kinds, failures / len(kinds))
+    return FakeOpenAI(answers.__getitem__, shares, embed=vectors.embed, port=port)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("task", help="whose references it answers with")
+    parser.add_argument("--embedder", default="static", help="whose vectors it answers with")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--failures", type=float, default=0.0, help="share of the requests that fail in some way")
+    args = parser.parse_args()
+    server = serve(args.task, args.embedder, args.port, args.failures)
+    print(server.url, flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print(f"{server.requests} requests, failed: {dict(server.failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_openai import VECTOR_FAILURES, FakeOpenAI, vector
+from hydra.errors import HydraException
 
 from pgsrm.embedder import OpenAIEmbeddings, SentenceTransformerEmbedder, WordVectors, word_table
 from pgsrm.embedder.cache import FILE, VectorCache
-from pgsrm.embedder.check import check_reward
+from pgsrm.embedder.check import check_command, check_reward
 from pgsrm.embedder.download import download
 from pgsrm.errors import UserError
 from pgsrm.record import RunFolder
@@ -519,6 +520,21 @@ class TestCheck:
         assert "100.0% of 90 prompts" in lines[7]
         files = [tmp_path / name for name in lines[8].split()]
         assert [file.suffix for file in files] == [".png", ".pdf"] and all(file.stat().st_size > 1000 for file in files)
+
+    def test_several_tasks_are_one_picture(
+        self, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        check_command(["task=color,antonym", "reward=binary", "task.holdout=0.2"])
+        *printed, files = capsys.readouterr().out.splitlines()
+        assert [line for line in printed if line.startswith("task=")] == [
+            "task=color embedder=static reward=binary",
+            "task=antonym embedder=static reward=binary",
+        ]
+        assert files.split()[0] == "outputs/embedder/color-antonym-static-binary.png"
+        with pytest.raises(HydraException, match="anto"):  # before any task is checked
+            check_command(["task=color,anto"])
+        assert capsys.readouterr().out == ""
 
     def test_bad_input_is_one_line(self, run_cli: Callable[..., Any]) -> None:
         done = run_cli("check", "task=colour", module="pgsrm.embedder")

@@ -13,7 +13,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pgsrm.embedder", description="Embedders, apart from a run.")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="how well an embedder tells a task's right answers from others")
-    check.add_argument("overrides", nargs="*", metavar="key=value", help="as python -m pgsrm.run takes them")
+    check.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="as python -m pgsrm.run takes them; task=a,b for several"
+    )
     download = commands.add_parser("download", help="fetch published word vectors")
     download.add_argument("name", choices=["numberbatch"])
     download.add_argument("--out", type=Path, default=Path(), help="folder (default: this one)")

@@ -110,49 +110,59 @@ def table(check: Check) -> str:
     return "\n".join(lines)
 
 
-def plot(check: Check, title: str, stem: Path) -> list[Path]:
-    """A box a group (quartiles, whiskers from 5 to 95 %) into stem.png and stem.pdf."""
+def plot(checks: Mapping[str, Check], stem: Path) -> list[Path]:
+    """A panel for each check, under its title, with a box a group (quartiles, whiskers from 5 to 95 %): stem.png, stem.pdf."""
     from matplotlib.figure import Figure
 
-    groups = {name: rewards for name, rewards in check.rewards.items() if rewards.size}
-    figure = Figure(figsize=(6.4, 3.0), layout="constrained")
-    axes = figure.subplots()
-    boxes = list(reversed(groups.values()))
-    axes.boxplot(boxes, orientation="horizontal", whis=(5, 95), widths=0.6, sym=".", flierprops={"markersize": 2})
-    axes.set_yticks(range(1, len(groups) + 1), list(reversed(groups)))
-    axes.set_xlabel("reward")
-    ranking = f"right answer first {check.first:.0%}, mean reciprocal rank {check.mean_reciprocal_rank:.2f}"
-    axes.set_title(f"{title}\n{ranking}", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure = Figure(figsize=(6.4, 0.4 + 2.2 * len(checks)), layout="constrained")
+    panels = figure.subplots(len(checks), sharex=True, squeeze=False)[:, 0]
+    for axes, (title, check) in zip(panels, checks.items(), strict=True):
+        groups = {name: rewards for name, rewards in check.rewards.items() if rewards.size}
+        boxes = list(reversed(groups.values()))
+        axes.boxplot(boxes, orientation="horizontal", whis=(5, 95), widths=0.6, sym=".", flierprops={"markersize": 2})
+        axes.set_yticks(range(1, len(groups) + 1), list(reversed(groups)))
+        ranking = f"right answer first {check.first:.0%}, mean reciprocal rank {check.mean_reciprocal_rank:.2f}"
+        axes.set_title(f"{title}: {ranking}", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("reward")
     files = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
     stem.parent.mkdir(parents=True, exist_ok=True)
     for file in files:
-        figure.savefig(file, dpi=150)
+        figure.savefig(file, dpi=100)
     return files
 
 
 def check_command(overrides: Sequence[str]) -> None:
-    """Compose the config as a run does; print the table, draw the picture under paths.outputs."""
-    config, choices = _compose(overrides)
-    from pgsrm.plan import build_objects
-
-    task, reward = build_objects(config)
-    examples = task.train + task.holdout
-    if hasattr(reward, "check"):
-        reward.check([example.reference for example in examples])
-    check = check_reward(reward, examples)
-    title = " ".join(f"{group}={choices.get(group)}" for group in ("task", "embedder", "reward"))
-    print(title)
-    print(table(check))
-    name = "-".join(str(choices.get(group)) for group in ("task", "embedder", "reward"))
+    """Compose the config as a run does, for each of `task=a,b`; print the tables, draw the picture under paths.outputs."""
+    named = [word.partition("=")[2] for word in overrides if word.startswith("task=")]
+    others = [word for word in overrides if not word.startswith("task=")]
+    composed = [_compose([*others, f"task={task}"] if task else others) for task in ",".join(named).split(",")]
+    checks = {}
+    for config, choices in composed:
+        title = " ".join(f"{group}={choices.get(group)}" for group in ("task", "embedder", "reward"))
+        checks[title] = _check(config)
+        print(f"{title}\n{table(checks[title])}", flush=True)
+    config, choices = composed[0]
+    tasks = "-".join(dict.fromkeys(str(each.get("task")) for _, each in composed))
+    name = "-".join([tasks, *(str(choices.get(group)) for group in ("embedder", "reward"))])
     try:
-        files = plot(check, title, Path(config["paths"]["outputs"]) / "embedder" / name)
+        files = plot(checks, Path(config["paths"]["outputs"]) / "embedder" / name)
     except OSError as error:
         outputs = config["paths"]["outputs"]
         raise UserError(
             f"paths.outputs={outputs}: can't be written ({error.strerror}); name a folder of yours"
         ) from error
     print(*files)
+
+
+def _check(config: dict[str, Any]) -> Check:
+    from pgsrm.plan import build_objects
+
+    task, reward = build_objects(config)
+    examples = task.train + task.holdout
+    if hasattr(reward, "check"):
+        reward.check([example.reference for example in examples])
+    return check_reward(reward, examples)
 
 
 def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any]]:
