@@ -3,7 +3,7 @@
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,7 +12,6 @@ from pgsrm.errors import UserError
 from pgsrm.paths import conf_folder
 
 if TYPE_CHECKING:
-    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 HELP = ("-h", "--help")
@@ -47,38 +46,12 @@ def plain_run(words: Sequence[str]) -> tuple[list[str] | None, Path | None]:
     return overrides, folder
 
 
-def each_value_once(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Overrides of a few runs of a sweep that have each of its values at least once: the first run, and those that differ
-    from it in one value."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parser, values = OverridesParser.create(), list[list[str]]()
-    for override in overrides:
-        (parsed,) = parser.parse_overrides([override])
-        swept = [f"{parsed.get_key_element()}={value}" for value in _swept(parsed)]
-        values.append(swept or [override])
-    first = [each[0] for each in values]
-    yield first
-    for place, each in enumerate(values):
-        for value in each[1:]:
-            yield [*first[:place], value, *first[place + 1 :]]
-
-
 def one_experiment(words: Sequence[str]) -> None:
     """Raise UserError for several experiments in one command: the sweep that each may bring would be lost."""
     for word in words:
         name, _, value = word.partition("=")
         if name == "experiment" and re.search(r"[,(]", value):
             raise UserError(f"{word}: several experiments; give each a command of its own")
-
-
-def with_swept(config: "DictConfig", overrides: Sequence[str]) -> list[str]:
-    """A sweep's overrides, after those that the chosen experiment brings (`hydra.sweeper.params`) for other keys.
-
-    `config`: composed with its `hydra` node.
-    """
-    given = {override.partition("=")[0] for override in overrides}
-    return [f"{key}={value}" for key, value in _experiment_params(config).items() if key not in given] + list(overrides)
 
 
 def refuse_sweep(config: "DictConfig") -> None:
@@ -96,11 +69,6 @@ def refuse_sweep(config: "DictConfig") -> None:
 def _experiment_params(config: "DictConfig") -> dict[str, Any]:
     params = config.hydra.sweeper.get("params")
     return {} if params is None else dict(params)
-
-
-def _swept(override: "Override") -> Iterator[str]:
-    if override.is_sweep_override():
-        yield from override.sweep_string_iterator()
 
 
 def help_text(arguments: Sequence[str]) -> str:

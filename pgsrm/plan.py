@@ -24,6 +24,7 @@ from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import tracking_uri
 from pgsrm.settings import EvaluationSettings, Settings, read_settings
 
+LAUNCH = ("cluster", "resources", "dry_run")  # what a launch reads and a run does not
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in a run's name
 NAMED_IF_CHOSEN = ("fidelity",)
 
@@ -33,6 +34,7 @@ class Plan:
     """One run to be: its folder (not yet made), its config with interpolations resolved, and its status fields."""
 
     folder: RunFolder
+    settings: Settings
     config: dict[str, Any]
     updates: int
     identity: str
@@ -97,7 +99,9 @@ def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
         for each in (reward, other):
             if hasattr(each, "check"):
                 each.check([example.reference for example in task.train + task.holdout])
-    return Plan(folder, frozen, settings.ppo.updates, identity, variant)
+    for key in LAUNCH:
+        frozen.pop(key, None)
+    return Plan(folder, settings, frozen, settings.ppo.updates, identity, variant)
 
 
 def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
@@ -161,7 +165,7 @@ def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any
 def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any, with_seed: bool) -> str:
     """SHA-256 of what decides a run's numbers: prompts, references, weights and vectors by content, not by file name.
 
-    Left out: where it runs and writes (paths, tracking, checkpoints, device, threads), what the parent is asked, and values
+    Left out: where it runs and writes (paths, tracking, checkpoints, device, threads, processes), what the parent is asked, and values
     that are the schema's defaults: a setting that a later version adds leaves the runs without it their names.
     """
     weights, digest = weights_digest(settings.model), getattr(reward, "digest", None)
@@ -173,7 +177,7 @@ def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any
         "reward": config["reward"] if digest is None else _without_options(config["reward"]),
         "reward_content": digest,
         "model": weights or [settings.model.path, settings.model.revision],
-        "compute": {key: value for key, value in model.items() if key not in ("path", "revision", "device")},
+        "compute": {key: value for key, value in model.items() if key not in ("path", "revision", "device", "shard")},
         "ppo": _chosen(settings.ppo),
         "evaluation": _evaluation(settings.evaluation),
         "seed": settings.seed if with_seed else None,

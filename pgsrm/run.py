@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from pgsrm.errors import UserError
 from pgsrm.paths import conf_folder
 
 if TYPE_CHECKING:
@@ -17,27 +18,17 @@ def _compose_and_run() -> None:
     """A plain run is composed here: Hydra's own command line would do it twice, to learn first that it is no sweep."""
     from hydra import compose, initialize_config_dir
 
-    from pgsrm.cli import each_value_once, one_experiment, plain_run, with_swept
+    from pgsrm.cli import one_experiment, plain_run
 
     words = sys.argv[1:]
     one_experiment(words)
-    sweep = [word for word in words if word not in ("-m", "--multirun")]
-    overrides, folder = plain_run(sweep)
+    overrides, folder = plain_run(words)
     if overrides is None:
         _run_hydra()
         return
     search = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        if len(sweep) == len(words):
-            _run_one(compose("config", overrides + search, return_hydra_config=True))
-            return
-        from pgsrm.settings import read_settings
-
-        first = compose("config", next(each_value_once(overrides)) + search, return_hydra_config=True)
-        # Hydra takes twice as long to find the first bad value
-        for combination in each_value_once(with_swept(first, overrides)):
-            read_settings(compose("config", combination + search))
-    _run_hydra()
+        _run_one(compose("config", overrides + search, return_hydra_config=True))
 
 
 def _run_hydra() -> None:
@@ -62,12 +53,22 @@ def _run_hydra() -> None:
 def _run_one(config: "DictConfig") -> None:
     """One run, in this process, from a config with its `hydra` node."""
     from pgsrm.cli import refuse_sweep
+    from pgsrm.compose import plan_run
     from pgsrm.record.summary import end_of_run_line, summarise
-    from pgsrm.sweep import SweepFailed, plan_run, prepare_tracking, print_where
+    from pgsrm.sweep import SweepFailed, launching, outputs_of, prepare_tracking, print_where, survey
 
     refuse_sweep(config)
+    if config.hydra.runtime.choices["hydra/launcher"] == "slurm":
+        raise UserError("hydra/launcher=slurm: submits sweeps, of one run too; add -m")
     this = plan_run(config)
-    this.freeze()
+    if this.settings.dry_run:
+        print(survey([this]).lines())
+        return
+    with launching(outputs_of([this])):
+        (need,) = survey([this]).needs
+        if need == "queued":
+            raise UserError(f"{this.folder.name}: waits in Slurm's queue; scancel its job to train it here")
+        this.freeze()
     experiment = prepare_tracking(this.config["tracking"])
     if this.folder.state() != "finished":
         from pgsrm.train import run

@@ -17,6 +17,7 @@ from pgsrm.errors import UserError
 from pgsrm.evaluation import AUSTEN
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.ppo.settings import Count, PPOSettings
+from pgsrm.slurm.settings import ClusterSettings, ResourceSettings
 
 
 class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -71,6 +72,8 @@ class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True
 
     # Minutes between two checkpoints; one more is written at SIGTERM, SIGINT and SIGUSR2.
     minutes: Annotated[float, Meta(gt=0)]
+    # Updates between two checkpoints, besides; null = by time alone.
+    updates: Count | None = None
 
 
 class PathSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -99,6 +102,14 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
     # CPU threads of a run; null = all there are, divided among the runs of a sweep.
     threads: Count | None = None
+    # Processes of a run, each with its share of every batch, and one GPU each where there are GPUs.
+    processes: Count = 1
+    # Where jobs run, under hydra/launcher=slurm.
+    cluster: ClusterSettings = ClusterSettings()
+    # How much each of them gets.
+    resources: ResourceSettings = ResourceSettings()
+    # true = show what would be started, and end.
+    dry_run: bool = False
 
 
 def read_settings(config: DictConfig) -> Settings:

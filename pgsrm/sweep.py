@@ -1,77 +1,161 @@
-"""Many runs on this machine: N slots, one process a run."""
+"""The runs of a sweep, however they are started: what each needs, the order of a launch, and what is said of it."""
 
+import json
 import os
-import signal
-import subprocess
-import sys
+import socket
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
-
 from pgsrm.errors import UserError
-from pgsrm.plan import Plan, load_settings, plan
+from pgsrm.plan import Plan, load_settings
 from pgsrm.record import RunFolder
-from pgsrm.train import OTHERS, start_mirror
+from pgsrm.record.run_folder import alive
+from pgsrm.slurm.queue import Queue
 
-POLL_SECONDS = 0.5
+# What a run needs, by its state; `waiting` is a run that was frozen and never started.
+_NEEDS = {
+    "waiting": "new",
+    "stopped": "to go on",
+    "cut off": "to go on",
+    "failed": "failed before",
+    "finished": "finished",
+    "queued": "queued",
+    "running": "running",
+}
+_PATIENCE = 120.0  # seconds to wait for another launch from the same outputs
 
 
 class SweepFailed(UserError):
     """Some runs of a sweep did not finish."""
 
 
-def compose(config_loader: Any, config: DictConfig, overrides: list[str]) -> Plan:
-    """The plan of one run of a sweep, from Hydra's config loader and the run's overrides."""
-    return plan_run(config_loader.load_sweep_config(config, overrides))
+@dataclass(frozen=True)
+class Survey:
+    """The runs of a sweep, each once, and what each needs: a value of `_NEEDS`."""
+
+    plans: list[Plan]
+    needs: list[str]
+    retry_failed: bool
+
+    @property
+    def to_start(self) -> list[Plan]:
+        """What this launch has to start, in the sweep's order."""
+        wanted = {"new", "to go on"} | ({"failed before"} if self.retry_failed else set())
+        return [plan for plan, need in zip(self.plans, self.needs, strict=True) if need in wanted]
+
+    def line(self) -> str:
+        """`12 runs: 6 new, 2 to go on, 1 failed before (tried again), 3 finished`."""
+        counts = Counter(self.needs)
+        again = "tried again" if self.retry_failed else "left, retry_failed=false"
+        said = {need: f"{counts[need]} {need}" for need in dict.fromkeys(_NEEDS.values()) if counts[need]}
+        if "failed before" in said:
+            said["failed before"] += f" ({again})"
+        return f"{len(self.plans)} run{'s' if len(self.plans) > 1 else ''}: {', '.join(said.values())}"
+
+    def lines(self) -> str:
+        """The same, then a line a run: what a dry run shows."""
+        width = max(map(len, self.needs))
+        runs = [f"  {need:{width}}  {plan.folder.name}" for plan, need in zip(self.plans, self.needs, strict=True)]
+        return "\n".join([self.line(), *runs, "dry_run=true: nothing was started"])
 
 
-def plan_run(config: DictConfig) -> Plan:
-    """The plan of a composed config that still has its `hydra` node, from which the groups' choices are read."""
-    choices = {
-        str(group): str(option)
-        for group, option in config.hydra.runtime.choices.items()
-        if "hydra" not in str(group) and option is not None
-    }
-    config = config.copy()
-    with open_dict(config):
-        config.pop("hydra")
-    return plan(config, choices)
+def survey(plans: Sequence[Plan], retry_failed: bool = True) -> Survey:
+    """What each of the runs needs, from its folder and Slurm's queue; equal runs count once."""
+    plans = list({plan.identity: plan for plan in plans}.values())
+    queue = Queue.ask(plan.folder for plan in plans)
+    return Survey(plans, [_NEEDS[queue.state(plan.folder)] for plan in plans], retry_failed)
 
 
-def run_sweep(plans: Sequence[Plan], slots: int | None) -> None:
-    """Freeze all runs, train those that have not finished, and print the sweep's table.
+def freeze(plans: Sequence[Plan]) -> None:
+    """Make the folders of the runs to start, before the first of them starts."""
+    sweep = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    for plan in plans:
+        plan.freeze(sweep)
+
+
+@contextmanager
+def launching(outputs: Path) -> Iterator[None]:
+    """One launch at a time, from whichever machine: between looking at what is queued and submitting what is not.
+
+    A file that only one process can create does it on every shared file system, where flock may be for one machine alone.
 
     Raises:
-        SweepFailed: when a run failed or was stopped; the same command runs what is missing.
+        UserError: another launch keeps the file for two minutes, or died and left it on another machine.
     """
-    from pgsrm.record.progress import SweepTable
-    from pgsrm.record.summary import end_of_sweep_table, summarise
+    path = outputs / "launching.lock"
+    try:
+        outputs.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + _PATIENCE
+        while not _create(path):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{path}: {_holder(path)} is launching runs; wait for it, or delete the file if it has gone"
+                )
+            time.sleep(0.2)
+    except OSError as error:
+        problem = f"paths.outputs={outputs}: can't be written ({error.strerror})"
+        raise UserError(f"{problem}; name a folder that you may write to") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
-    plans = list({p.identity: p for p in plans}.values())
-    folders = [p.folder for p in plans]
-    sweep = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
-    for p in plans:
-        p.freeze(sweep)
-    waiting = [p for p in plans if p.folder.state() != "finished"]
-    print(f"{len(plans)} runs: {len(plans) - len(waiting)} finished before, {len(waiting)} to train", flush=True)
-    tracking = plans[0].config["tracking"]
-    experiment = prepare_tracking(tracking)
-    if experiment is not None:
-        _send_the_rest(folders)
-    slots = max(1, min(slots or _default_slots(plans), len(waiting) or 1))
-    with SweepTable(folders) as table:
-        _train(waiting, slots, table)
-    print(end_of_sweep_table([summarise(folder) for folder in folders]), flush=True)
-    print_where(plans[0].config, experiment)
-    unfinished = [folder for folder in folders if folder.state() != "finished"]
-    if unfinished:
-        raise SweepFailed(
-            f"{len(unfinished)} of {len(folders)} runs did not finish ({unfinished[0].name}: "
-            f"{(unfinished[0].status() or {}).get('reason')}); the same command goes on with them"
-        )
+
+def _create(path: Path) -> bool:
+    """Make the lock's file; a dead process of this machine gives it up."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        try:
+            holder = json.loads(path.read_bytes())
+        except (OSError, ValueError):  # just made, and not yet written
+            return False
+        if holder["host"] == socket.gethostname() and not alive(holder["pid"]):
+            path.unlink(missing_ok=True)
+        return False
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+    return True
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_bytes())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def outputs_of(plans: Sequence[Plan]) -> Path:
+    """Where the sweep's run folders lie."""
+    return Path(plans[0].config["paths"]["outputs"])
+
+
+def prepare_tracking(tracking: dict[str, Any] | None) -> str | None:
+    """Make database and experiment once: several processes that open a fresh SQLite file break each other."""
+    if tracking is None:
+        return None
+    from pgsrm.record.mlflow_store import prepare
+
+    return prepare(tracking)
+
+
+def send_the_rest(folders: Sequence[RunFolder]) -> None:
+    """Send MLflow what it has not got of runs that have ended, while its server was away."""
+    from pgsrm.record.mlflow_mirror import is_complete
+    from pgsrm.train import start_mirror
+
+    for folder in folders:
+        if folder.state() == "finished" and not is_complete(folder):
+            mirror = start_mirror(folder, load_settings(folder)[1])
+            if mirror is not None:
+                mirror.finish("finished")
 
 
 def print_where(config: dict[str, Any], experiment: str | None) -> None:
@@ -84,91 +168,20 @@ def print_where(config: dict[str, Any], experiment: str | None) -> None:
     print(line, flush=True)
 
 
-def prepare_tracking(tracking: dict[str, Any] | None) -> str | None:
-    """Make database and experiment once: several processes that open a fresh SQLite file break each other."""
-    if tracking is None:
-        return None
-    from pgsrm.record.mlflow_store import prepare
+def report(plans: Sequence[Plan], experiment: str | None) -> None:
+    """The table at a sweep's end.
 
-    return prepare(tracking)
+    Raises:
+        SweepFailed: a run failed or was stopped; the same command runs what is missing.
+    """
+    from pgsrm.record.summary import end_of_sweep_table, summarise
 
-
-def _send_the_rest(folders: Sequence[RunFolder]) -> None:
-    """Send MLflow what it has not got of runs that finished earlier, while its server was away."""
-    from pgsrm.record.mlflow_mirror import is_complete
-
-    for folder in folders:
-        if folder.state() == "finished" and not is_complete(folder):
-            mirror = start_mirror(folder, load_settings(folder)[1])
-            if mirror is not None:
-                mirror.finish("finished")
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _default_slots(plans: Sequence[Plan]) -> int:
-    """A slot a core, or for every `threads` of them; a GPU takes one run at a time."""
-    on_cpu = all(p.config["model"]["device"] == "cpu" for p in plans) or not os.path.exists("/dev/nvidia0")
-    return _cores() // max(p.config["threads"] or 1 for p in plans) if on_cpu else 1
-
-
-def _train(plans: Sequence[Plan], slots: int, table: Any) -> None:
-    """Keep `slots` runs going. Whatever ends this (a signal, an error) passes SIGTERM on and waits for checkpoints."""
-    queue = list(plans)
-    running: list[subprocess.Popen[bytes]] = []
-    threads = max(1, _cores() // slots)
-    stopping = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        while (queue or running) and not stopping:
-            for process in [process for process in running if process.poll() is not None]:
-                running.remove(process)
-                _note_crash(process)
-            while queue and len(running) < slots:
-                running.append(_start(queue.pop(0).folder, threads))
-            table.refresh()
-            time.sleep(POLL_SECONDS)
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
-            _note_crash(process)
-        table.refresh()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _start(folder: RunFolder, threads: int) -> "subprocess.Popen[bytes]":
-    """A run's own process, in a session of its own so that the terminal's Ctrl-C reaches it through us alone."""
-    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **os.environ}
-    with open(folder.path / "log.txt", "ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pgsrm.train", str(folder.path), "--quiet"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
+    folders = [plan.folder for plan in plans]
+    print(end_of_sweep_table([summarise(folder) for folder in folders]), flush=True)
+    print_where(plans[0].config, experiment)
+    unfinished = [folder for folder in folders if folder.state() != "finished"]
+    if unfinished:
+        raise SweepFailed(
+            f"{len(unfinished)} of {len(folders)} runs did not finish ({unfinished[0].name}: "
+            f"{(unfinished[0].status() or {}).get('reason')}); the same command goes on with them"
         )
-
-
-def _note_crash(process: "subprocess.Popen[bytes]") -> None:
-    """A process that was killed, or failed before it could say so, left no end in its status: write it."""
-    assert isinstance(process.args, list)
-    folder = RunFolder(str(process.args[3]))
-    if process.returncode in (0, OTHERS) or folder.state() not in ("running", "cut off", "waiting"):
-        return
-    if folder.acquire():
-        killed = process.returncode < 0
-        by = f"killed by {signal.Signals(-process.returncode).name}" if killed else f"exit code {process.returncode}"
-        folder.write_status(state="failed", reason=f"{by}; see {folder.path / 'log.txt'}")
-        folder.release()

@@ -235,17 +235,3 @@ def test_mlflow_out_of_reach_costs_one_warning(
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 5
-
-
-def test_each_value_of_a_sweep_is_looked_at_once() -> None:
-    """All combinations would be six; wrong version: the first run alone, or a value with a comma in it cut in two."""
-    from pgsrm.cli import each_value_once
-
-    overrides = ["task=color,antonym", "seed=range(0,3)", "+reward.words=[a,b]", "~tracking"]
-    kept = ["+reward.words=[a,b]", "~tracking"]
-    assert list(each_value_once(overrides)) == [
-        ["task=color", "seed=0", *kept],
-        ["task=antonym", "seed=0", *kept],
-        ["task=color", "seed=1", *kept],
-        ["task=color", "seed=2", *kept],
-    ]

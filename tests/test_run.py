@@ -143,7 +143,7 @@ def test_a_sweep_is_mirrored_in_mlflow(sweep: dict[str, Any]) -> None:
 
 def test_a_sweep_ends_with_a_table_and_where_everything_is(sweep: dict[str, Any]) -> None:
     lines = sweep["first"].stdout.splitlines()
-    assert lines[0] == "4 runs: 0 finished before, 4 to train"
+    assert lines[0] == "4 runs: 4 new"
     assert sum("finished" in line and "color-binary-nano-sound" in line for line in lines) == 1
     assert f"{sweep['here']}/outputs/runs" in "\n".join(lines[-2:])
     assert "mlflow.db" in lines[-1]
@@ -151,7 +151,7 @@ def test_a_sweep_ends_with_a_table_and_where_everything_is(sweep: dict[str, Any]
 
 def test_the_same_sweep_again_trains_nothing(sweep: dict[str, Any]) -> None:
     assert sweep["second"].returncode == 0, sweep["second"].stderr
-    assert sweep["second"].stdout.splitlines()[0] == "4 runs: 4 finished before, 0 to train"
+    assert sweep["second"].stdout.splitlines()[0] == "4 runs: 4 finished"
     here = sweep["here"]
     assert {p: p.stat().st_mtime_ns for p in (here / "outputs/runs").rglob("*")} == sweep["before"]
 

@@ -18,7 +18,8 @@ from pgsrm.paths import conf_folder
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.settings import Settings, read_settings
 
-GROUPS = ("task", "parent", "embedder", "reward", "ppo", "model", "tracking", "experiment", "fidelity")
+GROUPS = ("task", "parent", "embedder", "reward", "ppo", "model", "tracking", "cluster", "resources")
+GROUPS += ("experiment", "fidelity")
 TASKS = ("color", "antonym", "category", "copy", "sentiment")
 # What a user has to give, since no default could be right.
 NEEDED = {"numberbatch": ["embedder.path=vectors.txt"], "paper": ["embedder.path=vectors.txt"]}

@@ -93,6 +93,11 @@ def load_latest(
     return None
 
 
+def newest(folder: RunFolder) -> int:
+    """The update of the newest checkpoint, whole or damaged; -1 where there is none."""
+    return max(_saved(folder), default=-1)
+
+
 def _load(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     from safetensors.torch import load_file
 

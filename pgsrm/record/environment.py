@@ -24,7 +24,7 @@ _PACKAGES = (
 
 
 def environment(device: str) -> dict[str, Any]:
-    """The fields versions, commit, device, threads, pid and host of status.json.
+    """The fields versions, commit, device, threads, pid, host and job (Slurm's, else null) of status.json.
 
     Args:
         device: as torch names it, `cpu` or `cuda:0`; a GPU's product name is added where torch is loaded.
@@ -39,7 +39,14 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads() if torch is not None else None,
         "pid": os.getpid(),
         "host": socket.gethostname(),
+        "job": _slurm_job(),
     }
+
+
+def _slurm_job() -> str | None:
+    """12, or 12_3 for a task of an array, as squeue shows it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def versions() -> dict[str, str]:

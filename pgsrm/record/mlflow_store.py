@@ -59,20 +59,29 @@ def prepare(tracking: Mapping[str, Any]) -> str | None:
         return None
 
 
+def is_sqlite(tracking: Mapping[str, Any] | None) -> bool:
+    """Whether MLflow's store is a file, which serves the processes of one machine."""
+    return tracking is not None and tracking["uri"].startswith("sqlite")
+
+
 def ui_hint(tracking: Mapping[str, Any], experiment: str | None) -> str:
     """One line: how to open the page with all curves at once. `experiment` is what `prepare` returned."""
     uri = tracking_uri(tracking)
     page = f"#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
     if urlsplit(uri).scheme in _SERVERS:
         return f"curves: {without_user(uri).rstrip('/')}/{page}"
-    python = os.path.relpath(sys.executable)
-    python = sys.executable if python.startswith("..") else python
     # Without job execution and with one worker: 2 processes and 0.5 GB instead of 15 and 2.6 GB.
     return (
         "curves: MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
-        f"{shlex.quote(python)} -m mlflow server --workers 1 "
+        f"{shown_python()} -m mlflow server --workers 1 "
         f"--backend-store-uri {shlex.quote(without_user(uri))}, then open http://127.0.0.1:5000/{page}"
     )
+
+
+def shown_python() -> str:
+    """This Python as a command to copy: from here where it lies below."""
+    python = os.path.relpath(sys.executable)
+    return shlex.quote(sys.executable if python.startswith("..") else python)
 
 
 def connect(uri: str) -> "MlflowClient":

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf, nan
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -19,7 +19,7 @@ _SECONDS_A_LINE = 60.0  # between two plain lines of a sweep
 _BESIDE_BAR = 62  # columns that a bar of 6 and the numbers take beside a run's name
 _BESIDE_NAME = 57  # and those that the numbers take in a sweep's table
 _PLAIN_NAME = 35  # longest name in a plain line, which then has at most 100 columns
-_ORDER = ("failed", "cut off", "stopped", "running", "waiting", "finished")
+_ORDER = ("failed", "cut off", "stopped", "running", "queued", "waiting", "finished")
 
 
 class RunProgress:
@@ -100,8 +100,14 @@ def _bar(stream: TextIO) -> "Progress":
 class SweepTable:
     """All runs of a sweep in one live table, read from their folders; call `refresh` every second or two."""
 
-    def __init__(self, runs: Sequence[RunFolder], stream: TextIO | None = None) -> None:
-        self._runs = runs
+    def __init__(
+        self,
+        runs: Sequence[RunFolder],
+        stream: TextIO | None = None,
+        state: Callable[[RunFolder], str] = RunFolder.state,
+    ) -> None:
+        """`state` tells a run's state; by default its folder does."""
+        self._runs, self._state = runs, state
         self._names = short_names([run.name for run in runs])
         self._stream = stream or sys.stderr
         self._live: Live | None = None
@@ -127,7 +133,7 @@ class SweepTable:
 
     def refresh(self) -> None:
         """Reads every run's status and last metrics (two small reads a run) and shows them."""
-        states = [run.state() for run in self._runs]
+        states = [self._state(run) for run in self._runs]
         if self._live is not None:
             size = self._live.console.size
             self._live.update(self._table(states, size.width, size.height), refresh=True)

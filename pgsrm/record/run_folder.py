@@ -96,7 +96,7 @@ class RunFolder:
         if status is None:
             return "waiting"
         here = status.get("host") == socket.gethostname()
-        if status["state"] == "running" and here and not _alive(status.get("pid")):
+        if status["state"] == "running" and here and not alive(status.get("pid")):
             return "cut off"
         return str(status["state"])
 
@@ -202,7 +202,8 @@ def _append(folder: Path, descriptor: int, content: bytes) -> None:
         raise disk_full(folder) from error
 
 
-def _alive(pid: object) -> bool:
+def alive(pid: object) -> bool:
+    """Whether a process of this machine has that number."""
     if not isinstance(pid, int):
         return False
     try:

@@ -16,20 +16,25 @@ from pgsrm.errors import UserError
 
 
 class LocalLauncher(Launcher):
-    """Runs at most `slots` runs at once (default: one a core, and no more than there are runs)."""
+    """Runs at most `slots` runs at once (default: one a core or `runs_per_gpu` a GPU, and no more than there are runs)."""
 
-    def __init__(self, slots: int | None = None) -> None:
-        if slots is not None and (not isinstance(slots, int) or slots < 1):
+    def __init__(self, slots: int | None = None, runs_per_gpu: int = 1, retry_failed: bool = True) -> None:
+        if slots is not None and (type(slots) is not int or slots < 1):
             raise UserError(f"hydra.launcher.slots={slots}: expected a whole number >= 1, or null for one a core")
-        self.slots = slots
+        if type(runs_per_gpu) is not int or runs_per_gpu < 1:
+            raise UserError(f"hydra.launcher.runs_per_gpu={runs_per_gpu}: expected a whole number >= 1")
+        if type(retry_failed) is not bool:
+            raise UserError(f"hydra.launcher.retry_failed={retry_failed}: expected true or false")
+        self.slots, self.runs_per_gpu, self.retry_failed = slots, runs_per_gpu, retry_failed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from pgsrm.sweep import compose, run_sweep
+        from pgsrm.compose import Composer
+        from pgsrm.local import run_sweep
 
-        plans = [compose(self.hydra_context.config_loader, self.config, list(o)) for o in job_overrides]
-        run_sweep(plans, self.slots)
+        plans = Composer(self.hydra_context.config_loader, self.config).plans(job_overrides)
+        run_sweep(plans, self.slots, self.runs_per_gpu, self.retry_failed)
         return []
