@@ -51,7 +51,7 @@ def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Si
             update_metrics = run.learn(examples, responses, rewards)
             show(run.record(examples, responses, rewards, {**reward_metrics, **update_metrics}, started))
         due = run.settings.checkpoint.updates is not None and run.update % run.settings.checkpoint.updates == 0
-        if run.agreed(stop.asked or due or time.monotonic() - saved > run.settings.checkpoint.minutes * 60):
+        if stop.asked or due or time.monotonic() - saved > run.settings.checkpoint.minutes * 60:
             run.save_checkpoint()
             saved = time.monotonic()
     if run.update < run.updates:
@@ -86,25 +86,25 @@ class Signals:
 def run(folder: RunFolder, show_progress: bool = True, stop: "Signals | None" = None, sqlite: bool = True) -> str:
     """Train one run with its lock, status, MLflow mirror and progress; returns the state it ended in.
 
-    Every end is written to status.json: finished, stopped (resumable), or failed with its reason.
-    """
-    if not folder.acquire():
-        return "running"
-    if folder.state() == "finished":  # by another process, since this start was planned
     Args:
         stop: what to do at signals, if not as `Signals` does.
         sqlite: False keeps away from an SQLite file of MLflow's, which processes of several machines would break;
             `python -m pgsrm.sync` then sends what the run's folder has.
 
+    Every end is written to status.json: finished, stopped (resumable), or failed with its reason.
+    """
+    if not folder.acquire():
+        return "running"
+    if folder.state() == "finished":  # by another process, since this start was planned
         folder.release()
         return "finished"
     from pgsrm.plan import load_settings
+    from pgsrm.record.mlflow_store import is_sqlite
 
     stop = stop or Signals()
     before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
     mirror: MlflowMirror | None = None
     state, reason = "failed", None
-    from pgsrm.record.mlflow_store import is_sqlite
     try:
         settings, config = load_settings(folder)
         _begin(folder, settings)
