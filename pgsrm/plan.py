@@ -79,13 +79,13 @@ def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
     """
     settings = read_settings(config)
     check_model(settings.model)
-    if settings.tracking is not None:
-        tracking_uri(msgspec.to_builtins(settings.tracking))
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     frozen = {str(key): value for key, value in plain.items()}
     frozen["parent"]["references"] = find_references(frozen, choices)
     frozen = _absolute_paths(frozen)
+    if frozen["tracking"] is not None:
+        frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"])
     task, reward = build_objects(frozen)
     identity, variant = (_identity(settings, frozen, task, reward, seed) for seed in (True, False))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
@@ -142,7 +142,7 @@ def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:
 def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     """Paths that exist as given are made absolute, so that a run can go on from another working directory."""
     places = [(config["task"], "data"), (config["parent"], "references"), (config["model"], "path")]
-    embedders = (config["embedder"], config["reward"].get("embedder"), config["evaluation"]["embedder"])
+    embedders = (config["embedder"], config["reward"].get("embedder"), config["evaluation"].get("embedder"))
     places += [(node, "path") for node in embedders if isinstance(node, dict)]
     places.append((config["evaluation"], "text"))
     for node, key in places:
@@ -165,8 +165,8 @@ def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any
 def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any, with_seed: bool) -> str:
     """SHA-256 of what decides a run's numbers: prompts, references, weights and vectors by content, not by file name.
 
-    Left out: where it runs and writes (paths, tracking, checkpoints, device, threads, processes), what the parent is asked, and values
-    that are the schema's defaults: a setting that a later version adds leaves the runs without it their names.
+    Left out: where it runs and writes (paths, tracking, checkpoints, device, threads, processes), what the parent is asked,
+    and values that are the schema's defaults: a setting that a later version adds leaves the runs without it their names.
     """
     weights, digest = weights_digest(settings.model), getattr(reward, "digest", None)
     model = _chosen(settings.model)

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgsrm.errors import UserError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+GRACE = 5.0  # seconds for the others to end by themselves, after the first has
 
 
 class Processes:
@@ -178,11 +179,12 @@ def together(count: int, command: Sequence[str]) -> Iterator[Processes]:
         dist.init_process_group(backend=None)  # NCCL for tensors on GPUs, gloo for those on CPUs
         yield here
     finally:
-        for process in started:
-            process.terminate()
         if dist.is_initialized():
             dist.destroy_process_group()
         for process in started:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+            process.kill()
             process.wait()
 
 

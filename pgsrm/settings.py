@@ -133,11 +133,38 @@ def read_settings(config: DictConfig) -> Settings:
             "ppo.kl_reference=previous: with model.lora the reference is the model without its adapters; "
             "set ppo.kl_reference=initial or model.lora=null"
         )
+    _check_processes(settings)
     for key in ("embedder", "reward", "task.checker", "evaluation.embedder"):
         node = OmegaConf.select(config, key)
         if key != "evaluation.embedder" or node is not None:
             _check_target(node, key)
     return settings
+
+
+def _check_processes(settings: Settings) -> None:
+    """Raise UserError for what can't be divided among processes."""
+    count, ppo, model = settings.processes, settings.ppo, settings.model
+    if model.shard:
+        without = {
+            "processes > 1": count > 1,
+            "model.lora=null": model.lora is None,
+            "model.dtype=float32": model.dtype == "float32",
+            "ppo.kl_reference=initial": ppo.kl_reference == "initial",
+        }
+        needed = [name for name, given in without.items() if not given]
+        if needed:
+            raise UserError(f"model.shard=true: needs {', '.join(needed)}; set it so, or model.shard=false")
+    if count == 1:
+        return
+    if ppo.dropout:
+        raise UserError(
+            f"processes={count}: ppo.dropout=true would draw other masks than one process; set one of them off"
+        )
+    if ppo.batch_size % (count * ppo.minibatches):
+        raise UserError(
+            f"processes={count}: ppo.batch_size={ppo.batch_size} in ppo.minibatches={ppo.minibatches} can't be divided into "
+            "equal shares; choose a multiple"
+        )
 
 
 def _one_line(message: str, plain: Any) -> str:

@@ -3,18 +3,21 @@
 `python -m pgsrm.train FOLDER` trains the run of that folder; `pgsrm.run` makes such folders.
 """
 
+import os
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.errors import UserError
-from pgsrm.record import RunFolder
+from pgsrm.processes import ALONE, Processes, together
+from pgsrm.record import Onlooker, RunFolder
 
 if TYPE_CHECKING:
     from pgsrm.record.mlflow_mirror import MlflowMirror
@@ -28,7 +31,9 @@ class Stopped(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has written a checkpoint."""
 
 
-def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Signals") -> None:
+def train(
+    folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Signals", processes: Processes = ALONE
+) -> None:
     """Train the run of `folder` to its end, from its latest checkpoint if it has one.
 
     Raises:
@@ -37,12 +42,12 @@ def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Si
     """
     from pgsrm.trainer import Trainer  # torch and transformers, about three seconds
 
-    run = Trainer.from_folder(folder)
+    run = Trainer.from_folder(folder, processes)
     run.resume()
-    if folder.last_metrics() is None and not stop.ending:
+    if run.agreed(folder.last_metrics() is None and not stop.ending):
         run.record_evaluation()
     saved = time.monotonic()
-    while run.update < run.updates and not stop.ending:
+    while run.update < run.updates and not run.agreed(stop.ending):
         started = time.perf_counter()
         with run.checkpoint_on_outage():
             examples = run.draw_prompts()
@@ -51,7 +56,7 @@ def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Si
             update_metrics = run.learn(examples, responses, rewards)
             show(run.record(examples, responses, rewards, {**reward_metrics, **update_metrics}, started))
         due = run.settings.checkpoint.updates is not None and run.update % run.settings.checkpoint.updates == 0
-        if stop.asked or due or time.monotonic() - saved > run.settings.checkpoint.minutes * 60:
+        if run.agreed(stop.asked or due or time.monotonic() - saved > run.settings.checkpoint.minutes * 60):
             run.save_checkpoint()
             saved = time.monotonic()
     if run.update < run.updates:
@@ -116,9 +121,9 @@ def run(folder: RunFolder, show_progress: bool = True, stop: "Signals | None" = 
 
             done = int((folder.last_metrics() or {}).get("update", 0))
             with RunProgress(folder.name, settings.ppo.updates, done) as progress:
-                train(folder, progress.show, stop)
+                _train_together(folder, settings, progress.show, stop)
         else:
-            train(folder, lambda metrics: None, stop)
+            _train_together(folder, settings, lambda metrics: None, stop)
         state = "finished"
     except (Stopped, KeyboardInterrupt):
         state, reason = "stopped", "stopped by a signal; the same command goes on"
@@ -140,17 +145,44 @@ def run(folder: RunFolder, show_progress: bool = True, stop: "Signals | None" = 
     return state
 
 
-def _begin(folder: RunFolder, settings: "Settings") -> None:
-    """Set the process up as the run's settings say, and note what it runs on."""
-    from pgsrm.child.load import resolve_device
+def _train_together(
+    folder: RunFolder, settings: "Settings", show: Callable[[dict[str, float]], None], stop: "Signals"
+) -> None:
+    with together(settings.processes, ["-m", "pgsrm.train", str(folder.path)]) as processes:
+        train(folder, show, stop, processes)
+
+
+def follow(path: Path) -> None:
+    """The part of every process of a run but the first: compute, write nothing, end when that one ends."""
+    from pgsrm.plan import load_settings
+
+    stop = Signals()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # the first process has them too, and says what they mean for all
+    folder = Onlooker(path)
+    settings, _ = load_settings(folder)
+    _set_up(settings)
+    with suppress(Stopped):
+        _train_together(folder, settings, lambda metrics: None, stop)
+
+
+def _set_up(settings: "Settings") -> None:
+    """Set the process up as the run's settings say."""
     from pgsrm.memory import keep_freed_memory
-    from pgsrm.record.environment import environment
 
     keep_freed_memory()
     if settings.threads is not None:
         import torch
 
         torch.set_num_threads(settings.threads)
+
+
+def _begin(folder: RunFolder, settings: "Settings") -> None:
+    """Set the process up, and note what it runs on."""
+    from pgsrm.child.load import resolve_device
+    from pgsrm.record.environment import environment
+
+    _set_up(settings)
     device = str(resolve_device(settings.model.device))
     started = (folder.status() or {}).get("started") or _now()
     folder.write_status(state="running", reason=None, started=started, ended=None, **environment(device))
@@ -161,15 +193,21 @@ def start_mirror(folder: RunFolder, config: dict[str, Any]) -> "MlflowMirror | N
 
     `config` is the run's frozen one.
     """
+    mirror = make_mirror(folder, config)
+    if mirror is not None:
+        mirror.start()
+    return mirror
+
+
+def make_mirror(folder: RunFolder, config: dict[str, Any]) -> "MlflowMirror | None":
+    """The same, not started."""
     from pgsrm.record.mlflow_mirror import MlflowMirror
     from pgsrm.record.params import run_params
 
     if config["tracking"] is None:
         return None
     tags = {"sweep": (folder.status() or {}).get("sweep") or "", **config["choices"]}
-    mirror = MlflowMirror(folder, config["tracking"], folder.name, run_params(config), tags)
-    mirror.start()
-    return mirror
+    return MlflowMirror(folder, config["tracking"], folder.name, run_params(config), tags)
 
 
 def _write_end(folder: RunFolder, **fields: Any) -> None:
@@ -186,8 +224,12 @@ def _now() -> str:
 def main() -> None:
     """`python -m pgsrm.train FOLDER [--quiet]`: what a sweep's slots start.
 
-    Exit code: 0 finished, 1 failed, 3 stopped, 4 another process trains it.
+    Exit code: 0 finished, 1 failed, 3 stopped, 4 another process trains it. Of a run's several processes (RANK in the
+    environment) this is the first one's.
     """
+    if int(os.environ.get("RANK", "0")) > 0:
+        follow(Path(sys.argv[1]))
+        return
     folder = RunFolder(Path(sys.argv[1]))
     state = run(folder, show_progress="--quiet" not in sys.argv)
     if state == "failed":

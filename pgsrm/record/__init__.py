@@ -1,6 +1,6 @@
 """The record of a run: its folder, which is the truth, and what mirrors or shows that folder."""
 
 from pgsrm.record.files import DiskFull
-from pgsrm.record.run_folder import RunFolder
+from pgsrm.record.run_folder import Onlooker, RunFolder
 
-__all__ = ["DiskFull", "RunFolder"]
+__all__ = ["DiskFull", "Onlooker", "RunFolder"]

@@ -168,6 +168,22 @@ class RunFolder:
             self._appending = None
 
 
+class Onlooker(RunFolder):
+    """The folder of a run for those of its processes that don't write it (`pgsrm.processes`)."""
+
+    def write_status(self, **fields: Any) -> None:
+        pass
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        pass
+
+    def append_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        pass
+
+    def truncate_after(self, update: int) -> None:
+        pass
+
+
 def parse_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """The whole lines of a JSONL file with their rows; skips what a crash left half-written."""
     for line in content.splitlines(keepends=True):
