@@ -114,15 +114,15 @@ def plot(checks: Mapping[str, Check], stem: Path) -> list[Path]:
     """A panel for each check, under its title, with a box a group (quartiles, whiskers from 5 to 95 %): stem.png, stem.pdf."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 0.4 + 2.2 * len(checks)), layout="constrained")
+    figure = Figure(figsize=(6.4, 0.4 + 2.0 * len(checks)), layout="constrained")
     panels = figure.subplots(len(checks), sharex=True, squeeze=False)[:, 0]
     for axes, (title, check) in zip(panels, checks.items(), strict=True):
         groups = {name: rewards for name, rewards in check.rewards.items() if rewards.size}
         boxes = list(reversed(groups.values()))
         axes.boxplot(boxes, orientation="horizontal", whis=(5, 95), widths=0.6, sym=".", flierprops={"markersize": 2})
-        axes.set_yticks(range(1, len(groups) + 1), list(reversed(groups)))
+        axes.set_yticks(range(1, len(groups) + 1), list(reversed(groups)), fontsize=8)
         ranking = f"right answer first {check.first:.0%}, mean reciprocal rank {check.mean_reciprocal_rank:.2f}"
-        axes.set_title(f"{title}: {ranking}", fontsize=9)
+        axes.set_title(f"{title}\n{ranking}", fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("reward")
     files = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
