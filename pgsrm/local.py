@@ -29,16 +29,19 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one run at a time: its CPU threads, and the GPU that it sees (None: whatever the machine shows)."""
+    """A place for one run at a time: the CPU threads of each of its processes, and the GPUs that it sees, as in "0,1".
+
+    No GPUs (None): whatever the machine shows.
+    """
 
     threads: int
-    gpu: str | None = None
+    gpus: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, with the slot's threads (unless they are set) and GPU."""
+        """This process's environment, with the slot's threads (unless they are set) and GPUs."""
         threads = {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
-        gpu = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
-        return {**threads, **os.environ, **gpu}
+        gpus = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": self.gpus}
+        return {**threads, **os.environ, **gpus}
 
 
 def run_sweep(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, retry_failed: bool = True) -> None:
@@ -68,23 +71,29 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, r
 
 
 def make_slots(plans: Sequence[Plan], count: int | None, gpus: Sequence[str], runs_per_gpu: int) -> list[Slot]:
-    """`count` slots (null: one a core or one for every `threads` of them; with GPUs `runs_per_gpu` for each of them).
+    """`count` slots (null: one a core, or one for every `threads` of each process; with GPUs `runs_per_gpu` for each of them).
+
+    A run of several processes has a GPU for each.
 
     Raises:
-        UserError: more slots than the GPUs have room for.
+        UserError: more slots or processes than the GPUs have room for.
     """
-    cores = _cores()
+    cores, processes = _cores(), max(plan.settings.processes for plan in plans)
     on_gpu = bool(gpus) and any(plan.config["model"]["device"] in ("auto", "cuda") for plan in plans)
-    if on_gpu and count is not None and count > len(gpus) * runs_per_gpu:
+    groups = [",".join(gpus[first : first + processes]) for first in range(0, len(gpus) - processes + 1, processes)]
+    if on_gpu and not groups:
+        raise UserError(f"processes={processes}: there are {len(gpus)} GPUs; choose fewer, or set model.device=cpu")
+    if on_gpu and count is not None and count > len(groups) * runs_per_gpu:
         raise UserError(
-            f"hydra.launcher.slots={count}: {len(gpus)} GPUs take {len(gpus) * runs_per_gpu} runs; "
+            f"hydra.launcher.slots={count}: {len(gpus)} GPUs take {len(groups) * runs_per_gpu} runs; "
             "raise hydra.launcher.runs_per_gpu, or set model.device=cpu"
         )
     if count is None:
         threads = max(plan.config["threads"] or 1 for plan in plans)
-        count = len(gpus) * runs_per_gpu if on_gpu else cores // threads
+        count = len(groups) * runs_per_gpu if on_gpu else cores // (threads * processes)
     count = max(1, min(count, len(plans)))
-    return [Slot(max(1, cores // count), gpus[place % len(gpus)] if on_gpu else None) for place in range(count)]
+    threads = max(1, cores // (count * processes))
+    return [Slot(threads, groups[place % len(groups)] if on_gpu else None) for place in range(count)]
 
 
 def visible_gpus() -> list[str]:
