@@ -46,6 +46,16 @@ def plain_run(words: Sequence[str]) -> tuple[list[str] | None, Path | None]:
     return overrides, folder
 
 
+def options_first(words: Sequence[str]) -> list[str]:
+    """The same words, options before overrides: Hydra refuses an option that stands between overrides."""
+    options, overrides, rest = list[str](), list[str](), iter(words)
+    for word in rest:
+        (options if word.startswith("-") else overrides).append(word)
+        if word in ("--config-dir", "-cd"):
+            options.append(next(rest, ""))
+    return options + overrides
+
+
 def one_experiment(words: Sequence[str]) -> None:
     """Raise UserError for several experiments in one command: the sweep that each may bring would be lost."""
     for word in words:

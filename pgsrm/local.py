@@ -61,13 +61,16 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, r
         places = make_slots(waiting or found.plans, slots, visible_gpus(), runs_per_gpu)
         freeze(waiting)
     print(found.line(), flush=True)
+    if set(found.needs) <= {"queued", "running"}:
+        return
     experiment = prepare_tracking(plans[0].config["tracking"])
     folders = [plan.folder for plan in found.plans]
     if experiment is not None:
         send_the_rest(folders)
     with SweepTable(folders) as table:
         _train(waiting, places, table)
-    report(found.plans, experiment)
+    elsewhere = ("queued", "running")  # whoever started them answers for them
+    report([p for p, need in zip(found.plans, found.needs, strict=True) if need not in elsewhere], experiment)
 
 
 def make_slots(plans: Sequence[Plan], count: int | None, gpus: Sequence[str], runs_per_gpu: int) -> list[Slot]:

@@ -34,6 +34,9 @@ def _compose_and_run() -> None:
 def _run_hydra() -> None:
     import hydra
 
+    from pgsrm.cli import options_first
+
+    sys.argv[1:] = options_first(sys.argv[1:])
     failures: list[Exception] = []  # Hydra prints a line of its own about an exception that leaves the function below
 
     @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")

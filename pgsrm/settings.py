@@ -128,6 +128,7 @@ def read_settings(config: DictConfig) -> Settings:
     except msgspec.ValidationError as error:
         raise UserError(_one_line(str(error), plain)) from error
     settings.ppo.check()
+    settings.cluster.check()
     if settings.model.lora is not None and settings.ppo.kl_reference == "previous":
         raise UserError(
             "ppo.kl_reference=previous: with model.lora the reference is the model without its adapters; "

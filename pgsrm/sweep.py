@@ -169,10 +169,10 @@ def print_where(config: dict[str, Any], experiment: str | None) -> None:
 
 
 def report(plans: Sequence[Plan], experiment: str | None) -> None:
-    """The table at a sweep's end.
+    """The table at the end of these runs.
 
     Raises:
-        SweepFailed: a run failed or was stopped; the same command runs what is missing.
+        SweepFailed: one of them failed or was stopped; the same command runs what is missing.
     """
     from pgsrm.record.summary import end_of_sweep_table, summarise
 

@@ -130,6 +130,15 @@ def test_malformed_data_with_its_line(
     assert not (tmp_path / "outputs/runs").exists()
 
 
+def test_options_stand_anywhere() -> None:
+    """Wrong version: an option between overrides ends in a usage text of Hydra's."""
+    from pgsrm.cli import options_first
+
+    words = ["-m", "hydra/launcher=local", "--config-dir", "mine", "task=color", "--config-dir=mine", "seed=0,1"]
+    options = ["-m", "--config-dir", "mine", "--config-dir=mine"]
+    assert options_first(words) == [*options, "hydra/launcher=local", "task=color", "seed=0,1"]
+
+
 def test_in_a_process_of_its_own(run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:
     """The whole command: nothing of Hydra's around the line, and no traceback."""
     result = run_cli("-m", *small, "task=color,colour")

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pgsrm.errors import UserError
 from pgsrm.record.files import replace
-from pgsrm.record.mlflow_store import connect, experiment_id, tracking_uri, warn_once
+from pgsrm.record.mlflow_store import connect, experiment_id, tracking_uri, trouble, warn_once
 from pgsrm.record.params import without_user
 from pgsrm.record.run_folder import RunFolder, parse_lines
 
@@ -88,7 +89,21 @@ class MlflowMirror:
         if self._thread.is_alive():
             self._warn(TimeoutError(f"no answer in {patience:g} s"))
 
-    # Everything below runs in the thread.
+    def send_now(self, end: tuple[str, str | None] | None = None) -> None:
+        """Instead of `start` and `finish`: sends what is missing, and with `end` the state and reason, before it returns.
+
+        Raises:
+            UserError: MLflow does not answer.
+        """
+        self._end = end
+        try:
+            self._send() if end is None else self._send_end()
+        except UserError:
+            raise
+        except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
+            raise UserError(f"{trouble(self._uri, error)}; what is missing is sent by the same command") from error
+
+    # Everything below runs in the thread, or in `send_now`.
 
     def _work(self) -> None:
         pause = 0.0

@@ -80,14 +80,22 @@ def end_of_sweep_table(runs: Sequence[Summary]) -> str:
         table[1].insert(6, "")
         for row, run in zip(table[2:], runs, strict=True):
             row.insert(6, percent(run.holdout))
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    lines = []
-    for row in table:
-        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(left + right).rstrip())
+    lines = aligned(table, left=2)
     lines += [f"{name}: {run.reason}" for name, run in zip(names, runs, strict=True) if run.reason]
     return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """The rows of a table as lines: the first `left` columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def short_names(names: Sequence[str]) -> list[str]:

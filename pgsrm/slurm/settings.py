@@ -42,20 +42,24 @@ class ClusterSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, k
     # Lines of shell that each job runs first: module load ..., export ...
     setup: list[str] = []
     # Any other option of sbatch by its long name; true for an option without a value.
-    sbatch: dict[str, bool | int | float | str] = {}
+    sbatch: dict[str, Any] = {}
     # Most runs in one job array; null = as many as the cluster allows (scontrol show config).
     max_array_size: Count | None = None
     # Seconds between the warning that a job's time is over and its end: room for an update and a checkpoint.
     signal_seconds: Annotated[int, Meta(ge=1, le=65535)] = 120
 
     def check(self) -> None:
-        """Raise UserError for an option of sbatch that is set elsewhere or has an unreadable name."""
-        for option in self.sbatch:
+        """Raise UserError for an option of sbatch that is set elsewhere, or whose name or value can't be one."""
+        for option, value in self.sbatch.items():
+            if not isinstance(value, bool | int | float | str | None):
+                raise UserError(
+                    f"cluster.sbatch.{option}={value}: give one value, as sbatch takes it, or true for none"
+                )
             name = option.replace("_", "-")
             if name in _OWN_KEYS:
                 own = _OWN_KEYS[name]
                 remedy = f"set {own} instead" if own else "every submission sets it itself; leave it out"
-                raise UserError(f"cluster.sbatch.{option}={self.sbatch[option]}: {remedy}")
+                raise UserError(f"cluster.sbatch.{option}={value}: {remedy}")
             if not name.replace("-", "").isalnum():
                 raise UserError(f"cluster.sbatch.{option}: not an option's name; give it without dashes in front")
 

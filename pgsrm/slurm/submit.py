@@ -35,7 +35,6 @@ def check_cluster(plans: Sequence[Plan]) -> None:
         )
     for group in _alike(plans):
         settings = group[0].settings
-        settings.cluster.check()
         options = sbatch_options(settings.cluster, settings.resources)
         flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
         done = subprocess.run(["sbatch", "--test-only", *flags, "--wrap=true"], capture_output=True, text=True)
