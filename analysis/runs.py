@@ -2,18 +2,19 @@
 
 A run folder holds `config.yaml` (the frozen config with the Hydra `choices`), `metrics.jsonl` (one line an
 update) and `status.json`. Whatever is wrong with one (a half-written line, no metrics, not finished) becomes
-a note of one line; nothing is repaired in silence. Needs numpy and PyYAML, neither torch nor MLflow.
+a note of one line; nothing is repaired in silence. Needs numpy, msgspec and PyYAML, neither torch nor MLflow.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 DEFAULT_RUNS = Path("outputs/runs")
-# The config groups that say what was trained; the others (tracking, paths, launcher) say how it was recorded.
-GROUPS = ("task", "reward", "model", "ppo", "embedder", "parent")
-NOT_SETTINGS = ("seed", "paths", "tracking", "choices")
+# Config groups and keys that say how a run was recorded, not what was trained.
+NOT_CHOICES = ("tracking", "experiment", "hydra", "seed", "evaluation.embedder")
+NOT_SETTINGS = ("seed", "paths", "tracking", "choices", "threads", "checkpoint", "hydra")
 
 
 class NoRunsError(Exception):
@@ -35,19 +36,26 @@ class Run:
     """One run folder as read.
 
     `metrics` maps a column to a float array with one entry a line of metrics.jsonl, NaN where the line does
-    not have it; "update" and "episodes" are always there and strictly increasing. Update 0 is the evaluation
-    before training.
+    not have it; a column that no line has is not there. "update" and "episodes" always are, and "update" is
+    strictly increasing. Update 0 is the evaluation before training.
     """
 
     folder: Path
     config: Mapping[str, Any]
     status: Mapping[str, Any]
     metrics: Mapping[str, np.ndarray]
+    link: str = ""  # where a browser finds the run, for those that are not in a folder
+
+    @functools.cached_property
+    def choices(self) -> dict[str, str]:
+        """The chosen option of each config group that decides a result: {"task": "color", "ppo": "sound", ...}."""
+        chosen = self.config["choices"]
+        return {group: str(chosen[group]) for group in sorted(chosen) if group.split("/")[0] not in NOT_CHOICES}
 
     @property
-    def choices(self) -> dict[str, str]:
-        """The chosen option of each config group, as {"task": "color", "ppo": "sound", ...}."""
-        return {group: str(self.config["choices"].get(group)) for group in GROUPS}
+    def experiment(self) -> str:
+        """The choice of `experiment`, "" without one."""
+        return str(self.config["choices"].get("experiment") or "")
 
     @property
     def task(self) -> str:
@@ -61,12 +69,12 @@ class Run:
     def seed(self) -> int:
         return int(self.config.get("seed", 0))
 
-    @cached_property
+    @functools.cached_property
     def settings(self) -> dict[str, str]:
         """Every config value that may change a result, as dotted key -> text; the seed is not one."""
         return dict(_leaves({k: v for k, v in self.config.items() if k not in NOT_SETTINGS}))
 
-    @cached_property
+    @functools.cached_property
     def variant(self) -> str:
         """The run's identity without its seed, 64 hex digits."""
         recorded = self.status.get("variant")
@@ -80,6 +88,10 @@ class Run:
     def updates(self) -> int:
         """Updates planned; those recorded where the status does not tell."""
         return int(self.status.get("updates") or self.last_update)
+
+    @property
+    def failed(self) -> bool:
+        return self.state == "failed"
 
     @property
     def episodes(self) -> float:
@@ -104,8 +116,11 @@ class Run:
         """Updates and values of a column, both (n,), at the lines that have it and carry a finite number."""
         import numpy as np
 
-        present = np.isfinite(self.metrics[column])
-        return self.metrics["update"][present], self.metrics[column][present]
+        values = self.metrics.get(column)
+        if values is None:
+            return np.empty(0), np.empty(0)
+        present = np.isfinite(values)
+        return self.metrics["update"][present], values[present]
 
 
 def print_notes(notes: Iterable[str]) -> None:
@@ -136,6 +151,9 @@ def read_run(folder: Path, columns: Sequence[str]) -> tuple[Run | None, list[str
     if not len(metrics["update"]) or metrics["update"][-1] < 1:
         return None, [*notes, f"{folder}: left out, metrics.jsonl has no update yet"]
     run = Run(folder, config, _read_status(folder / "status.json"), metrics)
+    lost = run.last_update - int((metrics["update"] > 0).sum())
+    if lost:
+        notes.append(f"{folder}: {lost} of the updates up to {run.last_update} are not in metrics.jsonl")
     if not run.complete:
         reason = f" ({run.status['reason']})" if run.status.get("reason") else ""
         reached = f"{run.last_update} of {run.updates} updates"
@@ -147,50 +165,80 @@ def read_metrics(path: Path, columns: Sequence[str]) -> tuple[dict[str, np.ndarr
     """Read `columns`, "update" and "episodes" of a metrics.jsonl, each (lines,), and say what was wrong.
 
     A line that is no JSON object with an update is dropped. Of lines with the same update the last one counts
-    (a run that was cut off and went on may have written it twice).
+    (a run that was cut off and went on may have written it twice). A column that no line has is left out.
     """
+    import msgspec
     import numpy as np
 
-    rows: dict[int, dict[str, Any]] = {}
-    notes, broken, lines, repeated = [], [], 0, 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            lines = number
-            try:
-                row = json.loads(line)
-                update = int(row["update"])
-            except (ValueError, KeyError, TypeError):
-                broken.append(number)
-                continue
-            repeated += update in rows
-            rows[update] = row
-    if broken == [lines]:
-        notes.append(f"metrics.jsonl: line {lines}, the last one, is half-written; left out")
+    content = path.read_bytes()
+    decoder = _decoder(tuple(name for name in columns if name not in ("update", "episodes")))
+    notes: list[str] = []
+    broken: list[int] = []
+    try:
+        rows = decoder.decode_lines(content)
+    except msgspec.DecodeError:
+        rows, broken = _whole_lines(content, decoder)
+    if broken == [len(content.splitlines())]:
+        notes.append(f"metrics.jsonl: line {broken[0]}, the last one, is half-written; left out")
     elif broken:
         notes.append(f"metrics.jsonl: {len(broken)} broken line(s) left out, the first is line {broken[0]}")
-    if repeated:
+    by_update = {row.update: row for row in rows}
+    if len(by_update) < len(rows):
+        repeated = len(rows) - len(by_update)
         notes.append(f"metrics.jsonl: {repeated} update(s) written twice, the later line counts")
-    updates = sorted(rows)
-    table = {name: np.array([_number(rows[u].get(name)) for u in updates]) for name in columns}
-    table["update"] = np.array(updates, dtype=float)
-    table["episodes"] = np.array([_number(rows[u].get("episodes", 0)) for u in updates])
-    for name in columns:
-        bad = sum(name in rows[u] and not np.isfinite(x) for u, x in zip(updates, table[name], strict=True))
+    values = np.array([msgspec.structs.astuple(by_update[u]) for u in sorted(by_update)], dtype=float)
+    values = values.reshape(-1, 2 + len(decoder.type.__struct_fields__[2:]))
+    table = {"update": values[:, 0], "episodes": values[:, 1]}
+    for name, column in zip(decoder.type.__struct_encode_fields__[2:], values[:, 2:].T, strict=True):
+        bad = int(np.isnan(column).sum())
         if bad:
             notes.append(f"metrics.jsonl: {name} is no finite number in {bad} line(s), left out")
+        if bad < len(column) and not np.isinf(column).all():
+            table[name] = np.where(np.isinf(column), np.nan, column)
     return table, notes
+
+
+@functools.cache
+def _decoder(columns: tuple[str, ...]) -> Any:
+    """A decoder of lines that reads `columns` alone: null becomes None, and a column that is not there infinity."""
+    import msgspec
+
+    fields: list[Any] = [("update", int), ("episodes", float | None, 0.0)]
+    fields += [(f"column_{i}", float | None, math.inf) for i in range(len(columns))]
+    names = {f"column_{i}": name for i, name in enumerate(columns)}
+    return msgspec.json.Decoder(msgspec.defstruct("Line", fields, rename=names, gc=False))
+
+
+def _whole_lines(content: bytes, decoder: Any) -> tuple[list[Any], list[int]]:
+    """The lines that can be read, and the numbers of those that can't. NaN, which is no JSON, is read as null."""
+    import msgspec
+
+    rows: list[Any] = []
+    broken: list[int] = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            rows.append(decoder.decode(line))
+        except msgspec.DecodeError:
+            try:
+                known = {k: v if _is_finite(v) else None for k, v in json.loads(line).items()}
+                rows.append(msgspec.convert(known, decoder.type))
+            except (ValueError, AttributeError):  # no JSON; no object; no update (ValidationError is a ValueError)
+                broken.append(number)
+    return rows, broken
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        yield prefix, str(int(value))  # 4 and 4.0 are one value
     else:
         yield prefix, value if isinstance(value, str) else json.dumps(value)
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -1,98 +1,26 @@
-"""Analysis on synthetic run folders whose answers are known."""
+"""Analysis on synthetic run folders: reading, grouping, curves, figures, tables, the command."""
 
 from __future__ import annotations
 
-import json
+import csv
 import subprocess
 import sys
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from analysis_runs import ANALYSIS, BATCH, UPDATES, ramp, table_rows, write_run
 
-ANALYSIS = Path(__file__).resolve().parents[1] / "analysis"
-sys.path.insert(0, str(ANALYSIS))
-
-import plot_figures  # noqa: E402
-import results_table  # noqa: E402
-from runs import NoRunsError, find_run_folders, read_metrics, read_run  # noqa: E402
-from variants import load_variants  # noqa: E402
+# isort: split
+import curves
+import figures
+import plot_figures
+import results
+from paper_tables import paper_tables
+from runs import NoRunsError, find_run_folders, read_metrics, read_run
+from variants import load_variants
 
 COLUMNS = ["reward/mean", "policy/entropy", "policy/kl"]
-UPDATES, BATCH = 100, 50
-
-
-def ramp(first: float, last: float, updates: int = UPDATES) -> list[float]:
-    """A curve that holds `first` over the first tenth, `last` over the last, and a line between them."""
-    tenth = updates // 10
-    return [first] * tenth + list(np.linspace(first, last, updates - 2 * tenth)) + [last] * tenth
-
-
-def write_run(
-    root: Path,
-    task: str = "color",
-    reward: str = "pgsrm",
-    seed: int = 0,
-    *,
-    rewards: Sequence[float] | None = None,
-    updates: int | None = None,
-    state: str = "finished",
-    variant: str | None = None,
-    config: dict[str, Any] | None = None,
-    choices: dict[str, str] | None = None,
-    status: dict[str, Any] | None = None,
-    entropy: Sequence[float] | None = None,
-    exact: tuple[float, float] | None = None,
-) -> Path:
-    """A run folder as a training leaves it; `rewards` are the updates on file, `updates` those planned."""
-    import yaml  # type: ignore[import-untyped]
-
-    rewards = ramp(0.1, 0.7) if rewards is None else rewards
-    chosen = {"task": task, "reward": reward, "model": "nano", "ppo": "sound", **(choices or {})}
-    name = "-".join(chosen[group] for group in ("task", "reward", "model", "ppo"))
-    folder = root / f"{name}-s{seed}-{zlib.crc32(repr((config, variant)).encode()):08x}"
-    folder.mkdir(parents=True)
-    values = {"task": {"template": "{c1}"}, "reward": {"alpha": 4}, "ppo": {"lr": 1e-5}, **(config or {})}
-    (folder / "config.yaml").write_text(yaml.safe_dump({**values, "seed": seed, "choices": chosen}))
-    rows: list[dict[str, Any]] = []
-    if exact:
-        rows.append({"update": 0, "eval/train_exact_match": exact[0], "eval/holdout_exact_match": exact[0] / 2})
-    for i, value in enumerate(rewards):
-        bits = 2.0 if entropy is None else entropy[i]
-        kl = -0.1 + 0.01 * i
-        rows.append({"update": i + 1, "episodes": (i + 1) * BATCH, "reward/mean": value})
-        rows[-1] |= {"policy/entropy": bits, "policy/kl": kl, "time/update": 0.1}
-    if exact:
-        rows[-1] |= {"eval/train_exact_match": exact[1], "eval/holdout_exact_match": exact[1] / 2}
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    known = {
-        "state": state,
-        "reason": None,
-        "update": len(rewards),
-        "updates": updates or len(rewards),
-        "variant": variant or f"{zlib.crc32(repr((chosen, values)).encode()):064x}",
-        "seconds": 120.0,
-        "commit": "a" * 40,
-    }
-    (folder / "status.json").write_text(json.dumps({**known, **(status or {})}))
-    return folder
-
-
-def table_rows(text: str) -> list[dict[str, str]]:
-    """Every row of the Markdown tables in `text`, by column name."""
-    rows, head = [], None
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if not line.startswith("|"):
-            head = None
-        elif head is None:
-            head = cells
-        elif not cells[0].startswith("---"):
-            rows.append(dict(zip(head, cells, strict=True)))
-    return rows
 
 
 # --- finding and reading ------------------------------------------------------------------------------------
@@ -187,11 +115,10 @@ def test_without_a_status_a_run_is_not_taken_for_finished(tmp_path: Path) -> Non
 
 
 def test_no_runs_is_one_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for main in (plot_figures.main, results_table.main):
-        assert main(["--runs", str(tmp_path)]) == 1
-        assert main(["--runs", str(tmp_path / "absent")]) == 1
+    assert plot_figures.main(["--runs", str(tmp_path)]) == 1
+    assert plot_figures.main(["--runs", str(tmp_path / "absent")]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and len(err.splitlines()) == 4
+    assert out == "" and len(err.splitlines()) == 2
     assert "no run folder in it" in err and "no such folder" in err
 
 
@@ -269,44 +196,56 @@ def test_seeds_of_different_commits_are_said(tmp_path: Path) -> None:
 
 
 def test_window_is_two_percent_and_odd() -> None:
-    assert [plot_figures.window(n) for n in (1, 49, 50, 100, 2000, 10000)] == [1, 1, 1, 3, 41, 201]
+    assert [curves.window(n) for n in (1, 49, 50, 100, 2000, 10000)] == [1, 1, 1, 3, 41, 201]
 
 
 def test_rolling_mean_is_centred_cut_at_the_ends_and_leaves_nan_out() -> None:
     values = np.array([1.0, 2.0, 6.0, np.nan, 8.0])
-    np.testing.assert_allclose(plot_figures.rolling_mean(values, 3), [1.5, 3, 4, 7, 8])
-    np.testing.assert_allclose(plot_figures.rolling_mean(values[:2], 9), [1.5, 1.5])
-    assert np.isnan(plot_figures.rolling_mean(np.array([np.nan, 1.0]), 1)[0])
+    np.testing.assert_allclose(curves.rolling_mean(values, 3), [1.5, 3, 4, 7, 8])
+    np.testing.assert_allclose(curves.rolling_mean(values[:2], 9), [1.5, 1.5])
+    assert np.isnan(curves.rolling_mean(np.array([np.nan, 1.0]), 1)[0])
 
 
-def test_curve_of_several_seeds_is_their_mean_with_their_range(tmp_path: Path) -> None:
+def test_curve_of_several_seeds_is_their_mean_with_its_bootstrap_interval(tmp_path: Path) -> None:
     for seed, level in enumerate((0.2, 0.3, 0.7)):
         write_run(tmp_path, seed=seed, rewards=[level] * UPDATES, exact=(0.0, 1.0))
     (variant,), _ = load_variants([tmp_path], COLUMNS)
-    drawn = plot_figures.curve(variant, "reward/mean")
+    drawn = curves.curve(variant, "reward/mean")
+    assert drawn is not None
     assert drawn.episodes.tolist() == [BATCH * (i + 1) for i in range(UPDATES)]  # no update 0
-    np.testing.assert_allclose(drawn.raw, 0.4)
-    np.testing.assert_allclose(drawn.smooth, 0.4)
+    np.testing.assert_allclose(drawn.mean, 0.4)
+    np.testing.assert_allclose(drawn.runs, np.repeat([[0.2], [0.3], [0.7]], UPDATES, axis=1))
+    # Of 27 resamples one has the lowest seed thrice (3.7%): the interval of three seeds is their range.
     np.testing.assert_allclose(drawn.low, 0.2)
     np.testing.assert_allclose(drawn.high, 0.7)
+
+
+def test_a_long_curve_keeps_its_ends_and_a_thousand_points(tmp_path: Path) -> None:
+    write_run(tmp_path, rewards=list(np.linspace(0, 1, 5000)))
+    (variant,), _ = load_variants([tmp_path], COLUMNS)
+    drawn = curves.curve(variant, "reward/mean")
+    assert drawn is not None and len(drawn.mean) == curves.POINTS
+    assert drawn.episodes[[0, -1]].tolist() == [BATCH, 5000 * BATCH]
+    assert curves.curve(variant, "no/such") is None
 
 
 def test_unfinished_seeds_stay_out_of_a_curve_with_finished_ones(tmp_path: Path) -> None:
     write_run(tmp_path, seed=0, rewards=[0.5] * UPDATES)
     write_run(tmp_path, seed=1, rewards=[0.1] * 40, updates=UPDATES, state="running")
     (variant,), _ = load_variants([tmp_path], COLUMNS)
-    drawn = plot_figures.curve(variant, "reward/mean")
-    assert len(drawn.raw) == UPDATES and np.all(drawn.raw == 0.5)
-    assert plot_figures.legend_label(variant) == "PGSRM (1 seed, 1 unfinished left out)"
+    drawn = curves.curve(variant, "reward/mean")
+    assert drawn is not None and len(drawn.mean) == UPDATES
+    np.testing.assert_allclose(drawn.mean, 0.5)
+    assert figures.legend_label(variant) == "PGSRM (1 seed, 1 unfinished left out)"
 
 
 def test_a_curve_of_unfinished_seeds_ends_where_the_first_of_them_does_and_is_marked(tmp_path: Path) -> None:
     write_run(tmp_path, seed=0, rewards=[0.5] * 41, updates=UPDATES, state="failed")
     write_run(tmp_path, seed=1, rewards=[0.1] * 60, updates=UPDATES, state="running")
     (variant,), _ = load_variants([tmp_path], COLUMNS)
-    drawn = plot_figures.curve(variant, "reward/mean")
-    assert len(drawn.raw) == 41
-    assert plot_figures.legend_label(variant) == "PGSRM (2 seeds, unfinished: 41%)"
+    drawn = curves.curve(variant, "reward/mean")
+    assert drawn is not None and len(drawn.mean) == 41
+    assert figures.legend_label(variant) == "PGSRM (2 seeds, unfinished: 41%)"
 
 
 def test_spikes_do_not_flatten_a_panel_but_noise_stays_inside() -> None:
@@ -315,9 +254,9 @@ def test_spikes_do_not_flatten_a_panel_but_noise_stays_inside() -> None:
     noise = calm + rng.normal(0, 0.1, 1000)
     spiked = noise.copy()
     spiked[::200] = 50.0
-    low, high, cut = plot_figures._frame([plot_figures.Curve(calm, noise, calm, calm, calm)], faint=True)
+    low, high, cut = figures.frame([curves.Curve(calm, calm, calm, calm, noise[None])], faint=True)
     assert low < 0 and high > noise.max() and not cut
-    low, high, cut = plot_figures._frame([plot_figures.Curve(calm, spiked, calm, calm, calm)], faint=True)
+    low, high, cut = figures.frame([curves.Curve(calm, calm, calm, calm, spiked[None])], faint=True)
     assert high < 3 and cut
 
 
@@ -338,7 +277,9 @@ def test_a_figure_a_task_in_both_formats(tmp_path: Path, capsys: pytest.CaptureF
     out = tmp_path / "made" / "figures"
     assert plot_figures.main(["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
     paths = [out / name for name in ("color.pdf", "color.png", "antonym.pdf", "antonym.png")]
-    assert capsys.readouterr().out.splitlines() == list(map(str, paths))
+    printed = list(map(Path, capsys.readouterr().out.splitlines()))
+    assert printed[:4] == paths and printed[-1] == out / "report.html"
+    assert sorted(printed) == sorted(out.iterdir())  # all that is written is named
     for path in paths:
         if path.suffix == ".png":
             width, height = png_size(path)
@@ -353,8 +294,10 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
         args = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / name), "--formats", "png,pdf,svg"]
         assert plot_figures.main(args) == 0
-    for kind in ("png", "pdf", "svg"):
-        assert (tmp_path / "a" / f"color.{kind}").read_bytes() == (tmp_path / "b" / f"color.{kind}").read_bytes()
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert {"color.png", "color.pdf", "color.svg", "results.csv", "claims.tex", "report.html"} <= names
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
 def test_what_is_drawn_in_the_panels(tmp_path: Path) -> None:
@@ -363,8 +306,8 @@ def test_what_is_drawn_in_the_panels(tmp_path: Path) -> None:
         for seed in range(2):
             write_run(tmp_path, "color", reward, seed, rewards=rewards, entropy=entropy)
     variants, _ = load_variants([tmp_path], COLUMNS)
-    figure = plot_figures.plot_task(variants)
-    assert [axes.get_title() for axes in figure.axes] == [title for _, title, _ in plot_figures.PANELS]
+    figure = figures.plot_task(variants)
+    assert [axes.get_title() for axes in figure.axes] == [title for _, title, _ in figures.PANELS]
     reward_panel, entropy_panel, kl_panel = figure.axes
     thick = [line for line in reward_panel.lines if line.get_linewidth() > 1]
     assert [np.asarray(line.get_ydata())[-1] for line in thick] == pytest.approx([0.5, 0.0, 0.3])
@@ -380,7 +323,7 @@ def test_what_is_drawn_in_the_panels(tmp_path: Path) -> None:
         "rouge_l (2 seeds)",
     ]
     note = figure.texts[-1].get_text()
-    assert "rolling mean, 2% of the updates (3)" in note and "band: min to max" in note
+    assert "rolling mean, 2% of the updates (3)" in note and "band: 95% bootstrap of the mean" in note
 
 
 def test_head_and_note_fit_the_width_also_with_long_labels(tmp_path: Path) -> None:
@@ -388,7 +331,7 @@ def test_head_and_note_fit_the_width_also_with_long_labels(tmp_path: Path) -> No
         values = {"lr": lr, "entropy_coefficient_of_the_policy": lr, "value_loss_coefficient": lr, "x": lr}
         write_run(tmp_path, "sentiment", config={"ppo": values})
     variants, _ = load_variants([tmp_path], COLUMNS)
-    figure = plot_figures.plot_task(variants)
+    figure = figures.plot_task(variants)
     figure.draw_without_rendering()
     title, *_, note = figure.texts
     legend = figure.legends[0].get_window_extent()
@@ -405,7 +348,7 @@ def test_the_longest_note_fits_the_width(tmp_path: Path) -> None:
         rewards[5000] = 90.0
         write_run(tmp_path, seed=seed, rewards=rewards)
     variants, _ = load_variants([tmp_path], COLUMNS)
-    figure = plot_figures.plot_task(variants)
+    figure = figures.plot_task(variants)
     note = figure.texts[-1]
     assert note.get_text().endswith("spikes cut off.")
     assert note.get_window_extent().x1 < figure.bbox.width
@@ -416,7 +359,7 @@ def test_a_metric_that_is_nowhere_is_said_in_its_panel(tmp_path: Path) -> None:
     text = (folder / "metrics.jsonl").read_text().replace("policy/kl", "policy/other")
     (folder / "metrics.jsonl").write_text(text)
     variants, _ = load_variants([tmp_path], COLUMNS)
-    panel = plot_figures.plot_task(variants).axes[2]
+    panel = figures.plot_task(variants).axes[2]
     assert [text.get_text() for text in panel.texts] == ["policy/kl\nis not recorded"]
 
 
@@ -425,7 +368,7 @@ def test_only_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     write_run(tmp_path / "runs", "antonym", rewards=[0.1] * 5, updates=10, state="running")
     args = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--formats", "png"]
     assert plot_figures.main([*args, "--only-finished"]) == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["color.png"]
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["color.png"]
     assert "not finished, 5 of 10 updates" in capsys.readouterr().err
     assert plot_figures.main(args) == 0
     assert (tmp_path / "out" / "antonym.png").exists()
@@ -438,125 +381,188 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "'jpeg' is unknown; choose of pdf, png, svg" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert plot_figures.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "file")]) == 1
-    assert results_table.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "file" / "x.md")]) == 1
     err = capsys.readouterr().err.splitlines()
-    assert len(err) == 2 and all("cannot write there" in line for line in err)
+    assert len(err) == 1 and "cannot write there" in err[0]
 
 
 def test_the_command_works_from_any_folder_and_loads_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs" / "runs")
     command = [sys.executable, "-X", "importtime", str(ANALYSIS / "plot_figures.py"), "--formats", "png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "outputs/figures/color.png\n"
+    assert done.stdout.startswith("outputs/figures/color.png\n")
     assert (tmp_path / "outputs" / "figures" / "color.png").exists()
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "matplotlib" in loaded and not loaded & {"torch", "mlflow", "hydra", "transformers"}
 
 
-@pytest.mark.parametrize("script", ["plot_figures.py", "results_table.py"])
-def test_help_loads_nothing_heavy(script: str) -> None:
-    command = [sys.executable, "-X", "importtime", str(ANALYSIS / script), "--help"]
+def test_help_loads_nothing_heavy() -> None:
+    command = [sys.executable, "-X", "importtime", str(ANALYSIS / "plot_figures.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
-    assert not loaded & {"numpy", "pandas", "matplotlib", "yaml"}
+    assert not loaded & {"numpy", "scipy", "pandas", "matplotlib", "yaml", "msgspec", "jinja2"}
     assert "--runs" in done.stdout
 
 
-# --- results ------------------------------------------------------------------------------------------------
+# --- tables of results --------------------------------------------------------------------------------------
 
 
-def test_tenths_by_hand() -> None:
-    updates = np.arange(1.0, 101.0)
-    means = results_table.tenth_means(updates, updates, 100)
-    assert means == [5.5 + 10 * k for k in range(10)]
-    cut = results_table.tenth_means(updates[:35], updates[:35], 100)
-    assert cut[:3] == [5.5, 15.5, 25.5] and np.isnan(cut[3:]).all()
-    assert results_table.tenth_means(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2, 0.3]), 3) == [
-        0.1,
-        0.2,
-        0.3,
-    ]
+def load_and_tabulate(root: Path) -> dict[str, list[dict[str, str]]]:
+    variants, _ = load_variants([root], results.COLUMNS)
+    return {table.name: table_rows(table.markdown()) for table in results.result_tables(variants)}
 
 
-def test_table_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for seed, last in enumerate((0.5, 0.7)):
-        write_run(tmp_path, seed=seed, rewards=ramp(0.1, last), exact=(0.02, last), status={"seconds": 90.0})
+def test_results_by_hand(tmp_path: Path) -> None:
+    for seed, level in enumerate((0.5, 0.6, 0.7)):
+        write_run(tmp_path, seed=seed, rewards=ramp(0.1, level), exact=(0.02, level), status={"seconds": 90.0})
     write_run(tmp_path, reward="binary", rewards=[0.0] * UPDATES, exact=(0.02, 0.0))
-    assert results_table.main(["--runs", str(tmp_path)]) == 0
-    rows = table_rows(capsys.readouterr().out)
-    pgsrm, binary, seed_0, seed_1, binary_0 = rows
-    assert pgsrm == {
-        "task": "color",
-        "reward": "PGSRM",
-        "seeds": "2",
-        "first tenth": "0.100",
-        "last tenth": "0.600",
-        "change": "+0.500 (+0.400 .. +0.600)",
-        "best tenth": "0.600",
-        "last / best": "1.00 (1.00 .. 1.00)",
-        "exact match, trained": "0.020 → 0.600",
-        "exact match, held out": "0.010 → 0.300",
-        "minutes a run": "1.5",
-    }
-    assert (binary["change"], binary["last / best"]) == ("+0.000", "-")
-    assert (seed_0["change"], seed_1["change"]) == ("+0.400", "+0.600")
-    assert seed_1["exact match, trained"] == "0.020 → 0.700" and seed_1["state"] == "finished"
-    assert binary_0["minutes"] == "2.0"
+    found = load_and_tabulate(tmp_path)
+    pgsrm, binary = found["results"]
+    # Student's t with two degrees of freedom: 4.303 standard errors of 0.1 / sqrt(3).
+    assert pgsrm["last tenth"] == "0.600 [0.352, 0.848]"
+    assert pgsrm["change"] == "+0.500 [0.252, 0.748]" and pgsrm["last / best"] == "1.00 [1.00, 1.00]"
+    assert (pgsrm["first tenth"], pgsrm["minutes a run"], pgsrm["seeds"]) == ("0.100 [0.100, 0.100]", "1.5", "3")
+    assert (binary["change"], binary["last / best"], binary["seeds"]) == ("+0.000", "-", "1")
+    evaluated, _ = found["evaluation"]
+    assert evaluated["exact match, trained: start"] == "0.020"
+    assert evaluated["exact match, trained: end"] == "0.600 [0.352, 0.848]"
+    assert evaluated["exact match, held out: end"] == "0.300 [0.176, 0.424]"
+    assert "perplexity: end" not in evaluated  # not recorded anywhere: no column
+    assert [row["exact match, trained"] for row in found["results_by_seed"]] == [
+        "0.020 → 0.500", "0.020 → 0.600", "0.020 → 0.700", "0.020 → 0.000",
+    ]  # fmt: skip
 
 
 def test_unfinished_seeds_are_named_and_stay_out_of_the_means(tmp_path: Path) -> None:
     write_run(tmp_path, seed=0, rewards=ramp(0.1, 0.5))
     write_run(tmp_path, seed=1, rewards=[0.9] * 35, updates=UPDATES, state="failed")
-    variants, _ = load_variants([tmp_path], ["reward/mean", results_table.TRAINED, results_table.HELD_OUT])
-    text = results_table.report(variants)
-    whole, _, cut = table_rows(text)
+    found = load_and_tabulate(tmp_path)
+    (whole,) = found["results"]
     assert whole["seeds"] == "1 (+1 unfinished)" and whole["last tenth"] == "0.500"
+    cut = found["results_by_seed"][1]
     assert (cut["first tenth"], cut["last tenth"], cut["change"]) == ("0.900", "-", "-")
     assert cut["state"] == "failed, 35% of the updates"
-    assert "exact match, trained" not in whole  # not recorded anywhere: no column
-    assert text.count("**undecided**, unfinished: seed 1; the 1 finished seed(s) hold") == 2
 
 
-def test_settings_column_appears_with_several_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for ppo in ("paper", "sound"):
-        write_run(tmp_path / "runs", choices={"ppo": ppo})
-    out = tmp_path / "docs" / "results.md"
-    assert results_table.main(["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}\n"
-    text = out.read_text(encoding="utf-8")
-    assert [row["settings"] for row in table_rows(text)] == ["ppo=paper", "ppo=sound"] * 2
-    assert "- color, PGSRM, ppo=paper: rises by at least 0.1 in every seed: **holds** in the one seed" in text
-
-
-def test_verdicts_name_the_seeds_that_fail(tmp_path: Path) -> None:
-    peak = [0.1] * 10 + [0.8] * 80 + [0.4] * 10
-    write_run(tmp_path, seed=0, rewards=ramp(0.1, 0.7))
-    write_run(tmp_path, seed=1, rewards=[0.1] * 90 + [0.15] * 10)
-    write_run(tmp_path, seed=2, rewards=peak)
-    write_run(tmp_path, reward="binary")  # no claim is made for it
-    variants, _ = load_variants([tmp_path], ["reward/mean", results_table.TRAINED, results_table.HELD_OUT])
-    verdicts = [line for line in results_table.report(variants).splitlines() if line.startswith("- ")]
-    assert verdicts == [
-        "- color, PGSRM: rises by at least 0.1 in every seed: **fails** in 1 of 3 finished seeds: seed 1 (+0.050)",
-        "- color, PGSRM: last tenth at least 80% of the best tenth: **fails** in 1 of 3 finished seeds: seed 2 (50%)",
+def test_new_evaluation_columns_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, rewards=[0.5] * 2)
+    lines = [
+        '{"update": 0, "eval/perplexity": 40.0, "eval/holdout_other_reward": 0.1}',
+        '{"update": 1, "episodes": 50, "reward/mean": 0.5}',
+        '{"update": 2, "episodes": 100, "reward/mean": 0.5, "eval/perplexity": 44.0, "eval/holdout_other_reward": 0.3}',
     ]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (row,) = load_and_tabulate(tmp_path)["evaluation"]
+    assert (row["perplexity: start"], row["perplexity: end"]) == ("40.0", "44.0")
+    assert row["other embedder's reward, held out: end"] == "0.300"
+    assert "top share, held out: end" not in row
 
 
-def test_verdict_bounds_are_inclusive_and_nothing_is_not_a_success(tmp_path: Path) -> None:
-    claim = results_table.Claim("c", lambda r: r.change, 0.5, "{:.2f}".format)
-    write_run(tmp_path, seed=0, rewards=[0.0] * 50 + [0.5] * 50)
-    (variant,), _ = load_variants([tmp_path], ["reward/mean", results_table.TRAINED, results_table.HELD_OUT])
-    assert results_table.verdict(claim, [results_table.result(variant.runs[0])]).startswith("**holds**")
-    write_run(tmp_path / "flat", seed=0, rewards=[0.0] * 50)
-    (flat,), _ = load_variants([tmp_path / "flat"], ["reward/mean", results_table.TRAINED, results_table.HELD_OUT])
-    kept = results_table.CLAIMS[1]
-    assert results_table.verdict(kept, [results_table.result(flat.runs[0])]).endswith("seed 0 (-)")
+def test_csv_has_the_numbers_in_full_and_latex_no_bare_specials(tmp_path: Path) -> None:
+    for seed, level in enumerate((0.5, 0.6, 0.7)):
+        write_run(tmp_path / "runs", "my_task", seed=seed, rewards=[level] * UPDATES)
+    out = tmp_path / "out"
+    assert plot_figures.main(["--runs", str(tmp_path / "runs"), "--out", str(out), "--formats", "png"]) == 0
+    with (out / "results.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["last tenth"]) == pytest.approx(0.6, abs=1e-12)
+    assert float(row["last tenth low"]) == pytest.approx(0.6 - 4.302652729911275 * 0.1 / 3**0.5)
+    text = (out / "results.tex").read_text()
+    assert r"my\_task" in text and text.count(r"\\") == 2 and r"\toprule" in text
 
 
-def test_no_pgsrm_run_leaves_nothing_to_judge(tmp_path: Path) -> None:
-    write_run(tmp_path, reward="binary")
-    variants, _ = load_variants([tmp_path], ["reward/mean", results_table.TRAINED, results_table.HELD_OUT])
-    assert "No run with `reward=pgsrm`" in results_table.report(variants)
+# --- tables 1 and 2 -----------------------------------------------------------------------------------------
+
+
+PAPER = {
+    "ppo": {
+        "episodes": 100000, "batch_size": 50, "actor_lr": 1e-5, "critic_lr": 1e-4, "entropy_coef": 0.01, "value_coef": 0.5,
+        "kl_coef": 5e-5, "kl_control": "paper", "kl_target": 0.8, "max_grad_norm": 1.0, "clip_range": None,
+    },
+    "model": {"path": "gpt2"},
+}  # fmt: skip
+PGSRM = {"transform": "clip", "alpha": 4, "similarity": "cosine", "embedder": {"path": "numberbatch.kv"}}
+
+
+def tables_of(root: Path) -> dict[str, dict[str, dict[str, str]]]:
+    variants, _ = load_variants([root], COLUMNS)
+    tables = paper_tables(variants)
+    return {table.name: {row["Hyperparameter"]: row for row in table_rows(table.markdown())} for table in tables}
+
+
+def test_tables_1_and_2_as_in_the_paper(tmp_path: Path) -> None:
+    large = {"ppo": {**PAPER["ppo"], "batch_size": 10, "kl_target": None}, "model": {"path": "gpt2-large"}}
+    for task, config in (("color", PAPER), ("antonym", PAPER), ("copy", large)):
+        embedder = {"embedder": "numberbatch"}
+        write_run(tmp_path, task, "pgsrm", config={**config, "reward": PGSRM}, choices=embedder)
+        checker = {"checker": {"_target_": "pgsrm.task.NormalizedEquality"}}
+        write_run(tmp_path, task, "binary", config={**config, "reward": checker}, choices=embedder)
+    found = tables_of(tmp_path)
+    assert list(found) == ["table1", "table2"]
+    first, second = ({name: row["Value"] for name, row in table.items()} for table in found.values())
+    assert first.items() >= {
+        "Model": "GPT-2 Small (124M)", "Episodes": "100,000", "Batch size": "50", "Actor learning rate": "1e-5",
+        "Critic learning rate": "1e-4", "Entropy coefficient": "0.01", "Value loss coefficient": "0.5",
+        "Initial KL coefficient": "5e-5", "Target KL": "0.8", "Gradient clipping": "1", "Embedding model": "numberbatch",
+        "Reward type (PGSRM)": "max(0, cosine)^α", "Exponent α": "4", "Reward type (baseline)": "Binary {0, 1}",
+    }.items()  # fmt: skip
+    assert (second["Model"], second["Batch size"]) == ("GPT-2 Large (774M)", "10")
+    assert "Target KL" not in second and "Ratio clipping" not in second
+    assert found["table1"]["Initial KL coefficient"]["Notes"] == "Adaptive (paper)"
+    assert found["table2"]["Initial KL coefficient"]["Notes"] == "Fixed (no adaptation)"
+    assert found["table1"]["Reward type (baseline)"]["Notes"] == "NormalizedEquality"
+
+
+def test_a_table_says_where_tasks_and_settings_differ(tmp_path: Path) -> None:
+    write_run(tmp_path, "color", config={"ppo": {"batch_size": 50}})
+    write_run(tmp_path, "antonym", config={"ppo": {"batch_size": 20}})
+    assert tables_of(tmp_path)["table1"]["Batch size"]["Value"] == "50 (color); 20 (antonym)"
+    write_run(tmp_path, "antonym", config={"ppo": {"batch_size": 20}}, choices={"ppo": "paper"})
+    row = tables_of(tmp_path)["table1"]["Batch size"]
+    assert (row["ppo=sound"], row["ppo=paper"]) == ("50 (color); 20 (antonym)", "20")
+    write_run(tmp_path, "my_task", config={"ppo": {"batch_size": 7}})
+    assert tables_of(tmp_path)["table_other"]["Batch size"]["Value"] == "7"
+
+
+# --- what is mixed or wrong ---------------------------------------------------------------------------------
+
+
+def test_runs_of_one_identity_that_differ_are_told_apart_and_said(tmp_path: Path) -> None:
+    for seed, lr in enumerate((1e-5, 1e-5, 3e-5)):
+        write_run(tmp_path, seed=seed, variant="1" * 64, config={"ppo": {"lr": lr}})
+    variants, notes = load_variants([tmp_path], COLUMNS)
+    assert [(v.settings, len(v.runs)) for v in variants] == [("ppo.lr=1e-05", 2), ("ppo.lr=3e-05", 1)]
+    assert notes == ["color, pgsrm: 3 runs carry one identity but differ in ppo.lr; told apart"]
+
+
+def test_runs_of_one_identity_with_other_lengths_are_told_apart_and_said(tmp_path: Path) -> None:
+    write_run(tmp_path, seed=0, variant="1" * 64)
+    write_run(tmp_path, seed=1, variant="1" * 64, rewards=[0.5] * 50)
+    variants, notes = load_variants([tmp_path], COLUMNS)
+    assert [(v.settings, len(v.runs)) for v in variants] == [("50 updates", 1), ("100 updates", 1)]
+    assert notes == ["color, pgsrm: 2 runs carry one identity but differ in the number of updates; told apart"]
+
+
+def test_seeds_of_different_versions_are_said(tmp_path: Path) -> None:
+    for seed, torch in enumerate(("2.12.0", "2.13.0")):
+        write_run(tmp_path, seed=seed, status={"versions": {"torch": torch, "numpy": "2.4.6"}})
+    _, notes = load_variants([tmp_path], COLUMNS)
+    assert notes == ["color, PGSRM: its seeds were run with different versions: torch 2.12.0 / 2.13.0"]
+
+
+def test_updates_that_are_missing_in_the_middle_are_said(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:40] + lines[60:]))
+    _, notes = load_variants([tmp_path], COLUMNS)
+    assert notes == [f"{folder}: 20 of the updates up to 100 are not in metrics.jsonl"]
+
+
+def test_runs_of_another_schema_are_named_by_their_commit(tmp_path: Path) -> None:
+    new = {f"new_{i}": i for i in range(5)}
+    write_run(tmp_path, status={"commit": "1" * 40})
+    write_run(tmp_path, config={"ppo": {"lr": 1e-5, **new}}, status={"commit": "2" * 40})
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    assert [v.settings for v in variants] == ["commit 1111111", "commit 2222222"]
 
 
 def test_load_raises_for_folders_without_a_readable_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,247 @@
+"""One number of one run's metric: how high, how fast, how steady. docs/analysis.md has them as a table.
+
+Each takes the metric over training and gives a float, NaN where the run did not get that far. A tenth is a tenth
+of the planned updates; "smoothed" is the centred rolling mean over 2% of them, which also the figures draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from curves import rolling_mean, window
+from runs import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NAN = float("nan")
+TREND = 0.2  # share of the updates in the trend's rolling mean
+JUMP = 0.05  # share of the updates within which a jump happens
+SPIKE = 8.0  # standard deviations from the local median
+NEXT_TO_NOTHING = 0.005  # no ratio to a value below this
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric over a run: `updates`, `episodes` and `values` are (n,), without the updates that lack it."""
+
+    updates: np.ndarray
+    episodes: np.ndarray
+    values: np.ndarray
+    planned: int
+
+    @cached_property
+    def trained(self) -> np.ndarray:
+        """The values without the one before training."""
+        return self.values[self.updates > 0]
+
+    @cached_property
+    def smooth(self) -> np.ndarray:
+        return rolling_mean(self.trained, window(self.planned))
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether it goes on to the end of the planned updates."""
+        return len(self.updates) > 0 and bool(self.updates[-1] >= self.planned)
+
+    @cached_property
+    def tenths(self) -> list[float]:
+        return tenth_means(self.updates, self.values, self.planned)
+
+
+def series(run: Run, column: str) -> Series:
+    """The metric `column` of a run; empty where the run does not have it."""
+    import numpy as np
+
+    updates, values = run.series(column)
+    episodes = run.metrics["episodes"][np.searchsorted(run.metrics["update"], updates)]
+    return Series(updates, episodes, values, run.updates)
+
+
+def tenth_means(updates: np.ndarray, values: np.ndarray, planned: int) -> list[float]:
+    """Mean of `values` (n,) over each tenth of the planned updates 1..planned; NaN for one not run through.
+
+    Below ten updates every update is a window of its own.
+    """
+    windows = min(10, planned)
+    means = []
+    for k in range(windows):
+        start, end = round(k * planned / windows), round((k + 1) * planned / windows)
+        inside = values[(updates > start) & (updates <= end)]
+        passed = len(updates) > 0 and updates[-1] >= end
+        means.append(float(inside.mean()) if passed and len(inside) else NAN)
+    return means
+
+
+# Level
+
+
+def start(s: Series) -> float:
+    """The evaluation before training where there is one, else the mean over the first 1% of the updates."""
+    if len(s.updates) and s.updates[0] == 0:
+        return float(s.values[0])
+    early = s.values[s.updates <= max(1, s.planned // 100)]
+    return float(early.mean()) if len(early) else NAN
+
+
+def end(s: Series) -> float:
+    """The last value, of a run that reached its end: for metrics of the evaluations."""
+    return float(s.values[-1]) if s.whole and len(s.trained) else NAN
+
+
+def first(s: Series) -> float:
+    """Mean over the first tenth."""
+    return s.tenths[0]
+
+
+def last(s: Series) -> float:
+    """Mean over the last tenth."""
+    return s.tenths[-1]
+
+
+def best(s: Series) -> float:
+    """The highest mean of a tenth."""
+    return max((mean for mean in s.tenths if mean == mean), default=NAN)
+
+
+def area(s: Series) -> float:
+    """Area under the curve over the planned updates, divided by their number: the mean over training."""
+    return float(s.trained.mean()) if s.whole and len(s.trained) else NAN
+
+
+def highest(s: Series) -> float:
+    """The highest smoothed value."""
+    return float(s.smooth.max()) if len(s.smooth) else NAN
+
+
+def lowest(s: Series) -> float:
+    """The lowest smoothed value."""
+    return float(s.smooth.min()) if len(s.smooth) else NAN
+
+
+# Progress
+
+
+def rise(s: Series) -> float:
+    """Mean over the last tenth minus start."""
+    return last(s) - start(s)
+
+
+def gain(s: Series) -> float:
+    """The last value minus start: for metrics of the evaluations."""
+    return end(s) - start(s)
+
+
+def change(s: Series) -> float:
+    """Mean over the last tenth minus mean over the first."""
+    return last(s) - first(s)
+
+
+def late_change(s: Series) -> float:
+    """Mean over the last tenth minus mean over the sixth: what the second half still brought."""
+    return last(s) - s.tenths[5] if len(s.tenths) == 10 else NAN
+
+
+def kept(s: Series) -> float:
+    """Last tenth over best tenth: 1 if nothing that was gained is lost again. None if the best is next to nothing."""
+    return last(s) / best(s) if best(s) >= NEXT_TO_NOTHING else NAN
+
+
+def remains(s: Series) -> float:
+    """Mean over the last tenth over start: the share that is left."""
+    return last(s) / start(s) if start(s) >= NEXT_TO_NOTHING else NAN
+
+
+def jump(s: Series) -> float:
+    """Share of the smoothed curve's range that is gained within 5% of the updates: 0.05 on a straight line, 1 on a step
+    (as far as smoothing lets it)."""
+    size = max(1, round(JUMP * s.planned))
+    if not s.whole or len(s.smooth) <= size:
+        return NAN
+    reach = float(s.smooth.max() - s.smooth.min())
+    return float((s.smooth[size:] - s.smooth[:-size]).max()) / reach if reach > 0 else 0.0
+
+
+def rise_time(s: Series) -> float:
+    """Share of the updates after which the smoothed curve has made 90% of its rise from start to the last tenth."""
+    before, after = start(s), last(s)
+    if not after > before:
+        return NAN
+    made = s.smooth >= before + 0.9 * (after - before)
+    return float(s.updates[s.updates > 0][made.argmax()]) / s.planned if made.any() else NAN
+
+
+def episodes_to(s: Series, level: float) -> float:
+    """Episodes until the smoothed curve first reaches `level`; NaN if it never does."""
+    reached = s.smooth >= level
+    return float(s.episodes[s.updates > 0][reached.argmax()]) if reached.any() else NAN
+
+
+# Stability
+
+
+def drawdown(s: Series) -> float:
+    """Maximum drawdown: the furthest that the smoothed curve falls below its highest point so far."""
+    import numpy as np
+
+    return float((np.maximum.accumulate(s.smooth) - s.smooth).max()) if len(s.smooth) else NAN
+
+
+def oscillation(s: Series) -> float:
+    """Total variation beyond the trend: that of the smoothed curve, taken every half window, minus the trend's (its
+    rolling mean over 20% of the updates). In the metric's unit: how far it goes up and down besides getting there."""
+    import numpy as np
+
+    if not s.whole:
+        return NAN
+    step = max(1, window(s.planned) // 2)
+    trend = rolling_mean(s.smooth, window(s.planned, TREND))
+    return float(np.abs(np.diff(s.smooth[::step])).sum() - np.abs(np.diff(trend[::step])).sum())
+
+
+def spikes(s: Series) -> float:
+    """Spikes per 1,000 updates: runs of updates further than 8 standard deviations (by the median absolute deviation
+    over 10% of the updates) from the median over 2%. The deviation counts for at least 1% of the metric's range."""
+    import numpy as np
+    from scipy.ndimage import median_filter
+
+    if len(s.trained) < 10:
+        return NAN
+    off = np.abs(s.trained - median_filter(s.trained, window(s.planned), mode="nearest"))
+    spread = 1.4826 * median_filter(off, window(s.planned, 0.1), mode="nearest")
+    reach = np.subtract(*np.percentile(s.trained, (99, 1)))
+    far = off > SPIKE * np.maximum(spread, 0.01 * reach)
+    if reach == 0:
+        far = off > 0
+    begins = far & ~np.concatenate([[False], far[:-1]])
+    return 1000 * float(begins.sum()) / len(s.trained)
+
+
+def band(s: Series) -> float:
+    """Range of the smoothed curve in the last third over its range in the whole run: near 0 where it has settled."""
+    if not s.whole or len(s.smooth) < 3:
+        return NAN
+    late = s.smooth[-(len(s.smooth) // 3) :]
+    reach = float(s.smooth.max() - s.smooth.min())
+    return float(late.max() - late.min()) / reach if reach > 0 else 0.0
+
+
+def growth(s: Series) -> float:
+    """Highest smoothed value of the last third over the highest before: at most about 1 where it stays bounded."""
+    third = len(s.smooth) // 3
+    if not s.whole or not third or s.smooth[:-third].max() < NEXT_TO_NOTHING:
+        return NAN
+    return float(s.smooth[-third:].max() / s.smooth[:-third].max())
+
+
+MEASURES: dict[str, Callable[..., float]] = {
+    measure.__name__: measure
+    for measure in (
+        *(start, end, first, last, best, area, highest, lowest),
+        *(rise, gain, change, late_change, kept, remains, jump, rise_time, episodes_to),
+        *(drawdown, oscillation, spikes, band, growth),
+    )
+}
