@@ -277,9 +277,15 @@ def serve(task: str, embedder: str, port: int, failures: float) -> FakeOpenAI:
     references = [example.reference for example in load_task(config).train]
     answers = dict(zip(Questions(config).asked, references, strict=True))
     vectors = instantiate(OmegaConf.load(conf_folder() / "embedder" / f"{embedder}.yaml"))
+
+    def embed(texts: Sequence[str]) -> list[Sequence[float]]:
+        """A real server knows no text without a vector."""
+        rows = vectors.embed(texts)
+        return [row if row.any() else vector(text, len(row)) for row, text in zip(rows, texts, strict=True)]
+
     kinds = [kind for kind in (*FAILURES, *VECTOR_FAILURES) if kind != "timeout"]
     shares = dict.fromkeys(kinds, failures / len(kinds))
-    return FakeOpenAI(answers.__getitem__, shares, embed=vectors.embed, port=port)
+    return FakeOpenAI(answers.__getitem__, shares, embed=embed, port=port)
 
 
 def main() -> None:

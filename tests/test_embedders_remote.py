@@ -536,6 +536,19 @@ class TestCheck:
             check_command(["task=color,anto"])
         assert capsys.readouterr().out == ""
 
+    def test_ctrl_c_is_one_line(self, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        from pgsrm.embedder.__main__ import main
+
+        def interrupted(overrides: Sequence[str]) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("pgsrm.embedder.check.check_command", interrupted)
+        monkeypatch.setattr("sys.argv", ["pgsrm.embedder", "check", "task=color"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 130
+        assert capsys.readouterr().err == "pgsrm: interrupted; the same command goes on with what it has so far\n"
+
     def test_bad_input_is_one_line(self, run_cli: Callable[..., Any]) -> None:
         done = run_cli("check", "task=colour", module="pgsrm.embedder")
         assert done.code == 2 and done.error_line.startswith("pgsrm: task=colour")

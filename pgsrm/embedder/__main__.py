@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -29,6 +30,9 @@ def main() -> None:
             check_command(options.overrides + others)
         else:
             _download(options.name, options.out)
+    except KeyboardInterrupt:
+        print("pgsrm: interrupted; the same command goes on with what it has so far", file=sys.stderr, flush=True)
+        sys.exit(130)
     except Exception as error:
         exit_with_line(error, "pgsrm")
 
