@@ -198,8 +198,18 @@ def oscillation(s: Series) -> float:
     if not s.whole:
         return NAN
     step = max(1, window(s.planned) // 2)
-    trend = rolling_mean(s.smooth, window(s.planned, TREND))
+    trend = _trend(s.smooth, window(s.planned, TREND))
     return float(np.abs(np.diff(s.smooth[::step])).sum() - np.abs(np.diff(trend[::step])).sum())
+
+
+def _trend(values: np.ndarray, size: int) -> np.ndarray:
+    """Centred rolling mean (n,) -> (n,) that goes on beyond the ends as their mirror image, upside down: a window cut at
+    the ends would make a straight line's trend shorter than the line."""
+    import numpy as np
+
+    half = min(size // 2, len(values) - 1)
+    wide = np.pad(values, half, mode="reflect", reflect_type="odd")
+    return np.convolve(wide, np.full(2 * half + 1, 1 / (2 * half + 1)), mode="valid")
 
 
 def spikes(s: Series) -> float:
@@ -210,8 +220,8 @@ def spikes(s: Series) -> float:
 
     if len(s.trained) < 10:
         return NAN
-    off = np.abs(s.trained - median_filter(s.trained, window(s.planned), mode="nearest"))
-    spread = 1.4826 * median_filter(off, window(s.planned, 0.1), mode="nearest")
+    off = np.abs(s.trained - median_filter(s.trained, window(s.planned), mode="mirror"))
+    spread = 1.4826 * median_filter(off, window(s.planned, 0.1), mode="mirror")
     reach = np.subtract(*np.percentile(s.trained, (99, 1)))
     far = off > SPIKE * np.maximum(spread, 0.01 * reach)
     if reach == 0:

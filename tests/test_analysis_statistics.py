@@ -1,0 +1,414 @@
+"""Measures, intervals and verdicts on curves and seeds whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analysis_runs import UPDATES, ramp, table_rows, write_run
+
+# isort: split
+import intervals
+import measures
+from claims import FAILS, HOLDS, PAPER, UNDECIDED, Check, ClaimsError, check_all, claims_table, read_claims
+from comparison import comparisons
+from measures import MEASURES, Series
+from results import COLUMNS
+from variants import load_variants
+
+# --- measures -----------------------------------------------------------------------------------------------
+
+
+def curve(values: Sequence[float] | np.ndarray, planned: int | None = None) -> Series:
+    updates = np.arange(1.0, len(values) + 1)
+    return Series(updates, 50 * updates, np.asarray(values, dtype=float), planned or len(values))
+
+
+def test_tenths_by_hand() -> None:
+    updates = np.arange(1.0, 101.0)
+    assert measures.tenth_means(updates, updates, 100) == [5.5 + 10 * k for k in range(10)]
+    cut = measures.tenth_means(updates[:35], updates[:35], 100)
+    assert cut[:3] == [5.5, 15.5, 25.5] and np.isnan(cut[3:]).all()
+    assert measures.tenth_means(np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2, 0.3]), 3) == [0.1, 0.2, 0.3]
+
+
+def test_levels_and_progress_of_a_ramp() -> None:
+    s = curve(ramp(0.2, 0.8, 1000))
+    assert (measures.first(s), measures.last(s), measures.start(s)) == pytest.approx((0.2, 0.8, 0.2))
+    assert (measures.rise(s), measures.change(s), measures.kept(s)) == pytest.approx((0.6, 0.6, 1.0))
+    assert measures.area(s) == pytest.approx(0.5)
+    assert measures.late_change(s) == pytest.approx(0.8 - np.mean(ramp(0.2, 0.8, 1000)[500:600]))
+    assert measures.rise_time(s) == pytest.approx(0.1 + 0.9 * 0.8, abs=0.01)
+    assert measures.episodes_to(s, 0.5) == pytest.approx(25000, abs=200)
+    assert np.isnan(measures.episodes_to(s, 0.9))
+    assert measures.remains(s) == pytest.approx(4.0)
+
+
+def test_start_is_the_evaluation_before_training_where_there_is_one() -> None:
+    s = Series(np.array([0.0, 50, 100]), np.array([0.0, 2500, 5000]), np.array([0.1, 0.5, 0.7]), 100)
+    assert (measures.start(s), measures.end(s), measures.gain(s)) == pytest.approx((0.1, 0.7, 0.6))
+
+
+def test_a_run_that_did_not_get_there_has_no_value() -> None:
+    s = curve([0.5] * 60, planned=100)
+    absent = curve([])
+    for name in ("end", "last", "rise", "gain", "change", "area", "kept", "jump", "oscillation", "band", "growth"):
+        assert np.isnan(MEASURES[name](s)), name
+        assert np.isnan(MEASURES[name](Series(absent.updates, absent.updates, absent.values, 100))), name
+    assert measures.highest(s) == 0.5
+
+
+def test_jump_is_the_share_of_the_range_within_a_twentieth_of_training() -> None:
+    assert measures.jump(curve(np.linspace(0, 1, 1000))) == pytest.approx(0.05, abs=0.003)
+    assert measures.jump(curve(np.repeat([0.1, 0.7], 500))) == pytest.approx(1.0)
+    assert measures.jump(curve(np.repeat([0.7, 0.1], 500))) == pytest.approx(0.0, abs=1e-9)  # a fall is no jump
+    assert measures.jump(curve([0.25] * 1000)) == 0.0
+
+
+def test_drawdown_is_the_furthest_fall_from_the_highest_point_so_far() -> None:
+    s = curve(np.concatenate([np.linspace(0, 0.8, 400), np.linspace(0.8, 0.3, 300), np.linspace(0.3, 0.9, 300)]))
+    assert measures.drawdown(s) == pytest.approx(0.5, abs=0.02)  # smoothing rounds the peaks
+    assert measures.drawdown(curve(np.linspace(0, 1, 1000))) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_oscillation_counts_what_goes_up_and_down_besides_the_trend() -> None:
+    x = np.arange(1000)
+    waves = 0.1 * np.sin(2 * np.pi * x / 200)  # five, each 0.4 up and down, of which smoothing leaves nine tenths
+    assert measures.oscillation(curve(x / 1000)) == pytest.approx(0.0, abs=0.02)
+    level = measures.oscillation(curve(0.5 + waves))
+    assert level == pytest.approx(2.0, rel=0.12)
+    # On a slope the waves cover its way by themselves, which is not counted twice.
+    assert measures.oscillation(curve(0.3 * x / 1000 + waves)) == pytest.approx(level - 0.3, abs=0.1)
+    assert measures.oscillation(curve(0.5 + 2 * waves)) == pytest.approx(2 * level)
+
+
+def test_spikes_are_counted_and_noise_is_not() -> None:
+    rng = np.random.default_rng(0)
+    noise = 1 + rng.normal(0, 0.1, 2000)
+    assert measures.spikes(curve(noise)) == 0
+    spiked = noise.copy()
+    spiked[[300, 301, 900, 1500]] += 5  # two next to each other are one spike
+    assert measures.spikes(curve(spiked)) == pytest.approx(1.5)
+    assert measures.spikes(curve([0.0] * 999 + [1.0])) == pytest.approx(1.0)  # also where there is no noise at all
+    assert measures.spikes(curve(np.linspace(0, 3, 2000))) == 0
+
+
+def test_band_and_growth_tell_settled_from_drifting() -> None:
+    settled = curve(np.concatenate([np.linspace(4, 1, 400), np.full(600, 1.0)]))
+    assert measures.band(settled) == pytest.approx(0.0, abs=1e-6)
+    assert measures.band(curve(np.linspace(4, 1, 999))) == pytest.approx(1 / 3, abs=0.01)
+    assert measures.growth(curve(np.linspace(0, 3, 999))) == pytest.approx(1.5, abs=0.02)
+    assert measures.growth(curve(np.concatenate([np.linspace(0, 2, 300), np.full(699, 2.0)]))) == pytest.approx(1.0)
+
+
+# --- intervals ----------------------------------------------------------------------------------------------
+
+
+def test_mean_interval_is_students_t() -> None:
+    e = intervals.mean_interval([1.0, 2.0, 3.0])
+    assert (e.value, e.low, e.high, e.n) == pytest.approx(
+        (2.0, 2 - 4.302652729911275 / 3**0.5, 2 + 4.302652729911275 / 3**0.5, 3)
+    )
+    assert np.isnan(intervals.mean_interval([1.0, 2.0]).low) and intervals.mean_interval([1.0, 2.0]).value == 1.5
+    assert np.isnan(intervals.mean_interval([]).value)
+    same = intervals.mean_interval([0.5] * 4)
+    assert (same.low, same.high) == (0.5, 0.5)
+
+
+def test_difference_interval_is_welchs() -> None:
+    from scipy.stats import ttest_ind
+
+    a, b = [0.5, 0.6, 0.8, 0.7], [0.1, 0.4, 0.2]
+    e = intervals.difference_interval(a, b)
+    expected = ttest_ind(a, b, equal_var=False).confidence_interval()
+    assert (e.low, e.high) == pytest.approx((expected.low, expected.high))
+    assert e.value == pytest.approx(0.65 - 0.7 / 3)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_interval_of_a_mean_holds_the_true_one_in_95_of_100_cases(seeds: int) -> None:
+    values = np.random.default_rng(seeds).normal(0.6, 0.05, (2000, seeds))
+    held = [e.low <= 0.6 <= e.high for e in map(intervals.mean_interval, values.tolist())]
+    assert 0.935 < np.mean(held) < 0.965
+
+
+def test_the_bootstrap_band_covers_with_many_seeds_and_is_the_range_of_three() -> None:
+    values = np.random.default_rng(0).normal(0.6, 0.05, (30, 2000))  # each column a case
+    low, high = intervals.bootstrap_band(values)
+    assert 0.92 < np.mean((low <= 0.6) & (high >= 0.6)) < 0.965
+    low, high = intervals.bootstrap_band(values[:3])
+    np.testing.assert_allclose(low, values[:3].min(0))
+    np.testing.assert_allclose(high, values[:3].max(0))
+
+
+def test_the_interquartile_mean_drops_odd_runs_and_its_interval_covers() -> None:
+    assert intervals.interquartile_mean([[0.1, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 9.0]]).value == 0.5
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(60):  # two tasks about 0.5: the middle half's true mean is 0.5
+        e = intervals.interquartile_mean(rng.normal(0.5, 0.1, (2, 10)).tolist())
+        held += e.low <= 0.5 <= e.high
+    assert held >= 51
+
+
+def test_probability_of_improvement() -> None:
+    e = intervals.probability_of_improvement([[0.9, 0.8, 0.7], [0.5] * 3], [[0.1, 0.2, 0.3], [0.5] * 3])
+    assert e.value == pytest.approx(0.75)  # 1 on the first task, ties on the second
+    a, b = [0.1, 0.4, 0.6, 0.9], [0.2, 0.3, 0.5, 0.7, 0.8]
+    from scipy.stats import mannwhitneyu
+
+    e = intervals.probability_of_improvement([a], [b])
+    assert e.value == pytest.approx(mannwhitneyu(a, b).statistic / 20)
+    assert e.low < 0.5 < e.high
+    assert np.isnan(intervals.probability_of_improvement([a[:2]], [b]).low)  # two seeds: no interval
+
+
+def test_rewards_are_compared_in_the_same_setup_over_tasks(tmp_path: Path) -> None:
+    for task in ("color", "antonym"):
+        for seed in range(3):
+            write_run(tmp_path, task, "pgsrm", seed, kl=[1.0] * UPDATES, exact=(0.0, 0.8 + seed / 100))
+            write_run(tmp_path, task, "binary", seed, kl=[1.0, 2.0] * 50, exact=(0.0, 0.5 + seed / 100))
+    write_run(tmp_path, "antonym", "pgsrm", 0, choices={"ppo": "paper"})  # no binary to compare with
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (table,) = comparisons(variants)
+    rows = {row[""]: row for row in table_rows(table.markdown())}
+    held_out = rows["right greedy answers, held out"]
+    assert held_out["IQM PGSRM"].startswith("0.405 [") and held_out["IQM Binary"].startswith("0.255 [")
+    assert held_out["P, all tasks"] == "1.00 [1.00, 1.00]" and held_out["P, antonym"] == "1.00"
+    assert held_out["tasks"] == "2" and "ppo=paper" not in table.markdown()
+    assert "right answers, last tenth" not in rows  # reward/exact_match is not recorded
+
+
+# --- claims -------------------------------------------------------------------------------------------------
+
+
+def claims_file(folder: Path, text: str) -> Path:
+    path = folder / "claims.yaml"
+    path.write_text(text)
+    return path
+
+
+RISES = """
+- name: rises
+  says: The reward rises.
+  where: {reward: pgsrm}
+  metric: reward/mean
+  measure: change
+  expect: {at_least: 0.1}
+"""
+
+
+def check(folder: Path, text: str = RISES) -> list[Check]:
+    variants, _ = load_variants([folder / "runs"], COLUMNS)
+    return check_all(read_claims(claims_file(folder, text)), variants)
+
+
+@pytest.mark.parametrize(
+    ("lasts", "verdict", "reason"),
+    [
+        ((0.5, 0.6, 0.7), HOLDS, "3 seeds"),
+        ((0.12, 0.13, 0.14), FAILS, "3 seeds"),
+        ((0.15, 0.25, 0.35), UNDECIDED, "3 seeds, the interval holds the bound 0.125"),
+        ((0.6, 0.7), UNDECIDED, "2 of 3 finished seeds"),
+        ((0.25, 0.25, 0.25), HOLDS, "3 seeds"),  # the bound itself, as at_least says
+    ],
+)
+def test_verdicts_by_where_the_interval_lies(
+    tmp_path: Path, lasts: tuple[float, ...], verdict: str, reason: str
+) -> None:
+    for seed, last in enumerate(lasts):
+        write_run(tmp_path / "runs", seed=seed, rewards=[0.125] * 50 + [last] * 50)
+    (found,) = check(tmp_path, RISES.replace("0.1", "0.125"))
+    assert (found.verdict, found.reason) == (verdict, reason)
+
+
+def test_a_true_claim_is_seldom_judged_false_and_with_enough_seeds_found_true() -> None:
+    """Over many sets of seeds around a true rise: verdicts err in no more cases than the interval's level allows."""
+    rng = np.random.default_rng(0)
+    bound = 0.1
+    for true, wrong in ((0.1001, FAILS), (0.0999, HOLDS)):  # on either side of the bound
+        verdicts = []
+        for _ in range(1000):
+            e = intervals.mean_interval(rng.normal(true, 0.05, 5).tolist())
+            verdicts.append(HOLDS if e.low >= bound else FAILS if e.high < bound else UNDECIDED)
+        assert verdicts.count(wrong) < 45  # 25 are expected: one side of 95%
+    clear = [intervals.mean_interval(rng.normal(0.3, 0.05, 5).tolist()).low >= bound for _ in range(200)]
+    assert np.mean(clear) > 0.95
+
+
+def test_a_failed_seed_keeps_a_claim_from_holding_but_not_from_failing(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "runs", "color", seed=seed, rewards=ramp(0.1, 0.6 + seed / 100))
+        write_run(tmp_path / "runs", "antonym", seed=seed, rewards=[0.1 + seed / 1000] * UPDATES)
+    for task in ("color", "antonym"):
+        write_run(tmp_path / "runs", task, seed=3, rewards=[0.1] * 20, updates=UPDATES, state="failed")
+    color, antonym = check(tmp_path)
+    assert (color.verdict, color.reason) == (UNDECIDED, "3 seeds would hold, but 1 of 4 runs failed")
+    assert (antonym.verdict, antonym.reason) == (FAILS, "3 seeds; 1 of 4 runs failed")
+
+
+def test_running_seeds_are_waited_for_without_a_word(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "runs", seed=seed, rewards=ramp(0.1, 0.6 + seed / 100))
+    write_run(tmp_path / "runs", seed=3, rewards=[0.1] * 20, updates=UPDATES, state="running")
+    assert check(tmp_path)[0].verdict == HOLDS
+
+
+def test_a_finished_seed_without_a_value_keeps_a_claim_from_holding(tmp_path: Path) -> None:
+    for seed in range(4):
+        write_run(tmp_path / "runs", seed=seed, rewards=ramp(0.1, 0.6) if seed else [0.0] * UPDATES)
+    (found,) = check(tmp_path, RISES.replace("change", "kept"))  # no ratio to nothing
+    assert (found.verdict, found.reason) == (UNDECIDED, "3 seeds would hold, but no value in 1 finished run(s)")
+
+
+COMPARES = """
+- name: steadier
+  says: KL oscillates less under PGSRM.
+  where: {reward: pgsrm, task: [color, antonym]}
+  minus: {reward: binary}
+  metric: policy/kl
+  measure: oscillation
+  expect: {below: 0}
+"""
+
+
+def test_a_comparison_is_made_task_by_task_in_the_same_setup(tmp_path: Path) -> None:
+    calm, wild = [1.0] * UPDATES, [1 + 0.5 * np.sin(i / 2) for i in range(UPDATES)]
+    for seed in range(3):
+        for task, pgsrm, binary in (("color", calm, wild), ("antonym", wild, calm), ("copy", calm, wild)):
+            noise = np.random.default_rng(seed).normal(0, 0.01, UPDATES)
+            write_run(tmp_path / "runs", task, "pgsrm", seed, kl=list(pgsrm + noise))
+            write_run(tmp_path / "runs", task, "binary", seed, kl=list(binary + noise[::-1]))
+        write_run(tmp_path / "runs", "color", "binary", seed, choices={"ppo": "paper"}, kl=calm)
+    found = check(tmp_path, COMPARES)
+    assert [(c.task, c.reward, c.verdict) for c in found] == [
+        ("color", "PGSRM − Binary", HOLDS),
+        ("antonym", "PGSRM − Binary", FAILS),
+    ]
+
+
+def test_equal_is_not_less(tmp_path: Path) -> None:
+    for seed in range(3):
+        for reward in ("pgsrm", "binary"):
+            write_run(tmp_path / "runs", reward=reward, seed=seed, kl=[1.0] * UPDATES)
+    (found,) = check(tmp_path, COMPARES)
+    assert found.verdict == FAILS and found.estimate.value == 0
+
+
+def test_conditions_take_choices_and_values(tmp_path: Path) -> None:
+    for alpha in (1, 4):
+        for seed in range(3):
+            write_run(tmp_path / "runs", seed=seed, config={"reward": {"alpha": alpha}}, rewards=ramp(0.1, 0.5))
+    (found,) = check(tmp_path, RISES.replace("pgsrm}", "pgsrm, reward.alpha: 4.0}"))
+    assert found.settings == "reward.alpha=4"
+    (found,) = check(tmp_path, RISES.replace("pgsrm}", "pgsrm, ppo: [paper, released]}"))
+    assert (found.verdict, found.reason) == (UNDECIDED, "no run of reward=pgsrm, ppo=paper|released")
+
+
+def test_episodes_to_a_level(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "runs", seed=seed, rewards=[0.1] * (20 + seed) + [0.9] * (80 - seed))
+    text = RISES.replace("change", "{episodes_to: 0.5}").replace("at_least: 0.1", "at_most: 1500")
+    (found,) = check(tmp_path, text)
+    assert found.verdict == HOLDS and found.estimate.value == pytest.approx(1100)
+    assert found.claim.definition == "episodes to 0.5 of reward/mean ≤ 1500"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- [", "is no YAML in line"),
+        ("name: x", "is no list of claims"),
+        ("- just words", "claim 1: is no mapping"),
+        (RISES.replace("metric: reward/mean", ""), "claim 1 (rises): metric is missing; set it"),
+        (RISES + "  colour: red", "claim 1 (rises): colour is unknown; there are name, says,"),
+        (RISES.replace("change", "chnage"), "measure=chnage is unknown; there are start, end,"),
+        (RISES.replace("change", "episodes_to"), "only episodes_to takes a level"),
+        (RISES.replace("change", "{change: 0.5}"), "only episodes_to takes a level"),
+        (RISES.replace("at_least: 0.1", "over: 0.1"), "expect={'over': 0.1}: give at_least, at_most or both"),
+        (RISES.replace("at_least: 0.1", "at_least: high"), "give at_least, at_most or both"),
+        (RISES.replace("at_least: 0.1", "at_least: 0.9, at_most: 0.1"), "the lower bound is above the upper one"),
+        (RISES.replace("{reward: pgsrm}", "pgsrm"), "where=pgsrm: is no mapping"),
+        (RISES + "  min_seeds: 1", "min_seeds=1: must be a whole number of at least 3"),
+        (RISES + RISES, "claim 2: name=rises is taken"),
+    ],
+)
+def test_errors_in_a_claims_file_are_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    path = claims_file(tmp_path, text)
+    with pytest.raises(ClaimsError) as caught:
+        read_claims(path)
+    message = str(caught.value)
+    assert message.startswith(f"--claims={path}: ") and expected in message and "\n" not in message
+
+
+def test_the_command_says_what_is_wrong_with_a_claims_file_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import plot_figures
+
+    write_run(tmp_path / "runs")
+    out = tmp_path / "out"
+    args = ["--runs", str(tmp_path / "runs"), "--out", str(out), "--claims"]
+    assert plot_figures.main([*args, str(tmp_path / "none.yaml")]) == 1
+    assert plot_figures.main([*args, str(claims_file(tmp_path, RISES.replace("change", "x")))]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2 and "can't be read (No such file" in err[0] and not out.exists()
+    assert plot_figures.main([*args, str(claims_file(tmp_path, RISES)), "--formats", "png"]) == 0
+    assert "| rises | color | PGSRM |" in (out / "claims.md").read_text()
+
+
+def papers_runs(root: Path, seeds: int) -> None:
+    """Runs of the paper's word task antonym as its section 5.2 describes them."""
+    rng = np.random.default_rng(0)
+    n = 400
+    for seed in range(seeds):
+        noise = rng.normal(0, 0.01, n)
+        jump = np.concatenate([np.full(180, 0.1), np.linspace(0.1, 0.7, 20), np.linspace(0.7, 0.76, 200)])
+        fall = np.concatenate([np.linspace(5, 0.6, 60), np.linspace(0.6, 1.5, 40), np.full(300, 0.5)])
+        settled = np.concatenate([np.linspace(0, 2, 100), np.full(300, 2.0)])
+        write_run(root, "antonym", "pgsrm", seed, rewards=list(jump + noise), entropy=list(fall + noise),
+                  kl=list(settled + noise))  # fmt: skip
+        flat = np.abs(rng.normal(0, 0.01, n))
+        write_run(root, "antonym", "binary", seed, rewards=list(flat), entropy=list(4.8 + 3 * noise),
+                  kl=list(0.2 + noise))  # fmt: skip
+
+
+def test_the_papers_claims_hold_on_the_papers_curves(tmp_path: Path) -> None:
+    papers_runs(tmp_path, 4)
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    found = {c.claim.name: c.verdict for c in check_all(read_claims(PAPER), variants) if c.task == "antonym"}
+    for name in ("PGSRM rises", "PGSRM keeps", "binary stays flat", "sharp jump", "antonym plateau", "PGSRM entropy falls",
+                 "PGSRM entropy settles", "binary entropy stays high", "PGSRM KL bounded", "binary KL hesitant"):  # fmt: skip
+        assert found[name] == HOLDS, name
+
+
+def test_the_papers_claims_do_not_hold_on_the_opposite(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(4):
+        noise = rng.normal(0, 0.01, 400)
+        up, down = np.linspace(0.1, 0.9, 400), np.linspace(0.9, 0.1, 400)
+        write_run(tmp_path, "antonym", "pgsrm", seed, rewards=list(down + noise), entropy=list(1 + up + noise),
+                  kl=list(10 * up + noise))  # fmt: skip
+        write_run(tmp_path, "antonym", "binary", seed, rewards=list(up + noise), entropy=list(down + noise),
+                  kl=list(30 * up + noise))  # fmt: skip
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    found = {c.claim.name: c.verdict for c in check_all(read_claims(PAPER), variants) if c.task == "antonym"}
+    for name in ("PGSRM rises", "PGSRM keeps", "binary stays flat", "sharp jump", "antonym plateau", "PGSRM entropy falls",
+                 "PGSRM entropy settles", "binary entropy stays high", "PGSRM KL bounded", "binary KL hesitant"):  # fmt: skip
+        assert found[name] == FAILS, name
+
+
+def test_the_papers_claims_on_two_seeds_are_not_enough(tmp_path: Path) -> None:
+    papers_runs(tmp_path, 2)
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    assert {c.verdict for c in check_all(read_claims(PAPER), variants)} == {UNDECIDED}
+
+
+def test_claims_table_names_definition_value_and_reason(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "runs", seed=seed, rewards=ramp(0.1, 0.5 + seed / 10))
+    (row,) = table_rows(claims_table(check(tmp_path)).markdown())
+    assert row["definition"] == "change of reward/mean ≥ 0.1" and row["verdict"] == HOLDS
+    assert row["value"] == "0.500 [0.252, 0.748]"
