@@ -102,8 +102,22 @@ def connect(uri: str) -> "MlflowClient":
 
     if not uri.startswith("sqlite:///"):
         return MlflowClient(tracking_uri=uri)
-    with _alone(Path(uri.removeprefix("sqlite:///"))):
+    database = Path(uri.removeprefix("sqlite:///"))
+    with _alone(database):
+        if not database.exists():
+            _make(database)
         return MlflowClient(tracking_uri=uri)
+
+
+def _make(database: Path) -> None:
+    """A new SQLite file with MLflow's tables, complete or not there: one that a kill leaves half-made never opens again."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    half_made = database.with_name(f".{database.name}.new")
+    half_made.unlink(missing_ok=True)
+    store = SqlAlchemyStore(f"sqlite:///{half_made}", str(database.with_name("mlartifacts")))
+    store.engine.dispose()
+    os.rename(half_made, database)
 
 
 @contextmanager
