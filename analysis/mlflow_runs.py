@@ -93,8 +93,6 @@ def _read(client: MlflowClient, uri: str, run: MlflowRun, columns: Sequence[str]
 
 def _config(run: MlflowRun) -> dict[str, Any]:
     """The composed config as the run's parameters have it, and its choices as the tags have them."""
-    import yaml  # type: ignore[import-untyped]
-
     config: dict[str, Any] = {}
     for name, text in run.data.params.items():
         *above, key = name.split(".")
@@ -103,12 +101,21 @@ def _config(run: MlflowRun) -> dict[str, Any]:
         place = config
         for part in above:
             place = place.setdefault(part, {})
-        try:
-            place[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            place[key] = text
+        place[key] = _value(text)
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
     return {**config, "choices": {key: value for key, value in tags.items() if key not in ("sweep", "reason")}}
+
+
+def _value(text: str) -> Any:
+    """A parameter as the config had it: MLflow keeps what Python's str() made of it."""
+    if text in ("None", "null", "True", "False", "true", "false"):
+        return {"n": None, "t": True, "f": False}[text[0].lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _metrics(client: MlflowClient, run: MlflowRun, columns: Sequence[str]) -> dict[str, np.ndarray]:
@@ -122,7 +129,7 @@ def _metrics(client: MlflowClient, run: MlflowRun, columns: Sequence[str]) -> di
     updates = sorted({step for values in points.values() for step in values})
     table = {name: np.array([values.get(u, np.nan) for u in updates]) for name, values in points.items()}
     table["update"] = np.array(updates, dtype=float)
-    table.setdefault("episodes", np.full(len(updates), np.nan))
+    table["episodes"] = np.nan_to_num(table.get("episodes", np.zeros(len(updates))))
     return table
 
 

@@ -1,0 +1,322 @@
+"""The report, experiments and MLflow as a source, on synthetic runs."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from analysis_runs import UPDATES, ramp, table_rows, write_run
+
+# isort: split
+import plot_figures
+import report
+from experiments import experiments, level_table, main_variants
+from results import COLUMNS
+from samples import read_samples, shared_ends
+from variants import load_variants
+
+VOID = {"meta", "img", "source", "line", "br"}
+
+
+class Page(HTMLParser):
+    """A page's elements and text; fails on tags that do not close."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self._open, f"left open: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open and self._open.pop() == tag, f"{tag} closes what it did not open"
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += data + " "
+
+    def all(self, tag: str, name: str) -> list[str]:
+        return [str(attrs[name]) for each, attrs in self.elements if each == tag and name in attrs]
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", self.text)
+
+
+def make_report(root: Path, *extra: str) -> Page:
+    out = root / "out"
+    assert plot_figures.main(["--runs", str(root / "runs"), "--out", str(out), "--formats", "png", *extra]) == 0
+    return Page(out / "report.html")
+
+
+def sample(update: int, word: str, response: str, right: bool) -> dict[str, Any]:
+    prompt = f"The opposite of '{word}' is "
+    return {
+        "update": update,
+        "prompt": prompt,
+        "reference": "cold",
+        "response": response,
+        "reward": 0.25,
+        "exact_match": right,
+    }
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_whole_and_needs_no_network(tmp_path: Path) -> None:
+    rows = [sample(u, word, f"<b>{u}</b>", u > 50) for u in (10, 50, 100) for word in ("hot", "happy")]
+    for reward in ("pgsrm", "binary"):
+        for seed in range(3):
+            write_run(tmp_path / "runs", "antonym", reward, seed, rewards=ramp(0.1, 0.74 + seed / 100), exact=(0.1, 0.8),
+                      samples=rows)  # fmt: skip
+    page = make_report(tmp_path)
+    sources = page.all("img", "src") + page.all("source", "srcset")
+    assert len(sources) == 6 and all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert not page.all("script", "src") and not page.all("link", "href")
+    light, dark = (
+        base64.b64decode(page.all(*where)[0].partition(",")[2]) for where in (("img", "src"), ("source", "srcset"))
+    )
+    assert (
+        light.startswith(b"<svg") and b"0072b2" in light and b"56b4e9" in dark
+    )  # the same curve in either theme's blue
+    assert page.all("source", "media") == ["(prefers-color-scheme: dark)"] * 3
+    assert all(page.all("img", "alt")) and "PGSRM ends at 0.75" in page.all("img", "alt")[0]
+    words = page.words
+    assert "6 finished runs" in words and "PGSRM (3 seeds)" in words
+    assert "<b>100</b>" in words  # an answer is text, never markup
+    assert "Prompt: The opposite of '…' is" in words and "0.25 ✓" in words
+    assert "The reward under PGSRM approaches a plateau around 0.7-0.8. (5.2) ✓" in words
+    assert "a" * 16 in words  # the commit
+
+
+def test_links_lead_to_the_run_folders(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "runs", seed=seed) for seed in range(2)]
+    page = make_report(tmp_path)
+    links = [link for link in page.all("a", "href") if not link.startswith("#")]
+    assert [(tmp_path / "out" / link).resolve() for link in links] == [folder.resolve() for folder in folders]
+    anchors = {link[1:] for link in page.all("a", "href") if link.startswith("#")}
+    assert anchors == set(page.all("h2", "id"))
+
+
+def test_what_is_wrong_stands_in_the_report(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", seed=0, status={"commit": "1" * 40})
+    write_run(tmp_path / "runs", seed=1, status={"commit": "2" * 40})
+    cut = write_run(
+        tmp_path / "runs", "copy", rewards=[0.1] * 40, updates=100, state="failed", status={"reason": "disk full"}
+    )
+    with (cut / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 41, "rew')
+    for seed in range(3):
+        (write_run(tmp_path / "runs", "category", seed=seed) / "metrics.jsonl").unlink()
+    words = make_report(tmp_path).words
+    assert "1 unfinished, 1 of them failed" in words and "3 left out" in words
+    assert "line 41, the last one, is half-written" in words and "failed (disk full)" in words
+    assert "left out, it has no metrics.jsonl: 3 runs," in words  # once, not three times
+    assert "its seeds were run at different commits: 1111111111, 2222222222" in words
+    assert "unfinished: 40%" in words
+
+
+def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", config={"ppo": {"lr": 1e-5, "same": 1}})
+    write_run(tmp_path / "runs", config={"ppo": {"lr": 3e-5, "same": 1}})
+    write_run(tmp_path / "runs", "binary", config={"ppo": {"lr": 1e-5, "same": 1}})
+    words = make_report(tmp_path).words
+    assert "color ppo.lr 1e-05 PGSRM, ppo.lr=1e-05" in words and "color ppo.lr 3e-05 PGSRM, ppo.lr=3e-05" in words
+    assert "ppo.same" not in words
+
+
+def test_grouped_notes() -> None:
+    notes = ["/a/b/run1: left out, x", "/a/b/run2: left out, x", "color, PGSRM: mixed"]
+    assert report.grouped_notes(notes) == [("left out, x", ["run1", "run2"]), ("color, PGSRM: mixed", [])]
+
+
+def test_compact_keeps_a_drawing_and_drops_its_preamble() -> None:
+    text = b'<?xml version="1.0"?><!DOCTYPE svg>\n<svg>\n<metadata>\nx\n</metadata>\n  <path d="M 1.23456 -2.5 \nL 0.04 7"/></svg>'
+    assert report.compact(text) == b'<svg>\n<path d="M 1.2 -2.5 L 0.0 7"/></svg>'
+
+
+# --- samples ------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_taken_from_the_beginning_to_the_end(tmp_path: Path) -> None:
+    rows = [sample(u, f"w{u}x{i}", "r", False) for u in range(100, 2001, 100) for i in range(10)]
+    folder = write_run(tmp_path, "antonym", samples=rows)
+    with (folder / "samples.jsonl").open("a") as file:
+        file.write('{"update": 2100, "prom')  # half-written
+    (variant,), _ = load_variants([tmp_path], COLUMNS)
+    found = read_samples(variant.runs[0])
+    assert found is not None
+    assert [row["update"] for row in found.rows] == [u for u in (100, 600, 1100, 1500, 2000) for _ in range(3)]
+    assert (found.template, found.rows[0]["prompt"]) == ("The opposite of '…' is ", "w100x0")
+
+
+def test_shared_ends_never_tear_a_word() -> None:
+    assert shared_ends(["Copy: 'the cat'", "Copy: 'the car'"]) == ("Copy: 'the ", "'")
+    assert shared_ends(["say red and ", "say rose and "]) == ("say ", " and ")
+    assert shared_ends(["one"]) == ("", "")
+    assert shared_ends(["same", "same"]) == ("", "")
+
+
+# --- experiments --------------------------------------------------------------------------------------------
+
+
+def alpha_sweep(root: Path) -> None:
+    """An experiment over reward.alpha; binary, which has none, beside it. alpha=4 ran before under no name."""
+    for seed in range(3):
+        for alpha in (1, 2, 16, 4):
+            named: dict[str, str] = {} if alpha == 4 else {"experiment": "alpha"}
+            write_run(root, "color", "pgsrm", seed, config={"reward": {"alpha": alpha}}, choices=named,
+                      rewards=ramp(0.1, 0.5 + alpha / 100 + seed / 1000), exact=(0.0, 0.5))  # fmt: skip
+        write_run(root, "color", "binary", seed, config={"reward": {"checker": "x"}}, choices={"experiment": "alpha"},
+                  exact=(0.0, 0.25))  # fmt: skip
+
+
+def test_levels_are_in_their_order_with_intervals_and_rewards_beside(tmp_path: Path) -> None:
+    alpha_sweep(tmp_path)
+    for folder in tmp_path.glob("*"):  # all under the experiment's name
+        text = (folder / "config.yaml").read_text()
+        if "experiment" not in text:
+            (folder / "config.yaml").write_text(text.replace("choices:", "choices:\n  experiment: alpha"))
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (experiment,) = experiments(variants)
+    assert experiment.title == "alpha: color mixing"
+    rows = table_rows(level_table(experiment).markdown())
+    assert [(row["level"], row["reward"]) for row in rows] == [
+        ("reward.alpha=1", "PGSRM"), ("reward.alpha=2", "PGSRM"), ("reward.alpha=4", "PGSRM"), ("reward.alpha=16", "PGSRM"),
+        ("Binary", "Binary"),
+    ]  # fmt: skip
+    assert rows[3]["Reward, last tenth"] == "0.661 [0.659, 0.663]"
+    assert rows[4]["Right greedy answers, trained"] == "0.250 [0.250, 0.250]"
+
+
+def test_a_level_that_ran_before_belongs_only_if_nothing_else_differs(tmp_path: Path) -> None:
+    for seed in range(2):
+        for lr in (1, 2):
+            write_run(tmp_path, seed=seed, config={"ppo": {"lr": lr, "clip": 0}}, choices={"experiment": "rates"},
+                      variant=str(lr) * 64)  # fmt: skip
+        write_run(
+            tmp_path, seed=seed + 2, config={"ppo": {"lr": 2, "clip": 0}}, variant="2" * 64
+        )  # the same, by itself
+        write_run(tmp_path, seed=seed, config={"ppo": {"lr": 2, "clip": 9}})  # another
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    named, *_ = experiments(variants)
+    assert [(v.settings, len(v.runs)) for v in named.variants] == [("ppo.lr=1", 2), ("ppo.lr=2", 4)]
+
+
+def test_both_rewards_of_a_choice_are_one_level_and_failures_are_counted(tmp_path: Path) -> None:
+    for level in ("released", "d2_value", "sound"):
+        for reward in ("pgsrm", "binary"):
+            for seed in range(3):
+                state = "failed" if (level, seed) == ("d2_value", 2) else "finished"
+                rewards = ramp(0.1, 0.5) if state == "finished" else [0.1] * 10
+                write_run(tmp_path / "runs", "antonym", reward, seed, rewards=rewards, updates=UPDATES, state=state,
+                          choices={"experiment": "fidelity", "fidelity": level}, config={"ppo": {"x": level}})  # fmt: skip
+    write_run(tmp_path / "runs", "antonym", "pgsrm")
+    variants, _ = load_variants([tmp_path / "runs"], COLUMNS)
+    found = experiments(variants)
+    assert [label for label, _ in found[0].levels] == ["fidelity=d2_value", "fidelity=released", "fidelity=sound"]
+    rows = table_rows(level_table(found[0]).markdown())
+    assert [row["failed"] for row in rows] == ["1", "1", "-", "-", "-", "-"]
+    assert [v.setup for v in main_variants(variants, found)] == [variants[-1].setup] or len(
+        main_variants(variants, found)
+    ) == 1
+    page = make_report(tmp_path)
+    assert "Fidelity: antonym generation" in page.words
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {
+        "experiment_fidelity_antonym.png",
+        "experiment_fidelity_antonym_curves.png",
+        "experiment_fidelity_antonym.csv",
+    } <= names
+
+
+def test_many_curves_of_one_task_become_rows_of_panels(tmp_path: Path) -> None:
+    from findings import find
+
+    for lr in range(5):
+        for reward in ("pgsrm", "binary"):
+            write_run(tmp_path, "color", reward, config={"ppo": {"lr": lr}})
+    variants, notes = load_variants([tmp_path], COLUMNS)
+    (stem, draw), *_ = find(variants, notes, []).figures
+    figure = draw()
+    assert stem == "color" and len(figure.axes) == 15
+    assert [axes.get_title(loc="left") for axes in figure.axes[::3]] == [f"ppo.lr={lr} (1 seed)" for lr in range(5)]
+
+
+# --- MLflow -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database with runs as the package's own mirror writes them, one of them half done, and a stranger's run."""
+    from pgsrm.record import RunFolder
+    from pgsrm.record.mlflow_mirror import MlflowMirror
+    from pgsrm.record.params import run_params
+
+    root = tmp_path_factory.mktemp("tracked")
+    uri = f"sqlite:///{root}/mlflow.db"
+    for seed, count in ((0, 100), (1, 100), (2, 40)):
+        folder = write_run(root / "runs", "color", "pgsrm", seed, rewards=ramp(0.1, 0.5 + seed / 10)[:count],
+                           updates=100, exact=(0.0, 0.5))  # fmt: skip
+        import yaml  # type: ignore[import-untyped]
+
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["ppo"] |= {"episodes": 5000, "batch_size": 50}
+        mirror = MlflowMirror(RunFolder(folder), {"uri": uri, "experiment": "pgsrm"}, folder.name, run_params(config),
+                              {"sweep": "x", **config["choices"]})  # fmt: skip
+        mirror.start()
+        mirror.finish("finished" if count == 100 else "failed", None if count == 100 else "disk full", patience=120)
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(tracking_uri=uri).create_run("1", run_name="stranger")
+    return uri
+
+
+def test_runs_of_mlflow_give_what_their_folders_give(tracked: str) -> None:
+    from mlflow_runs import load_mlflow_variants
+
+    (variant,), notes = load_mlflow_variants(tracked, COLUMNS)
+    (expected,), _ = load_variants([Path(tracked.removeprefix("sqlite:///")).parent / "runs"], COLUMNS)
+    assert [run.seed for run in variant.complete] == [0, 1] and variant.runs[2].failed
+    for mine, folders in zip(variant.runs, expected.runs, strict=True):
+        assert mine.folder.name == folders.folder.name
+        assert set(mine.metrics) == set(folders.metrics)
+        for name in mine.metrics:
+            np.testing.assert_array_equal(mine.metrics[name], folders.metrics[name])
+        expected_settings = {**folders.settings, "ppo.episodes": "5000", "ppo.batch_size": "50"}
+        assert mine.choices == folders.choices and mine.settings == expected_settings
+    assert any("stranger: left out, it has no tags task and reward" in note for note in notes)
+    assert any("not finished, 40 of 100 updates, failed (disk full)" in note for note in notes)
+
+
+def test_the_command_reads_mlflow(tracked: str, tmp_path: Path) -> None:
+    assert plot_figures.main(["--tracking", tracked, "--out", str(tmp_path / "out"), "--formats", "png"]) == 0
+    page = Page(tmp_path / "out" / "report.html")
+    assert "2 finished runs" in page.words and 'id="samples"' not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_wrong_address_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for uri in (f"sqlite:///{tmp_path}/none.db", "outputs/mlflow.db", "http://127.0.0.1:9"):
+        assert plot_figures.main(["--tracking", uri, "--out", str(tmp_path / "out")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ", 2)[2][:20] for line in lines] == [
+        "no such database; th",
+        "is no address; give ",
+        "can't be read (API r",
+    ]
+    assert not (tmp_path / "none.db").exists() and not (tmp_path / "out").exists()
