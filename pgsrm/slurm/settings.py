@@ -71,7 +71,7 @@ class ResourceSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, 
     hours: Annotated[float, Meta(gt=0)] | None = None
     # Memory of the machine, in GiB.
     memory_gb: Annotated[float, Meta(gt=0)] | None = None
-    # CPU cores, and threads of a run.
+    # CPU cores, and threads of a run, divided among its processes.
     cpus: Count | None = None
     # GPUs: a number, or TYPE:NUMBER as in a100:1; 0 or null = none.
     gpus: Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern=r"^[\w.-]+:[1-9]\d*$")] | None = None

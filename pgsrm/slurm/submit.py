@@ -66,10 +66,10 @@ def submit(plans: Sequence[Plan], slots: int | None) -> list[str]:
 
 
 def _alike(plans: Iterable[Plan]) -> list[list[Plan]]:
-    """Plans in groups of equal cluster and resources: an array has one set of options."""
+    """Plans in groups of equal cluster, resources and processes: an array has one set of options."""
     groups: dict[bytes, list[Plan]] = {}
     for plan in plans:
-        key = msgspec.json.encode([plan.settings.cluster, plan.settings.resources])
+        key = msgspec.json.encode([plan.settings.cluster, plan.settings.resources, plan.settings.processes])
         groups.setdefault(key, []).append(plan)
     return list(groups.values())
 
@@ -121,7 +121,8 @@ def _parameters(plan: Plan, name: str) -> dict[str, Any]:
     cluster, resources = plan.settings.cluster, plan.settings.resources
     setup, srun = list(cluster.setup), []
     if resources.cpus is not None:
-        setup.append(f"export OMP_NUM_THREADS={resources.cpus} MKL_NUM_THREADS={resources.cpus}")
+        threads = max(1, resources.cpus // plan.settings.processes)
+        setup.append(f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}")
         srun.append(f"--cpus-per-task={resources.cpus}")  # since Slurm 22.05 it does not inherit sbatch's
     return {
         "job_name": name,
