@@ -1,5 +1,6 @@
 """Hydra's and OmegaConf's errors in one line."""
 
+import os
 import re
 import sys
 import traceback
@@ -132,6 +133,9 @@ def one_line(error: BaseException) -> str | None:
 
 def exit_with_line(error: Exception, command: str, wants_traceback: bool = False) -> NoReturn:
     """End a command with exit code 2 and its one line on standard error; an error that is ours is raised again."""
+    if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     line = one_line(error)
     if line is None or wants_traceback:
         raise error

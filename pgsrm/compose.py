@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pgsrm.plan import LAUNCH, Plan, plan
+from pgsrm.plan import LAUNCH, Plan, Shared, plan
 from pgsrm.settings import read_settings
 
 
@@ -42,7 +42,8 @@ class Composer:
             if not seen.issuperset(overrides):
                 read_settings(self.compose(overrides)[0])
                 seen.update(overrides)
-        return [plan(*self.compose(overrides)) for overrides in runs]
+        shared = Shared()
+        return [plan(*self.compose(overrides), shared) for overrides in runs]
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """The config of the run with these overrides, without Hydra's node, and the choice of each group."""

@@ -71,12 +71,43 @@ class Plan:
             self.folder.release()
 
 
-def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
-    """Check a composed config down to its data, and name its run.
+class Shared:
+    """What the plans of one sweep have in common, made once: tasks and rewards of equal config, and what was checked."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, tuple[Any, Any]] = {}
+        self._checked: set[str] = set()
+
+    def objects(self, config: dict[str, Any]) -> tuple[Any, Any]:
+        """As `build_objects`."""
+        key = _key(config["task"], config["parent"], config["reward"])
+        if key not in self._objects:
+            self._objects[key] = build_objects(config)
+        return self._objects[key]
+
+    def check(self, config: dict[str, Any], settings: Settings, task: Any, reward: Any) -> None:
+        """Have the rewards see to it that they can score the task's references."""
+        key = _key(config["reward"], config["evaluation"], task.digest)
+        if key in self._checked:
+            return
+        _, other = build_evaluation(settings.evaluation)
+        for each in (reward, other):
+            if hasattr(each, "check"):
+                each.check([example.reference for example in task.train + task.holdout])
+        self._checked.add(key)
+
+
+def _key(*parts: Any) -> str:
+    return json.dumps(parts, sort_keys=True)
+
+
+def plan(config: DictConfig, choices: dict[str, str], shared: Shared | None = None) -> Plan:
+    """Check a composed config down to its data, and name its run. The plans of a sweep have one `shared`.
 
     Raises:
         UserError: for the first thing that would not work.
     """
+    shared = shared or Shared()
     settings = read_settings(config)
     check_model(settings.model)
     plain = OmegaConf.to_container(config, resolve=True)
@@ -86,7 +117,7 @@ def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
     frozen = _absolute_paths(frozen)
     if frozen["tracking"] is not None:
         frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"])
-    task, reward = build_objects(frozen)
+    task, reward = shared.objects(frozen)
     identity, variant = (_identity(settings, frozen, task, reward, seed) for seed in (True, False))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
@@ -95,10 +126,7 @@ def plan(config: DictConfig, choices: dict[str, str]) -> Plan:
     name = "-".join([*parts, f"s{settings.seed}", identity[:8]])
     folder = RunFolder(Path(settings.paths.outputs).absolute() / "runs" / name)
     if folder.state() != "finished":  # what has finished needs no server any more
-        _, other = build_evaluation(settings.evaluation)
-        for each in (reward, other):
-            if hasattr(each, "check"):
-                each.check([example.reference for example in task.train + task.holdout])
+        shared.check(frozen, settings, task, reward)
     for key in LAUNCH:
         frozen.pop(key, None)
     return Plan(folder, settings, frozen, settings.ppo.updates, identity, variant)

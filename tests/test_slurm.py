@@ -150,7 +150,7 @@ def field(run: RunFolder, name: str) -> str:
 
 def start_now(runs: list[RunFolder]) -> bool:
     """Whether all jobs have ended. Jobs that were requeued would wait two minutes otherwise (SWEEPS: 120 s)."""
-    queue = slurm("squeue", "--noheader", "--array", "--format=%i|%T|%r").stdout.split()
+    queue = slurm("squeue", "--noheader", "--array", "--format=%i|%T|%r").stdout.splitlines()
     for line in queue:
         job, state, reason = line.split("|")
         if state == "PENDING" and reason == "BeginTime":
