@@ -38,10 +38,11 @@ def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
         for name, column, measure, more in COMPARED:
             row = _row(pairs, column, measure, more, tasks)
             if row:
-                rows.append([*([label] if len(setups) > 1 else []), name, "more" if more else "less", *row])
+                text = name if more else f"{name} (less is better)"
+                rows.append([*([label] if len(setups) > 1 else []), text, *row])
     if not rows:
         return None
-    names = [*(["setup"] if len(setups) > 1 else []), "", "better"]
+    names = [*(["setup"] if len(setups) > 1 else []), "measure"]
     head = [*names, "tasks", f"IQM {first}", f"IQM {second}", *(f"P, {task}" for task in ("all tasks", *tasks))]
     return Table(
         f"comparison_{a}_{b}" if (a, b) != REWARD_ORDER else "comparison",

@@ -39,7 +39,7 @@ def plot_dots(columns: Sequence[tuple[str, Sequence[Dot]]], *, dark: bool = Fals
         legend: dict[str, Any] = {}
         for axes, (title, dots) in zip(grid[0], columns, strict=True):
             legend |= _draw_dots(axes, dots, levels, dark)
-            axes.set_title(title if len(columns) == 1 else textwrap.fill(title, 22))
+            axes.set_title(title if len(columns) == 1 else textwrap.fill(title, 18))
         grid[0, 0].set_yticks(range(len(levels)), [textwrap.fill(level, 24) for level in levels])
         grid[0, 0].set_ylim(len(levels) - 0.4, -0.6)
         figure.legend(

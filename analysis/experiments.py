@@ -21,6 +21,9 @@ OUTCOMES: tuple[tuple[str, str, Measure], ...] = (
     ("Right greedy answers, held out", HELD_OUT, end),
 )
 
+# Where a comparison begins and ends; other levels keep the order of their names and numbers between them.
+FIRST, LAST = ("released", "paper"), ("sound",)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -39,9 +42,20 @@ class Experiment:
         return f"experiment_{self.name or 'settings'}_{self.task}".replace("/", "_")
 
     @property
+    def factor(self) -> str:
+        """What was swept, if it is one thing under one name: "fidelity", "reward.alpha"; else ""."""
+        names = {variant.settings.partition("=")[0] for variant in self.variants if variant.settings}
+        single = all(
+            "," not in variant.settings and "=" in variant.settings for variant in self.variants if variant.settings
+        )
+        return names.pop() if len(names) == 1 and single else ""
+
+    @property
     def levels(self) -> list[tuple[str, list[Variant]]]:
-        """Label and variants (one a reward) of each level."""
-        return by_setting(self.variants)
+        """Label and variants (one a reward) of each level, in their order."""
+        prefix = f"{self.factor}=" if self.factor else ""
+        rows = [(label.removeprefix(prefix), found) for label, found in by_setting(self.variants)]
+        return sorted(rows, key=lambda row: 1 if row[0] in LAST else -1 if row[0] in FIRST else 0)
 
 
 def experiments(variants: Sequence[Variant]) -> list[Experiment]:
@@ -58,11 +72,9 @@ def experiments(variants: Sequence[Variant]) -> list[Experiment]:
 
 
 def main_variants(variants: Sequence[Variant], found: Sequence[Experiment]) -> list[Variant]:
-    """The variants for a task's own figure: without those of a named experiment, unless the task has no others."""
+    """The variants for the tasks' own figures: without those of a named experiment, which has figures of its own."""
     swept = {id(run) for experiment in found if experiment.name for v in experiment.variants for run in v.runs}
-    kept = [variant for variant in variants if not all(id(run) in swept for run in variant.runs)]
-    tasks = {variant.task for variant in kept}
-    return [variant for variant in variants if variant in kept or variant.task not in tasks]
+    return [variant for variant in variants if not all(id(run) in swept for run in variant.runs)]
 
 
 def _by_task(name: str, runs: Sequence[Run]) -> list[Experiment]:
@@ -105,7 +117,7 @@ def level_table(experiment: Experiment) -> Table:
             cells: list[Cell] = [_estimate(variant, column, measure) for _, column, measure in OUTCOMES]
             failed = sum(run.failed for run in variant.runs)
             rows.append([label, variant.reward_title, seeds(variant), str(failed) if failed else NONE, *cells])
-    head = ["level", "reward", "seeds", "failed", *(name for name, _, _ in OUTCOMES)]
+    head = [experiment.factor or "level", "reward", "seeds", "failed", *(name for name, _, _ in OUTCOMES)]
     return Table(experiment.stem, f"Experiment {experiment.title}", head, rows, left=2)
 
 

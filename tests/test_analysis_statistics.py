@@ -173,7 +173,7 @@ def test_rewards_are_compared_in_the_same_setup_over_tasks(tmp_path: Path) -> No
     write_run(tmp_path, "antonym", "pgsrm", 0, choices={"ppo": "paper"})  # no binary to compare with
     variants, _ = load_variants([tmp_path], COLUMNS)
     (table,) = comparisons(variants)
-    rows = {row[""]: row for row in table_rows(table.markdown())}
+    rows = {row["measure"]: row for row in table_rows(table.markdown())}
     held_out = rows["right greedy answers, held out"]
     assert held_out["IQM PGSRM"].startswith("0.405 [") and held_out["IQM Binary"].startswith("0.255 [")
     assert held_out["P, all tasks"] == "1.00 [1.00, 1.00]" and held_out["P, antonym"] == "1.00"
