@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, environment
 
 from benchmarks.arithmetic import Shape, Work, count_work
 from benchmarks.baselines import TransformersLearner
+from benchmarks.embedder import _count
+from pgsrm.embedder.cache import VectorCache
+from pgsrm.embedder.cached import CachedEmbedder
 from pgsrm.paths import conf_folder
 from pgsrm.ppo import Learner, PPOSettings, step
 from pgsrm.settings import read_settings
@@ -109,3 +113,43 @@ def test_startup_prints_a_row_for_each_command() -> None:
     for name in ("import hydra", "--help", "--cfg job", "config error", "config error, sweep", "torch, transformers"):
         (row,) = [line for line in lines if line.startswith(f"{name}  ")]
         assert all(float(number) > 0 for number in row.removeprefix(name).split()), row
+
+
+def test_embedder_prints_both_tables() -> None:
+    arguments = ["--words", "3000", "--dimension", "8", "--updates", "1", "--task", "color", "--embedders", "static"]
+    lines = run_module("benchmarks.embedder", *arguments)
+    assert lines[0].startswith("3,000 words in 8 dimensions, ")
+    cpu = {}
+    for name in ("first start, alone", "later start, alone", "first start, four at once", "later start, four at once"):
+        (row,) = [line.removeprefix(name).split() for line in lines if line.startswith(f"{name}  ")]
+        assert len(row) == 4
+        cpu[name] = float(row[1])
+    assert cpu["later start, alone"] < cpu["first start, alone"]  # it reads what the other has converted
+    (row,) = [line.split() for line in lines if line.startswith("static  ")]
+    assert row[1] == "-" and float(row[2]) > float(row[3]) > 0 and row[-1] == "0.0"
+
+
+def test_embedder_counts_time_and_unseen_texts(tmp_path: Path) -> None:
+    class Words:
+        def embed(self, texts: list[str]) -> None:
+            sum(range(2_000_000))
+
+    class Letters(CachedEmbedder):
+        digest = "letters"
+
+        def _embed_unseen(self, texts: list[str]) -> np.ndarray:
+            return np.array([[len(text), 1.0] for text in texts])
+
+    class Counted(Letters):  # whose methods are replaced, not the package's
+        embed = Letters.embed
+        _checked = Letters._checked
+
+    spent = {"embedder": 0.0, "unseen": 0.0}
+    _count(Words, Counted, spent)
+    embedder = Counted(VectorCache(str(tmp_path)))
+    embedder.embed(["a", "bb", "a", ""])
+    embedder.embed(["bb", "ccc"])
+    assert spent["unseen"] == 3
+    before = spent["embedder"]
+    Words().embed([])
+    assert spent["embedder"] > before > 0
