@@ -1,8 +1,5 @@
 """The runs of a sweep, however they are started: what each needs, the order of a launch, and what is said of it."""
 
-import json
-import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,8 +11,7 @@ from typing import Any
 
 from pgsrm.errors import UserError
 from pgsrm.plan import Plan, load_settings
-from pgsrm.record import RunFolder
-from pgsrm.record.run_folder import alive
+from pgsrm.record import RunFolder, lock
 from pgsrm.slurm.queue import Queue
 
 # What a run needs, by its state; `waiting` is a run that was frozen and never started.
@@ -92,11 +88,11 @@ def launching(outputs: Path) -> Iterator[None]:
     try:
         outputs.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + _PATIENCE
-        while not _create(path):
+        while not lock.create(path):
             if time.monotonic() > deadline:
-                raise UserError(
-                    f"{path}: {_holder(path)} is launching runs; wait for it, or delete the file if it has gone"
-                )
+                held = lock.holder(path) or {"pid": "?", "host": "?"}
+                who = f"process {held['pid']} on {held['host']}"
+                raise UserError(f"{path}: {who} is launching runs; wait for it, or delete the file if it has gone")
             time.sleep(0.2)
     except OSError as error:
         problem = f"paths.outputs={outputs}: can't be written ({error.strerror})"
@@ -105,31 +101,6 @@ def launching(outputs: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
-
-
-def _create(path: Path) -> bool:
-    """Make the lock's file; a dead process of this machine gives it up."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        try:
-            holder = json.loads(path.read_bytes())
-        except (OSError, ValueError):  # just made, and not yet written
-            return False
-        if holder["host"] == socket.gethostname() and not alive(holder["pid"]):
-            path.unlink(missing_ok=True)
-        return False
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
-    return True
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_bytes())
-        return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
 
 
 def outputs_of(plans: Sequence[Plan]) -> Path:

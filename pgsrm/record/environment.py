@@ -39,12 +39,12 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads() if torch is not None else None,
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "job": _slurm_job(),
+        "job": slurm_job(),
     }
 
 
-def _slurm_job() -> str | None:
-    """12, or 12_3 for a task of an array, as squeue shows it."""
+def slurm_job() -> str | None:
+    """The Slurm job that this process is part of, if any: 12, or 12_3 for a task of an array, as squeue shows it."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
 

@@ -4,6 +4,7 @@ It is the only truth about a run: resuming, the MLflow mirror, tables and figure
 Only the process that holds the lock writes; anyone may read at any time.
 """
 
+import errno
 import fcntl
 import json
 import math
@@ -16,10 +17,14 @@ from typing import Any
 
 import msgspec
 
+from pgsrm.record import lock
 from pgsrm.record.files import disk_full, is_disk_full, replace, writing
 
 # NumPy's and torch's scalars become floats; NaN and infinities become null, since JSON has neither.
 _encode = msgspec.json.Encoder(enc_hook=float).encode
+
+# What flock says on a file system that has none.
+_NO_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 
 
 class RunFolder:
@@ -34,7 +39,9 @@ class RunFolder:
         self.model = self.path / "model"
         self.mlflow = self.path / "mlflow.json"
         self._status = self.path / "status.json"
+        self.owner = self.path / "owner.json"
         self._lock: int | None = None
+        self._owns = False
         self._appending: int | None = None
 
     @property
@@ -51,7 +58,8 @@ class RunFolder:
     def acquire(self) -> bool:
         """Takes the run for this process until `release` or the process's end; False if another one has it.
 
-        The lock is the kernel's (flock), so that a killed process leaves none behind.
+        The lock is the kernel's (flock), so that a killed process leaves none behind. On a file system without flock it
+        is the file owner.json, which a process that is killed leaves until its machine, or its Slurm job, gives it up.
         """
         self.create()
         with writing(self.path):
@@ -61,6 +69,12 @@ class RunFolder:
         except BlockingIOError:
             os.close(descriptor)
             return False
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _NO_FLOCK:
+                raise
+            self._owns = lock.create(self.owner)
+            return self._owns
         self._lock = descriptor
         return True
 
@@ -70,6 +84,9 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        if self._owns:
+            self.owner.unlink(missing_ok=True)
+            self._owns = False
 
     # Status
 
@@ -96,7 +113,7 @@ class RunFolder:
         if status is None:
             return "waiting"
         here = status.get("host") == socket.gethostname()
-        if status["state"] == "running" and here and not alive(status.get("pid")):
+        if status["state"] == "running" and here and not lock.alive(status.get("pid")):
             return "cut off"
         return str(status["state"])
 
@@ -216,16 +233,3 @@ def _append(folder: Path, descriptor: int, content: bytes) -> None:
         if written:
             os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
         raise disk_full(folder) from error
-
-
-def alive(pid: object) -> bool:
-    """Whether a process of this machine has that number."""
-    if not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -14,7 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from pgsrm.errors import UserError
-from pgsrm.record import RunFolder, checkpoint
+from pgsrm.record import RunFolder, checkpoint, lock
+from pgsrm.record.environment import slurm_job
 from pgsrm.train import Signals, run
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class TrainRun:
     def __call__(self) -> str:
         """Train the run; returns the state that it ended in, and raises UserError with the reason if it failed."""
         folder = RunFolder(self.folder)
+        _free(folder)
         ending = Ending(folder, self.warned_seconds)
         stop = JobSignals(ending)
         state = run(folder, show_progress=False, stop=stop, sqlite=False)
@@ -57,6 +59,17 @@ class TrainRun:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _free(folder: RunFolder) -> None:
+    """Where there is no flock: take the run from a job that ended without giving it back, as this one's last start may have."""
+    held = lock.holder(folder.owner)
+    if held is None or held["job"] is None:
+        return
+    listed = subprocess.run(["squeue", "--noheader", f"--jobs={held['job']}"], capture_output=True, text=True)
+    ended = listed.returncode != 0 and "Invalid job id" in listed.stderr  # or squeue knows it, with nothing to show
+    if held["job"] == slurm_job() or ended or (listed.returncode == 0 and not listed.stdout.strip()):
+        lock.remove(folder.owner, held)
 
 
 class Ending:

@@ -1,0 +1,351 @@
+"""Sweeps apart from training: composing, slots, locks between machines, what is said of a launch; status and sync."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import environment
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from mlflow.tracking import MlflowClient
+from omegaconf import OmegaConf
+
+from pgsrm import status
+from pgsrm.compose import Composer, plan_run
+from pgsrm.errors import UserError
+from pgsrm.local import Slot, make_slots
+from pgsrm.paths import conf_folder
+from pgsrm.plan import Plan
+from pgsrm.record import RunFolder, lock
+from pgsrm.slurm import queue as slurm_queue
+from pgsrm.slurm.job import _seconds
+from pgsrm.slurm.queue import Job, Queue
+from pgsrm.sweep import launching, survey
+
+# Composing
+
+
+@pytest.fixture
+def composer() -> Any:
+    """A sweep's composer, and Hydra's own way: overrides -> config without the hydra node."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        master = hydra.compose_config(
+            "config", overrides=[], run_mode=RunMode.MULTIRUN, from_shell=False, with_log_configuration=False
+        )
+        yield Composer(hydra.config_loader, master)
+        GlobalHydra.instance().clear()
+
+
+SETS = [
+    ["seed=3", "task=antonym"],
+    ["task=copy", "ppo=grpo", "ppo.batch_size=20", "reward=binary", "model=gpt2_small", "model.dtype=bfloat16"],
+    ["model.lora={rank: 4}", "task.paper=null", "reward.alpha=${seed}", "paths.outputs='a,b'", "seed=2"],
+    ["ppo.actor_lr=2e-5", "experiment=quickstart", "~tracking", "+cluster.sbatch.hold=true", "cluster.setup=[a,b]"],
+    ["paths.outputs=x", "embedder@evaluation.embedder=static", "tracking.experiment=e", "++ppo.epochs=1"],
+]
+
+
+@pytest.mark.parametrize("overrides", SETS, ids=range(len(SETS)))
+def test_values_set_on_a_copy_are_what_hydra_composes(composer: Composer, overrides: list[str]) -> None:
+    composer.compose(["seed=9", *(each for each in overrides if "seed" not in each)])  # so that choices are known
+    config, choices = composer.compose(overrides)
+    other = compose("config", overrides=overrides, return_hydra_config=True)
+    chosen = {k: v for k, v in other.hydra.runtime.choices.items() if "hydra" not in k and v is not None}
+    OmegaConf.set_struct(other, False)
+    other.pop("hydra")
+    assert OmegaConf.to_container(config) == OmegaConf.to_container(other)  # interpolations as they stand
+    assert OmegaConf.to_container(config, resolve=True) == OmegaConf.to_container(other, resolve=True)
+    assert choices == {k: v for k, v in chosen.items() if k not in ("cluster", "resources")}
+
+
+def test_one_runs_values_are_not_the_next_ones(composer: Composer) -> None:
+    first, _ = composer.compose(["seed=3", "ppo.batch_size=7"])
+    second, _ = composer.compose(["seed=4"])
+    assert (first.seed, first.ppo.batch_size, second.seed) == (3, 7, 4) and second.ppo.batch_size != 7
+
+
+def test_a_bad_value_of_the_last_run_is_told_before_the_first_is_planned(
+    composer: Composer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgsrm.compose.plan", lambda *_: pytest.fail("planned a run"))
+    with pytest.raises(UserError, match=r"ppo\.batch_size=0"):
+        composer.plans([["seed=1", "ppo.batch_size=4"], ["seed=2", "ppo.batch_size=4"], ["seed=1", "ppo.batch_size=0"]])
+
+
+# Slots
+
+
+@pytest.fixture
+def planned(small: Sequence[str]) -> Callable[..., Plan]:
+    """`planned(*overrides)`: the plan of a small run."""
+
+    def make(*overrides: str) -> Plan:
+        GlobalHydra.instance().clear()
+        given = {each.partition("=")[0] for each in overrides}
+        kept = [each for each in small if each.partition("=")[0] not in given]
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return plan_run(compose("config", overrides=[*kept, *overrides], return_hydra_config=True))
+
+    return make
+
+
+def test_a_gpu_a_slot(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgsrm.local._cores", lambda: 8)
+    runs = [planned("seed=0", "threads=null")] * 9
+    gpus = ["3", "GPU-5f"]
+    assert make_slots(runs, None, gpus, 1) == [Slot(4, "3"), Slot(4, "GPU-5f")]
+    assert [slot.gpus for slot in make_slots(runs, None, gpus, 2)] == ["3", "GPU-5f", "3", "GPU-5f"]
+    assert make_slots(runs[:1], None, gpus, 2) == [Slot(8, "3")]  # no more slots than runs
+    assert make_slots(runs, 3, [], 1) == [Slot(2)] * 3
+    on_cpu = [planned("model.device=cpu", "threads=2")] * 9
+    assert make_slots(on_cpu, None, gpus, 1) == [Slot(2)] * 4
+    with pytest.raises(
+        UserError, match=r"hydra.launcher.slots=3: 2 GPUs take 2 runs; raise hydra.launcher.runs_per_gpu"
+    ):
+        make_slots(runs, 3, gpus, 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f")
+    assert Slot(4, "3").environment()["CUDA_VISIBLE_DEVICES"] == "3"
+    assert Slot(4).environment()["CUDA_VISIBLE_DEVICES"] == "3,GPU-5f"
+
+
+# Locks between machines
+
+
+@pytest.fixture
+def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without flock."""
+
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_without_flock_a_file_holds_the_run(tmp_path: Path, no_flock: None) -> None:
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    assert first.acquire() and not second.acquire()
+    first.release()
+    assert second.acquire()
+    second.release()
+    assert not second.owner.exists()
+
+
+def test_a_dead_process_of_this_machine_gives_its_lock_up_and_another_machines_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    path.write_text(json.dumps({"host": socket.gethostname(), "pid": dead.pid, "job": None}))
+    assert lock.create(path)
+    assert not lock.create(path)  # this process is alive
+    path.write_text(json.dumps({"host": "elsewhere", "pid": dead.pid, "job": None}))
+    assert not lock.create(path)
+    held = lock.holder(path)
+    assert held is not None
+    lock.remove(path, {**held, "pid": 1})  # somebody else's by now
+    assert lock.holder(path) == held
+    lock.remove(path, held)
+    assert not path.exists() and not list(tmp_path.iterdir())
+
+
+def test_a_second_launch_waits_and_then_says_who_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with launching(tmp_path):
+        monkeypatch.setattr("pgsrm.sweep._PATIENCE", 0.3)
+        says = rf"launching.lock: process {os.getpid()} on \S+ is launching runs; wait"
+        with pytest.raises(UserError, match=says), launching(tmp_path):
+            pytest.fail("two at once")
+    with launching(tmp_path):
+        pass
+
+
+# What a launch says
+
+
+def test_what_each_run_needs(planned: Callable[..., Plan]) -> None:
+    plans = [planned(f"seed={seed}") for seed in range(6)] + [planned("seed=0")]
+    for plan, state in zip(plans, ("finished", "stopped", "failed", "waiting", "running"), strict=False):
+        plan.freeze()
+        plan.folder.write_status(state=state, pid=os.getpid(), host=socket.gethostname())
+    found = survey(plans)
+    assert found.line() == "6 runs: 2 new, 1 to go on, 1 failed before (tried again), 1 finished, 1 running"
+    assert [plan.settings.seed for plan in found.to_start] == [1, 2, 3, 5]
+    left = survey(plans, retry_failed=False)
+    assert "1 failed before (left, retry_failed=false)" in left.line()
+    assert [plan.settings.seed for plan in left.to_start] == [1, 3, 5]
+
+
+def test_dry_run_of_one_run_makes_nothing(call_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:
+    result = call_cli(*small, "dry_run=true")
+    assert result.code == 0
+    assert result.out.splitlines()[0] == "1 run: 1 new"
+    assert not (tmp_path / "outputs").exists()
+
+
+# Slurm's queue, as far as it needs no Slurm
+
+
+def test_states_from_folder_and_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(name: str, **status: Any) -> RunFolder:
+        folder = RunFolder(tmp_path / name)
+        folder.create()
+        folder.write_status(**status)
+        return folder
+
+    def with_job(folder: RunFolder, index: int, log: str = "") -> RunFolder:
+        Job("pgsrm-1", index, f"12_{index}", str(tmp_path), "").write(folder)
+        if log:
+            (tmp_path / f"12_{index}_0_log.out").write_text(log)
+        return folder
+
+    oom = (
+        "update 3\nslurmstepd: error: Detected 1 oom-kill event(s). Some of the step tasks have been OOM Killed.\nbye\n"
+    )
+    runs = {
+        "pending": with_job(run("a", state="waiting"), 0),
+        "running": with_job(run("b", state="running", host="node1", pid=1, job="12_1"), 1),
+        "requeued": with_job(run("c", state="running", host="node1", pid=1, job="12_2"), 2),
+        "killed": with_job(run("d", state="running", host="node1", pid=1, job="12_3"), 3, oom),
+        "never began": with_job(run("e", state="waiting"), 4),
+        "by hand": with_job(run("f", state="running", host="node1", pid=1, job=None), 5),
+        "done": with_job(run("g", state="finished"), 6),
+        "failed": with_job(run("h", state="failed", reason="loss is not finite"), 7),
+    }
+    answer = "pgsrm-1|0|PENDING|Priority\npgsrm-1|1|RUNNING|None\npgsrm-1|2|PENDING|BeginTime\n"
+    asked = []
+    monkeypatch.setattr(slurm_queue, "_call", lambda *command: asked.append(command) or answer)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    queue = Queue.ask(runs.values())
+    assert len(asked) == 1 and "--name=pgsrm-1" in asked[0]
+    states = {name: queue.state(folder) for name, folder in runs.items()}
+    assert states == {
+        "pending": "queued",
+        "running": "running",
+        "requeued": "queued",
+        "killed": "cut off",
+        "never began": "cut off",
+        "by hand": "running",
+        "done": "finished",
+        "failed": "failed",
+    }
+    assert queue.reason(runs["pending"], "queued") == "job 12_0: pending, Priority"
+    killed = queue.reason(runs["killed"], "cut off")
+    assert killed is not None and killed.startswith("Detected 1 oom-kill event(s).")
+    assert killed.endswith(f"see {tmp_path}/12_3_0_log.out")
+    assert queue.reason(runs["never began"], "cut off") == "job 12_4 ended before the run began"
+    assert queue.reason(runs["failed"], "failed") == "loss is not finite"
+    monkeypatch.setattr("shutil.which", lambda name: None)  # a machine that is no part of the cluster
+    assert Queue.ask(runs.values()).state(runs["requeued"]) == "running"
+
+
+def test_a_queue_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "squeue").write_text(
+        "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact controller' >&2\nexit 1\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    folder = RunFolder(tmp_path / "runs/a")
+    folder.create()
+    folder.config.touch()
+    Job("pgsrm-1", None, "12", str(tmp_path), "").write(folder)
+    with pytest.raises(UserError, match=r"squeue: slurm_load_jobs error: Unable to contact controller; which runs"):
+        Queue.ask([folder])
+    shown = status.table([folder])  # which still shows what is in the folders
+    assert "1 runs: 1 waiting" in shown and "Unable to contact" in shown.splitlines()[-1]
+
+
+def test_time_left_as_squeue_writes_it() -> None:
+    assert [_seconds(text) for text in ("0:07", "12:05", "1:02:03", "2-00:00:01")] == [7, 725, 3723, 172801]
+    assert _seconds("UNLIMITED") == _seconds("") == float("inf")
+
+
+# Status and sync
+
+
+@pytest.fixture
+def some_runs(tmp_path: Path) -> Path:
+    """An outputs folder of five runs, two of which failed for one reason."""
+    states = ("finished", "failed", "failed", "stopped", "waiting")
+    for number, state in enumerate(states):
+        folder = RunFolder(tmp_path / f"outputs/runs/color-pgsrm-s{number}-0123abcd")
+        folder.create()
+        uri = f"sqlite:///{tmp_path}/outputs/mlflow.db"
+        folder.config.write_text(f"tracking: {{uri: '{uri}', experiment: pgsrm}}\nchoices: {{task: color}}\nseed: 0\n")
+        reason = {"failed": "the disk is full", "stopped": "stopped by a signal"}.get(state)
+        folder.write_status(state=state, reason=reason, updates=20, seconds=61.0)
+        for update in range(0 if state == "waiting" else 10 + number):
+            folder.append_metrics({"update": update, "reward/mean": 0.25, "policy/entropy": 2.0, "policy/kl": 0.5})
+        folder.release()
+    return tmp_path / "outputs"
+
+
+def test_status_shows_state_progress_metrics_and_reasons(some_runs: Path) -> None:
+    lines = status.table(status.find_runs([some_runs])).splitlines()
+    assert lines[0].split() == ["run", "state", "updates", "reward", "entropy", "KL", "match", "time"]
+    assert [line.split()[0][-2:] for line in lines[1:6]] == ["s0", "s4", "s3", "s1", "s2"]  # what needs a look is last
+    assert lines[4].split() == ["color-pgsrm-s1", "failed", "10/20", "0.250", "2.00", "0.500", "-", "1:01"]
+    assert lines[6:] == [
+        "color-pgsrm-s3: stopped by a signal",
+        "color-pgsrm-s1 and 1 more: the disk is full",
+        "5 runs: 2 failed, 1 stopped, 1 waiting, 1 finished",
+    ]
+    unfinished = status.table(status.find_runs([some_runs]), unfinished=True)
+    assert "color-pgsrm-s0" not in unfinished and unfinished.endswith(lines[-1])
+
+
+def test_status_takes_any_folder_and_imports_nothing_heavy(some_runs: Path, tmp_path: Path) -> None:
+    one = some_runs / "runs/color-pgsrm-s3-0123abcd"
+    assert [run.path for run in status.find_runs([one])] == [one]
+    assert len(status.find_runs([one, some_runs / "runs"])) == 5
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        status.find_runs([tmp_path / "nowhere"])
+    code = "import sys; from pgsrm.status import main; sys.argv[1:] = sys.argv[1:]; main(); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(some_runs)], env=environment(), capture_output=True, text=True
+    )
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert done.returncode == 0 and not modules & {"torch", "mlflow", "hydra", "omegaconf", "submitit", "numpy"}
+
+
+def test_sync_sends_what_mlflow_lacks_and_only_that(
+    some_runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pgsrm import sync
+
+    monkeypatch.setattr(
+        "pgsrm.plan.load_settings", lambda run: (None, OmegaConf.to_container(OmegaConf.load(run.config)))
+    )
+    folders = status.find_runs([some_runs])
+    own = folders[3]  # it runs, and its process sends
+    own.write_status(state="running", mirrored=True, pid=os.getpid(), host=socket.gethostname())
+    cut = folders[2]  # a job of a cluster, which did not touch the file: no end yet
+    cut.write_status(state="running", mirrored=False, pid=os.getpid(), host=socket.gethostname())
+    assert vars(sync.sync(folders)) == {"new": 3, "complete": 0, "themselves": 1, "without": 1}
+    client = MlflowClient(f"sqlite:///{some_runs}/mlflow.db")
+    found = {run.info.run_name: run for run in client.search_runs(["1"])}
+    assert {name[-11:-9]: run.info.status for name, run in found.items()} == {
+        "s0": "FINISHED",
+        "s1": "FAILED",
+        "s2": "RUNNING",
+    }
+    cut.append_metrics({"update": 12, "reward/mean": 0.75})
+    cut.write_status(state="finished")
+    assert vars(sync.sync(folders)) == {"new": 1, "complete": 2, "themselves": 1, "without": 1}
+    history = client.get_metric_history(found[cut.name].info.run_id, "reward/mean")
+    assert [point.step for point in history] == list(range(13))
+    assert client.get_run(found[cut.name].info.run_id).info.status == "FINISHED"
+    config = cut.config.read_text()
+    cut.config.write_text(config.replace("sqlite:////", "http://127.0.0.1:1/").replace("mlflow.db", ""))
+    cut.mlflow.unlink()
+    with pytest.raises(UserError, match=r"MLflow at http://127.0.0.1:1.* does not answer .*same command"):
+        sync.sync(folders)
