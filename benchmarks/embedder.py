@@ -4,7 +4,8 @@ Two tables of one run:
 
 Loading. A file of word vectors in Numberbatch's format and of English Numberbatch's size, with random numbers, is read for the
 first time (and converted) and then again, by one process and by four at once. Memory is a process's own share of it (PSS: what
-several processes map counts in parts) beyond what it had before, when all have embedded a batch; and its highest (RSS).
+several processes map counts in parts) beyond what it had before, when all have embedded a batch; and its highest (RSS), most of
+which is the system's cache of the file, that it can take back.
 
 Updates. The first updates of a run of nano, as a run makes them, with each embedder; those with a cache first with an empty
 one, then again with the one so filled, which answers every text. The embedder's share is the time inside `embed` over the time
@@ -66,9 +67,10 @@ def load(path: str) -> None:
     print("imported", flush=True)
     input()
     started, worked = time.perf_counter(), time.process_time()
-    WordVectors(path).embed(["dog"])
+    vectors = WordVectors(path)
+    vectors.embed(["dog"])
     seconds, cpu = time.perf_counter() - started, time.process_time() - worked
-    WordVectors(path).embed(batch)
+    vectors.embed(batch)
     print("loaded", flush=True)
     input()
     after = _memory()
