@@ -6,7 +6,6 @@ that just ended would not be started again, and with `scancel` and `scontrol req
 squeue tells the two apart. The pickle that submitit makes of this holds a folder's name; everything else is in the folder.
 """
 
-import os
 import subprocess
 import threading
 import time
@@ -77,7 +76,8 @@ class Ending:
 
     def __init__(self, folder: RunFolder, warned_seconds: int) -> None:
         self._folder, self._warned_seconds = folder, warned_seconds
-        self._job = os.environ["SLURM_JOB_ID"]
+        # Not SLURM_JOB_ID: the last task of an array has the id of the whole array
+        self._job = slurm_job() or ""
         self._checkpoint = checkpoint.newest(folder)
 
     def expect(self) -> None:
