@@ -10,7 +10,8 @@ which is the system's cache of the file, that it can take back.
 Updates. The first updates of a run of nano, as a run makes them, with each embedder; those with a cache first with an empty
 one, then again with the one so filled, which answers every text. The embedder's share is the time inside `embed` over the time
 of sampling, scoring and update, in CPU time of one thread, which other work on the machine does not lengthen. numberbatch is the
-file above, whose vectors mean nothing.
+file above, whose vectors mean nothing. reference: the scoring of the responses by the reference model, which needs no reward and
+could be done while a server embeds.
 """
 
 import argparse
@@ -132,9 +133,10 @@ def loading_table(path: Path) -> str:
 
 
 def train(overrides: Sequence[str], updates: int) -> dict[str, float]:
-    """Means over the first updates of a run: CPU seconds, those inside the embedder, texts that no cache had."""
+    """Means over the first updates of a run: CPU seconds, those inside the embedder and of the reference, texts no cache had."""
     from hydra import compose, initialize_config_dir
 
+    from pgsrm.child.policy import Child
     from pgsrm.embedder import WordVectors
     from pgsrm.embedder.cached import CachedEmbedder
     from pgsrm.paths import conf_folder
@@ -146,8 +148,9 @@ def train(overrides: Sequence[str], updates: int) -> dict[str, float]:
     planned = plan(config, {"task": "task", "parent": "curated"})
     planned.freeze()
     run = Trainer.from_folder(planned.folder)
-    spent = {"embedder": 0.0, "unseen": 0.0}
+    spent = {"embedder": 0.0, "reference": 0.0, "unseen": 0.0}
     _count(WordVectors, CachedEmbedder, spent)
+    Child.score_reference = _timed(Child.score_reference, spent, "reference")
     seconds = 0.0
     for update in range(updates + 1):
         if update == 1:  # the first one loads what is loaded at first use
@@ -162,18 +165,21 @@ def train(overrides: Sequence[str], updates: int) -> dict[str, float]:
     return {"seconds": seconds / updates, **{key: value / updates for key, value in spent.items()}}
 
 
+def _timed(method: Any, spent: dict[str, float], name: str) -> Any:
+    """The method, adding its CPU seconds to spent[name]."""
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        started = time.process_time()
+        try:
+            return method(*arguments, **options)
+        finally:
+            spent[name] += time.process_time() - started
+
+    return timed
+
+
 def _count(words: Any, cached: Any, spent: dict[str, float]) -> None:
     """Have both kinds of embedders add up what they do."""
-
-    def timed(embed: Any) -> Any:
-        def timed_embed(self: Any, texts: Sequence[str]) -> Any:
-            started = time.process_time()
-            try:
-                return embed(self, texts)
-            finally:
-                spent["embedder"] += time.process_time() - started
-
-        return timed_embed
 
     def counted(checked: Any) -> Any:
         def count(self: Any, texts: Sequence[str], vectors: Any) -> Any:
@@ -182,12 +188,12 @@ def _count(words: Any, cached: Any, spent: dict[str, float]) -> None:
 
         return count
 
-    words.embed, cached.embed = timed(words.embed), timed(cached.embed)
+    words.embed, cached.embed = (_timed(each.embed, spent, "embedder") for each in (words, cached))
     cached._checked = counted(cached._checked)
 
 
 def updates_table(folder: Path, vectors: Path, embedders: Sequence[str], task: str, updates: int) -> str:
-    lines = [f"{'updates':26}{'cache':>8}{'CPU ms':>8}{'embedder ms':>13}{'share':>8}{'unseen':>8}"]
+    lines = [f"{'updates':26}{'cache':>8}{'CPU ms':>8}{'embedder ms':>13}{'share':>8}{'reference':>11}{'unseen':>8}"]
     for name in embedders:
         overrides = [f"task={task}", f"embedder={name}", f"paths.outputs={folder}", "threads=1"]
         overrides += [f"embedder.path={vectors}"] if name == "numberbatch" else []
@@ -200,6 +206,7 @@ def updates_table(folder: Path, vectors: Path, embedders: Sequence[str], task: s
             share = found["embedder"] / found["seconds"]
             lines.append(
                 f"{name:26}{cache:>8}{found['seconds'] * 1e3:8.0f}{found['embedder'] * 1e3:13.1f}{share:8.1%}"
+                f"{found['reference'] / found['seconds']:11.1%}"
                 f"{found['unseen']:8.1f}"
             )
     return "\n".join(lines)
