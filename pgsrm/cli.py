@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 HELP = ("-h", "--help")
+# Hydra's options whose value is the next word
+WITH_VALUE = {
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--info",
+    "-i",
+}
 USAGE = """\
 python -m pgsrm.run [-m] [group=choice ...] [key=value ...]
 
@@ -52,7 +67,7 @@ def options_first(words: Sequence[str]) -> list[str]:
     options, overrides, rest = list[str](), list[str](), iter(words)
     for word in rest:
         (options if word.startswith("-") else overrides).append(word)
-        if word in ("--config-dir", "-cd"):
+        if word in WITH_VALUE:
             options.append(next(rest, ""))
     return options + overrides
 

@@ -137,6 +137,7 @@ def test_options_stand_anywhere() -> None:
     words = ["-m", "hydra/launcher=local", "--config-dir", "mine", "task=color", "--config-dir=mine", "seed=0,1"]
     options = ["-m", "--config-dir", "mine", "--config-dir=mine"]
     assert options_first(words) == [*options, "hydra/launcher=local", "task=color", "seed=0,1"]
+    assert options_first(["task=color", "--cfg", "job"]) == ["--cfg", "job", "task=color"]
 
 
 def test_in_a_process_of_its_own(run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:
