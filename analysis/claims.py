@@ -19,7 +19,7 @@ from typing import Any
 from intervals import MIN_SEEDS, Estimate, difference_interval, mean_interval
 from measures import MEASURES, series
 from runs import Run
-from tables import Cell, Table
+from tables import NONE, Cell, Table
 from variants import Variant
 
 PAPER = Path(__file__).with_name("claims.yaml")
@@ -75,6 +75,7 @@ class Check:
     estimate: Estimate
     verdict: str
     reason: str
+    variants: tuple[Variant, ...] = ()
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -197,13 +198,15 @@ def _check(claim: Claim, variants: Sequence[Variant]) -> list[Check]:
 NO_TASK = "-"
 
 
-def claims_table(checks: Sequence[Check]) -> Table:
-    """A row a check."""
-    head = ["claim", "task", "reward", "settings", "definition", "value", "verdict", "why"]
+def claims_table(checks: Mapping[str, Sequence[Check]]) -> Table:
+    """A row a check; `checks` by the name of their experiment, "" for none."""
+    head = ["claim", "task", "reward", "settings", "definition", "value", "verdict", "why", "experiment"]
     rows: list[list[Cell]] = []
-    for c in checks:
-        rows.append([c.claim.name, c.task, c.reward, c.settings, c.claim.definition, c.estimate, c.verdict, c.reason])
-    return Table("claims", "Claims", head, rows, left=len(head), notes=("Value: mean over seeds [95% interval].",))
+    for experiment, found in checks.items():
+        for c in found:
+            what = [c.claim.name, c.task, c.reward, c.settings, c.claim.definition]
+            rows.append([*what, c.estimate, c.verdict, c.reason, experiment or NONE])
+    return Table("claims", "Claims", head, rows, left=8, notes=("Value: mean over seeds [95% interval].",))
 
 
 def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
@@ -215,7 +218,7 @@ def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
     if other is not None and other.settings != settings:
         settings = " / ".join(each.settings or each.reward_title for each in groups)
     reward = " − ".join(group.reward_title for group in groups)
-    return Check(claim, variant.task, reward, settings, estimate, verdict, reason)
+    return Check(claim, variant.task, reward, settings, estimate, verdict, reason, tuple(groups))
 
 
 def _values(claim: Claim, variant: Variant) -> list[float]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from dot_plot import Dot
 from figures import by_setting, looks
 from intervals import Estimate, mean_interval
-from measures import end, last, series
-from results import HELD_OUT, MATCH, REWARD, TRAINED, Measure, seeds
+from measures import change, end, last, oscillation, series
+from results import ENTROPY, EVALUATIONS, HELD_OUT, KL, MATCH, REWARD, TRAINED, Measure, seeds
 from runs import Run
 from tables import NONE, Cell, Table
 from variants import Variant, group_runs, task_title
@@ -19,6 +19,16 @@ OUTCOMES: tuple[tuple[str, str, Measure], ...] = (
     ("Right sampled answers, last tenth", MATCH, last),
     ("Right greedy answers, trained", TRAINED, end),
     ("Right greedy answers, held out", HELD_OUT, end),
+)
+# What the table has besides the figure.
+FURTHER: tuple[tuple[str, str, Measure], ...] = (
+    ("Reward, change", REWARD, change),
+    ("Entropy, last tenth", ENTROPY, last),
+    ("Entropy oscillation", ENTROPY, oscillation),
+    ("KL oscillation", KL, oscillation),
+    ("Top share, trained", EVALUATIONS["top share, trained"], end),
+    ("Other embedder's reward, held out", EVALUATIONS["other embedder's reward, held out"], end),
+    ("Perplexity", EVALUATIONS["perplexity"], end),
 )
 
 # Where a comparison begins and ends; other levels keep the order of their names and numbers between them.
@@ -114,11 +124,11 @@ def level_table(experiment: Experiment) -> Table:
     rows: list[list[Cell]] = []
     for label, variants in experiment.levels:
         for variant in variants:
-            cells: list[Cell] = [_estimate(variant, column, measure) for _, column, measure in OUTCOMES]
+            cells: list[Cell] = [_estimate(variant, column, measure) for _, column, measure in (*OUTCOMES, *FURTHER)]
             failed = sum(run.failed for run in variant.runs)
             rows.append([label, variant.reward_title, seeds(variant), str(failed) if failed else NONE, *cells])
-    head = [experiment.factor or "level", "reward", "seeds", "failed", *(name for name, _, _ in OUTCOMES)]
-    return Table(experiment.stem, f"Experiment {experiment.title}", head, rows, left=2)
+    head = [experiment.factor or "level", "reward", "seeds", "failed", *(name for name, _, _ in (*OUTCOMES, *FURTHER))]
+    return Table(experiment.stem, f"Experiment {experiment.title}", head, rows, left=2, formats={"Perplexity": ".1f"})
 
 
 def _estimate(variant: Variant, column: str, measure: Measure) -> Estimate:

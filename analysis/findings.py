@@ -12,9 +12,9 @@ from dot_plot import plot_dots
 from experiments import OUTCOMES, Experiment, dots, experiments, level_table, main_variants
 from figures import COLOURS, by_setting, plot_grid, plot_task
 from paper_tables import paper_tables
-from results import result_tables
+from results import by_seed, result_tables
 from tables import Table
-from variants import Variant
+from variants import Variant, group_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,17 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Findings:
-    """`shown` are the variants of the tasks' own figures, a subset of `variants`; `levels` a table an experiment."""
+    """`shown` are the variants outside of named experiments, labelled among themselves: what the tasks' own figures,
+    tables and checks are about. Experiments have their own: `levels`, a table each, and `experiment_checks`."""
 
     variants: Sequence[Variant]
     shown: Sequence[Variant]
     notes: Sequence[str]
-    experiments: Sequence[Experiment]
     checks: Sequence[Check]
     paper: Sequence[Table]
     results: Sequence[Table]
     comparisons: Sequence[Table]
+    by_seed: Table
+    experiments: Sequence[Experiment]
     levels: Sequence[Table]
+    experiment_checks: Sequence[Sequence[Check]]
 
     @property
     def tasks(self) -> list[str]:
@@ -40,7 +43,9 @@ class Findings:
 
     @property
     def tables(self) -> list[Table]:
-        tables = [*self.paper, *self.results, *self.comparisons, *self.levels, claims_table(self.checks)]
+        pairs = zip(self.experiments, self.experiment_checks, strict=True)
+        checks = {"": self.checks, **{experiment.name: found for experiment, found in pairs if experiment.name}}
+        tables = [*self.paper, *self.results, self.by_seed, *self.comparisons, *self.levels, claims_table(checks)]
         return [table for table in tables if table.rows]
 
     @property
@@ -60,16 +65,22 @@ class Findings:
 def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Claim]) -> Findings:
     """Everything but the drawing."""
     found = experiments(variants)
+    shown, _ = group_runs([run for variant in main_variants(variants, found) for run in variant.runs])
     return Findings(
         variants=variants,
-        shown=main_variants(variants, found),
+        shown=shown,
         notes=notes,
+        checks=check_all(claims, shown) if shown else [],
+        paper=paper_tables(shown or variants),
+        results=result_tables(shown),
+        comparisons=comparisons(shown),
+        by_seed=by_seed(variants),
         experiments=found,
-        checks=check_all(claims, variants),
-        paper=paper_tables(variants),
-        results=result_tables(variants),
-        comparisons=comparisons(variants),
         levels=[level_table(experiment) for experiment in found],
+        # What no name parts from the rest has been checked with it; no experiment has to have runs for every claim.
+        experiment_checks=[
+            [check for check in check_all(claims, e.variants) if check.variants] if e.name else [] for e in found
+        ],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,32 +57,32 @@ def write_report(findings: Findings, path: Path) -> Path:
 
 def _content(findings: Findings, path: Path) -> dict[str, Any]:
     runs = [run for variant in findings.variants for run in variant.runs]
-    by_seed = next(table for table in findings.results if table.name == "results_by_seed")
+    checks = findings.checks or [check for found in findings.experiment_checks for check in found]
+    per_experiment = zip(findings.experiments, findings.levels, findings.experiment_checks, strict=True)
+    configs = (differences(findings.variants), environments(findings.variants))
     return {
         "runs": len(runs),
+        "all_tasks": len({run.task for run in runs}),
         "finished": sum(run.complete for run in runs),
         "failed": sum(run.failed for run in runs),
         "left_out": sum(": left out," in note for note in findings.notes),
         "ended": max((str(run.status.get("ended") or "") for run in runs), default="")[:16].replace("T", " "),
         "notes": grouped_notes(findings.notes),
         "tasks": [_task(task, [v for v in findings.shown if v.task == task]) for task in findings.tasks],
-        "verdicts": [
-            (verdict, CLASSES[verdict], sum(c.verdict == verdict for c in findings.checks)) for verdict in SYMBOLS
-        ],
-        "matrix": claims_matrix(findings.checks),
+        "verdicts": [(verdict, CLASSES[verdict], sum(c.verdict == verdict for c in checks)) for verdict in SYMBOLS],
+        "matrix": claims_matrix(
+            findings.checks, {t: [v for v in findings.shown if v.task == t] for t in findings.tasks}
+        ),
         "checks": findings.checks,
         "symbols": SYMBOLS,
         "classes": CLASSES,
-        "experiments": [
-            _experiment(experiment, table)
-            for experiment, table in zip(findings.experiments, findings.levels, strict=True)
-        ],
-        "results": [table for table in findings.results if table is not by_seed and table.rows],
+        "experiments": [_experiment(*each) for each in per_experiment],
+        "results": [table for table in findings.results if table.rows],
         "comparisons": findings.comparisons,
         "paper": findings.paper,
-        "samples": list(_samples(findings.shown)),
-        "configs": [table for table in (differences(findings.variants), environments(findings.variants)) if table.rows],
-        "by_seed": by_seed,
+        "samples": list(_samples(findings.shown or findings.variants)),
+        "configs": [table for table in configs if table.rows],
+        "by_seed": findings.by_seed,
         "links": [folder_link(run, path) for run in runs],
         "names": [run.folder.name for run in runs],
         "NONE": NONE,
@@ -157,7 +157,7 @@ def dash_array(dashes: Any) -> str:
     return "none" if isinstance(dashes, str) else " ".join(f"{2 * length:g}" for length in dashes[1])
 
 
-def _experiment(experiment: Experiment, table: Table) -> dict[str, Any]:
+def _experiment(experiment: Experiment, table: Table, checks: Sequence[Check]) -> dict[str, Any]:
     found = []
     for title, column, measure in OUTCOMES:
         shown = dots(experiment, column, measure)
@@ -170,7 +170,15 @@ def _experiment(experiment: Experiment, table: Table) -> dict[str, Any]:
             found.append(picture(draw, f"{title}: {words}"))
     rewards = next(panel for panel in PANELS if panel[0] == REWARD)
     curves = [(label, _panels(variants, [(rewards[0], label, rewards[2])])[0]) for label, variants in experiment.levels]
-    return {"title": experiment.title, "stem": experiment.stem, "pictures": found, "curves": curves, "table": table}
+    matrix = claims_matrix(checks, dict(experiment.levels))
+    return {
+        "title": experiment.title,
+        "pictures": found,
+        "curves": curves,
+        "table": table,
+        "matrix": matrix,
+        "checks": checks,
+    }
 
 
 def _samples(variants: Sequence[Variant]) -> Iterable[tuple[str, Samples]]:
@@ -181,14 +189,35 @@ def _samples(variants: Sequence[Variant]) -> Iterable[tuple[str, Samples]]:
             yield f"{task_title(variant.task)}, {variant.title}", found
 
 
-def claims_matrix(checks: Sequence[Check]) -> dict[str, Any]:
-    """Claims by tasks: in each cell the verdicts of its settings, those with any finished run."""
-    tasks = list(dict.fromkeys(check.task for check in checks if check.estimate.n))
+def claims_matrix(checks: Sequence[Check], columns: Mapping[str, Sequence[Variant]]) -> dict[str, Any]:
+    """Claims by columns of variants (a task's, a level's): in each cell the checks of those with any finished run.
+
+    Columns and claims without any are left out.
+    """
     rows = []
     for claim in dict.fromkeys(check.claim for check in checks):
-        cells = [[c for c in checks if c.claim is claim and c.task == task and c.estimate.n] for task in tasks]
-        rows.append((claim, cells))
-    return {"tasks": tasks, "rows": rows}
+        mine = [c for c in checks if c.claim is claim and c.variants and c.estimate.n]
+        cells = {name: [c for c in mine if c.variants[0] in variants] for name, variants in columns.items()}
+        if any(cells.values()):
+            rows.append((claim, cells))
+    used = [name for name in columns if any(cells[name] for _, cells in rows)]
+    return {"columns": used, "rows": [(claim, [_marks(cells[name]) for name in used]) for claim, cells in rows]}
+
+
+def _marks(checks: Sequence[Check]) -> list[tuple[str, str, str]]:
+    """(class, mark, explanation) of a cell: a mark a check, or how many of each where there are more than three."""
+    if len(checks) <= 3:
+        return [(CLASSES[c.verdict], SYMBOLS[c.verdict], _explained(c)) for c in checks]
+    found = {verdict: [c for c in checks if c.verdict == verdict] for verdict in SYMBOLS}
+    return [
+        (CLASSES[verdict], f"{len(found[verdict])}{symbol}", "; ".join(map(_explained, found[verdict])))
+        for verdict, symbol in SYMBOLS.items()
+        if found[verdict]
+    ]
+
+
+def _explained(check: Check) -> str:
+    return f"{', '.join(filter(None, (check.reward, check.settings)))}: {check.verdict}, {check.reason}"
 
 
 def grouped_notes(notes: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -44,8 +44,8 @@ def over_seeds(variant: Variant, column: str, measure: Measure) -> Estimate:
 
 
 def result_tables(variants: Sequence[Variant]) -> list[Table]:
-    """Learning, evaluation and stability by variant, and all of it by seed."""
-    return [learning(variants), evaluation(variants), stability(variants), by_seed(variants)]
+    """Learning, evaluation and stability, a row a variant."""
+    return [learning(variants), evaluation(variants), stability(variants)]
 
 
 def learning(variants: Sequence[Variant]) -> Table:

@@ -408,7 +408,8 @@ def test_help_loads_nothing_heavy() -> None:
 
 def load_and_tabulate(root: Path) -> dict[str, list[dict[str, str]]]:
     variants, _ = load_variants([root], results.COLUMNS)
-    return {table.name: table_rows(table.markdown()) for table in results.result_tables(variants)}
+    tables = [*results.result_tables(variants), results.by_seed(variants)]
+    return {table.name: table_rows(table.markdown()) for table in tables}
 
 
 def test_results_by_hand(tmp_path: Path) -> None:

@@ -409,6 +409,6 @@ def test_the_papers_claims_on_two_seeds_are_not_enough(tmp_path: Path) -> None:
 def test_claims_table_names_definition_value_and_reason(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / "runs", seed=seed, rewards=ramp(0.1, 0.5 + seed / 10))
-    (row,) = table_rows(claims_table(check(tmp_path)).markdown())
+    (row,) = table_rows(claims_table({"": check(tmp_path)}).markdown())
     assert row["definition"] == "change of reward/mean ≥ 0.1" and row["verdict"] == HOLDS
     assert row["value"] == "0.500 [0.252, 0.748]"
