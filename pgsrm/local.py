@@ -65,10 +65,10 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, r
         return
     experiment = prepare_tracking(plans[0].config["tracking"])
     folders = [plan.folder for plan in found.plans]
-    if experiment is not None:
-        send_the_rest(folders)
     with SweepTable(folders) as table:
         _train(waiting, places, table)
+    if plans[0].config["tracking"] is not None:
+        send_the_rest(folders)
     elsewhere = ("queued", "running")  # whoever started them answers for them
     report([p for p, need in zip(found.plans, found.needs, strict=True) if need not in elsewhere], experiment)
 

@@ -1,5 +1,6 @@
 """The runs of a sweep, however they are started: what each needs, the order of a launch, and what is said of it."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.errors import UserError
-from pgsrm.plan import Plan, load_settings
+from pgsrm.plan import Plan
 from pgsrm.record import RunFolder, lock
 from pgsrm.slurm.queue import Queue
 
@@ -118,15 +119,13 @@ def prepare_tracking(tracking: dict[str, Any] | None) -> str | None:
 
 
 def send_the_rest(folders: Sequence[RunFolder]) -> None:
-    """Send MLflow what it has not got of runs that have ended, while its server was away."""
-    from pgsrm.record.mlflow_mirror import is_complete
-    from pgsrm.train import start_mirror
+    """Send MLflow what it has not got of these runs, as of those that ended while its server was away."""
+    from pgsrm.sync import sync
 
-    for folder in folders:
-        if folder.state() == "finished" and not is_complete(folder):
-            mirror = start_mirror(folder, load_settings(folder)[1])
-            if mirror is not None:
-                mirror.finish("finished")
+    try:
+        sync(folders)
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
 
 
 def print_where(config: dict[str, Any], experiment: str | None) -> None:

@@ -101,7 +101,7 @@ class MlflowMirror:
         except UserError:
             raise
         except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
-            raise UserError(f"{trouble(self._uri, error)}; what is missing is sent by the same command") from error
+            raise UserError(f"{trouble(self._uri, error)}; `python -m pgsrm.sync` sends what is missing") from error
 
     # Everything below runs in the thread, or in `send_now`.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 150  # seconds to wait for a run that another process holds, as that of a requeued job's dead node may
 _MARGIN = 30  # seconds before a job's end at which it is requeued even if the run is still busy
+_IDLE_JOBS = 3  # in a row that run out of time before a checkpoint: one may have met a slow node
 _TOLERANCE = 90  # seconds by which Slurm may be early with its warning
 
 
@@ -91,10 +92,13 @@ class Ending:
         state, left = self._state()
         if state != "RUNNING":
             return
+        idle = 0
         if left < self._warned_seconds + _TOLERANCE and checkpoint.newest(self._folder) == self._checkpoint:
-            self._fail(
-                "the time of a whole job passed without a checkpoint; raise resources.hours, or lower checkpoint.minutes"
-            )
+            idle = (self._folder.status() or {}).get("jobs_without_checkpoint", 0) + 1
+        self._folder.write_status(jobs_without_checkpoint=idle)
+        if idle == _IDLE_JOBS:
+            remedy = "raise resources.hours, or lower checkpoint.minutes"
+            self._fail(f"the time of {idle} jobs in a row passed without a checkpoint; {remedy}")
             return
         done = subprocess.run(["scontrol", "requeue", self._job], capture_output=True, text=True)
         if done.returncode != 0:
