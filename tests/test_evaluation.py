@@ -123,8 +123,9 @@ def test_the_shipped_text_is_not_among_the_tasks_data() -> None:
 
 def test_every_metric_that_a_run_writes_is_documented(train_here: Train) -> None:
     page = (ROOT / "docs/metrics.md").read_text()
-    names = {name for row in rows(train_here(OTHER).metrics) for name in row}
+    names = {name for row in rows(train_here(OTHER, "parent.error_rate=0.5").metrics) for name in row}
     expected = {f"eval/{split}_{name}" for split in ("train", "holdout") for name in ("top_share", "other_reward")}
+    expected |= {"eval/train_misled_exact_match", "eval/train_misled_error_match"}
     assert {"eval/train_sampled_exact_match", "eval/perplexity", *expected} <= names
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []
 
@@ -326,6 +327,63 @@ def test_training_sees_the_errors_and_evaluations_the_right_references(
         assert references == [right[prompt] for prompt in prompts]
     for sample in rows(folder.samples):
         assert sample["reference"] == wrong[sample["prompt"]]
+
+
+def test_what_the_misled_prompts_are_answered() -> None:
+    """Five prompts, three of them misled: one answered rightly, one with the error, one neither way."""
+    from pgsrm.child.policy import Sampling
+    from pgsrm.evaluation.evaluation import Evaluation
+    from pgsrm.scoring import Scorer
+
+    rows = [("a", "x", None), ("b", "x", "y"), ("c", "x", "y"), ("d", "x", "y"), ("e", "y", None)]
+    given = {"a": "x", "b": "x", "c": "y", "d": "z", "e": "x"}
+    examples = [Example(prompt, reference, {}, "user", error) for prompt, reference, error in rows]
+
+    class Fixed:
+        """A child and a codec whose token ids are the characters' codes."""
+
+        positions = None
+
+        def greedy(self, prompts: list[list[int]], length: int) -> list[list[int]]:
+            return [[ord(given[chr(ids[0])])] for ids in prompts]
+
+        def answer(self, prompts: list[list[int]], uniforms: Any, how: Any) -> list[list[int]]:
+            return [[ord("-")] for _ in prompts]
+
+        def decode(self, ids: list[list[int]]) -> tuple[list[str], list[Any]]:
+            return [chr(each[0]) for each in ids], [[(0, 1)] for _ in ids]
+
+    def reward(*, references: list[str], responses: list[str], **_: Any) -> list[float]:
+        return [float(a == b) for a, b in zip(references, responses, strict=True)]
+
+    def metrics_of(train: list[Example]) -> dict[str, float]:
+        fixed: Any = Fixed()
+        scorer = Scorer(reward, lambda text, reference, inputs: text == reference, eos=0)
+        task = Task(train, [], scorer.checker, 1, "")
+        ids = {example.prompt: [ord(example.prompt)] for example in train}
+        return Evaluation(task, fixed, fixed, ids, scorer, Sampling(1), 0)(0)
+
+    metrics = metrics_of(examples)
+    assert metrics["eval/train_misled_exact_match"] == pytest.approx(1 / 3)
+    assert metrics["eval/train_misled_error_match"] == pytest.approx(1 / 3)
+    assert metrics["eval/train_exact_match"] == pytest.approx(2 / 5)
+    assert metrics["eval/train_reward"] == pytest.approx(2 / 5)
+    assert not any("misled" in name for name in metrics_of([examples[0], examples[4]]))
+
+
+def test_a_finished_run_is_evaluated_anew(train_here: Train) -> None:
+    """The saved model, measured as the run's last update was."""
+    from pgsrm.evaluation.__main__ import evaluate_run
+
+    folder = train_here(OTHER, "parent.error_rate=0.2", "ppo.actor_lr=1e-3", "ppo.top_k=5")
+    assert evaluate_run(folder) == pytest.approx(evaluations(folder)[-1], rel=1e-6)
+    assert evaluations(folder)[-1] != evaluations(folder)[0]
+
+
+def test_only_a_finished_run_is_evaluated_anew(run_cli: Callable[..., Any]) -> None:
+    result = run_cli("nowhere", module="pgsrm.evaluation")
+    assert result.code == 2
+    assert result.error_line == "nowhere: no finished run (no config.yaml and model/); name a folder of outputs/runs"
 
 
 def test_exact_match_is_against_the_right_reference_whatever_is_rewarded() -> None:

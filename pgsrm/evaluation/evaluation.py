@@ -41,8 +41,7 @@ class Evaluation:
         text: str | None = None,
         other: SemanticReward | None = None,
     ) -> None:
-        train = [replace(example, error=None) for example in task.train]
-        self._splits = {name: examples for name, examples in (("train", train), ("holdout", task.holdout)) if examples}
+        self._splits = {name: each for name, each in (("train", task.train), ("holdout", task.holdout)) if each}
         self._prompt_ids = {name: [prompt_ids[e.prompt] for e in each] for name, each in self._splits.items()}
         self._child, self._codec, self._score = child, codec, scorer
         self._sampling, self._seed, self._other = sampling, seed, other
@@ -66,7 +65,7 @@ class Evaluation:
         length = self._sampling.max_new_tokens
         ids = self._child.greedy(prompt_ids, length)
         greedy = Responses(ids, *self._codec.decode(ids))
-        _, scored = self._score(examples, greedy)
+        _, scored = self._score([replace(example, error=None) for example in examples], greedy)
         uniforms = torch.from_numpy(draws.random((len(examples), length), dtype=np.float32))
         sampled, _ = self._codec.decode(self._child.answer(prompt_ids, uniforms, self._sampling))
         values = {
@@ -81,7 +80,18 @@ class Evaluation:
             other, texts = self._other, greedy.texts
             rewards, _ = self._score.processes.from_first(lambda: other(references=references, responses=texts))
             values["other_reward"] = mean(rewards)
-        return values
+        return values | self._misled(examples, greedy.texts)
+
+    def _misled(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
+        """Of the prompts that training gives a wrong reference: right answers, and answers that are the wrong one."""
+        misled = [(text, e, e.error) for text, e in zip(texts, examples, strict=True) if e.error is not None]
+        if not misled:
+            return {}
+        check = self._score.checker
+        return {
+            "misled_exact_match": mean([check(text, e.reference, e.inputs) for text, e, _ in misled]),
+            "misled_error_match": mean([check(text, error, e.inputs) for text, e, error in misled]),
+        }
 
 
 def text_windows(codec: Codec, text: str, positions: int | None) -> torch.Tensor:

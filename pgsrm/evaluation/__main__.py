@@ -1,0 +1,58 @@
+"""Evaluate finished runs anew: `python -m pgsrm.evaluation RUN ...`, a line of JSON each.
+
+For runs that an earlier version made without a metric that there is now. RUN is a run's folder; its saved model is measured as
+its config says, and nothing is written.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from pgsrm.record import RunFolder
+
+
+def evaluate_run(folder: RunFolder) -> dict[str, float]:
+    """The metrics `eval/*` of a finished run's model: those of its last update."""
+    import msgspec
+
+    from pgsrm.child.load import load_model, load_tokenizer, resolve_device
+    from pgsrm.child.policy import Child, Sampling
+    from pgsrm.child.text import Codec
+    from pgsrm.evaluation.evaluation import Evaluation
+    from pgsrm.plan import build_evaluation, build_objects, load_settings
+    from pgsrm.scoring import Scorer
+
+    settings, config = load_settings(folder)
+    task, reward = build_objects(config)
+    saved = msgspec.structs.replace(settings.model, path=str(folder.model), revision=None, lora=None)
+    codec = Codec(load_tokenizer(saved))
+    prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
+    child = Child(
+        load_model(saved, resolve_device(saved.device)),
+        None,
+        codec.eos,
+        [prompt_ids[example.prompt] for example in task.train],
+        settings.ppo.padding,
+        share=not settings.ppo.dropout,
+        bfloat16=saved.dtype == "bfloat16",
+    )
+    scorer = Scorer(reward, task.checker, codec.eos)
+    sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
+    inputs = build_evaluation(settings.evaluation)
+    metrics = Evaluation(task, child, codec, prompt_ids, scorer, sampling, settings.seed, *inputs)(settings.ppo.updates)
+    return {name: value for name, value in metrics.items() if name.startswith("eval/")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pgsrm.evaluation", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    args = parser.parse_args()
+    for run in args.runs:
+        if not (run / "model/config.json").is_file() or not (run / "config.yaml").is_file():
+            parser.exit(2, f"{run}: no finished run (no config.yaml and model/); name a folder of outputs/runs\n")
+    for run in args.runs:
+        print(json.dumps({"run": run.resolve().name, **evaluate_run(RunFolder(run))}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
