@@ -100,6 +100,7 @@ def test_the_report_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert "6 finished runs" in words and "PGSRM (3 seeds)" in words
     assert "<b>100</b>" in words  # an answer is text, never markup
     assert "Prompt: The opposite of '…' is" in words and "0.25 ✓" in words
+    assert "100 happy cold <b>100</b> 0.25 ✓" in words and "10 hot cold <b>10</b> 0.25 ✗" in words
     assert "The reward under PGSRM approaches a plateau around 0.7-0.8. (5.2) ✓" in words
     assert "a" * 16 in words  # the commit
 
