@@ -367,7 +367,8 @@ def test_killed_run_goes_on_in_the_same_mlflow_run(folder: RunFolder, tracking: 
     assert is_complete(folder)
 
 
-def test_batch_sent_but_not_remembered_is_dropped_as_duplicate(folder: RunFolder, tracking: dict[str, Any]) -> None:
+def test_batch_sent_but_not_remembered_is_not_sent_twice(folder: RunFolder, tracking: dict[str, Any]) -> None:
+    """Wrong version: updates computed again have other times, and MLflow keeps both points of one step."""
     prepare(tracking)
     for update in range(50):
         folder.append_metrics(row(update))
@@ -376,11 +377,15 @@ def test_batch_sent_but_not_remembered_is_dropped_as_duplicate(folder: RunFolder
     first.finish("stopped")
     sent = json.loads(folder.mlflow.read_text())
     # As if the process had died after MLflow took the lines and before mlflow.json was written.
-    folder.mlflow.write_text(json.dumps({**sent, "update": -1, "seconds": 0.0}))
+    folder.mlflow.write_text(json.dumps({**sent, "update": 29, "seconds": 7.5}))
+    folder.truncate_after(39)  # the checkpoint
+    for update in range(40, 60):
+        folder.append_metrics({**row(update), "time/update": 0.75})
     second = MlflowMirror(folder, tracking, folder.name, {}, {})
     second.start()
     second.finish("finished")
-    assert len(history(tracking, sent["run_id"], "reward/mean")) == 50
+    assert history(tracking, sent["run_id"], "reward/mean") == [(update, update / 100) for update in range(60)]
+    assert json.loads(folder.mlflow.read_text())["seconds"] == pytest.approx(50 * 0.25 + 10 * 0.75)
 
 
 def test_line_is_sent_once_it_is_whole(

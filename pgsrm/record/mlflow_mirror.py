@@ -1,8 +1,8 @@
 """MLflow as a mirror of the run folder, which stays the truth.
 
 A thread sends the new whole lines of metrics.jsonl every two seconds. What was sent is remembered in
-mlflow.json only once MLflow has taken it, so that a dead server, a kill or a restart loses nothing; what is
-sent twice has the same time stamps, and MLflow drops exact duplicates. Importing MLflow (1-2 s) and every call
+mlflow.json only once MLflow has taken it, so that a dead server, a kill or a restart loses nothing; after a
+restart MLflow is asked what it has, so that nothing is there twice. Importing MLflow (1-2 s) and every call
 to it happen in that thread: training neither waits for it nor ends with it.
 """
 
@@ -67,6 +67,7 @@ class MlflowMirror:
         self._offset = 0  # in metrics.jsonl, of the first line not sent
         self._inode = -1  # of the metrics.jsonl that the offset is in
         self._started_ms = 0
+        self._from_before = False  # the MLflow run was there, and what it has is not known yet
         self._end: tuple[str, str | None] | None = None
         self._stop = threading.Event()
         self._progress = 0.0
@@ -134,6 +135,8 @@ class MlflowMirror:
             file.seek(self._offset)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
+        if self._from_before:
+            self._skip_taken(client, whole)
         for rows in self._batches(whole):
             seconds, metrics = self._as_metrics(rows)
             for start in range(0, len(metrics), _METRICS_A_CALL):
@@ -141,6 +144,21 @@ class MlflowMirror:
                 client.log_batch(self._sent["run_id"], metrics=part, synchronous=True)
             self._remember(update=rows[-1]["update"], seconds=seconds)
         self._offset += len(whole)
+
+    def _skip_taken(self, client: "MlflowClient", content: bytes) -> None:
+        """After a restart: move on to what MLflow has, which may be more than was remembered before a kill.
+
+        Updates that are computed again have other times, and MLflow would keep both points.
+        """
+        rows = next(self._batches(content), None)
+        if rows is None:
+            return
+        name = next(name for name, value in rows[0].items() if name != "update" and isinstance(value, int | float))
+        taken = client.get_metric_history(self._sent["run_id"], _metric_name(name))
+        self._from_before = False
+        last = max(taken, key=lambda point: point.step, default=None)
+        if last is not None and last.step > self._sent["update"]:
+            self._remember(update=last.step, seconds=(last.timestamp - self._started_ms) / 1000)
 
     def _batches(self, content: bytes) -> Iterator[list[dict[str, Any]]]:
         """The rows after the last update sent, in groups of about as many metrics as one call takes.
@@ -209,9 +227,11 @@ class MlflowMirror:
                 "reason": None,
             }
             self._remember()
-        elif run.info.status != "RUNNING":
-            client.update_run(run.info.run_id, status="RUNNING")
-            self._remember(state=None)
+        else:
+            self._from_before = True
+            if run.info.status != "RUNNING":
+                client.update_run(run.info.run_id, status="RUNNING")
+                self._remember(state=None)
         self._started_ms = run.info.start_time
         if not self._sent["has_params"]:
             from mlflow.entities import Param

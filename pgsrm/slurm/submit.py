@@ -4,8 +4,10 @@ import contextlib
 import io
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,9 @@ from pgsrm.slurm.job import TrainRun
 from pgsrm.slurm.queue import Job
 from pgsrm.slurm.settings import ClusterSettings, sbatch_options
 
+# A warning while Python starts would kill the job, and a job that has ended is not requeued. Ignored, it is followed by
+# Slurm's own requeueing; the job's own handlers take over as soon as they are there.
+_PYTHON = shlex.join(["bash", "-c", 'trap "" USR2 TERM; exec "$0" "$@"', sys.executable])
 _UNLIMITED = 10**9  # submitit would count time-outs, and tasks at a time
 
 
@@ -97,7 +102,7 @@ def _submit_array(plans: Sequence[Plan], at_a_time: int) -> str:
     name = f"pgsrm-{secrets.token_hex(4)}"
     logs = Path(plans[0].config["paths"]["outputs"]) / "slurm" / name
     logs.mkdir(parents=True, exist_ok=True)
-    executor = SlurmExecutor(folder=logs, max_num_timeout=_UNLIMITED)
+    executor = SlurmExecutor(folder=logs, max_num_timeout=_UNLIMITED, python=_PYTHON)
     executor.update_parameters(**_parameters(plans[0], name), array_parallelism=at_a_time)
     alone = len(plans) == 1
     now = datetime.now(UTC).isoformat(timespec="seconds")
