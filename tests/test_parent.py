@@ -227,6 +227,16 @@ def test_shipped_references_are_none_of_that(name: str) -> None:
         assert reference_problem(example.reference, example.inputs, task) is None, example
 
 
+def test_one_answer_to_everything_is_told(tmp_path: Path, fake: FakeOpenAI, capsys: pytest.CaptureFixture[str]) -> None:
+    make(antonyms(tmp_path, list(RIGHT)), tmp_path, fake)
+    assert "look at them" not in capsys.readouterr().out
+    fake.answer = lambda asked: "cold"
+    make(antonyms(tmp_path, list(RIGHT)), tmp_path, fake, model="other")
+    assert "all 5 answers are 'cold': look at them before a run" in capsys.readouterr().out
+    make(antonyms(tmp_path, ["hot"]), tmp_path, fake, model="third")
+    assert "look at them" not in capsys.readouterr().out
+
+
 def test_a_bad_answer_is_asked_again_then_told_with_its_prompt(tmp_path: Path, fake: FakeOpenAI) -> None:
     said: list[str] = []
 

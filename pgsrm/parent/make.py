@@ -47,6 +47,9 @@ def make_references(config: Mapping[str, Any], settings: ParentSettings) -> Path
             )
             _ask(parent, missing, answers, len(wanted))
         _write(path, questions, answers, parent.host, config)
+        given = {answers.known[asked]["reference"] for asked in wanted}
+        if len(given) == 1 < len(wanted):  # each may pass as an answer; all of them say that the parent has none
+            print(f"all {len(wanted)} answers are {given.pop()!r}: look at them before a run is rewarded for that")
     return path
 
 
