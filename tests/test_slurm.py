@@ -171,8 +171,8 @@ def test_whatever_ends_a_job_its_run_ends_finished_with_the_numbers_of_an_undist
     """A time limit, scontrol requeue, preemption: they go on by themselves. scancel and kill -9: by the same command."""
     total = 4 * SEEDS
     # One run with a limit of a minute, of which it needs two
-    limited = ["task=color", "reward=linear", "seed=0", f"resources.hours={1 / 60}", "cluster.signal_seconds=5"]
-    assert place.launch(*limited, pace=1.5)[0] == "1 run: 1 new"
+    limited = ["task=color", "reward=linear", "seed=0", f"resources.hours={1 / 60}", "cluster.signal_seconds=25"]
+    assert place.launch(*limited, pace=2.0)[0] == "1 run: 1 new"
     (alone,) = place.runs()
     wait_for(lambda: RunFolder(alone.path).state() == "running")
     lines = place.launch(*place.sweep, pace=0.4)
@@ -231,6 +231,20 @@ def test_a_signal_while_a_job_starts_does_not_end_its_run(place: Place) -> None:
         time.sleep(0.1)
     wait_for(lambda: start_now(place.runs()), 240)
     assert place.states()[run.name] == "finished"
+
+
+def test_wait_stays_to_the_end_and_then_fills_the_sqlite_file_that_no_job_touches(place: Place) -> None:
+    from mlflow.tracking import MlflowClient
+
+    words = ["task=color", "reward=linear", "ppo.episodes=8", "tracking=mlflow", "hydra.launcher.wait=true"]
+    lines = place.launch(*words)
+    assert lines[0] == "1 run: 1 new" and any(line.startswith("color-linear") and "finished" in line for line in lines)
+    (run,) = place.runs()
+    assert (run.status() or {})["mirrored"] is False
+    client = MlflowClient(f"sqlite:///{place.outputs}/mlflow.db")
+    (mirrored,) = client.search_runs(["1"])
+    assert mirrored.info.status == "FINISHED"
+    assert len(client.get_metric_history(mirrored.info.run_id, "policy/entropy")) == 2
 
 
 HELD = "+cluster.sbatch.hold=true"

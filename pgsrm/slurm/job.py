@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 _PATIENCE = 150  # seconds to wait for a run that another process holds, as that of a requeued job's dead node may
-_MARGIN = 30  # seconds before a job's end at which it is requeued even if the run is still busy
+_BUSY = 0.75  # share of the time from warning to end, after which a job is requeued even if the run is still busy
 _IDLE_JOBS = 3  # in a row that run out of time before a checkpoint: one may have met a slow node
 _TOLERANCE = 90  # seconds by which Slurm may be early with its warning
 
@@ -83,7 +83,7 @@ class Ending:
 
     def expect(self) -> None:
         """After Slurm's warning: an update may take longer than it was ahead, so that no one comes to `requeue`."""
-        timer = threading.Timer(max(1, self._warned_seconds - _MARGIN), self.requeue)
+        timer = threading.Timer(_BUSY * self._warned_seconds, self.requeue)
         timer.daemon = True
         timer.start()
 
