@@ -48,7 +48,6 @@ def lab() -> Iterator[None]:
     if up.returncode != 0:
         pytest.skip(f"Slurm does not come up: {up.stdout.strip().splitlines()[-1:]} {up.stderr.strip()[-300:]}")
     yield
-    slurm("scancel", "--user=root", check=False)
     if not was_up:
         subprocess.run([LAB / "slurm_down.sh"], capture_output=True)
 
