@@ -28,7 +28,7 @@ ui: $(INSTALLED) ## show all curves in MLflow until Ctrl-C (PORT=5000)
 		--workers 1 --port $(PORT) --backend-store-uri sqlite:///outputs/mlflow.db
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## check style, format and types
 	$(BIN)/python -m ruff check .
