@@ -133,6 +133,17 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(each, "forward", norm)
 
 
+@pytest.fixture(params=["narrow", "wide"])
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny models as they are, and treated as the wide ones are: gradients held back, float32 products by oneDNN."""
+    if request.param == "wide":
+        from pgsrm.child import matmul, matrices
+
+        monkeypatch.setattr(matmul, "WIDE", 1)
+        monkeypatch.setattr(matrices, "WIDE", 1)
+        monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
+
+
 def spread(scores: Any) -> Any:
     """Logits (B, T, V) of a `Scores`, each row its own; at padding they mean nothing."""
     return scores.logits[scores.packing.place]

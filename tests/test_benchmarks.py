@@ -115,6 +115,12 @@ def test_startup_prints_a_row_for_each_command() -> None:
         assert all(float(number) > 0 for number in row.removeprefix(name).split()), row
 
 
+def test_matmul_prints_a_row_for_each_product() -> None:
+    lines = run_module("benchmarks.matmul", "--shape", "tiny", "--threads", "1", "--seconds", "0.01")
+    assert "taken here" in lines[0]
+    assert len(lines) == 12 and all(float(line.split()[-1]) > 0 for line in lines[2:])
+
+
 def test_embedder_prints_both_tables() -> None:
     arguments = ["--words", "3000", "--dimension", "8", "--updates", "1", "--task", "color", "--embedders", "static"]
     lines = run_module("benchmarks.embedder", *arguments)

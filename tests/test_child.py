@@ -1,7 +1,9 @@
 """The child: padding, positions, shared prefix, scoring, sampling, loading, and text."""
 
+import gc
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -407,40 +409,90 @@ def test_rows_that_repeat_get_the_sum_of_their_gradients() -> None:
     assert not mine[1].any()
 
 
-def test_a_tied_embeddings_gradient_is_whole(load_child: LoadChild) -> None:
-    """Two passes over tokens, some of them in both, and the output layer; wrong version: one of the three is lost."""
-    child = load_child()
-    model, ids = child.model, torch.tensor([[5, 6, 5, 7]])
-    assert child._head.tied.tied
+@pytest.mark.usefixtures("width")
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("frozen", [(), ("lm_head", "wte", "embed"), ("mlp",), ("bias",)], ids=str)
+def test_gradients_of_weights_that_several_passes_use(
+    load_child: LoadChild, architecture: str, frozen: tuple[str, ...]
+) -> None:
+    """Two passes over tokens, some of them in both; wrong version: one pass is lost, or a frozen layer lets nothing through."""
+    child, ids = load_child(architecture), torch.tensor([[5, 6, 5, 7]])
+    model = child.model
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(part in name for part in frozen))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def gradient(run: Callable[..., Any]) -> torch.Tensor:
+    def gradients(run: Callable[..., Any]) -> Sequence[torch.Tensor]:
         past = run(input_ids=ids, use_cache=True).past_key_values
         logits = run(input_ids=ids[:, 1:3], past_key_values=past).logits
-        return torch.autograd.grad(logits.log_softmax(-1)[..., 9].sum(), model.get_input_embeddings().weight)[0]
+        return torch.autograd.grad(logits.log_softmax(-1)[..., 9].sum(), trained)
 
-    theirs = gradient(model)
+    theirs = gradients(model)
     for _ in range(2):  # the second graph has nothing of the first
-        child._head.tied.restart()
-        torch.testing.assert_close(gradient(lambda **inputs: child._head.run(model, **inputs)), theirs)
+        child._reader.matrices.restart()
+        torch.testing.assert_close(gradients(child._reader.run), theirs)
 
 
-def test_bfloat16_weights_are_made_once_an_update(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_is_gone_with_its_update(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong version: gradients held back hold the graph that they belong to, until Python looks for cycles."""
+    from pgsrm.child import matrices
+
+    monkeypatch.setattr(matrices, "WIDE", 1)
+    child = load_child(prompts=PROMPTS)
+    gc.disable()
+    try:
+        for backward in (True, False):
+            scores = child.score(child.pad(PROMPTS, [[7, 8, 9]] * len(PROMPTS)))
+            if backward:
+                scores.logits.sum().backward()
+            graph = weakref.ref(scores.logits)
+            del scores
+            child.weights_changed()
+            assert graph() is None
+    finally:
+        gc.enable()
+
+
+def test_bfloat16_weights_are_made_once_an_update(load_child: LoadChild) -> None:
     """And anew when the weights have changed; wrong version: the next update runs on those before it."""
-    from pgsrm.child.precision import Bfloat16Weights
-
-    made, cast = [], Bfloat16Weights._cast
-    monkeypatch.setattr(Bfloat16Weights, "_cast", lambda self: made.append(self) or cast(self))
     child = load_child(prompts=PROMPTS, bfloat16=True)
     sampled = child.sample(PROMPTS, torch.full((4, 3), 0.7), Sampling(3), with_graph=True)
+    made = dict(child._reader.matrices._copies)
+    assert child.model.lm_head in made
     batch = child.pad(PROMPTS, sampled.responses)
     before = child.score(batch, None, sampled.prompts).logits.detach()
     child.score_reference(batch)
-    assert len(made) == 2  # the policy's and the reference's
+    now = child._reader.matrices._copies
+    assert now.keys() == made.keys() and all(now[layer][0] is made[layer][0] for layer in made)
     with torch.no_grad():
         for parameter in child.model.parameters():
             parameter *= 1.1
     child.weights_changed()
     assert not torch.allclose(child.score(batch).logits, before, atol=0.01)
-    assert len(made) == 3
     gradients = torch.autograd.grad(child.score(batch).logits.sum(), list(child.model.parameters()), allow_unused=True)
     assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in gradients)
+
+
+def test_bfloat16_copies_of_frozen_weights_stay(load_child: LoadChild) -> None:
+    child = load_child(prompts=PROMPTS, bfloat16=True)
+    child.model.transformer.h[0].mlp.c_fc.weight.requires_grad_(False)
+    child.greedy(PROMPTS, 2)
+    frozen = child._reader.matrices._copies[child.model.transformer.h[0].mlp.c_fc]
+    child.weights_changed()
+    assert child._reader.matrices._copies == {child.model.transformer.h[0].mlp.c_fc: frozen}
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="needs torch's oneDNN")
+@pytest.mark.parametrize("by_row", [True, False])
+@pytest.mark.parametrize("offset", [None, torch.rand(7)], ids=["plain", "offset"])
+def test_products_by_either_library(monkeypatch: pytest.MonkeyPatch, by_row: bool, offset: torch.Tensor | None) -> None:
+    from pgsrm.child import matmul
+
+    left, right = torch.rand(3, 5), torch.rand(5, 7) if by_row else torch.rand(7, 5).T
+    usual = matmul.multiply(left, right, offset)
+    monkeypatch.setattr(matmul, "WIDE", 1)
+    monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
+    for a in (left, left.T.contiguous().T):
+        torch.testing.assert_close(matmul.multiply(a, right, offset), usual)
+    torch.testing.assert_close(usual, left @ right + (0 if offset is None else offset))
+    assert matmul.multiply(left.double(), right.double()).dtype == torch.float64

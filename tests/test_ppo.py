@@ -268,15 +268,18 @@ def compare(
     close(learner.value_head.bias, plain.bias, tolerance)
 
 
+@pytest.mark.usefixtures("width")
 def test_step_is_algorithm_1(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(load_child, monkeypatch, PAPER)
 
 
+@pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 def test_step_is_algorithm_1_for(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     compare(load_child, monkeypatch, PAPER, architecture)
 
 
+@pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 @pytest.mark.parametrize("prompts", [PROMPTS, [[7, 1], [8, 2, 3, 4], [9, 5, 6], [3]]], ids=["prefix", "no prefix"])
 def test_losses_and_gradients_in_float32(load_child: LoadChild, architecture: str, prompts: list[list[int]]) -> None:
@@ -296,6 +299,7 @@ def test_losses_and_gradients_in_float32(load_child: LoadChild, architecture: st
         assert (parameter.grad - gradient).norm() <= 1e-5 * expected["grad/actor_norm"]
 
 
+@pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 @pytest.mark.parametrize("prompts", [PROMPTS, [[7, 1], [8, 2, 3, 4], [9, 5, 6]]], ids=["prefix", "no prefix"])
 def test_step_with_eos_in_every_position(
@@ -365,6 +369,7 @@ def test_step_with_rewards_a_token(
     compare(load_child, monkeypatch, settings, rewards=TOKEN_REWARDS)
 
 
+@pytest.mark.usefixtures("width")
 def test_step_with_epochs_minibatches_and_clipping(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
     """Advantages and old log-probs are fixed before the first of the gradient steps; large steps, so that some clip."""
     settings = msgspec.structs.replace(

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.child.batch import PaddedBatch, positions
-from pgsrm.child.gradients import TiedEmbedding, take_rows
-from pgsrm.child.precision import Bfloat16Weights
+from pgsrm.child.gradients import take_rows
 from pgsrm.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,17 +63,18 @@ class Prefill:
         return DynamicCache(ddp_cache_data=self.keys_values)
 
 
-class HeadInput:
-    """A pre-hook of a model's output layer: keeps the hidden states that it is given, and chooses what goes in.
+class Reader:
+    """A model that reads tokens, with a pre-hook of its output layer: keeps the hidden states, and chooses what goes in.
 
     Response tokens go in as one dense block, without padding and with the prompts' last states before them: given a
     slice, the output layer would make one small product a row of the batch, and given the prompts' states apart, two
     gradients of the vocabulary's size to be added up.
     """
 
-    def __init__(self, model: Any, bfloat16: bool = False) -> None:
-        self.low = Bfloat16Weights(model) if bfloat16 else None
-        self.tied = TiedEmbedding(model)
+    def __init__(self, model: Any, bfloat16: bool = False, layers_too: bool = True) -> None:
+        from pgsrm.child.matrices import Matrices
+
+        self.matrices = Matrices(model, bfloat16, layers_too)
         self.before: Tensor | None = None  # (B, 1, D), put before the hidden states of the next forward pass
         self.mask: Tensor | None = None  # (B, T) bool: the N states of which the next forward pass makes logits
         self.start = 0  # the first position of the next forward pass whose hidden states are kept
@@ -92,10 +92,9 @@ class HeadInput:
         self.before, self.mask, self.start = None, None, 0
         return (entering, *arguments[1:])
 
-    def run(self, model: Any, **inputs: Any) -> Any:
-        """The model's forward pass, in bfloat16 where asked for."""
-        with self.tied.used():
-            return model(**inputs) if self.low is None else self.low.run(inputs)
+    def run(self, **inputs: Any) -> Any:
+        """The model's forward pass."""
+        return self.matrices.run(inputs)
 
     def take(self) -> "Tensor":
         """The hidden states of the forward pass just made, which are then let go."""
@@ -104,7 +103,7 @@ class HeadInput:
         return hidden
 
 
-def prefill(model: Any, head: HeadInput, batch: PaddedBatch) -> Prefill:
+def prefill(reader: Reader, batch: PaddedBatch) -> Prefill:
     """Run the prompts of `batch`. The prefix that they share is computed once; its gradient is summed over the rows."""
     import torch
 
@@ -112,13 +111,12 @@ def prefill(model: Any, head: HeadInput, batch: PaddedBatch) -> Prefill:
     mask = torch.cat([batch.prompt_mask.new_ones(len(batch), shared), batch.prompt_mask], dim=1)
     cache = None
     if shared:
-        head.mask = mask.new_zeros(1, shared)  # its logits are of no use
-        cache = head.run(model, input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True).past_key_values
+        reader.mask = mask.new_zeros(1, shared)  # its logits are of no use
+        cache = reader.run(input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True).past_key_values
         for layer in cache.layers:
             layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
             layer.values = layer.values.expand(len(batch), -1, -1, -1)
-    out = head.run(
-        model,
+    out = reader.run(
         input_ids=batch.prompt_ids,
         attention_mask=mask.long(),
         position_ids=positions(mask, batch.padding)[:, shared:],
@@ -127,10 +125,10 @@ def prefill(model: Any, head: HeadInput, batch: PaddedBatch) -> Prefill:
         logits_to_keep=1,
     )
     keys_values = tuple((layer.keys, layer.values) for layer in out.past_key_values.layers)
-    return Prefill(keys_values, mask, out.logits[:, -1].float(), head.take()[:, -1])
+    return Prefill(keys_values, mask, out.logits[:, -1].float(), reader.take()[:, -1])
 
 
-def extend(model: Any, head: HeadInput, prompts: Prefill, batch: PaddedBatch, fed: int) -> tuple["Tensor", "Tensor"]:
+def extend(reader: Reader, prompts: Prefill, batch: PaddedBatch, fed: int) -> tuple["Tensor", "Tensor"]:
     """Logits (N, V) of the tokens in `batch.response_mask`, and hidden states (B, fed + 1, D) from the prompts' last on.
 
     A first token's logits come from the prompt's last position, token t's from the model having read the tokens before
@@ -142,19 +140,18 @@ def extend(model: Any, head: HeadInput, prompts: Prefill, batch: PaddedBatch, fe
     if fed == 0:
         return prompts.logits, first
     mask = torch.cat([prompts.mask, batch.response_mask[:, :fed]], dim=1)
-    head.before, head.mask = first, batch.response_mask
-    out = head.run(
-        model,
+    reader.before, reader.mask = first, batch.response_mask
+    out = reader.run(
         input_ids=batch.response_ids[:, :fed],
         attention_mask=mask.long(),
         position_ids=positions(mask, batch.padding)[:, -fed:],
         past_key_values=prompts.cache(),
         use_cache=True,
     )
-    return out.logits.flatten(0, 1).float(), head.take()  # a view: the gradient of [0] would be a filled copy
+    return out.logits.flatten(0, 1).float(), reader.take()  # a view: the gradient of [0] would be a filled copy
 
 
-def read_whole(model: Any, head: HeadInput, batch: PaddedBatch, fed: int) -> tuple["Tensor", "Tensor"]:
+def read_whole(reader: Reader, batch: PaddedBatch, fed: int) -> tuple["Tensor", "Tensor"]:
     """What `extend` returns, from one forward pass over prefix, prompts and responses without a cache."""
     import torch
 
@@ -162,15 +159,14 @@ def read_whole(model: Any, head: HeadInput, batch: PaddedBatch, fed: int) -> tup
     ids = torch.cat([prefix, batch.prompt_ids, batch.response_ids[:, :fed]], dim=1)
     read = [torch.ones_like(prefix, dtype=torch.bool), batch.prompt_mask, batch.response_mask[:, :fed]]
     mask = torch.cat(read, dim=1)
-    head.start, head.mask = ids.shape[1] - fed - 1, batch.response_mask
-    out = head.run(
-        model,
+    reader.start, reader.mask = ids.shape[1] - fed - 1, batch.response_mask
+    out = reader.run(
         input_ids=ids,
         attention_mask=mask.long(),
         position_ids=positions(mask, batch.padding),
         use_cache=False,
     )
-    return out.logits.flatten(0, 1).float(), head.take()
+    return out.logits.flatten(0, 1).float(), reader.take()
 
 
 def checkpointable_layers(model: Any) -> list[Any]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pgsrm.child.batch import Packing, PaddedBatch, common_prefix, distinct, pad_prompts
 from pgsrm.child.forward import (
-    HeadInput,
     Prefill,
+    Reader,
     checkpointable_layers,
     checkpointing,
     extend,
@@ -117,14 +117,14 @@ class Child:
         sharded_with: Processes | None = None,
     ) -> None:
         self.model = model.eval()
-        self._head = self._reference_head = HeadInput(model, bfloat16)
-        self.reference = model
-        if reference is not None:
-            self._reference_head = HeadInput(reference, bfloat16)
-            self.reference = reference.eval().requires_grad_(False)
         self._checkpointed = checkpointable_layers(model) if gradient_checkpointing else []
         self._sharded_with = sharded_with
         self._reads_whole = gradient_checkpointing or sharded_with is not None
+        self._reader = self._reference_reader = Reader(model, bfloat16, layers_too=not self._reads_whole)
+        self.reference = model
+        if reference is not None:
+            self.reference = reference.eval().requires_grad_(False)
+            self._reference_reader = Reader(reference, bfloat16)
         self.eos = eos
         self.share = share
         self.padding: Literal["left", "right"] = padding
@@ -186,16 +186,16 @@ class Child:
         """
         packing, length = Packing.of(batch), batch.response_ids.shape[1]
         if prompts is None:
-            self._head.tied.restart()
+            self._reader.matrices.restart()
         fed = length - 1 if value_place is None else length
         if self._reads_whole:
             with checkpointing(self._checkpointed):
-                logits, hidden = read_whole(self.model, self._head, batch.rows(packing.rows), fed)
+                logits, hidden = read_whole(self._reader, batch.rows(packing.rows), fed)
         else:
             prompt_rows, prompt = distinct(batch.prompt)
-            prompts = prompts or prefill(self.model, self._head, batch.rows(prompt_rows))
+            prompts = prompts or prefill(self._reader, batch.rows(prompt_rows))
             each = prompts.rows(prompt[packing.rows])
-            logits, hidden = extend(self.model, self._head, each, batch.rows(packing.rows), fed)
+            logits, hidden = extend(self._reader, each, batch.rows(packing.rows), fed)
         states = hidden[:, :length][packing.mask].detach()
         prompt_hidden = hidden[packing.pair, 0]
         value_hidden = None if value_place is None else hidden[packing.pair, value_place]
@@ -211,7 +211,7 @@ class Child:
             for rows in packing.rows.split(rows_at_once or len(packing.rows)):
                 part = batch.rows(rows)
                 prompts, fed = self._read_by_reference(part), part.response_ids.shape[1] - 1
-                logits.append(extend(self.reference, self._reference_head, prompts, part, fed)[0])
+                logits.append(extend(self._reference_reader, prompts, part, fed)[0])
         return torch.cat(logits) if len(logits) > 1 else logits[0], packing
 
     @contextmanager
@@ -228,33 +228,30 @@ class Child:
 
     def weights_changed(self) -> None:
         """To be called after the policy's weights have changed: nothing made of the old ones is used again."""
-        self._head.tied.restart()
-        if self._head.low is not None:
-            self._head.low.forget()
+        self._reader.matrices.weights_changed()
 
     def set_reference(self, weights: dict[str, "Tensor"]) -> None:
         """Give the reference other weights; from then on it reads every prompt anew."""
         self.reference.load_state_dict(weights)
-        if self._reference_head.low is not None:
-            self._reference_head.low.forget()
+        self._reference_reader.matrices.forget()
         self._reference_prompts, self._keeps_reference = None, False
 
     def _read_by_reference(self, batch: PaddedBatch) -> Prefill:
         """The reference's prefill of a batch: from those of all prompts of the task, unless they are too large to keep."""
         if batch.prompt_index is None or not self._keeps_reference:
-            return prefill(self.reference, self._reference_head, batch)
+            return prefill(self._reference_reader, batch)
         if self._reference_prompts is None:
             import torch
 
-            sample = prefill(self.reference, self._reference_head, batch.rows(batch.prompt_index[:1] * 0))
+            sample = prefill(self._reference_reader, batch.rows(batch.prompt_index[:1] * 0))
             each = sum(tensor.nbytes for pair in sample.keys_values for tensor in pair) + sample.logits.nbytes
             if each * len(self.prompts) > REFERENCE_LIMIT:
                 self._keeps_reference = False
-                return prefill(self.reference, self._reference_head, batch)
+                return prefill(self._reference_reader, batch)
             everything = self.pad(self.prompts, [[self.eos]] * len(self.prompts))
             chunks = torch.arange(len(self.prompts), device=self.device).split(ROWS_AT_ONCE)
             self._reference_prompts = Prefill.join(
-                [prefill(self.reference, self._reference_head, everything.rows(rows)) for rows in chunks]
+                [prefill(self._reference_reader, everything.rows(rows)) for rows in chunks]
             )
         return self._reference_prompts.rows(batch.prompt_index)
 
@@ -279,9 +276,9 @@ class Child:
             batch, uniforms = batch.rows(share.to(self.device)), uniforms[share]
         rows, prompt = distinct(batch.prompt)
         with_graph = with_graph and not self._reads_whole
-        self._head.tied.restart()
+        self._reader.matrices.restart()
         with torch.set_grad_enabled(with_graph):
-            read = prefill(self.model, self._head, batch.rows(rows))
+            read = prefill(self._reader, batch.rows(rows))
         with torch.no_grad():
             tokens, logprobs = self._generate(read.detach().rows(prompt), uniforms.to(self.device), how)
         lengths = _lengths(tokens, self.eos)
@@ -312,15 +309,14 @@ class Child:
                 live, token, mask, position = (t[going_on] for t in (live, token, mask, position))
                 cache.batch_select_indices(going_on)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-            out = self._head.run(
-                self.model,
+            out = self._reader.run(
                 input_ids=token.unsqueeze(-1),
                 attention_mask=mask.long(),
                 position_ids=position + step,
                 past_key_values=cache,
                 use_cache=True,
             )
-            self._head.take()
+            self._reader.take()
             logits = out.logits[:, -1].float()
         return torch.stack(tokens, 1), torch.stack(logprobs, 1)
 
@@ -350,9 +346,9 @@ class Child:
         total, targets = 0.0, windows[:, 1:].numel()
         with torch.no_grad(), self._without_dropout():
             for ids in windows.to(self.device).split(WINDOWS_AT_ONCE):
-                self._head.tied.restart()
-                logits = self._head.run(self.model, input_ids=ids, use_cache=False).logits[:, :-1].float()
-                self._head.take()
+                self._reader.matrices.restart()
+                logits = self._reader.run(input_ids=ids, use_cache=False).logits[:, :-1].float()
+                self._reader.take()
                 total -= cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum").item()
         return total / targets
 

@@ -1,0 +1,42 @@
+"""Matrix products on a CPU by the faster of the two libraries that torch brings.
+
+torch multiplies float32 matrices by Intel's MKL, which on other makers' processors falls behind, most of all with several
+threads and few rows; bfloat16 ones by oneDNN. Products of GPT-2's size take MKL 1.1 to 2.4 times as long as oneDNN on an AMD
+EPYC (`python -m benchmarks.matmul`).
+"""
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# Two of a product's three sizes are at least this where oneDNN pays: it makes code for every new shape, 0.7 ms each, and
+# below this MKL is as fast with one thread.
+WIDE = 512
+
+
+@cache
+def prefers_onednn() -> bool:
+    """Whether this machine's float32 products are better made by oneDNN. The answer is the machine's, not the moment's."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    # an operator of torch's own compiler, not documented: without it everything is as torch has it
+    if platform.machine() != "x86_64" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    processor = Path("/proc/cpuinfo")
+    return processor.exists() and "GenuineIntel" not in processor.read_text()
+
+
+def multiply(left: Tensor, right: Tensor, offset: Tensor | None = None) -> Tensor:
+    """left (m, k) @ right (k, n) + offset (n,), without gradient."""
+    wide = sorted((*left.shape, right.shape[1]))[1] >= WIDE
+    if wide and left.dtype == torch.float32 and left.device.type == "cpu" and prefers_onednn():
+        return by_onednn(left, right, offset)
+    return left @ right if offset is None else torch.addmm(offset, left, right)
+
+
+def by_onednn(left: Tensor, right: Tensor, offset: Tensor | None) -> Tensor:
+    """`multiply` by oneDNN, for float32 on a CPU."""
+    return torch.ops.mkldnn._linear_pointwise(left, right.T, offset, "none", [], "")
