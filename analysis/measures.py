@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NAN = float("nan")
 TREND = 0.2  # share of the updates in the trend's rolling mean
 JUMP = 0.05  # share of the updates within which a jump happens
+NOISE = 5.0  # standard deviations of the smoothed curve's noise that a jump must be above
 SPIKE = 8.0  # standard deviations from the local median
 NEXT_TO_NOTHING = 0.005  # no ratio to a value below this
 
@@ -157,12 +158,22 @@ def remains(s: Series) -> float:
 
 def jump(s: Series) -> float:
     """Share of the smoothed curve's range that is gained within 5% of the updates: 0.05 on a straight line, 1 on a step
-    (as far as smoothing lets it)."""
+    (as far as smoothing lets it), 0 where the gain is no more than the noise makes of nothing."""
     size = max(1, round(JUMP * s.planned))
     if not s.whole or len(s.smooth) <= size:
         return NAN
-    reach = float(s.smooth.max() - s.smooth.min())
-    return float((s.smooth[size:] - s.smooth[:-size]).max()) / reach if reach > 0 else 0.0
+    gain = float((s.smooth[size:] - s.smooth[:-size]).max())
+    noise = _deviation(s.trained) / window(s.planned) ** 0.5
+    if gain <= NOISE * 2**0.5 * noise:  # the largest of many differences of two noisy points
+        return 0.0
+    return gain / float(s.smooth.max() - s.smooth.min())
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Standard deviation of what differs from one update to the next, by the median: jumps and trends don't count."""
+    import numpy as np
+
+    return 1.4826 * float(np.median(np.abs(np.diff(values)))) / 2**0.5
 
 
 def rise_time(s: Series) -> float:

@@ -65,6 +65,10 @@ def test_jump_is_the_share_of_the_range_within_a_twentieth_of_training() -> None
     assert measures.jump(curve(np.repeat([0.1, 0.7], 500))) == pytest.approx(1.0)
     assert measures.jump(curve(np.repeat([0.7, 0.1], 500))) == pytest.approx(0.0, abs=1e-9)  # a fall is no jump
     assert measures.jump(curve([0.25] * 1000)) == 0.0
+    noise = np.random.default_rng(0).normal(0, 0.02, (20, 300))
+    assert not any(measures.jump(curve(0.1 + each)) for each in noise)  # a third of a range that is noise is no jump
+    assert not any(measures.jump(curve(np.linspace(0.1, 0.14, 300) + each)) for each in noise)  # nor is a slow climb
+    assert all(measures.jump(curve(np.repeat([0.1, 0.4], 150) + each)) > 0.8 for each in noise)
 
 
 def test_drawdown_is_the_furthest_fall_from_the_highest_point_so_far() -> None:
