@@ -19,7 +19,7 @@ from pgsrm.plan import plan
 from pgsrm.settings import read_settings
 
 EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
-SWEEPS = ("alpha", "embedder_sensitivity", "fidelity", "parent_sensitivity", "scaling")
+SWEEPS = ("alpha", "comparison", "embedder_sensitivity", "fidelity", "parent_sensitivity", "scaling")
 FACTORS = sorted({path.stem for path in (conf_folder() / "fidelity").glob("*.yaml")} - {"released", "sound"})
 TASKS = ("color", "antonym", "category", "copy", "sentiment")
 # What a user has to give, since no default could be right.
