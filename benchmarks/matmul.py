@@ -6,11 +6,12 @@ process; the lower quartile of half a second each.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from benchmarks.arithmetic import Shape
 from benchmarks.update import SHAPES
 from pgsrm.child import matmul
 
@@ -36,21 +37,28 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    width, vocabulary = SHAPES[args.shape].width, SHAPES[args.shape].vocabulary
-    sizes = [(rows, width, 4 * width) for rows in ROWS] + [(rows, 4 * width, width) for rows in ROWS]
-    sizes += [(50, width, vocabulary), (100, vocabulary, width), (width, 300, 4 * width), (vocabulary, 100, width)]
     print(f"{args.shape}, {torch.get_num_threads()} threads; taken here: {_choice(matmul.prefers_onednn())}")
     print(f"{'rows':>6}{'inner':>8}{'columns':>9}{'MKL, ms':>10}{'oneDNN, ms':>12}{'ratio':>8}")
-    for rows, inner, columns in sizes:
-        # the last two kinds are gradients of weights, whose left factor is transposed
-        left = torch.randn(inner, rows).T if inner < rows else torch.randn(rows, inner)
-        right = torch.randn(inner, columns)
+    for (rows, inner, columns), left, right in products(SHAPES[args.shape]):
         usual = quartile(lambda a=left, b=right: a @ b, args.seconds)
         other = quartile(lambda a=left, b=right: matmul.by_onednn(a, b, None), args.seconds)
         print(
             f"{rows:6}{inner:8}{columns:9}{usual * 1000:10.3f}{other * 1000:12.3f}{usual / other:8.2f}",
             flush=True,
         )
+
+
+def products(shape: Shape) -> Iterator[tuple[tuple[int, int, int], Tensor, Tensor]]:
+    """Sizes and factors, laid out as in a GPT-2: its layers' weights are (in, out), its output layer's (out, in)."""
+    width, vocabulary = shape.width, shape.vocabulary
+    for inner, columns in ((width, 4 * width), (4 * width, width)):
+        for rows in ROWS:
+            yield (rows, inner, columns), torch.randn(rows, inner), torch.randn(inner, columns)
+    yield (50, width, vocabulary), torch.randn(50, width), torch.randn(vocabulary, width).T
+    yield (100, vocabulary, width), torch.randn(100, vocabulary), torch.randn(vocabulary, width)  # the logits' gradient
+    # gradients of weights
+    yield (width, 297, 4 * width), torch.randn(297, width).T, torch.randn(297, 4 * width)
+    yield (vocabulary, 100, width), torch.randn(100, vocabulary).T, torch.randn(100, width)
 
 
 def _choice(onednn: bool) -> str:

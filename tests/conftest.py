@@ -137,11 +137,13 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models as they are, and treated as the wide ones are: gradients held back, float32 products by oneDNN."""
     if request.param == "wide":
+        import torch
+
         from pgsrm.child import matmul, matrices
 
         monkeypatch.setattr(matmul, "WIDE", 1)
         monkeypatch.setattr(matrices, "WIDE", 1)
-        monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
+        monkeypatch.setattr(matmul, "prefers_onednn", lambda: hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 def spread(scores: Any) -> Any:

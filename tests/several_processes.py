@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pgsrm.child import matmul, matrices
 from pgsrm.child.load import ModelSettings, load_model
 from pgsrm.child.policy import Child, Sampling
 from pgsrm.ppo import Learner, PPOSettings, step
@@ -71,6 +72,7 @@ def updates(folder: str, changes: dict[str, Any], processes: Processes, sharded:
     policy = load_model(ModelSettings(path=folder), torch.device("cpu"))
     reference = copy.deepcopy(policy)
     if sharded:
+        matmul.WIDE = matrices.WIDE = 1  # as for layers of a size that is worth sharding
         policy, reference = (shard(model, torch.device("cpu"), processes) for model in (policy, reference))
     child = Child(policy, reference, eos=0, prompts=PROMPTS, sharded_with=processes if sharded else None)
     learner = Learner(child, settings, torch.Generator().manual_seed(0), processes)

@@ -61,7 +61,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.usefixtures("in_double")
+@pytest.mark.usefixtures("in_double", "width")
 @pytest.mark.parametrize(("architecture", "switches"), CASES, ids=str)
 def test_checkpointing_changes_no_loss_and_no_gradient(
     load_child: LoadChild, architecture: str, switches: dict[str, Any]
@@ -156,6 +156,7 @@ def both(child: Child) -> tuple[torch.Tensor, torch.Tensor]:
     return child.score(batch).logits.detach(), child.score_reference(batch)[0]
 
 
+@pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 def test_the_reference_is_the_policy_without_adapters(

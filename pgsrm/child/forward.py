@@ -66,9 +66,8 @@ class Prefill:
 class Reader:
     """A model that reads tokens, with a pre-hook of its output layer: keeps the hidden states, and chooses what goes in.
 
-    Response tokens go in as one dense block, without padding and with the prompts' last states before them: given a
-    slice, the output layer would make one small product a row of the batch, and given the prompts' states apart, two
-    gradients of the vocabulary's size to be added up.
+    Response tokens go in as one dense block, without padding and with the prompts' last states before them: one product,
+    and no logits at padding.
     """
 
     def __init__(self, model: Any, bfloat16: bool = False, layers_too: bool = True) -> None:

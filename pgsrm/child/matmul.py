@@ -1,8 +1,8 @@
 """Matrix products on a CPU by the faster of the two libraries that torch brings.
 
 torch multiplies float32 matrices by Intel's MKL, which on other makers' processors falls behind, most of all with several
-threads and few rows; bfloat16 ones by oneDNN. Products of GPT-2's size take MKL 1.1 to 2.4 times as long as oneDNN on an AMD
-EPYC (`python -m benchmarks.matmul`).
+threads and few rows; bfloat16 ones by oneDNN. Of GPT-2's size they take up to 2.5 times as long as by oneDNN on an AMD EPYC
+(`python -m benchmarks.matmul`).
 """
 
 import platform
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # Two of a product's three sizes are at least this where oneDNN pays: it makes code for every new shape, 0.7 ms each, and
-# below this MKL is as fast with one thread.
+# that code stays: 0.75 MB a shape of GPT-2's, at most some hundred of them. Below this MKL is as fast with one thread.
 WIDE = 512
 
 
@@ -30,7 +30,7 @@ def prefers_onednn() -> bool:
 
 
 def multiply(left: Tensor, right: Tensor, offset: Tensor | None = None) -> Tensor:
-    """left (m, k) @ right (k, n) + offset (n,), without gradient."""
+    """left (m, k) @ right (k, n) + offset (n,), k > 0, without gradient."""
     wide = sorted((*left.shape, right.shape[1]))[1] >= WIDE
     if wide and left.dtype == torch.float32 and left.device.type == "cpu" and prefers_onednn():
         return by_onednn(left, right, offset)

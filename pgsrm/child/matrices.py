@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import Embedding, Linear
 from torch.nn.functional import embedding
 from transformers.pytorch_utils import Conv1D
@@ -25,7 +26,8 @@ from pgsrm.child.matmul import WIDE, multiply
 class _Uses:
     """What the backward pass has found at the uses of one weight in one graph. Holds nothing of the graph itself."""
 
-    def __init__(self, by_output: bool) -> None:
+    def __init__(self, weight: Tensor, by_output: bool) -> None:
+        self.weight = weight.detach()
         self.by_output = by_output  # (out, in), as torch's Linear has it, and not (in, out)
         self.begun = False
         self.products: list[tuple[Tensor, Tensor]] = []  # inputs (n, in), gradients of what came out (n, out)
@@ -36,35 +38,30 @@ class _Uses:
         first, self.begun = not self.begun, True
         return first
 
-    def gradient(self, like: Tensor) -> Tensor | None:
-        """The weight's gradient, of the shape and type of `like`; None if no use has one."""
-        total = None
+    def gradient(self) -> Tensor | None:
+        """The weight's gradient, None if no use has one; the factors are let go."""
+        total, weight = None, self.weight
         if self.products:
-            inputs, outputs = _join(self.products)
+            inputs, outputs = _joined(self.products)
             left, right = (outputs, inputs) if self.by_output else (inputs, outputs)
-            total = multiply(left.T, right).to(like.dtype)
+            total = multiply(left.T, right).to(weight.dtype)
         if self.rows:
-            ids, gradients = _join(self.rows)
-            total = torch.zeros_like(like) if total is None else total
+            ids, gradients = _joined(self.rows)
+            total = torch.zeros_like(weight) if total is None else total
             used, place = torch.unique(ids, return_inverse=True)
             total[used] += torch.ops.aten.embedding_dense_backward(gradients, place, len(used), -1, False)
+        self.products, self.rows = [], []
         return total
 
-    def bias_gradient(self, like: Tensor) -> Tensor | None:
-        return _join(self.products)[1].sum(0, dtype=like.dtype) if self.products else None
 
-
-def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    if len(parts) > 1:
-        parts[:] = [(torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts]))]
-    return parts[0]
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return parts[0] if len(parts) == 1 else (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts]))
 
 
 class _Multiply(torch.autograd.Function):
-    """inputs (n, in) by `matrix` (in, out), which is the weight or its copy in another type; and the weight for its next use.
+    """inputs (n, in) by `matrix` (in, out), plus `offset`; and the weight for its next use.
 
-    `offset` is the bias in the matrix's type; `bias` the bias itself, given to the first use, which has its gradient too.
-    `uses` is None for a weight that is not trained.
+    The gradients are those of `weight` and `bias` (out,), of which `matrix` and `offset` are copies, perhaps in another type.
     """
 
     @staticmethod
@@ -75,27 +72,49 @@ class _Multiply(torch.autograd.Function):
         bias: Tensor | None,
         matrix: Tensor,
         offset: Tensor | None,
-        uses: _Uses | None,
-    ) -> tuple[Tensor, Tensor | None]:
+        uses: _Uses,
+    ) -> tuple[Tensor, Tensor]:
         ctx.kind, inputs = inputs.dtype, inputs.to(matrix.dtype)
-        ctx.uses, ctx.weight, ctx.bias = uses, weight.detach(), bias
-        ctx.first = uses is not None and uses.begin()
-        ctx.save_for_backward(inputs if uses is not None else None, matrix)
+        ctx.uses, ctx.first = uses, uses.begin()
+        ctx.save_for_backward(inputs, matrix)
         ctx.set_materialize_grads(False)
-        return multiply(inputs, matrix, offset), None if uses is None else weight.view_as(weight)
+        return multiply(inputs, matrix, offset), weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        (inputs, matrix), gradient = ctx.saved_tensors, gradients[0]
-        below = None
-        if gradient is not None and ctx.uses is not None:
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        inputs, matrix = ctx.saved_tensors
+        below = bias = None
+        if gradient is not None:
             ctx.uses.products.append((inputs.detach(), gradient))  # with its graph it would hold itself
-        if gradient is not None and ctx.needs_input_grad[0]:
-            below = multiply(gradient, matrix.T).to(ctx.kind)
-        if not ctx.first:
-            return below, None, None, None, None, None
-        bias = None if ctx.bias is None else ctx.uses.bias_gradient(ctx.bias)
-        return below, ctx.uses.gradient(ctx.weight), bias, None, None, None
+            below, bias = _passed_on(ctx, gradient, matrix)
+        return below, (ctx.uses.gradient() if ctx.first else None), bias, None, None, None
+
+
+class _MultiplyFrozen(torch.autograd.Function):
+    """`_Multiply` by a weight that isn't trained."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, matrix: Tensor, bias: Tensor | None, offset: Tensor | None) -> Tensor:
+        ctx.kind = inputs.dtype
+        ctx.save_for_backward(matrix)
+        return multiply(inputs.to(matrix.dtype), matrix, offset)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        below, bias = _passed_on(ctx, gradient, ctx.saved_tensors[0])
+        return below, None, bias, None
+
+
+def _passed_on(ctx: Any, gradient: Tensor, matrix: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a product's inputs and of its bias, those that are asked for."""
+    below = multiply(gradient, matrix.T).to(ctx.kind) if ctx.needs_input_grad[0] else None
+    # bfloat16 has too few digits for a sum over all tokens
+    bias = (
+        gradient.sum(0, dtype=torch.promote_types(gradient.dtype, torch.float32)) if ctx.needs_input_grad[2] else None
+    )
+    return below, bias
 
 
 class _Embed(torch.autograd.Function):
@@ -103,32 +122,34 @@ class _Embed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, uses: _Uses) -> tuple[Tensor, Tensor]:
-        ctx.ids, ctx.uses, ctx.weight, ctx.first = ids, uses, weight.detach(), uses.begin()
+        ctx.ids, ctx.uses, ctx.first = ids, uses, uses.begin()
         ctx.set_materialize_grads(False)
         return embedding(ids, weight), weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
-        if gradients[0] is not None:
-            ctx.uses.rows.append((ctx.ids.flatten(), gradients[0].flatten(0, -2)))
-        return (ctx.uses.gradient(ctx.weight) if ctx.first else None), None, None
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+        if gradient is not None:
+            ctx.uses.rows.append((ctx.ids.flatten(), gradient.flatten(0, -2)))
+        return (ctx.uses.gradient() if ctx.first else None), None, None
 
 
 class Matrices:
     """A model's linear layers, embeddings and output layer.
 
     `layers_too` says whether gradients may be held back in the layers between embedding and output layer as well: not where
-    those are computed again in the backward pass.
+    those are computed again in the backward pass, nor where their weights come and go (sharding).
     """
 
     def __init__(self, model: Any, bfloat16: bool = False, layers_too: bool = True) -> None:
         self.model, self.bfloat16 = model, bfloat16
-        modules = [module for module in model.modules() if type(module) in (Linear, Conv1D) or _is_plain(module)]
+        layers = [each for each in model.modules() if type(each) in (Linear, Conv1D)]
+        embeddings = [each for each in model.modules() if _is_plain(each)]
         ends = [model.get_input_embeddings(), model.get_output_embeddings()]
         # narrow ones, as nano's, gain nothing: their gradients are added up as quickly as their factors are put together
-        self._without_gradient = [each for each in modules if bfloat16 or min(each.weight.shape) >= WIDE]
-        layers = self._without_gradient if layers_too else []
-        self._with_gradient = [each for each in modules if each in ends or each in layers]
+        self._without_gradient = [each for each in layers if bfloat16 or min(each.weight.shape) >= WIDE]
+        held_back = [*self._without_gradient, *embeddings] if layers_too else []
+        self._with_gradient = [each for each in (*layers, *embeddings) if each in ends or each in held_back]
         self._tied = ends if ends[0].weight is ends[1].weight else []
         self._copies: dict[Any, tuple[Tensor, Tensor | None]] = {}
         self._uses: dict[Any, _Uses] = {}
@@ -141,7 +162,11 @@ class Matrices:
     def weights_changed(self) -> None:
         """To be called when the weights have changed: of those that can, no copy is used again."""
         self.restart()
-        self._copies = {module: copy for module, copy in self._copies.items() if not module.weight.requires_grad}
+        self._copies = {
+            layer: copy
+            for layer, copy in self._copies.items()
+            if not any(parameter.requires_grad for parameter in layer.parameters())
+        }
 
     def forget(self) -> None:
         """To be called when all weights have been replaced."""
@@ -169,14 +194,14 @@ class Matrices:
                 del module.forward
 
     def _uses_of(self, module: Any) -> _Uses:
-        weight = self._tied[0] if module in self._tied else module
-        if weight not in self._uses:
-            self._uses[weight] = uses = _Uses(by_output=type(module) is not Conv1D)
+        key = self._tied[0] if module in self._tied else module
+        if key not in self._uses:
+            self._uses[key] = uses = _Uses(module.weight, by_output=type(module) is not Conv1D)
             self._latest[uses] = module.weight
-        return self._uses[weight]
+        return self._uses[key]
 
     def _embed(self, module: Any, ids: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and module.weight.requires_grad):
+        if not module.weight.requires_grad:
             return embedding(ids, module.weight)
         uses = self._uses_of(module)
         rows, self._latest[uses] = _Embed.apply(self._latest[uses], ids, uses)
@@ -184,15 +209,14 @@ class Matrices:
 
     def _multiply(self, module: Any, inputs: Tensor) -> Tensor:
         matrix, offset = self._matrix(module)
-        flat = inputs.reshape(-1, inputs.shape[-1])
+        flat, bias = inputs.reshape(-1, inputs.shape[-1]), getattr(module, "bias", None)
         if not torch.is_grad_enabled():
             out = multiply(flat.to(matrix.dtype), matrix, offset)
         elif not module.weight.requires_grad:
-            out, _ = _Multiply.apply(flat, module.weight, None, matrix, offset, None)
+            out = _MultiplyFrozen.apply(flat, matrix, bias, offset)
         else:
             uses = self._uses_of(module)
-            bias, weight = (None if uses.begun else module.bias), self._latest[uses]
-            out, self._latest[uses] = _Multiply.apply(flat, weight, bias, matrix, offset, uses)
+            out, self._latest[uses] = _Multiply.apply(flat, self._latest[uses], bias, matrix, offset, uses)
         return out.view(*inputs.shape[:-1], out.shape[-1])
 
     def _matrix(self, module: Any) -> tuple[Tensor, Tensor | None]:
