@@ -131,6 +131,36 @@ def level_table(experiment: Experiment) -> Table:
     return Table(experiment.stem, f"Experiment {experiment.title}", head, rows, left=2, formats={"Perplexity": ".1f"})
 
 
+def difference_table(experiment: Experiment) -> Table:
+    """Each level but the first minus the first, seed by seed: the mean of the differences with its interval.
+
+    Runs of one seed begin alike and see the same prompts, so that much of what tells seeds apart falls out.
+    """
+    measured = (*OUTCOMES, FURTHER[0])
+    (first, base), *others = experiment.levels
+    bases = {variant.reward: variant for variant in base}
+    rows: list[list[Cell]] = []
+    for label, variants in others:
+        for variant in (each for each in variants if each.reward in bases):
+            cells = [_difference(variant, bases[variant.reward], column, measure) for _, column, measure in measured]
+            rows.append([label, variant.reward_title, str(len(_shared(variant, bases[variant.reward]))), *cells])
+    title = f"Experiment {experiment.title}, difference from {first}"
+    head = [experiment.factor or "level", "reward", "seeds", *(name for name, _, _ in measured)]
+    signed = {name: "+.3f" for name, _, _ in measured}
+    return Table(f"{experiment.stem}_differences", title, head, rows, left=2, formats=signed)
+
+
+def _shared(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
+    """Finished runs of the same seed."""
+    by_seed = {run.seed: run for run in other.complete}
+    return [(run, by_seed[run.seed]) for run in one.complete if run.seed in by_seed]
+
+
+def _difference(one: Variant, other: Variant, column: str, measure: Measure) -> Estimate:
+    found = [measure(series(a, column)) - measure(series(b, column)) for a, b in _shared(one, other)]
+    return mean_interval([value for value in found if value == value])
+
+
 def _estimate(variant: Variant, column: str, measure: Measure) -> Estimate:
     return mean_interval(_values(variant, column, measure))
 

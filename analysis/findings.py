@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from claims import Check, Claim, check_all, claims_table
 from comparison import comparisons
 from dot_plot import plot_dots
-from experiments import OUTCOMES, Experiment, dots, experiments, level_table, main_variants
+from experiments import OUTCOMES, Experiment, difference_table, dots, experiments, level_table, main_variants
 from figures import COLOURS, by_setting, plot_grid, plot_task
 from paper_tables import paper_tables
 from results import by_seed, result_tables
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Findings:
     """`shown` are the variants outside of named experiments, labelled among themselves: what the tasks' own figures,
-    tables and checks are about. Experiments have their own: `levels`, a table each, and `experiment_checks`."""
+    tables and checks are about. Experiments have their own: `levels` and `differences`, a table each, and `experiment_checks`."""
 
     variants: Sequence[Variant]
     shown: Sequence[Variant]
@@ -35,6 +35,7 @@ class Findings:
     by_seed: Table
     experiments: Sequence[Experiment]
     levels: Sequence[Table]
+    differences: Sequence[Table]
     experiment_checks: Sequence[Sequence[Check]]
 
     @property
@@ -45,7 +46,8 @@ class Findings:
     def tables(self) -> list[Table]:
         pairs = zip(self.experiments, self.experiment_checks, strict=True)
         checks = {"": self.checks, **{experiment.name: found for experiment, found in pairs if experiment.name}}
-        tables = [*self.paper, *self.results, self.by_seed, *self.comparisons, *self.levels, claims_table(checks)]
+        tables = [*self.paper, *self.results, self.by_seed, *self.comparisons, *self.levels, *self.differences]
+        tables.append(claims_table(checks))
         return [table for table in tables if table.rows]
 
     @property
@@ -77,6 +79,7 @@ def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Cla
         by_seed=by_seed(variants),
         experiments=found,
         levels=[level_table(experiment) for experiment in found],
+        differences=[difference_table(experiment) for experiment in found],
         # What no name parts from the rest has been checked with it; no experiment has to have runs for every claim.
         experiment_checks=[
             [check for check in check_all(claims, e.variants) if check.variants] if e.name else [] for e in found

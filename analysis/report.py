@@ -58,7 +58,8 @@ def write_report(findings: Findings, path: Path) -> Path:
 def _content(findings: Findings, path: Path) -> dict[str, Any]:
     runs = [run for variant in findings.variants for run in variant.runs]
     checks = findings.checks or [check for found in findings.experiment_checks for check in found]
-    per_experiment = zip(findings.experiments, findings.levels, findings.experiment_checks, strict=True)
+    tables = zip(findings.levels, findings.differences, strict=True)
+    per_experiment = zip(findings.experiments, tables, findings.experiment_checks, strict=True)
     configs = (differences(findings.variants), environments(findings.variants))
     return {
         "runs": len(runs),
@@ -157,7 +158,7 @@ def dash_array(dashes: Any) -> str:
     return "none" if isinstance(dashes, str) else " ".join(f"{2 * length:g}" for length in dashes[1])
 
 
-def _experiment(experiment: Experiment, table: Table, checks: Sequence[Check]) -> dict[str, Any]:
+def _experiment(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Check]) -> dict[str, Any]:
     found = []
     for title, column, measure in OUTCOMES:
         shown = dots(experiment, column, measure)
@@ -175,7 +176,7 @@ def _experiment(experiment: Experiment, table: Table, checks: Sequence[Check]) -
         "title": experiment.title,
         "pictures": found,
         "curves": curves,
-        "table": table,
+        "tables": [table for table in tables if table.rows],
         "matrix": matrix,
         "checks": checks,
     }

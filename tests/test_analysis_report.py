@@ -15,7 +15,7 @@ from analysis_runs import UPDATES, ramp, table_rows, write_run
 # isort: split
 import plot_figures
 import report
-from experiments import experiments, level_table, main_variants
+from experiments import difference_table, experiments, level_table, main_variants
 from results import COLUMNS
 from samples import read_samples, shared_ends
 from variants import load_variants
@@ -202,6 +202,24 @@ def test_levels_are_in_their_order_with_intervals_and_rewards_beside(tmp_path: P
     ]  # fmt: skip
     assert rows[3]["Reward, last tenth"] == "0.661 [0.659, 0.663]"
     assert rows[4]["Right greedy answers, trained"] == "0.250 [0.250, 0.250]"
+
+
+def test_a_level_is_compared_with_the_first_seed_by_seed(tmp_path: Path) -> None:
+    """Seeds far apart, levels close together; wrong version: the spread of the seeds hides what differs."""
+    for lr, gain in ((1, 0.0), (2, 0.1)):
+        for seed in range(4):
+            end = 0.3 + 0.1 * seed + gain * (seed != 3) + 0.001 * seed * gain
+            state = "failed" if (lr, seed) == (1, 3) else "finished"  # no partner for the last seed
+            rewards = [end] * UPDATES if state == "finished" else [end] * 10
+            write_run(tmp_path, seed=seed, rewards=rewards, updates=UPDATES, state=state,
+                      config={"ppo": {"lr": lr}}, choices={"experiment": "rates"})  # fmt: skip
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (experiment,) = experiments(variants)
+    table = difference_table(experiment)
+    assert table.title == "Experiment rates: color mixing, difference from 1"
+    (row,) = table_rows(table.markdown())
+    assert (row["ppo.lr"], row["reward"], row["seeds"]) == ("2", "PGSRM", "3")
+    assert row["Reward, last tenth"] == "+0.100 [0.100, 0.100]"
 
 
 def test_a_level_that_ran_before_belongs_only_if_nothing_else_differs(tmp_path: Path) -> None:
