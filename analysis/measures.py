@@ -21,6 +21,7 @@ NAN = float("nan")
 TREND = 0.2  # share of the updates in the trend's rolling mean
 JUMP = 0.05  # share of the updates within which a jump happens
 NOISE = 5.0  # standard deviations of the smoothed curve's noise that a jump must be above
+MAD = 1.4826  # a normal distribution's standard deviation over its median distance from the median
 SPIKE = 8.0  # standard deviations from the local median
 NEXT_TO_NOTHING = 0.005  # no ratio to a value below this
 
@@ -173,7 +174,7 @@ def _deviation(values: np.ndarray) -> float:
     """Standard deviation of what differs from one update to the next, by the median: jumps and trends don't count."""
     import numpy as np
 
-    return 1.4826 * float(np.median(np.abs(np.diff(values)))) / 2**0.5
+    return MAD * float(np.median(np.abs(np.diff(values)))) / 2**0.5
 
 
 def rise_time(s: Series) -> float:
@@ -232,7 +233,7 @@ def spikes(s: Series) -> float:
     if len(s.trained) < 10:
         return NAN
     off = np.abs(s.trained - median_filter(s.trained, window(s.planned), mode="mirror"))
-    spread = 1.4826 * median_filter(off, window(s.planned, 0.1), mode="mirror")
+    spread = MAD * median_filter(off, window(s.planned, 0.1), mode="mirror")
     reach = np.subtract(*np.percentile(s.trained, (99, 1)))
     far = off > SPIKE * np.maximum(spread, 0.01 * reach)
     if reach == 0:

@@ -346,7 +346,6 @@ class Child:
         total, targets = 0.0, windows[:, 1:].numel()
         with torch.no_grad(), self._without_dropout():
             for ids in windows.to(self.device).split(WINDOWS_AT_ONCE):
-                self._reader.matrices.restart()
                 logits = self._reader.run(input_ids=ids, use_cache=False).logits[:, :-1].float()
                 self._reader.take()
                 total -= cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum").item()
