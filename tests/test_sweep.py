@@ -27,7 +27,7 @@ from pgsrm.paths import conf_folder
 from pgsrm.plan import Plan
 from pgsrm.record import RunFolder, lock
 from pgsrm.slurm import queue as slurm_queue
-from pgsrm.slurm.job import _seconds
+from pgsrm.slurm.job import Ending, _seconds
 from pgsrm.slurm.queue import Job, Queue
 from pgsrm.sweep import launching, survey
 
@@ -262,6 +262,25 @@ def test_a_queue_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: p
         Queue.ask([folder])
     shown = status.table([folder])  # which still shows what is in the folders
     assert "1 runs: 1 waiting" in shown and "Unable to contact" in shown.splitlines()[-1]
+
+
+def test_a_signal_that_ends_squeue_too_does_not_keep_a_job_from_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: no answer is taken for a job that Slurm is ending, and nobody starts the run again."""
+    died = f"[ -e {tmp_path}/died ] || {{ touch {tmp_path}/died; kill -TERM $$; }}"
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\n{died}\necho 'RUNNING|1:00:00'\n")
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho $* >> {tmp_path}/said\n")
+    for name in ("squeue", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    folder = RunFolder(tmp_path / "runs/a")
+    folder.create()
+    folder.config.touch()
+    Ending(folder, warned_seconds=10).requeue()
+    assert (tmp_path / "said").read_text() == "requeue 12\n"
 
 
 def test_time_left_as_squeue_writes_it() -> None:

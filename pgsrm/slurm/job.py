@@ -100,14 +100,13 @@ class Ending:
             remedy = "raise resources.hours, or lower checkpoint.minutes"
             self._fail(f"the time of {idle} jobs in a row passed without a checkpoint; {remedy}")
             return
-        done = subprocess.run(["scontrol", "requeue", self._job], capture_output=True, text=True)
+        done = _call("scontrol", "requeue", self._job)
         if done.returncode != 0:
             self._fail(f"job {self._job} could not be put back into the queue ({done.stderr.strip()})")
 
     def _state(self) -> tuple[str, float]:
         """Slurm's state of this job, and the seconds that are left of its time."""
-        command = ["squeue", "--noheader", f"--jobs={self._job}", "--format=%T|%L"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = _call("squeue", "--noheader", f"--jobs={self._job}", "--format=%T|%L")
         state, _, left = done.stdout.strip().partition("|")
         return state, _seconds(left)
 
@@ -126,6 +125,13 @@ class JobSignals(Signals):
     def _save(self, number: int, frame: FrameType | None) -> None:
         self.ending = True
         self._job_ending.expect()
+
+
+def _call(*command: str) -> "subprocess.CompletedProcess[str]":
+    """Slurm's signals reach every process of a job, the one that asks Slurm too: it is then asked again."""
+    while (done := subprocess.run(command, capture_output=True, text=True)).returncode < 0:
+        pass
+    return done
 
 
 def _seconds(left: str) -> float:
