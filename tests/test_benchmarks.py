@@ -56,11 +56,11 @@ def test_the_work_of_an_update_by_hand() -> None:
     """A prefix of 2 tokens; 3 distinct prompts with 1, 3 and 2 tokens of their own; 3 distinct pairs of 3, 3 and 1 tokens."""
     work = count_work(2, PROMPTS, RESPONSES)
     # policy: 2 + 6 of the prompts, 2 + 2 + 0 of the responses; sampling feeds 2 + 2 + 0 + 2, the reference 4
-    # logits: 7 scored; the reference's 7, 3 at the prompts' ends, 6 in sampling
-    assert work == Work(trained_tokens=12, read_tokens=10, trained_logits=7, read_logits=16)
+    # of the prompts' 8 tokens all but 3 ends are read for keys and values; logits: those 3 and 4; 6 in sampling, 4 the reference's
+    assert work == Work(trained_tokens=12, trained_for_keys=5, read_tokens=10, trained_logits=7, read_logits=10)
     shape = Shape(layers=2, width=10, heads=2, vocabulary=30, positions=16)
-    # a token 12 x 2 x 100 = 2400, a position's logits 300: (36 + 10) x 2400 + (21 + 16) x 300
-    assert work.multiply_adds(shape) == 110_400 + 11_100
+    # a token 12 x 2 x 100 = 2400, a position's logits 300, an MLP 800: (36 + 10) x 2400 + (21 + 10) x 300 - 3 x 5 x 800
+    assert work.multiply_adds(shape) == 110_400 + 9_300 - 12_000
 
 
 def sound() -> PPOSettings:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import spread
 
+from pgsrm.child import forward
 from pgsrm.child.batch import common_prefix, pad_prompts, positions
 from pgsrm.child.gradients import take_rows
 from pgsrm.child.load import SHIPPED, ModelSettings, check_model, load_model, load_tokenizer, resolve_device
@@ -131,7 +132,8 @@ def test_equal_rows_are_computed_once(load_child: LoadChild) -> None:
     batch, place = child.pad(prompts, responses), torch.tensor([1, 2, 2, 0, 1, 3])
     mine, theirs = child.score(batch, place), apart.score(apart.pad(prompts, responses), place)
     assert seen == [1, 3, 4]  # the prefix, the prompts, the pairs
-    assert len(mine.logits) == sum(map(len, (*RESPONSES[:3], [9, 9, 0]))) < len(theirs.logits)
+    later = sum(len(response) - 1 for response in (*RESPONSES[:3], [9, 9, 0]))
+    assert len(mine.logits) == 3 + later < sum(map(len, responses)) == len(theirs.logits)  # a prompt's end, once
     close, mask = {"rtol": 1e-5, "atol": 1e-5}, batch.response_mask
     torch.testing.assert_close(spread(mine)[mask], spread(theirs)[mask], **close)
     torch.testing.assert_close(mine.prompt_hidden, theirs.prompt_hidden, **close)
@@ -140,6 +142,27 @@ def test_equal_rows_are_computed_once(load_child: LoadChild) -> None:
     torch.testing.assert_close(logits[packing.place][mask], spread(mine)[mask], **close)
     in_parts, _ = child.score_reference(batch, rows_at_once=3)
     torch.testing.assert_close(in_parts, logits, **close)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
+def test_of_a_prompt_the_last_layers_mlp_is_computed_at_its_end_alone(load_child: LoadChild, architecture: str) -> None:
+    """Wrong version: everywhere, though of the other tokens no more than keys and values are used."""
+    child, seen = load_child(architecture, prompts=PROMPTS), []
+    mlp = forward.last_mlp(child.model)
+    next(mlp.children()).register_forward_hook(lambda module, inputs, out: seen.append(tuple(inputs[0].shape[:2])))
+    child.score(child.pad(PROMPTS, RESPONSES))
+    assert seen == [(len(PROMPTS), 1), (len(PROMPTS), 2)]  # the prompts' ends, two tokens of each response; no prefix
+
+
+def test_an_mlp_of_another_kind_is_computed_everywhere() -> None:
+    from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30}
+    assert forward.last_mlp(OPTForCausalLM(OPTConfig(ffn_dim=16, word_embed_proj_dim=16, **sizes))) is None
+    model = BloomForCausalLM(BloomConfig(n_layer=2, n_head=2, **sizes)).eval()  # its MLP adds the residual itself
+    ids = torch.tensor([[3, 4, 5]])
+    out = forward.Reader(model).run_for_end(1, input_ids=ids)
+    torch.testing.assert_close(out.logits, model(input_ids=ids).logits)
 
 
 def test_a_row_that_has_ended_is_no_longer_computed(load_child: LoadChild) -> None:
@@ -389,13 +412,14 @@ def test_many_prompts_are_read_in_chunks(load_child: Callable[..., Any], monkeyp
     prompts = [[5, 6, *range(10, 10 + length)] for length in range(1, 8)]
     responses = [[7, 8, 0]] * len(prompts)
     whole = load_child(prompts=prompts)
-    expected, _ = whole.score_reference(whole.pad(prompts, responses))
+    logits, packing = whole.score_reference(whole.pad(prompts, responses))
     greedy = whole.greedy(prompts, 4)
     monkeypatch.setattr(policy, "ROWS_AT_ONCE", 3)
     child, rows = load_child(prompts=prompts), []
     for model in (child.model, child.reference):
         model.register_forward_pre_hook(lambda m, a, kw: rows.append(kw["input_ids"].shape[0]), with_kwargs=True)
-    torch.testing.assert_close(child.score_reference(child.pad(prompts[:2], responses[:2]))[0], expected[: 2 * 3])
+    two, packing_of_two = child.score_reference(child.pad(prompts[:2], responses[:2]))
+    torch.testing.assert_close(two[packing_of_two.place], logits[packing.place[:2]])
     assert child.greedy(prompts, 4) == greedy
     assert max(rows) == 3
 

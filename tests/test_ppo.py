@@ -137,15 +137,20 @@ def test_value_loss_is_the_mean_square() -> None:
 
 
 def test_the_statistics_in_one_pass_are_the_definitions_with_their_gradients() -> None:
-    """`token_statistics` has a backward of its own: against `losses` under autograd, in float64."""
+    """`token_statistics` has a backward of its own: against `losses` under autograd, in float64.
+
+    Contexts are shared by several tokens, some of them the same ones.
+    """
     generator = torch.Generator().manual_seed(0)
-    logits, reference = torch.randn(2, 2, 3, 11, dtype=torch.float64, generator=generator) * 3
-    tokens = torch.randint(11, (2, 3), generator=generator)
+    logits, reference = torch.randn(2, 4, 11, dtype=torch.float64, generator=generator) * 3
+    place, tokens = torch.tensor([[0, 2, 0], [0, 1, 3]]), torch.tensor([[5, 1, 5], [7, 0, 10]])
     weights = torch.randn(3, 2, 3, dtype=torch.float64, generator=generator)
     one_pass, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    actual = token_statistics(one_pass, tokens, reference.log_softmax(-1))
-    logprobs, ref = token_logprobs(plain, tokens), token_logprobs(reference, tokens)
-    expected = logprobs, token_entropy(plain), kl_divergence("exact", logprobs, ref, plain, reference)
+    logprobs, entropy, kl = token_statistics(one_pass, place, tokens, reference.log_softmax(-1))
+    actual = logprobs, entropy[place], kl[place]
+    each, other = plain[place], reference[place]
+    expected_logprobs, ref = token_logprobs(each, tokens), token_logprobs(other, tokens)
+    expected = expected_logprobs, token_entropy(each), kl_divergence("exact", expected_logprobs, ref, each, other)
     for mine, theirs in zip(actual, expected, strict=True):
         close(mine, theirs, 1e-12)
     for parts in (weights, *(weights * (torch.arange(3) == i)[:, None, None] for i in range(3))):

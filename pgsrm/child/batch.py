@@ -55,27 +55,50 @@ def distinct(numbers: "Tensor") -> tuple["Tensor", "Tensor"]:
 
 @dataclass(frozen=True)
 class Packing:
-    """The N tokens of a batch's D distinct (prompt, response) pairs, one after the other without padding.
+    """What of a batch has to be computed: K distinct prompts, D distinct (prompt, response) pairs, C contexts.
 
-    Prompts are drawn with replacement and a trained child answers most of them in one way, so that rows are often equal.
+    A context is what a token is predicted from. The first K are the prompts, whatever follows them; the others are the pairs'
+    responses up to each token but the last. Prompts are drawn with replacement and a trained child answers most of them in
+    one way, so that rows are often equal.
     """
 
+    prompt_rows: "Tensor"  # (K,) the first row of each prompt
     rows: "Tensor"  # (D,) the first row of each pair
     pair: "Tensor"  # (B,) which of the D pairs each row is
-    mask: "Tensor"  # (D, T) bool, true at the N tokens
-    tokens: "Tensor"  # (N,) their ids
-    place: "Tensor"  # (B, T) which of the N tokens each row's is; 0 at padding
+    prompt: "Tensor"  # (D,) which of the K prompts each pair has
+    context_pair: "Tensor"  # (C,) a pair that each context is of
+    context_length: "Tensor"  # (C,) how many response tokens it has, from 0
+    place: "Tensor"  # (B, T) which of the C contexts each row's token is predicted from; 0 at padding
 
     @staticmethod
     def of(batch: PaddedBatch) -> "Packing":
+        import torch
+
+        prompt_rows, prompt = distinct(batch.prompt)
         rows, pair = distinct(batch.pair)
-        mask = batch.response_mask[rows]
-        place = (mask.flatten().long().cumsum(0) - 1).view(mask.shape)[pair]
-        return Packing(rows, pair, mask, batch.response_ids[rows][mask], place * batch.response_mask)
+        later = batch.response_mask[rows, 1:]
+        later_pair, later_length = later.nonzero(as_tuple=True)
+        first_pair, first = distinct(prompt[rows])
+        place = torch.cat([first.unsqueeze(1), (later.flatten().cumsum(0) + len(prompt_rows) - 1).view(later.shape)], 1)
+        return Packing(
+            prompt_rows,
+            rows,
+            pair,
+            first,
+            torch.cat([first_pair, later_pair]),
+            torch.cat([torch.zeros_like(first_pair), later_length + 1]),
+            place[pair] * batch.response_mask,
+        )
+
+    @property
+    def later(self) -> tuple["Tensor", "Tensor"]:
+        """Pair and last token's position (C - K,) of the contexts that aren't prompts."""
+        count = len(self.prompt_rows)
+        return self.context_pair[count:], self.context_length[count:] - 1
 
     def of_rows(self, index: "Tensor", part: "Packing") -> "Tensor":
-        """Where the tokens of `part`, the packing of this batch's rows `index` (n,), are among the N."""
-        return self.place[index[part.rows]][part.mask]
+        """Which of the C contexts those of `part`, the packing of this batch's rows `index` (n,), are."""
+        return self.place[index[part.rows[part.context_pair]], part.context_length]
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -18,6 +18,7 @@ from pgsrm.child.forward import (
     checkpointable_layers,
     checkpointing,
     extend,
+    filled,
     prefill,
     read_whole,
 )
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """What one forward pass says about B responses of up to T tokens, N tokens in the distinct ones (`Packing`)."""
+    """What one forward pass says about B responses of up to T tokens, which follow C contexts (`Packing`)."""
 
-    logits: "Tensor"  # (N, V) float32, of the distribution that each response token is scored under
+    logits: "Tensor"  # (C, V) float32, of the distribution that follows each context
     packing: Packing
-    states: "Tensor"  # (N, D) last layer at the position that predicts each token, without gradient
-    prompt_hidden: "Tensor"  # (B, D) last layer at the last position before the response
-    value_hidden: "Tensor | None"  # (B, D) last layer after the asked-for number of response tokens
+    states: "Tensor"  # (C, W) last layer at the end of each context, without gradient
+    prompt_hidden: "Tensor"  # (B, W) last layer at the last position before the response
+    value_hidden: "Tensor | None"  # (B, W) last layer after the asked-for number of response tokens
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Child:
 
     @property
     def width(self) -> int:
-        """Size D of the last layer's hidden state."""
+        """Size W of the last layer's hidden state."""
         return self.model.get_input_embeddings().embedding_dim
 
     @property
@@ -184,35 +185,41 @@ class Child:
         token, which predicts nothing, is not read. `prompts` is the sampling's prefill with its graph, if the policy is
         still the one that sampled.
         """
+        import torch
+
         packing, length = Packing.of(batch), batch.response_ids.shape[1]
         if prompts is None:
             self._reader.matrices.restart()
-        fed = length - 1 if value_place is None else length
+        fed, at = length - 1 if value_place is None else length, (packing.context_pair, packing.context_length)
+        pairs = batch.rows(packing.rows)
         if self._reads_whole:
             with checkpointing(self._checkpointed):
-                logits, hidden = read_whole(self._reader, batch.rows(packing.rows), fed)
+                logits, hidden = read_whole(self._reader, pairs, fed, at)
         else:
-            prompt_rows, prompt = distinct(batch.prompt)
-            prompts = prompts or prefill(self._reader, batch.rows(prompt_rows))
-            each = prompts.rows(prompt[packing.rows])
-            logits, hidden = extend(self._reader, each, batch.rows(packing.rows), fed)
-        states = hidden[:, :length][packing.mask].detach()
+            prompts = prompts or prefill(self._reader, batch.rows(packing.prompt_rows))
+            later, read = extend(self._reader, prompts, packing.prompt, pairs, fed, packing.later)
+            logits = torch.cat([prompts.logits, later])
+            hidden = torch.cat([prompts.hidden[packing.prompt].unsqueeze(1), read], dim=1)
         prompt_hidden = hidden[packing.pair, 0]
         value_hidden = None if value_place is None else hidden[packing.pair, value_place]
-        return Scores(logits, packing, states, prompt_hidden, value_hidden)
+        return Scores(logits, packing, hidden.detach()[at], prompt_hidden, value_hidden)
 
     def score_reference(self, batch: PaddedBatch, rows_at_once: int | None = None) -> tuple["Tensor", Packing]:
-        """The reference's logits (N, V), without gradient, and which tokens they are of."""
+        """The reference's logits (C, V), without gradient, and which contexts they follow."""
         import torch
 
-        packing = Packing.of(batch)
+        packing, fed = Packing.of(batch), batch.response_ids.shape[1] - 1
+        pairs, (row, position) = batch.rows(packing.rows), packing.later
         with torch.no_grad(), self._adapters_off():
-            logits = []
-            for rows in packing.rows.split(rows_at_once or len(packing.rows)):
-                part = batch.rows(rows)
-                prompts, fed = self._read_by_reference(part), part.response_ids.shape[1] - 1
-                logits.append(extend(self._reference_reader, prompts, part, fed)[0])
-        return torch.cat(logits) if len(logits) > 1 else logits[0], packing
+            prompts = self._read_by_reference(batch.rows(packing.prompt_rows))
+            logits = [prompts.logits]
+            for part in torch.arange(len(pairs), device=self.device).split(rows_at_once or len(pairs)):
+                here = (row >= part[0]) & (row <= part[-1])
+                at = row[here] - part[0], position[here]
+                logits.append(
+                    extend(self._reference_reader, prompts, packing.prompt[part], pairs.rows(part), fed, at)[0]
+                )
+        return torch.cat(logits), packing
 
     @contextmanager
     def _adapters_off(self) -> Iterator[None]:
@@ -292,7 +299,7 @@ class Child:
         """
         import torch
 
-        cache, mask, logits = prompts.cache(), prompts.mask, prompts.logits
+        cache, mask, logits = filled(prompts.keys_values), prompts.mask, prompts.logits
         position = mask.long().sum(-1, keepdim=True)
         live = torch.arange(len(mask), device=mask.device)  # rows that go on
         tokens, logprobs = [], []

@@ -106,8 +106,8 @@ class _Sampled:
     batch: "PaddedBatch"
     mask: "Tensor"  # tokens in the loss
     rewards: "Tensor"  # a response's own is at its last token
-    reference: "Tensor"  # (N, V) the reference's log-probabilities of the rows that this process scores
-    packing: "Packing"  # which tokens those are
+    reference: "Tensor"  # (C, V) the reference's log-probabilities of the rows that this process scores
+    packing: "Packing"  # which contexts those follow
     place: "Tensor"  # (B,) the row's place among those
     old_logprobs: "Tensor | None"  # None: the first gradient step's own log-probs, whose ratio is 1
     targets: "_Targets | None"  # None: from the first gradient step's own values and KL
@@ -263,7 +263,6 @@ class _TokenScores:
 
 def _score(learner: Learner, sampled: _Sampled, rows: "Tensor") -> _TokenScores:
     """Score the responses `rows` of the batch."""
-    from pgsrm.child.policy import truncate
     from pgsrm.ppo.statistics import token_statistics
 
     settings, whole = learner.settings, len(rows) == len(sampled.batch)
@@ -273,19 +272,24 @@ def _score(learner: Learner, sampled: _Sampled, rows: "Tensor") -> _TokenScores:
     reference = sampled.reference
     if not whole:
         reference = reference[sampled.packing.of_rows(sampled.place[rows], packing)]
-    full, entropy, exact = token_statistics(scores.logits, packing.tokens, reference)
-    logprobs, reference = full, reference.gather(-1, packing.tokens.unsqueeze(-1)).squeeze(-1)
+    place, tokens = packing.place, batch.response_ids
+    full, entropy, exact = token_statistics(scores.logits, place, tokens, reference)
+    logprobs, reference = full, reference[place, tokens]
     if settings.scored_distribution == "sampled" and (settings.temperature != 1 or settings.top_k):
-        kept = truncate(scores.logits, settings.temperature, settings.top_k, packing.tokens)
-        logprobs = token_logprobs(kept, packing.tokens)
-    kl = exact if settings.kl_estimator == "exact" else kl_divergence(settings.kl_estimator, full, reference)
+        logprobs = _logprobs_as_drawn(settings, scores, batch)
+    kl = exact[place] if settings.kl_estimator == "exact" else kl_divergence(settings.kl_estimator, full, reference)
+    return _TokenScores(logprobs, full, reference, entropy[place], kl, learner.values(scores))
 
-    def spread(each: "Tensor") -> "Tensor":
-        return each[packing.place]  # (B, T)
 
-    return _TokenScores(
-        spread(logprobs), spread(full), spread(reference), spread(entropy), spread(kl), learner.values(scores)
-    )
+def _logprobs_as_drawn(settings: PPOSettings, scores: "Scores", batch: "PaddedBatch") -> "Tensor":
+    """Of each token (B, T), under the distribution that sampling draws from; 0 at padding."""
+    from pgsrm.child.gradients import take_rows
+    from pgsrm.child.policy import truncate
+
+    mask, tokens = batch.response_mask, batch.response_ids[batch.response_mask]
+    logits = take_rows(scores.logits, scores.packing.place[mask])
+    found = token_logprobs(truncate(logits, settings.temperature, settings.top_k, tokens), tokens)
+    return found.new_zeros(mask.shape).masked_scatter(mask, found)
 
 
 def _value_place(learner: Learner, batch: "PaddedBatch") -> "Tensor | None":
