@@ -26,7 +26,7 @@ from pgsrm.settings import EvaluationSettings, Settings, read_settings
 
 LAUNCH = ("cluster", "resources", "dry_run")  # what a launch reads and a run does not
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in a run's name
-NAMED_IF_CHOSEN = ("fidelity",)
+NAMED_IF_CHOSEN = ("fidelity", "ablation")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pgsrm.plan import plan
 from pgsrm.settings import read_settings
 
 EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
-SWEEPS = ("alpha", "comparison", "embedder_sensitivity", "fidelity", "parent_sensitivity", "scaling")
+SWEEPS = ("ablation", "alpha", "comparison", "embedder_sensitivity", "fidelity", "parent_sensitivity", "scaling")
 FACTORS = sorted({path.stem for path in (conf_folder() / "fidelity").glob("*.yaml")} - {"released", "sound"})
 TASKS = ("color", "antonym", "category", "copy", "sentiment")
 # What a user has to give, since no default could be right.
@@ -171,6 +171,17 @@ def test_the_experiment_has_every_factor(composed: Compose) -> None:
     assert sorted(params.fidelity.split(",")) == sorted([*FACTORS, "released", "sound"])
     rows = {row for factor in FACTORS for row in re.findall(r"^d(\d+)_", factor)}
     assert rows == {"2", "3", "4", "5", "9", "13", "14"}  # of docs/fidelity.md, those that a run of one task can switch
+
+
+def test_an_ablation_takes_away_what_the_factor_of_its_name_brings(composed: Compose) -> None:
+    """Wrong versions: a value that the released code doesn't have, a factor without its ablation."""
+    sound, released = ppo_of(composed("ppo=sound")), ppo_of(composed("ppo=released"))
+    for factor, change in changes(composed).items():
+        expected = {**sound, **{key: released[key] for key in change}}
+        assert ppo_of(composed("ppo=sound", f"ablation={factor}")) == expected, factor
+    params = composed("experiment=ablation").hydra.sweeper.params
+    assert sorted(params.ablation.split(",")) == sorted([*FACTORS, "none"])
+    assert ppo_of(composed("ppo=sound", "ablation=none")) == sound
 
 
 # In tiny form

@@ -19,7 +19,7 @@ from pgsrm.ppo.settings import PPOSettings
 from pgsrm.settings import Settings, read_settings
 
 GROUPS = ("task", "parent", "embedder", "reward", "ppo", "model", "tracking", "cluster", "resources")
-GROUPS += ("experiment", "fidelity")
+GROUPS += ("experiment", "fidelity", "ablation")
 TASKS = ("color", "antonym", "category", "copy", "sentiment")
 # What a user has to give, since no default could be right.
 NEEDED = {"numberbatch": ["embedder.path=vectors.txt"], "paper": ["embedder.path=vectors.txt"]}
