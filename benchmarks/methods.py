@@ -118,7 +118,7 @@ def fast(setup: Setup) -> Measured:
         this = plan(compose(setup, outputs), {})
         this.freeze()
         run = Trainer.from_folder(this.folder)
-    run.reward = lambda *, token_ids, **_: reward(token_ids)
+    run.score.reward = lambda *, token_ids, **_: reward(token_ids)
     last: list[Any] = []
 
     def update() -> None:

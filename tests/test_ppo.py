@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from conftest import in_float64
+from conftest import in_float64, spread
 
+from pgsrm.child.policy import Sampling
 from pgsrm.errors import UserError
 from pgsrm.ppo import Learner, PPOSettings, step
 from pgsrm.ppo.advantages import (
@@ -254,19 +255,35 @@ def compare(
     architecture: str = "gpt2",
     rewards: Any = REWARDS,
     updates: int = 3,
-    parts: list[list[int]] | None = None,
     tolerance: float = 1e-10,
     prompts: Sequence[list[int]] = PROMPTS,
     responses: Sequence[list[int]] = RESPONSES,
 ) -> None:
-    """Several updates of both (from the second on, value head, KL and moments are not zero) must be equal."""
+    """Several updates of both must be equal, and before each what both say of the responses.
+
+    From the second on, value head, KL and moments are not zero.
+    """
     child = load_child(architecture, double=True, prompts=prompts, padding=settings.padding)
     assert child.prefix == (prompts[0][:2] if prompts[0][0] == 5 else [])
     plain, learner = PlainLearner(child.model, child.eos, settings), double_learner(child, settings, monkeypatch)
+    shuffle, rows = torch.Generator().manual_seed(0), len(prompts)  # as the learner's
+    width = max(map(len, prompts)) if settings.padding == "right" else None
     for update in range(updates):
+        scores = spread(child.score(child.pad(prompts, responses)))
+        for mine, prompt, response in zip(scores, prompts, responses, strict=True):
+            look = plain.look(plain.policy, prompt, response, width)
+            close(mine[: len(response)].log_softmax(-1), look.logits.log_softmax(-1), tolerance)
+        parts = None
+        if settings.minibatches > 1:
+            orders = [torch.randperm(rows, generator=shuffle) for _ in range(settings.epochs)]
+            parts = [part.tolist() for order in orders for part in order.tensor_split(settings.minibatches)]
         expected, actual = plain.step(prompts, responses, rewards, parts), step(learner, prompts, responses, rewards)
         for name, value in expected.items():
             assert actual[name] == pytest.approx(value, rel=tolerance, abs=tolerance), (update, name)
+        kept = min(1.0, settings.max_grad_norm / (expected["grad/actor_norm"] + 1e-6)) if parts is None else None
+        for parameter, gradient in zip(child.model.parameters(), plain.gradients, strict=True):
+            if kept is not None:  # else the norm is a mean over gradient steps
+                torch.testing.assert_close(parameter.grad, gradient * kept, rtol=tolerance, atol=tolerance)
     for mine, theirs in zip(child.model.parameters(), plain.policy.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
     close(learner.value_head.weight[0], plain.weight, tolerance)
@@ -380,14 +397,69 @@ def test_step_with_epochs_minibatches_and_clipping(load_child: LoadChild, monkey
     settings = msgspec.structs.replace(
         PAPER, epochs=2, minibatches=2, clip_range=0.05, actor_lr=1e-2, whiten_advantages=True
     )
-    shuffle = torch.Generator().manual_seed(0)  # the learner's
-    parts = [part.tolist() for _ in range(2) for part in torch.randperm(4, generator=shuffle).chunk(2)]
     with monkeypatch.context() as patch:
-        compare(load_child, patch, settings, updates=1, parts=parts)
+        compare(load_child, patch, settings)
     child = load_child(prompts=PROMPTS)
     metrics = step(Learner(child, settings, torch.Generator().manual_seed(0)), PROMPTS, RESPONSES, REWARDS)
     assert 0 < metrics["policy/clip_fraction"] < 1
     assert metrics["policy/ratio_max"] > 1.05
+
+
+@pytest.mark.parametrize("control", ["paper", "ziegler"])
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_the_controller_goes_by_the_policy_that_sampled(
+    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, control: Any, micro_batch: int | None
+) -> None:
+    """Wrong version: the mean over the gradient steps, whose policies did not draw these tokens."""
+    steps = {"epochs": 2, "minibatches": 2, "clip_range": 0.2, "micro_batch": micro_batch, "actor_lr": 1e-3}
+    adaptive = {"kl_coef": 0.1, "kl_control": control, "kl_target": 0.01, "kl_horizon": 20.0}
+    compare(load_child, monkeypatch, msgspec.structs.replace(PAPER, **steps, **adaptive))
+
+
+def test_step_with_equal_rewards_and_whitening(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As reward=binary gives where no answer is right: no signal, whatever the values are by then."""
+    settings = msgspec.structs.replace(PAPER, **SOUND)
+    with monkeypatch.context() as patch:
+        compare(load_child, patch, settings, rewards=REWARDS, updates=1)
+    compare(load_child, monkeypatch, msgspec.structs.replace(settings, critic_lr=0.1), rewards=[0.5] * 4)
+
+
+def test_step_with_one_response(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = msgspec.structs.replace(PAPER, **SOUND)
+    compare(load_child, monkeypatch, settings, rewards=[0.7], prompts=PROMPTS[:1], responses=RESPONSES[:1])
+
+
+@pytest.mark.parametrize("baseline", ["prompt_value", "token_values"])
+def test_step_with_a_minibatch_of_nothing_but_untrained_eos(
+    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, baseline: Any
+) -> None:
+    assert RESPONSES[2] == [0]
+    steps = {"minibatches": 4, "clip_range": 0.2, "train_eos": False, "baseline": baseline}
+    compare(load_child, monkeypatch, msgspec.structs.replace(PAPER, **steps))
+
+
+@pytest.mark.usefixtures("width")
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
+def test_step_on_the_samplings_own_pass(
+    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    """As runs do it: what sampling computed of the prompts is what the update differentiates."""
+    settings = msgspec.structs.replace(PAPER, **SOUND)
+    child = load_child(architecture, double=True, prompts=PROMPTS)
+    plain, learner = PlainLearner(child.model, child.eos, settings), double_learner(child, settings, monkeypatch)
+    prompts = [PROMPTS[i] for i in (0, 1, 1, 2, 3, 0)]
+    assert learner.reuses_prompts(len(prompts))
+    for update in range(2):
+        uniforms = torch.rand(6, 3, generator=torch.Generator().manual_seed(update), dtype=torch.float64)
+        sampled = child.sample(prompts, uniforms, Sampling(3), with_graph=True)
+        rewards = [float(len(response) + response[0] % 5) for response in sampled.responses]
+        expected = plain.step(prompts, sampled.responses, rewards)
+        actual = step(learner, prompts, sampled.responses, rewards, sampled.prompts)
+        for name, value in expected.items():
+            assert actual[name] == pytest.approx(value, rel=1e-10, abs=1e-10), (update, name)
+        kept = min(1.0, settings.max_grad_norm / (expected["grad/actor_norm"] + 1e-6))
+        for parameter, gradient in zip(child.model.parameters(), plain.gradients, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient * kept, rtol=1e-10, atol=1e-10)
 
 
 # The switches change what they say
@@ -492,7 +564,6 @@ def test_the_value_of_an_untrained_eos_is_still_its_reward(load_child: LoadChild
 
 def test_dropout_is_on_when_asked_in_sampling_and_in_scoring(load_child: LoadChild) -> None:
     """FIDELITY D5; and the greedy evaluation stays without."""
-    from pgsrm.child.policy import Sampling
 
     child = load_child(prompts=PROMPTS)
     Learner(child, msgspec.structs.replace(PAPER, dropout=True), torch.Generator())

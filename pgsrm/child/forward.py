@@ -125,13 +125,17 @@ def last_mlp(model: Any) -> Any | None:
 
 def _at_end(forward: Callable[..., Any], length: int, *arguments: Any, **named: Any) -> Any:
     """An MLP's result at the last `length` positions of its input (B, L, W), and 0 at the others."""
+    from torch import Tensor
     from torch.nn.functional import pad
 
     if len(arguments) != 1 or named:  # no plain function of the hidden states
         return forward(*arguments, **named)
     (hidden,) = arguments
     before = hidden.shape[1] - length
-    return pad(forward(hidden[:, before:]), (0, 0, before, 0)) if length else hidden.new_zeros(hidden.shape)
+    if length == 0:
+        return hidden.new_zeros(hidden.shape)
+    out = forward(hidden[:, before:])
+    return pad(out, (0, 0, before, 0)) if isinstance(out, Tensor) else forward(hidden)
 
 
 def _one_a_row(logits: "Tensor") -> "Tensor":

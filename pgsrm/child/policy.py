@@ -204,22 +204,16 @@ class Child:
         value_hidden = None if value_place is None else hidden[packing.pair, value_place]
         return Scores(logits, packing, hidden.detach()[at], prompt_hidden, value_hidden)
 
-    def score_reference(self, batch: PaddedBatch, rows_at_once: int | None = None) -> tuple["Tensor", Packing]:
+    def score_reference(self, batch: PaddedBatch) -> tuple["Tensor", Packing]:
         """The reference's logits (C, V), without gradient, and which contexts they follow."""
         import torch
 
         packing, fed = Packing.of(batch), batch.response_ids.shape[1] - 1
-        pairs, (row, position) = batch.rows(packing.rows), packing.later
         with torch.no_grad(), self._adapters_off():
             prompts = self._read_by_reference(batch.rows(packing.prompt_rows))
-            logits = [prompts.logits]
-            for part in torch.arange(len(pairs), device=self.device).split(rows_at_once or len(pairs)):
-                here = (row >= part[0]) & (row <= part[-1])
-                at = row[here] - part[0], position[here]
-                logits.append(
-                    extend(self._reference_reader, prompts, packing.prompt[part], pairs.rows(part), fed, at)[0]
-                )
-        return torch.cat(logits), packing
+            pairs = batch.rows(packing.rows)
+            later, _ = extend(self._reference_reader, prompts, packing.prompt, pairs, fed, packing.later)
+        return torch.cat([prompts.logits, later]), packing
 
     @contextmanager
     def _adapters_off(self) -> Iterator[None]:
@@ -250,7 +244,8 @@ class Child:
         if self._reference_prompts is None:
             import torch
 
-            sample = prefill(self._reference_reader, batch.rows(batch.prompt_index[:1] * 0))
+            longest = self.pad([max(self.prompts, key=len)], [[self.eos]])  # all are padded to its width
+            sample = prefill(self._reference_reader, longest)
             each = sum(tensor.nbytes for pair in sample.keys_values for tensor in pair) + sample.logits.nbytes
             if each * len(self.prompts) > REFERENCE_LIMIT:
                 self._keeps_reference = False

@@ -60,7 +60,9 @@ class PlainLearner:
         batch = [(prompt, response, width) for prompt, response in zip(prompts, responses, strict=True)]
         with torch.no_grad():
             old = [self.look(self.policy, *row) for row in batch]
-            kl = [self.kl(o, self.look(self.reference, *row), row[1]) for o, row in zip(old, batch, strict=True)]
+            references = [self.look(self.reference, *row) for row in batch]
+        kl = [self.kl(*looks, response) for *looks, response in zip(old, references, responses, strict=True)]
+        measured = self.kl_for_control(old, references, responses)
         given = [_by_token(reward, len(response)) for reward, response in zip(rewards, responses, strict=True)]
         advantages, targets = self.targets(responses, given, [o.values.tolist() for o in old], [k.tolist() for k in kl])
         logged = []
@@ -71,8 +73,6 @@ class PlainLearner:
             self.reference.load_state_dict(before)
         result = {name: sum(line[name] for line in logged) / len(logged) for name in logged[0]}
         result["policy/kl_coef"] = self.kl_coef
-        response_kl = result.pop("kl_response")
-        measured = response_kl if settings.kl_control == "ziegler" else result["policy/kl"]
         self.kl_coef = next_coefficient(
             self.kl_coef, measured, settings.kl_control, settings.kl_target, len(batch), settings.kl_horizon
         )
@@ -129,6 +129,18 @@ class PlainLearner:
         d = full[range(len(response)), response] - ref[range(len(response)), response]
         return {"k1": d, "k2": d**2 / 2, "k3": (-d).exp() - 1 + d}[self.settings.kl_estimator]
 
+    def kl_for_control(
+        self, old: Sequence[Look], references: Sequence[Look], responses: Sequence[list[int]]
+    ) -> float:
+        """k1 of the policy that sampled: the mean over the tokens in the loss (D13), or the mean sum of a response (Ziegler)."""
+        sums, count = [], 0
+        for look, reference, response in zip(old, references, responses, strict=True):
+            full, ref = look.logits.log_softmax(-1), reference.logits.log_softmax(-1)
+            inside = [t for t, counts in enumerate(self.in_loss(response)) if counts]
+            sums.append(sum((full[t, response[t]] - ref[t, response[t]]).item() for t in inside))
+            count += len(inside)
+        return sum(sums) / (len(sums) if self.settings.kl_control == "ziegler" else max(1, count))
+
     def targets(
         self,
         responses: Sequence[list[int]],
@@ -158,7 +170,12 @@ class PlainLearner:
         table = [
             [a if counts else None for a, counts in zip(*row, strict=True)] for row in zip(raw, inside, strict=True)
         ]
-        return (_whiten(table) if s.whiten_advantages else table), targets
+        if s.whiten_advantages and len(table) > 1:  # one response has nothing to be compared with
+            heard = [g for row in zip(returns, inside, strict=True) for g, counts in zip(*row, strict=True) if counts]
+            if all(g == returns[0][0] for g in heard):  # no signal: whitening would blow up the baseline's noise
+                return [[None if a is None else 0.0 for a in row] for row in table], targets
+            table = _whiten(table)
+        return table, targets
 
     def gae(self, rewards: Sequence[float], values: Sequence[float]) -> list[float]:
         """Generalised advantage estimation of one response, as the sum that it is (Schulman et al. 2016, eq. 16)."""
@@ -203,9 +220,11 @@ class PlainLearner:
                 difference.append(full[t, token] - ref[t, token])
                 if s.baseline == "token_values":
                     square.append((look.values[t] - target[t]) ** 2)
-        terms = {"policy": policy, "entropy": entropy, "kl": kl, "difference": difference, "square": square}
-        means = {name: torch.stack(each).mean() for name, each in terms.items()}
-        loss, value = means["policy"] - s.entropy_coef * means["entropy"], means["square"]
+        # the mean of no tokens is 0: EOS alone, where it isn't trained
+        terms = {"policy": policy, "entropy": entropy, "kl": kl, "difference": difference}
+        means = {name: sum(each, start=0 * look.logits.sum()) / max(1, len(each)) for name, each in terms.items()}
+        value = sum(square, start=0 * look.values.sum()) / max(1, len(square))
+        loss = means["policy"] - s.entropy_coef * means["entropy"]
         if s.kl_in == "loss":
             loss = loss + self.kl_coef * means["kl"]
         actor, critic = [p for p in self.policy.parameters() if p.requires_grad], [self.weight, self.bias]
@@ -218,7 +237,6 @@ class PlainLearner:
             "loss/value": value.item(),
             "policy/entropy": means["entropy"].item(),
             "policy/kl": means["difference"].item(),
-            "kl_response": torch.stack(difference).sum().item() / len(rows),
             "grad/actor_norm": self.adamw(actor, self.gradients, s.actor_lr),
             "grad/critic_norm": self.adamw(critic, torch.autograd.grad(s.value_coef * value, critic), s.critic_lr),
         }

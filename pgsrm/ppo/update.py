@@ -100,18 +100,27 @@ class _Targets:
 
 
 @dataclass(frozen=True)
+class _Reference:
+    """What the reference says, kept for all gradient steps."""
+
+    logp: "Tensor"  # (C, V) log-probabilities of the rows that this process scores
+    packing: "Packing"  # which contexts those follow
+    place: "Tensor"  # (B,) the row's place among those
+
+
+@dataclass(frozen=True)
 class _Sampled:
     """What is fixed before the first gradient step. (B, T) unless said otherwise."""
 
     batch: "PaddedBatch"
     mask: "Tensor"  # tokens in the loss
     rewards: "Tensor"  # a response's own is at its last token
-    reference: "Tensor"  # (C, V) the reference's log-probabilities of the rows that this process scores
-    packing: "Packing"  # which contexts those follow
-    place: "Tensor"  # (B,) the row's place among those
-    old_logprobs: "Tensor | None"  # None: the first gradient step's own log-probs, whose ratio is 1
-    targets: "_Targets | None"  # None: from the first gradient step's own values and KL
+    reference: "_Reference | None"  # None: the whole batch's would be too large, each micro-batch makes its own
     read: "Prefill | None"  # the policy's pass over the prompts, if it is still good for the first gradient step
+    # Of the policy that sampled; None: the only gradient step's own, whose ratio is 1
+    old_logprobs: "Tensor | None" = None
+    targets: "_Targets | None" = None
+    kl: "float | None" = None  # what the controller goes by
 
 
 def step(
@@ -144,8 +153,8 @@ def step(
         learner.child.set_reference(before)
     result = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
     result["policy/kl_coef"] = learner.kl_coef
-    measured = result.pop("kl_response") if settings.kl_control == "ziegler" else result["policy/kl"]
-    result.pop("kl_response", None)
+    own = result.pop("kl_measured")
+    measured = own if sampled.kl is None else sampled.kl
     learner.kl_coef = next_coefficient(
         learner.kl_coef, measured, settings.kl_control, settings.kl_target, len(prompts), settings.kl_horizon
     )
@@ -194,21 +203,43 @@ def _prepare(
     given = _pad_rewards(rewards, batch, learner.value_head.weight.dtype)
     padded = token_rewards(given, batch.response_mask)  # an untrained EOS has its reward too
     share = processes.share(torch.arange(len(prompts)))
-    scored_here = torch.cat([share, *map(processes.share, parts)]).unique().to(mask.device)
-    place = mask.new_zeros(len(prompts), dtype=torch.long).scatter(
-        0, scored_here, torch.arange(len(scored_here), device=mask.device)
-    )
-    here = batch if len(scored_here) == len(batch) else batch.rows(scored_here)
-    logits, packing = child.score_reference(here, settings.micro_batch)
-    fixed = _Sampled(batch, mask, padded, logits.log_softmax(-1), packing, place, None, None, read)
+    reference = None
+    if settings.micro_batch is None:
+        reference = _keep_reference(child, batch, torch.cat([share, *map(processes.share, parts)]).unique())
+    fixed = _Sampled(batch, mask, padded, reference, read)
     if learner.one_pass(len(prompts)):
         return fixed
     chunks = share.to(mask.device).split(settings.micro_batch or len(prompts))
     with torch.no_grad():
         scored = [_score(learner, fixed, rows) for rows in chunks]
-    old_logprobs = processes.join(torch.cat([part.logprobs for part in scored]))
-    values, kl = (processes.join(torch.cat(each)) for each in ([s.values for s in scored], [s.kl for s in scored]))
-    return replace(fixed, old_logprobs=old_logprobs, targets=_targets(learner, fixed, values, kl), read=None)
+
+    def joined(name: str) -> "Tensor":
+        return processes.join(torch.cat([getattr(part, name) for part in scored]))
+
+    targets = _targets(learner, fixed, joined("values"), joined("kl"))
+    logprobs, difference = joined("logprobs"), joined("full") - joined("reference")
+    kl = _kl_for_control(settings, difference, mask, mask.sum().clamp(min=1), len(batch)).item()
+    return replace(fixed, old_logprobs=logprobs, targets=targets, kl=kl, read=None)
+
+
+def _keep_reference(child: "Child", batch: "PaddedBatch", rows: "Tensor") -> _Reference:
+    """Of the rows (n,) of the batch, in ascending order."""
+    import torch
+
+    rows = rows.to(batch.response_ids.device)
+    place = torch.zeros_like(batch.pair).scatter(0, rows, torch.arange(len(rows), device=rows.device))
+    logits, packing = child.score_reference(batch if len(rows) == len(batch) else batch.rows(rows))
+    return _Reference(logits.log_softmax(-1), packing, place)
+
+
+def _kl_for_control(
+    settings: PPOSettings, difference: "Tensor", mask: "Tensor", tokens: "Tensor", responses: int
+) -> "Tensor":
+    """From log pi - log pi_ref of sampled tokens (n, T): the mean of `tokens` tokens, under `ziegler` of `responses` responses.
+
+    Of the policy that sampled them: after a gradient step they are no longer draws from it.
+    """
+    return (difference * mask).sum() / (responses if settings.kl_control == "ziegler" else tokens)
 
 
 def _targets(learner: Learner, sampled: _Sampled, values: "Tensor", kl: "Tensor") -> _Targets:
@@ -269,9 +300,11 @@ def _score(learner: Learner, sampled: _Sampled, rows: "Tensor") -> _TokenScores:
     batch = sampled.batch if whole else sampled.batch.rows(rows)
     scores = learner.child.score(batch, _value_place(learner, batch), sampled.read)
     packing = scores.packing
-    reference = sampled.reference
-    if not whole:
-        reference = reference[sampled.packing.of_rows(sampled.place[rows], packing)]
+    kept = sampled.reference
+    if kept is None:
+        reference = learner.child.score_reference(batch)[0].log_softmax(-1)
+    else:
+        reference = kept.logp if whole else kept.logp[kept.packing.of_rows(kept.place[rows], packing)]
     place, tokens = packing.place, batch.response_ids
     full, entropy, exact = token_statistics(scores.logits, place, tokens, reference)
     logprobs, reference = full, reference[place, tokens]
@@ -352,7 +385,7 @@ def _gradient_step(learner: Learner, sampled: _Sampled, rows: "Tensor") -> dict[
         add("loss/value", value)
         add("policy/entropy", entropy)
         add("policy/kl", masked_mean(difference, mask, count))
-        add("kl_response", (difference * mask).sum() / len(rows))
+        add("kl_measured", _kl_for_control(settings, difference, mask, count, len(rows)))
         add("value/mean", masked_mean(values, mask, count) if by_token else values.sum() / len(rows))
         add("advantage/mean", masked_mean(advantages, mask, count))
         add("advantage/square", masked_mean(advantages.square(), mask, count))
