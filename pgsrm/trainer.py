@@ -99,7 +99,9 @@ class Trainer:
             sharded_with=processes if sharded else None,
         )
         evaluated_with = build_evaluation(settings.evaluation)
-        return cls(folder, settings, task, reward, child, codec, evaluated_with, processes)
+        run = cls(folder, settings, task, reward, child, codec, evaluated_with, processes)
+        child.check_cache(task.max_new_tokens)
+        return run
 
     # one update, in the order of the loop
 
@@ -111,7 +113,8 @@ class Trainer:
 
     def sample(self, examples: Sequence[Example]) -> Responses:
         """One sampled response a prompt."""
-        uniforms = torch.rand(len(examples), self.sampling.max_new_tokens, generator=self.sampling_rng)
+        size = len(examples), self.sampling.max_new_tokens
+        uniforms = torch.rand(size, generator=self.sampling_rng, dtype=torch.float64)
         with_graph = self.learner.reuses_prompts(len(examples))
         share = self.processes.share(torch.arange(len(examples))) if self.processes.count > 1 else None
         sampled = self.child.sample(self._ids(examples), uniforms, self.sampling, with_graph, share)

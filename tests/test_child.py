@@ -16,7 +16,7 @@ from pgsrm.child import forward
 from pgsrm.child.batch import common_prefix, pad_prompts, positions
 from pgsrm.child.gradients import take_rows
 from pgsrm.child.load import SHIPPED, ModelSettings, check_model, load_model, load_tokenizer, resolve_device
-from pgsrm.child.policy import Sampling, draw, truncate
+from pgsrm.child.policy import Child, Sampling, draw, truncate
 from pgsrm.child.text import Codec
 from pgsrm.errors import UserError
 
@@ -149,7 +149,56 @@ def test_of_a_prompt_the_last_layers_mlp_is_computed_at_its_end_alone(load_child
     mlp = forward.last_mlp(child.model)
     next(mlp.children()).register_forward_hook(lambda module, inputs, out: seen.append(tuple(inputs[0].shape[:2])))
     child.score(child.pad(PROMPTS, RESPONSES))
-    assert seen == [(len(PROMPTS), 1), (len(PROMPTS), 2)]  # the prompts' ends, two tokens of each response; no prefix
+    assert seen == [
+        (1, 1),
+        (len(PROMPTS), 1),
+        (len(PROMPTS), 2),
+    ]  # the prefix's end, the prompts', two tokens of a response
+
+
+def tiny_of(kind: str, **sizes: Any) -> Any:
+    """A model of transformers' by the name of its architecture, with random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=60, **sizes))
+    return model.eval()
+
+
+FOUR_HEADS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+WINDOW = {**FOUR_HEADS, "num_key_value_heads": 4, "sliding_window": 6}
+EXPERTS = {**WINDOW, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 64}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [("gpt_oss", EXPERTS), ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}), ("mistral", WINDOW)],
+)
+def test_other_architectures_read_on_top_of_a_cache_as_at_once(kind: str, sizes: dict[str, Any]) -> None:
+    """Mixtures of experts, ALiBi, and a window that is long enough."""
+    Child(tiny_of(kind, **sizes), None, eos=0, prompts=[[5, 6, 7], [5, 6, 8, 9]]).check_cache(2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "what"),
+    [
+        ("mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4}, "otherwise on top of a cache than at once"),
+        ("mistral", WINDOW, "4 prompt and 9 response tokens otherwise"),
+        ("mamba", {"hidden_size": 32, "num_hidden_layers": 2}, "can't be read on top of a cache"),
+    ],
+)
+def test_a_model_that_a_cache_does_not_suit_is_refused(kind: str, sizes: dict[str, Any], what: str) -> None:
+    """Wrong version: it is trained on wrong log-probabilities."""
+    child = Child(tiny_of(kind, **sizes), None, eos=0, prompts=[[5, 6, 7], [5, 6, 8, 9]])
+    with pytest.raises(UserError, match=what):
+        child.check_cache(9)
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("options", [{}, {"padding": "right"}, {"share": False}, {"gradient_checkpointing": True}])
+def test_the_cache_of_the_usual_ones_is_accepted(load_child: LoadChild, length: int, options: dict[str, Any]) -> None:
+    for architecture in ("gpt2", "llama", "qwen2"):
+        load_child(architecture, prompts=PROMPTS, **options).check_cache(length)
 
 
 def test_an_mlp_of_another_kind_is_computed_everywhere() -> None:
@@ -159,7 +208,7 @@ def test_an_mlp_of_another_kind_is_computed_everywhere() -> None:
     assert forward.last_mlp(OPTForCausalLM(OPTConfig(ffn_dim=16, word_embed_proj_dim=16, **sizes))) is None
     model = BloomForCausalLM(BloomConfig(n_layer=2, n_head=2, **sizes)).eval()  # its MLP adds the residual itself
     ids = torch.tensor([[3, 4, 5]])
-    out = forward.Reader(model).run_for_end(1, input_ids=ids)
+    out = forward.Reader(model).run_for_end(input_ids=ids)
     torch.testing.assert_close(out.logits, model(input_ids=ids).logits)
 
 

@@ -462,6 +462,28 @@ def test_step_on_the_samplings_own_pass(
             torch.testing.assert_close(parameter.grad, gradient * kept, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("given", "switches", "what"),
+    [
+        ((PROMPTS, RESPONSES, REWARDS[:1]), {}, "4 prompts, 4 responses, 1 rewards"),
+        ((PROMPTS, RESPONSES[:1], REWARDS), {}, "4 prompts, 1 responses, 4 rewards"),
+        (([], [], []), {}, "0 prompts"),
+        ((PROMPTS, [[50], [], [0], [0]], REWARDS), {}, "row 1 has no token in its response"),
+        ((PROMPTS, RESPONSES, [[1.0], *TOKEN_REWARDS[1:]]), {}, "row 0 has 1 rewards for 3 tokens"),
+        ((PROMPTS, RESPONSES, [1.0, *TOKEN_REWARDS[1:]]), {}, "give one kind"),
+        ((PROMPTS[:3], RESPONSES[:3], REWARDS[:3]), {"baseline": "group_mean", "group_size": 2}, "no multiple"),
+    ],
+)
+def test_a_batch_that_does_not_fit_together_is_refused(
+    load_child: LoadChild, given: Any, switches: dict[str, Any], what: str
+) -> None:
+    """Wrong version: one reward for four responses is broadcast."""
+    child = load_child(prompts=PROMPTS)
+    learner = Learner(child, msgspec.structs.replace(PAPER, **switches), torch.Generator())
+    with pytest.raises(UserError, match=f"ppo.step: .*{what}"):
+        step(learner, *given)
+
+
 # The switches change what they say
 
 

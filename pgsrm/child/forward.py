@@ -94,14 +94,14 @@ class Reader:
         """The model's forward pass."""
         return self.matrices.run(inputs)
 
-    def run_for_end(self, length: int, **inputs: Any) -> Any:
-        """The model's forward pass over tokens of which later ones see keys and values, and only the last `length` are asked.
+    def run_for_end(self, **inputs: Any) -> Any:
+        """The model's forward pass over tokens of which later ones see keys and values, and only the last is asked itself.
 
         What the last layer's MLP would make of the others goes nowhere, and is left out.
         """
         if self._last_mlp is None:
             return self.run(**inputs)
-        self._last_mlp.forward = partial(_at_end, self._last_mlp.forward, length)
+        self._last_mlp.forward = partial(_at_end, self._last_mlp.forward)
         try:
             return self.run(**inputs)
         finally:
@@ -123,19 +123,15 @@ def last_mlp(model: Any) -> Any | None:
     return getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 else None
 
 
-def _at_end(forward: Callable[..., Any], length: int, *arguments: Any, **named: Any) -> Any:
-    """An MLP's result at the last `length` positions of its input (B, L, W), and 0 at the others."""
+def _at_end(forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """An MLP's result at the last position of its input (B, L, W), and 0 at the others."""
     from torch import Tensor
     from torch.nn.functional import pad
 
     if len(arguments) != 1 or named:  # no plain function of the hidden states
         return forward(*arguments, **named)
-    (hidden,) = arguments
-    before = hidden.shape[1] - length
-    if length == 0:
-        return hidden.new_zeros(hidden.shape)
-    out = forward(hidden[:, before:])
-    return pad(out, (0, 0, before, 0)) if isinstance(out, Tensor) else forward(hidden)
+    out = forward(arguments[0][:, -1:])
+    return pad(out, (0, 0, arguments[0].shape[1] - 1, 0)) if isinstance(out, Tensor) else forward(*arguments)
 
 
 def _one_a_row(logits: "Tensor") -> "Tensor":
@@ -153,12 +149,11 @@ def prefill(reader: Reader, batch: PaddedBatch) -> Prefill:
     if shared:
         nowhere = batch.prefix_ids[:0]
         reader.at = nowhere, nowhere  # its logits are of no use
-        cache = reader.run_for_end(0, input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True).past_key_values
+        cache = reader.run_for_end(input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True).past_key_values
         for layer in cache.layers:
             layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
             layer.values = layer.values.expand(len(batch), -1, -1, -1)
     out = reader.run_for_end(
-        1,
         input_ids=batch.prompt_ids,
         attention_mask=mask.long(),
         position_ids=positions(mask, batch.padding)[:, shared:],

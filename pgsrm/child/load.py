@@ -26,7 +26,7 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     revision: str | None = None
     # Type of the arithmetic; weights and optimiser stay float32, or small steps would be rounded away.
     dtype: Literal["float32", "bfloat16"] = "float32"
-    # auto (a GPU if there is one), cpu, cuda, cuda:1, mps ...
+    # auto (a GPU if there is one), cpu, cuda, cuda:1 ... (not mps: sampling adds up in float64)
     device: str = "auto"
     # Whether layers are computed again in the backward pass instead of kept (memory). Results are equal up to rounding.
     gradient_checkpointing: bool = False
@@ -42,8 +42,8 @@ def check_model(settings: ModelSettings) -> None:
     And unless the library is there that `model.lora` needs. Whether a device is there is seen on the machine that trains
     (`resolve_device`), its name here.
     """
-    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d+)?", settings.device):
-        raise UserError(f"model.device={settings.device}: not a device; use auto, cpu, cuda, cuda:1 or mps")
+    if not re.fullmatch(r"auto|(cpu|cuda|xpu)(:\d+)?", settings.device):
+        raise UserError(f"model.device={settings.device}: not a device; use auto, cpu, cuda or cuda:1")
     if settings.lora is not None:
         check_peft()
     path = settings.path

@@ -22,6 +22,7 @@ from pgsrm.child.forward import (
     prefill,
     read_whole,
 )
+from pgsrm.errors import UserError
 from pgsrm.processes import Processes
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def truncate(logits: "Tensor", temperature: float, top_k: int, keep: "Tensor | N
 def draw(logits: "Tensor", uniform: "Tensor") -> tuple["Tensor", "Tensor"]:
     """One token a row (B,) from logits (B, V) by inverting the distribution function at `uniform` (B,), and its log-prob.
 
-    `uniform` is in [0, 1). The sum runs in float64: in float32 the tail of a 50,257-token vocabulary would be rounded away.
+    `uniform` is in [0, 1), in float64: float32 has 2^24 numbers there, which would never meet the rarest of 50,257 tokens.
+    Nor would a sum in float32.
     """
     import torch
 
@@ -178,6 +180,42 @@ class Child:
         numbers = [seen.setdefault(item, len(seen)) if self.share else row for row, item in enumerate(items)]
         return torch.tensor(numbers, device=self.device)
 
+    def check_cache(self, length: int) -> None:
+        """Raise UserError unless the model reads `length` response tokens on top of a cache as it reads them at once.
+
+        Not so: models without keys and values, and attention windows shorter than prompt and response.
+        """
+        import torch
+
+        prompts = [min(self.prompts, key=len), max(self.prompts, key=len)]
+        responses = [(prompt * length)[:length] for prompt in prompts]  # any tokens will do
+        batch, name = self.pad(prompts, responses, "left"), type(self.model).__name__
+        rows = torch.arange(len(prompts), device=self.device)
+        at = rows.repeat_interleave(length - 1), torch.arange(length - 1, device=self.device).repeat(len(prompts))
+        apart = 0.0
+        try:
+            with torch.no_grad(), self._without_dropout():
+                read = prefill(self._reader, batch)
+                later, _ = extend(self._reader, read, rows, batch, length - 1, at)
+                found = torch.cat([read.logits.unsqueeze(1), later.view(len(prompts), length - 1, later.shape[-1])], 1)
+                for logits, prompt, response in zip(found, prompts, responses, strict=True):
+                    ids = torch.tensor([prompt + response], device=self.device)
+                    whole = self._reader.run(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+                    self._reader.take()
+                    apart = max(apart, (logits.log_softmax(-1) - whole.log_softmax(-1)).abs().max().item())
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
+            raise UserError(
+                f"model.path: {name} can't be read on top of a cache of keys and values ({reason}); "
+                "name a causal language model with full attention"
+            ) from error
+        if not apart <= (0.5 if self._reader.matrices.bfloat16 else 1e-3):
+            raise UserError(
+                f"model.path: {name} reads {max(map(len, prompts))} prompt and {length} response tokens otherwise on top of "
+                f"a cache than at once (log-probabilities differ by {apart:.2g}); is its attention window shorter, or not "
+                "all of its state in keys and values? Name another model, or shorten task.max_new_tokens"
+            )
+
     def score(self, batch: PaddedBatch, value_place: "Tensor | None" = None, prompts: Prefill | None = None) -> Scores:
         """The policy's logits and hidden states on given responses, with gradient.
 
@@ -265,7 +303,7 @@ class Child:
         with_graph: bool = False,
         share: "Tensor | None" = None,
     ) -> Sampled:
-        """One response a prompt. `uniforms` (B, max_new_tokens) in [0, 1) are all the randomness there is.
+        """One response a prompt. `uniforms` (B, max_new_tokens) in [0, 1), float64, are all the randomness there is.
 
         Prompts are padded on the left whatever `padding` says: a response must follow its prompt. `with_graph` keeps the
         graph of the pass over the prompts, for `score`, unless that reads them anew. `share` (n,) are the rows to answer,

@@ -66,7 +66,7 @@ class Evaluation:
         ids = self._child.greedy(prompt_ids, length)
         greedy = Responses(ids, *self._codec.decode(ids))
         _, scored = self._score([replace(example, error=None) for example in examples], greedy)
-        uniforms = torch.from_numpy(draws.random((len(examples), length), dtype=np.float32))
+        uniforms = torch.from_numpy(draws.random((len(examples), length)))
         sampled, _ = self._codec.decode(self._child.answer(prompt_ids, uniforms, self._sampling))
         values = {
             "exact_match": scored["reward/exact_match"],

@@ -129,9 +129,7 @@ class PlainLearner:
         d = full[range(len(response)), response] - ref[range(len(response)), response]
         return {"k1": d, "k2": d**2 / 2, "k3": (-d).exp() - 1 + d}[self.settings.kl_estimator]
 
-    def kl_for_control(
-        self, old: Sequence[Look], references: Sequence[Look], responses: Sequence[list[int]]
-    ) -> float:
+    def kl_for_control(self, old: Sequence[Look], references: Sequence[Look], responses: Sequence[list[int]]) -> float:
         """k1 of the policy that sampled: the mean over the tokens in the loss (D13), or the mean sum of a response (Ziegler)."""
         sums, count = [], 0
         for look, reference, response in zip(old, references, responses, strict=True):

@@ -106,6 +106,13 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
             raise UserError(
                 f"ppo.gae_lambda={self.gae_lambda}: means something with ppo.baseline=token_values alone; set that, or 1"
             )
+        if self.baseline == "batch_mean" and self.batch_size == 1:
+            raise UserError("ppo.baseline=batch_mean: the mean of one response is itself; raise ppo.batch_size")
+        if self.kl_coef == 0 and self.kl_control != "fixed" and self.kl_target is not None:
+            raise UserError(
+                f"ppo.kl_coef=0: ppo.kl_control={self.kl_control} multiplies it, so that it stays 0; "
+                "set it above 0, or ppo.kl_control=fixed"
+            )
         if self.episodes < self.batch_size:
             raise UserError(f"ppo.episodes={self.episodes}: less than one batch; set it to {self.batch_size} or more")
 

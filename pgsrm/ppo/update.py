@@ -135,10 +135,13 @@ def step(
     `prompts` and `responses` are token ids as sampled (EOS included where it was sampled, never added); `rewards` is one
     float a response or one a token. The learner's policy must still be the one that sampled the responses. `read` is the
     sampling's pass over the prompts with its graph, which saves a second one (`Learner.reuses_prompts`).
+
+    Raises UserError where these do not fit together, and where the gradient is not finite.
     """
     import torch
 
     settings = learner.settings
+    _check_batch(settings, prompts, responses, rewards)
     parts: list[Tensor] = []  # the rows of each gradient step
     for _ in range(settings.epochs):
         if settings.minibatches == 1:
@@ -159,6 +162,29 @@ def step(
         learner.kl_coef, measured, settings.kl_control, settings.kl_target, len(prompts), settings.kl_horizon
     )
     return result
+
+
+def _check_batch(
+    settings: PPOSettings,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    rewards: Sequence[float] | Sequence[Sequence[float]],
+) -> None:
+    """Raise UserError where tensors would be broadcast to a number that means nothing."""
+    if not 0 < len(prompts) == len(responses) == len(rewards):
+        counts = f"{len(prompts)} prompts, {len(responses)} responses, {len(rewards)} rewards"
+        raise UserError(f"ppo.step: {counts}; give one of each a row")
+    if len({isinstance(reward, Sequence) for reward in rewards}) > 1:
+        raise UserError("ppo.step: some rewards are a response's and some a token's; give one kind")
+    for row, (prompt, response, reward) in enumerate(zip(prompts, responses, rewards, strict=True)):
+        if not len(prompt) or not len(response):
+            raise UserError(f"ppo.step: row {row} has no token in its {'response' if len(prompt) else 'prompt'}")
+        if isinstance(reward, Sequence) and len(reward) != len(response):
+            raise UserError(
+                f"ppo.step: row {row} has {len(reward)} rewards for {len(response)} tokens; give one a token"
+            )
+    if len(prompts) % settings.group_size:
+        raise UserError(f"ppo.step: {len(prompts)} rows are no multiple of ppo.group_size={settings.group_size}")
 
 
 def _copy_weights(learner: Learner) -> dict[str, "Tensor"]:
