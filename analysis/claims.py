@@ -1,29 +1,19 @@
-"""Claims about training, checked on runs: named, with a definition, a value, an interval and a verdict.
+"""Claims about training: statements with a definition that can be checked on runs, read from YAML.
 
-A claims file is a list in YAML; analysis/claims.yaml has the paper's and explains the keys. A claim is checked for
-every task and setting by itself, on the finished seeds:
-
-- holds: the whole interval of the value lies where the claim says.
-- does not hold: the whole interval lies elsewhere.
-- not enough runs: too few finished seeds; or the interval holds a bound, so that more seeds would have to tell; or
-  everything would hold, but a seed failed (what diverges leaves no number, and the mean of the others would flatter).
+A claims file is a list; analysis/claims.yaml has the paper's and explains the keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from intervals import MIN_SEEDS, Estimate, difference_interval, mean_interval
-from measures import MEASURES, series
-from runs import Run
-from tables import NONE, Cell, Table
-from variants import Variant
+from intervals import MIN_SEEDS
+from measures import MEASURES
 
 PAPER = Path(__file__).with_name("claims.yaml")
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not enough runs"
 REQUIRED = ("name", "says", "metric", "measure", "where", "expect")
 OPTIONAL = ("source", "minus", "min_seeds")
 
@@ -55,27 +45,13 @@ class Claim:
         measure = self.measure if self.level is None else f"{self.measure} {self.level:g}"
         what = f"{measure.replace('_', ' ')} of {self.metric}"
         if self.minus is not None:
-            what += f", {_conditions(self.where)} minus {_conditions(self.minus)},"
+            what += f", {conditions_text(self.where)} minus {conditions_text(self.minus)},"
         below, above = ("<", ">") if self.strict else ("≤", "≥")
         if self.low == -float("inf"):
             return f"{what} {below} {self.high:g}"
         if self.high == float("inf"):
             return f"{what} {above} {self.low:g}"
         return f"{self.low:g} {below} {what} {below} {self.high:g}"
-
-
-@dataclass(frozen=True)
-class Check:
-    """A claim on one task and setting: what came out and why."""
-
-    claim: Claim
-    task: str
-    reward: str
-    settings: str
-    estimate: Estimate
-    verdict: str
-    reason: str
-    variants: tuple[Variant, ...] = ()
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -172,100 +148,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def check_all(claims: Iterable[Claim], variants: Sequence[Variant]) -> list[Check]:
-    """Every claim on every task and setting that has runs for it; one line without a task where none has."""
-    return [check for claim in claims for check in _check(claim, variants)]
-
-
-def _check(claim: Claim, variants: Sequence[Variant]) -> list[Check]:
-    checks = []
-    for variant in variants:
-        if not _matches(variant.runs[0], claim.where):
-            continue
-        if claim.minus is None:
-            checks.append(_judge(claim, variant, None))
-            continue
-        others = [v for v in variants if v.task == variant.task and _matches(v.runs[0], claim.minus)]
-        checks += [_judge(claim, variant, other) for other in others if other.same_setup(variant)]
-    if checks:
-        return checks
-    both = " and of ".join(_conditions(found) for found in (claim.where, claim.minus) if found)
-    tasks = ", ".join(claim.where.get("task", ()))
-    nothing = Estimate(float("nan"), n=0)
-    return [Check(claim, tasks or NO_TASK, NO_TASK, "", nothing, UNDECIDED, f"no run of {both or 'any kind'}")]
-
-
-NO_TASK = "-"
-
-
-def claims_table(checks: Mapping[str, Sequence[Check]]) -> Table:
-    """A row a check; `checks` by the name of their experiment, "" for none."""
-    head = ["claim", "task", "reward", "settings", "definition", "value", "verdict", "why", "experiment"]
-    rows: list[list[Cell]] = []
-    for experiment, found in checks.items():
-        for c in found:
-            what = [c.claim.name, c.task, c.reward, c.settings, c.claim.definition]
-            rows.append([*what, c.estimate, c.verdict, c.reason, experiment or NONE])
-    return Table("claims", "Claims", head, rows, left=8, notes=("Value: mean over seeds [95% interval].",))
-
-
-def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
-    groups = [variant] if other is None else [variant, other]
-    values = [_values(claim, group) for group in groups]
-    estimate = mean_interval(values[0]) if other is None else difference_interval(values[0], values[1])
-    verdict, reason = _verdict(claim, estimate, groups, [len(found) for found in values])
-    settings = variant.settings
-    if other is not None and other.settings != settings:
-        settings = " / ".join(each.settings or each.reward_title for each in groups)
-    reward = " − ".join(group.reward_title for group in groups)
-    return Check(claim, variant.task, reward, settings, estimate, verdict, reason, tuple(groups))
-
-
-def _values(claim: Claim, variant: Variant) -> list[float]:
-    extra = () if claim.level is None else (claim.level,)
-    found = [MEASURES[claim.measure](series(run, claim.metric), *extra) for run in variant.complete]
-    return [value for value in found if value == value]
-
-
-def _verdict(claim: Claim, e: Estimate, groups: Sequence[Variant], counts: Sequence[int]) -> tuple[str, str]:
-    runs = [run for group in groups for run in group.runs]
-    failed = sum(run.failed for run in runs)
-    undefined = sum(len(group.complete) for group in groups) - sum(counts)
-    details = []
-    if failed:
-        details.append(f"{failed} of {len(runs)} runs failed")
-    if undefined:
-        details.append(f"no value in {undefined} finished run(s)")
-    also = "".join(f"; {detail}" for detail in details)
-    if min(counts) < claim.min_seeds:
-        return UNDECIDED, f"{min(counts)} of {claim.min_seeds} finished seeds{also}"
-    if (claim.strict and (e.high <= claim.low or e.low >= claim.high)) or e.high < claim.low or e.low > claim.high:
-        return FAILS, f"{_seeds(counts)}{also}"
-    inside = claim.low < e.low and e.high < claim.high if claim.strict else claim.low <= e.low and e.high <= claim.high
-    if not inside:
-        bound = claim.low if e.low <= claim.low else claim.high
-        return UNDECIDED, f"{_seeds(counts)}, the interval holds the bound {bound:g}{also}"
-    if details:
-        return UNDECIDED, f"{_seeds(counts)} would hold, but {', '.join(details)}"
-    return HOLDS, _seeds(counts)
-
-
-def _seeds(counts: Sequence[int]) -> str:
-    return f"{' and '.join(map(str, dict.fromkeys(counts)))} seeds"
-
-
-def _matches(run: Run, conditions: Mapping[str, tuple[str, ...]]) -> bool:
-    """Whether choices (task, reward, ppo, ...) and values (ppo.kl_coef, ...) are among those named."""
-    values = {**run.settings, **run.choices, "experiment": run.experiment}
-    return all(_number_text(values.get(key)) in wanted for key, wanted in conditions.items())
-
-
-def _number_text(text: str | None) -> str | None:
-    try:
-        return f"{float(text or ''):g}"
-    except ValueError:
-        return text
-
-
-def _conditions(found: Mapping[str, tuple[str, ...]]) -> str:
+def conditions_text(found: Mapping[str, tuple[str, ...]]) -> str:
     return ", ".join(f"{key}={'|'.join(wanted)}" for key, wanted in found.items()) or "all"

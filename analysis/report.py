@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from claims import FAILS, HOLDS, NO_TASK, UNDECIDED, Check
 from configs import differences, environments
 from dot_plot import plot_dots
 from experiments import OUTCOMES, Experiment, dots
@@ -23,6 +22,7 @@ from results import REWARD, over_seeds
 from samples import Samples, folder_link, read_samples
 from tables import NONE, Table
 from variants import Variant, task_title
+from verdicts import FAILS, HOLDS, NO_TASK, UNDECIDED, Check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,11 +12,12 @@ from analysis_runs import UPDATES, ramp, table_rows, write_run
 # isort: split
 import intervals
 import measures
-from claims import FAILS, HOLDS, PAPER, UNDECIDED, Check, ClaimsError, check_all, claims_table, read_claims
+from claims import PAPER, ClaimsError, read_claims
 from comparison import comparisons
 from measures import MEASURES, Series
 from results import COLUMNS
 from variants import load_variants
+from verdicts import FAILS, HOLDS, UNDECIDED, Check, check_all, claims_table
 
 # --- measures -----------------------------------------------------------------------------------------------
 
