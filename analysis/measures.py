@@ -252,13 +252,21 @@ def band(s: Series) -> float:
 
 
 def growth(s: Series) -> float:
-    """Highest smoothed value of the last third over the highest before: at most about 1 where it stays bounded."""
+    """Largest size of the smoothed curve in the last third over the largest before: at most about 1 where it stays
+    bounded."""
     third = len(s.smooth) // 3
-    if not s.whole or not third or s.smooth[:-third].max() < NEXT_TO_NOTHING:
+    if not s.whole or not third or abs(s.smooth[:-third]).max() < NEXT_TO_NOTHING:
         return NAN
-    return float(s.smooth[-third:].max() / s.smooth[:-third].max())
+    return float(abs(s.smooth[-third:]).max() / abs(s.smooth[:-third]).max())
 
 
+# Why a finished run has no value of a measure.
+NO_VALUE = {
+    "kept": "nothing was gained",
+    "remains": "the start is next to nothing",
+    "rise_time": "it does not rise",
+    "growth": "what was before is next to nothing",
+}
 MEASURES: dict[str, Callable[..., float]] = {
     measure.__name__: measure
     for measure in (

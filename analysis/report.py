@@ -22,7 +22,7 @@ from results import REWARD, over_seeds
 from samples import Samples, folder_link, read_samples
 from tables import NONE, Table
 from variants import Variant, task_title
-from verdicts import FAILS, HOLDS, NO_TASK, UNDECIDED, Check
+from verdicts import FAILS, HOLDS, NO_TASK, NO_VERDICT, UNDECIDED, Check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 POINTS = 240  # a curve in a panel of 350 pixels
 SAMPLED = 24  # variants of which samples are shown
-SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?"}
-CLASSES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided"}
+SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?", NO_VERDICT: "–"}
+CLASSES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", NO_VERDICT: "undecided"}
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,27 @@
 - does not hold: the whole interval lies elsewhere.
 - not enough runs: too few finished seeds; or the interval holds a bound, so that more seeds would have to tell; or
   everything would hold, but a seed failed (what diverges leaves no number, and the mean of the others would flatter).
+- no verdict: as many more runs of the same kind would not tell either; the reason says why.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from claims import Claim, conditions_text
 from intervals import Estimate, difference_interval, mean_interval
-from measures import MEASURES, series
+from measures import MEASURES, NAN, NO_VALUE, lowest, series
+from results import KL
 from runs import Run
 from tables import NONE, Cell, Table
 from variants import Variant
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not enough runs"
+HOLDS, FAILS, UNDECIDED, NO_VERDICT = "holds", "does not hold", "not enough runs", "no verdict"
+# The mean of k1 over a batch is below zero by noise alone, by about 0.01 once smoothed. Further down the tokens are not
+# drawn from the policy that is scored (top-k, an EOS without a gradient): what is measured is no divergence any more.
+LOWEST_KL = -0.1  # nats a token
 NO_TASK = "-"
 
 
@@ -72,9 +78,11 @@ def claims_table(checks: Mapping[str, Sequence[Check]]) -> Table:
 
 def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
     groups = [variant] if other is None else [variant, other]
-    values = [_values(claim, group) for group in groups]
+    found = [[_value(claim, run) for run in group.complete] for group in groups]
+    values = [[value for value, _ in each if value == value] for each in found]
     estimate = mean_interval(values[0]) if other is None else difference_interval(values[0], values[1])
-    verdict, reason = _verdict(claim, estimate, groups, [len(found) for found in values])
+    missing = Counter(reason for each in found for value, reason in each if value != value)
+    verdict, reason = _verdict(claim, estimate, groups, [len(each) for each in values], missing)
     settings = variant.settings
     if other is not None and other.settings != settings:
         settings = " / ".join(each.settings or each.reward_title for each in groups)
@@ -82,23 +90,29 @@ def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
     return Check(claim, variant.task, reward, settings, estimate, verdict, reason, tuple(groups))
 
 
-def _values(claim: Claim, variant: Variant) -> list[float]:
+def _value(claim: Claim, run: Run) -> tuple[float, str]:
+    """The claim's measure of a run, and why there is none where it is NaN."""
+    found = series(run, claim.metric)
+    if not len(found.values):
+        return NAN, f"{claim.metric} is not recorded"
+    if claim.metric == KL and lowest(found) < LOWEST_KL:
+        return NAN, f"{KL} goes below {LOWEST_KL:g}, so that it is no divergence,"
     extra = () if claim.level is None else (claim.level,)
-    found = [MEASURES[claim.measure](series(run, claim.metric), *extra) for run in variant.complete]
-    return [value for value in found if value == value]
+    return MEASURES[claim.measure](found, *extra), NO_VALUE.get(claim.measure, "no value")
 
 
-def _verdict(claim: Claim, e: Estimate, groups: Sequence[Variant], counts: Sequence[int]) -> tuple[str, str]:
+def _verdict(
+    claim: Claim, e: Estimate, groups: Sequence[Variant], counts: Sequence[int], missing: Mapping[str, int]
+) -> tuple[str, str]:
+    """`counts` are the values a group; `missing` says of how many finished runs there is none, by the reason."""
     runs = [run for group in groups for run in group.runs]
     failed = sum(run.failed for run in runs)
-    undefined = sum(len(group.complete) for group in groups) - sum(counts)
-    details = []
-    if failed:
-        details.append(f"{failed} of {len(runs)} runs failed")
-    if undefined:
-        details.append(f"no value in {undefined} finished run(s)")
+    details = [f"{failed} of {len(runs)} runs failed"] if failed else []
+    details += [f"{reason} in {count} finished run(s)" for reason, count in missing.items()]
     also = "".join(f"; {detail}" for detail in details)
     if min(counts) < claim.min_seeds:
+        if all(len(group.complete) >= claim.min_seeds for group in groups):
+            return NO_VERDICT, "; ".join(details)
         return UNDECIDED, f"{min(counts)} of {claim.min_seeds} finished seeds{also}"
     if (claim.strict and (e.high <= claim.low or e.low >= claim.high)) or e.high < claim.low or e.low > claim.high:
         return FAILS, f"{_seeds(counts)}{also}"

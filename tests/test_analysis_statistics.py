@@ -17,7 +17,7 @@ from comparison import comparisons
 from measures import MEASURES, Series
 from results import COLUMNS
 from variants import load_variants
-from verdicts import FAILS, HOLDS, UNDECIDED, Check, check_all, claims_table
+from verdicts import FAILS, HOLDS, NO_VERDICT, UNDECIDED, Check, check_all, claims_table
 
 # --- measures -----------------------------------------------------------------------------------------------
 
@@ -106,6 +106,7 @@ def test_band_and_growth_tell_settled_from_drifting() -> None:
     assert measures.band(curve(np.linspace(4, 1, 999))) == pytest.approx(1 / 3, abs=0.01)
     assert measures.growth(curve(np.linspace(0, 3, 999))) == pytest.approx(1.5, abs=0.02)
     assert measures.growth(curve(np.concatenate([np.linspace(0, 2, 300), np.full(699, 2.0)]))) == pytest.approx(1.0)
+    assert measures.growth(curve(np.linspace(0, -3, 999))) == pytest.approx(1.5, abs=0.02)  # by size, either way
 
 
 # --- intervals ----------------------------------------------------------------------------------------------
@@ -265,7 +266,41 @@ def test_a_finished_seed_without_a_value_keeps_a_claim_from_holding(tmp_path: Pa
     for seed in range(4):
         write_run(tmp_path / "runs", seed=seed, rewards=ramp(0.1, 0.6) if seed else [0.0] * UPDATES)
     (found,) = check(tmp_path, RISES.replace("change", "kept"))  # no ratio to nothing
-    assert (found.verdict, found.reason) == (UNDECIDED, "3 seeds would hold, but no value in 1 finished run(s)")
+    assert (found.verdict, found.reason) == (UNDECIDED, "3 seeds would hold, but nothing was gained in 1 finished run(s)")
+
+
+KL_CLAIMS = ("PGSRM KL bounded", "PGSRM KL stable")
+
+
+@pytest.mark.parametrize(
+    ("course", "bounded", "stable", "reason"),
+    [
+        ([2.0] * UPDATES, HOLDS, HOLDS, "3 seeds"),
+        ([50.0] * UPDATES, FAILS, HOLDS, "3 seeds"),  # wrong version: what is constant is bounded, however high
+        (list(np.linspace(0, 60, UPDATES)), FAILS, FAILS, "3 seeds"),
+        # Wrong version: the highest late value over the highest early one, -60 / 1, is below 1.25.
+        (list(np.linspace(1, -60, UPDATES)), NO_VERDICT, NO_VERDICT,
+         "policy/kl goes below -0.1, so that it is no divergence, in 3 finished run(s)"),
+        # A KL that noise alone takes below zero is still one.
+        ([-0.02] * 50 + [1.0] * 50, HOLDS, HOLDS, "3 seeds"),
+    ],
+)  # fmt: skip
+def test_kl_is_bounded_by_its_size_and_stable_by_its_growth(
+    tmp_path: Path, course: list[float], bounded: str, stable: str, reason: str
+) -> None:
+    for seed in range(3):
+        write_run(tmp_path, seed=seed, kl=course)
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    found = {c.claim.name: c for c in check_all(read_claims(PAPER), variants)}
+    assert [found[name].verdict for name in KL_CLAIMS] == [bounded, stable]
+    assert {found[name].reason for name in KL_CLAIMS} == {reason}
+
+
+def test_a_metric_that_no_run_recorded_is_named(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "runs", seed=seed)
+    (found,) = check(tmp_path, RISES.replace("reward/mean", "reward/other"))
+    assert (found.verdict, found.reason) == (NO_VERDICT, "reward/other is not recorded in 3 finished run(s)")
 
 
 COMPARES = """
@@ -385,7 +420,8 @@ def test_the_papers_claims_hold_on_the_papers_curves(tmp_path: Path) -> None:
     variants, _ = load_variants([tmp_path], COLUMNS)
     found = {c.claim.name: c.verdict for c in check_all(read_claims(PAPER), variants) if c.task == "antonym"}
     for name in ("PGSRM rises", "PGSRM keeps", "binary stays flat", "sharp jump", "antonym plateau", "PGSRM entropy falls",
-                 "PGSRM entropy settles", "binary entropy stays high", "PGSRM KL bounded", "binary KL hesitant"):  # fmt: skip
+                 "PGSRM entropy settles", "binary entropy stays high", "PGSRM KL bounded", "PGSRM KL stable",
+                 "binary KL hesitant"):  # fmt: skip
         assert found[name] == HOLDS, name
 
 
@@ -395,13 +431,14 @@ def test_the_papers_claims_do_not_hold_on_the_opposite(tmp_path: Path) -> None:
         noise = rng.normal(0, 0.01, 400)
         up, down = np.linspace(0.1, 0.9, 400), np.linspace(0.9, 0.1, 400)
         write_run(tmp_path, "antonym", "pgsrm", seed, rewards=list(down + noise), entropy=list(1 + up + noise),
-                  kl=list(10 * up + noise))  # fmt: skip
+                  kl=list(15 * up + noise))  # fmt: skip
         write_run(tmp_path, "antonym", "binary", seed, rewards=list(up + noise), entropy=list(down + noise),
                   kl=list(30 * up + noise))  # fmt: skip
     variants, _ = load_variants([tmp_path], COLUMNS)
     found = {c.claim.name: c.verdict for c in check_all(read_claims(PAPER), variants) if c.task == "antonym"}
     for name in ("PGSRM rises", "PGSRM keeps", "binary stays flat", "sharp jump", "antonym plateau", "PGSRM entropy falls",
-                 "PGSRM entropy settles", "binary entropy stays high", "PGSRM KL bounded", "binary KL hesitant"):  # fmt: skip
+                 "PGSRM entropy settles", "binary entropy stays high", "PGSRM KL bounded", "PGSRM KL stable",
+                 "binary KL hesitant"):  # fmt: skip
         assert found[name] == FAILS, name
 
 
