@@ -15,7 +15,7 @@ from measures import MEASURES
 
 PAPER = Path(__file__).with_name("claims.yaml")
 REQUIRED = ("name", "says", "metric", "measure", "where", "expect")
-OPTIONAL = ("source", "minus", "min_seeds")
+OPTIONAL = ("source", "minus", "min_seeds", "must_finish")
 
 
 class ClaimsError(Exception):
@@ -38,6 +38,7 @@ class Claim:
     high: float
     strict: bool  # whether the bounds themselves are outside
     min_seeds: int
+    must_finish: bool  # whether it does not hold of a run that diverged
 
     @property
     def definition(self) -> str:
@@ -94,6 +95,9 @@ def _claim(entry: Any, where: str) -> Claim:
     seeds = entry.get("min_seeds", MIN_SEEDS)
     if not isinstance(seeds, int) or seeds < MIN_SEEDS:
         raise ClaimsError(f"{where}: min_seeds={seeds}: must be a whole number of at least {MIN_SEEDS}")
+    must_finish = entry.get("must_finish", False)
+    if not isinstance(must_finish, bool):
+        raise ClaimsError(f"{where}: must_finish={must_finish}: must be true or false")
     return Claim(
         name=str(entry["name"]),
         says=str(entry["says"]),
@@ -107,6 +111,7 @@ def _claim(entry: Any, where: str) -> Claim:
         high=high,
         strict=strict,
         min_seeds=seeds,
+        must_finish=must_finish,
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 RESAMPLES = 2000
+NORMAL = 1.96  # standard deviations on either side that hold `LEVEL` of a normal distribution
 MIN_SEEDS = 3  # of two seeds, t's interval is 13 standard errors wide to either side and says nothing
 NAN = float("nan")
 
@@ -61,6 +62,34 @@ def difference_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
     freedom = sum(errors) ** 2 / sum(e**2 / (len(x) - 1) for e, x in zip(errors, (a, b), strict=True))
     half = _t_quantile(freedom) * math.sqrt(sum(errors))
     return Estimate(difference, difference - half, difference + half, n)
+
+
+def censored_mean_interval(values: Sequence[float], limit: float) -> Estimate:
+    """The mean of times of which an infinite one is only known to lie beyond `limit`: it counts as `limit`, so that the
+    value and the lower bound are on the safe side, and there is no upper bound."""
+    known = mean_interval([min(value, limit) for value in values])
+    return known if known.n < MIN_SEEDS else Estimate(known.value, known.low, math.inf, known.n)
+
+
+def rank_difference_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
+    """How much larger a is than b, where some are infinite: the median of all pairs' differences (Hodges and Lehmann)
+    with the interval that inverts Mann and Whitney's test, by its normal approximation; unbounded below four seeds a side.
+
+    What two infinite values differ by is not known: it counts against either bound.
+    """
+    import numpy as np
+
+    n, m = len(a), len(b)
+    if min(n, m) < MIN_SEEDS:
+        return Estimate(NAN, n=min(n, m))
+    with np.errstate(invalid="ignore"):
+        pairs = np.subtract.outer(np.asarray(a), np.asarray(b)).ravel()
+        value = float(np.nanmedian(pairs)) if not np.isnan(pairs).all() else NAN
+    low, high = (np.sort(np.where(np.isnan(pairs), bound, pairs)) for bound in (-np.inf, np.inf))
+    rank = int(n * m / 2 - NORMAL * math.sqrt(n * m * (n + m + 1) / 12))
+    if rank < 1:
+        return Estimate(value, -math.inf, math.inf, min(n, m))
+    return Estimate(value, float(low[rank - 1]), float(high[-rank]), min(n, m))
 
 
 def _t_quantile(freedom: float) -> float:

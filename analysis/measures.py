@@ -187,9 +187,11 @@ def rise_time(s: Series) -> float:
 
 
 def episodes_to(s: Series, level: float) -> float:
-    """Episodes until the smoothed curve first reaches `level`; NaN if it never does."""
+    """Episodes until the smoothed curve first reaches `level`; infinite where a whole run never does."""
     reached = s.smooth >= level
-    return float(s.episodes[s.updates > 0][reached.argmax()]) if reached.any() else NAN
+    if not reached.any():
+        return float("inf") if s.whole else NAN
+    return float(s.episodes[s.updates > 0][reached.argmax()])
 
 
 # Stability

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import measures
@@ -160,7 +161,7 @@ def _reached(variant: Variant) -> list[Cell]:
     if not runs:
         return [NONE, NONE]
     found = [episodes_to(series(run, MATCH), THRESHOLD) for run in runs]
-    reached = [value for value in found if value == value]
+    reached = [value for value in found if math.isfinite(value)]
     return [f"{len(reached)} of {len(runs)}", mean_interval(reached)]
 
 

@@ -9,12 +9,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from claims import Claim, conditions_text
-from intervals import Estimate, difference_interval, mean_interval
+from intervals import (
+    Estimate,
+    censored_mean_interval,
+    difference_interval,
+    mean_interval,
+    rank_difference_interval,
+)
 from measures import MEASURES, NAN, NO_VALUE, lowest, series
 from results import KL
 from runs import Run
@@ -22,6 +29,7 @@ from tables import NONE, Cell, Table
 from variants import Variant
 
 HOLDS, FAILS, UNDECIDED, NO_VERDICT = "holds", "does not hold", "not enough runs", "no verdict"
+INSIDE, OUTSIDE = "inside", "outside"
 # The mean of k1 over a batch is below zero by noise alone, by about 0.01 once smoothed. Further down the tokens are not
 # drawn from the policy that is scored (top-k, an EOS without a gradient): what is measured is no divergence any more.
 LOWEST_KL = -0.1  # nats a token
@@ -80,14 +88,23 @@ def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
     groups = [variant] if other is None else [variant, other]
     found = [[_value(claim, run) for run in group.complete] for group in groups]
     values = [[value for value, _ in each if value == value] for each in found]
-    estimate = mean_interval(values[0]) if other is None else difference_interval(values[0], values[1])
+    estimate = _estimate(values, groups)
     missing = Counter(reason for each in found for value, reason in each if value != value)
-    verdict, reason = _verdict(claim, estimate, groups, [len(each) for each in values], missing)
+    verdict, reason = _verdict(claim, estimate, groups, values, missing)
     settings = variant.settings
     if other is not None and other.settings != settings:
         settings = " / ".join(each.settings or each.reward_title for each in groups)
     reward = " − ".join(group.reward_title for group in groups)
     return Check(claim, variant.task, reward, settings, estimate, verdict, reason, tuple(groups))
+
+
+def _estimate(values: Sequence[Sequence[float]], groups: Sequence[Variant]) -> Estimate:
+    """A group's mean, or the first minus the second. Infinite values are those of runs that never got there."""
+    censored = any(math.isinf(value) for each in values for value in each)
+    if len(values) == 1:
+        ends = groups[0].runs[0].episodes
+        return censored_mean_interval(values[0], ends) if censored else mean_interval(values[0])
+    return rank_difference_interval(*values) if censored else difference_interval(*values)
 
 
 def _value(claim: Claim, run: Run) -> tuple[float, str]:
@@ -102,27 +119,50 @@ def _value(claim: Claim, run: Run) -> tuple[float, str]:
 
 
 def _verdict(
-    claim: Claim, e: Estimate, groups: Sequence[Variant], counts: Sequence[int], missing: Mapping[str, int]
+    claim: Claim,
+    estimate: Estimate,
+    groups: Sequence[Variant],
+    values: Sequence[Sequence[float]],
+    missing: Mapping[str, int],
 ) -> tuple[str, str]:
-    """`counts` are the values a group; `missing` says of how many finished runs there is none, by the reason."""
+    """`values` are those of the finished runs, a group; `missing` says how many of these have none, by the reason."""
+    counts = [len(each) for each in values]
     runs = [run for group in groups for run in group.runs]
     failed = sum(run.failed for run in runs)
-    details = [f"{failed} of {len(runs)} runs failed"] if failed else []
-    details += [f"{reason} in {count} finished run(s)" for reason, count in missing.items()]
-    also = "".join(f"; {detail}" for detail in details)
+    problems = [f"{failed} of {len(runs)} runs failed"] if failed else []
+    problems += [f"{reason} in {count} finished run(s)" for reason, count in missing.items()]
     if min(counts) < claim.min_seeds:
-        if all(len(group.complete) >= claim.min_seeds for group in groups):
-            return NO_VERDICT, "; ".join(details)
-        return UNDECIDED, f"{min(counts)} of {claim.min_seeds} finished seeds{also}"
-    if (claim.strict and (e.high <= claim.low or e.low >= claim.high)) or e.high < claim.low or e.low > claim.high:
-        return FAILS, f"{_seeds(counts)}{also}"
-    inside = claim.low < e.low and e.high < claim.high if claim.strict else claim.low <= e.low and e.high <= claim.high
-    if not inside:
-        bound = claim.low if e.low <= claim.low else claim.high
-        return UNDECIDED, f"{_seeds(counts)}, the interval holds the bound {bound:g}{also}"
-    if details:
-        return UNDECIDED, f"{_seeds(counts)} would hold, but {', '.join(details)}"
-    return HOLDS, _seeds(counts)
+        if claim.must_finish and sum(run.diverged for run in groups[0].runs) >= claim.min_seeds:
+            return FAILS, "; ".join(problems)
+        if all(len(group.complete) + sum(run.failed for run in group.runs) >= claim.min_seeds for group in groups):
+            return NO_VERDICT, "; ".join(problems)
+        return UNDECIDED, "; ".join([f"{min(counts)} of {claim.min_seeds} finished seeds", *problems])
+    notes = [_seeds(counts)]
+    never = sum(math.isinf(value) for each in values for value in each)
+    if never == sum(counts) and len(groups) > 1:
+        return NO_VERDICT, f"{notes[0]}, none of which reaches {claim.level:g}"
+    if never:
+        notes.append(f"{never} of {sum(counts)} never reach {claim.level:g}")
+    place = _place(claim, estimate)
+    if place == OUTSIDE:
+        return FAILS, "; ".join([*notes, *problems])
+    if place != INSIDE:
+        return UNDECIDED, "; ".join([f"{', '.join(notes)}, the interval holds the bound {place}", *problems])
+    if problems:
+        return UNDECIDED, f"{', '.join(notes)} would hold, but {', '.join(problems)}"
+    return HOLDS, "; ".join(notes)
+
+
+def _place(claim: Claim, e: Estimate) -> str:
+    """Whether the interval is `INSIDE` of the claim's bounds, `OUTSIDE`, or which bound is in it."""
+    bounds = [(claim.low, e.low, e.high), (-claim.high, -e.high, -e.low)]  # both as lower bounds
+    bounds = [bound for bound in bounds if bound[0] > -math.inf]
+    if any(far < bound or (claim.strict and far == bound) for bound, _, far in bounds):
+        return OUTSIDE
+    if all(near > bound or (not claim.strict and near == bound) for bound, near, _ in bounds):
+        return INSIDE
+    below = claim.low > -math.inf and (e.low < claim.low or (claim.strict and e.low == claim.low))
+    return f"{claim.low if below else claim.high:g}"
 
 
 def _seeds(counts: Sequence[int]) -> str:

@@ -43,7 +43,8 @@ def test_levels_and_progress_of_a_ramp() -> None:
     assert measures.late_change(s) == pytest.approx(0.8 - np.mean(ramp(0.2, 0.8, 1000)[500:600]))
     assert measures.rise_time(s) == pytest.approx(0.1 + 0.9 * 0.8, abs=0.01)
     assert measures.episodes_to(s, 0.5) == pytest.approx(25000, abs=200)
-    assert np.isnan(measures.episodes_to(s, 0.9))
+    assert measures.episodes_to(s, 0.9) == float("inf")
+    assert np.isnan(measures.episodes_to(curve([0.1] * 60, planned=100), 0.9))
     assert measures.remains(s) == pytest.approx(4.0)
 
 
@@ -266,7 +267,10 @@ def test_a_finished_seed_without_a_value_keeps_a_claim_from_holding(tmp_path: Pa
     for seed in range(4):
         write_run(tmp_path / "runs", seed=seed, rewards=ramp(0.1, 0.6) if seed else [0.0] * UPDATES)
     (found,) = check(tmp_path, RISES.replace("change", "kept"))  # no ratio to nothing
-    assert (found.verdict, found.reason) == (UNDECIDED, "3 seeds would hold, but nothing was gained in 1 finished run(s)")
+    assert (found.verdict, found.reason) == (
+        UNDECIDED,
+        "3 seeds would hold, but nothing was gained in 1 finished run(s)",
+    )
 
 
 KL_CLAIMS = ("PGSRM KL bounded", "PGSRM KL stable")
@@ -356,6 +360,89 @@ def test_episodes_to_a_level(tmp_path: Path) -> None:
     assert found.claim.definition == "episodes to 0.5 of reward/mean ≤ 1500"
 
 
+REACHES = """
+- name: faster
+  says: PGSRM reaches half of the reward in fewer episodes.
+  where: {reward: pgsrm}
+  minus: {reward: binary}
+  metric: reward/mean
+  measure: {episodes_to: 0.5}
+  expect: {below: 0}
+"""
+
+
+def reaching(root: Path, reward: str, *updates: int | None) -> None:
+    """A run for each: its reward steps from 0.1 to 0.9 after so many updates, or never."""
+    for seed, update in enumerate(updates):
+        at = UPDATES if update is None else update
+        write_run(root / "runs", reward=reward, seed=seed, rewards=[0.1] * at + [0.9] * (UPDATES - at))
+
+
+@pytest.mark.parametrize(
+    ("pgsrm", "binary", "verdict", "reason"),
+    [
+        # Wrong version: the three that came through are compared, and lead.
+        ((40, 41, 42, 43, 44), (10, 12, 14, None, None), UNDECIDED,
+         "5 seeds, 2 of 10 never reach 0.5, the interval holds the bound 0"),
+        ((10, 11, 12, 13, 14), (40, 42, 44, None, None), HOLDS, "5 seeds; 2 of 10 never reach 0.5"),
+        ((None,) * 5, (10, 12, 14, 16, 18), FAILS, "5 seeds; 5 of 10 never reach 0.5"),  # and not "not enough runs"
+        ((None,) * 5, (None,) * 5, NO_VERDICT, "5 seeds, none of which reaches 0.5"),
+        # By ranks three against three come out so in one of ten cases.
+        ((10, 11, 12), (None,) * 3, UNDECIDED, "3 seeds, 3 of 6 never reach 0.5, the interval holds the bound 0"),
+    ],
+)  # fmt: skip
+def test_seeds_that_never_reach_a_level_count_as_the_slowest(
+    tmp_path: Path, pgsrm: tuple[int | None, ...], binary: tuple[int | None, ...], verdict: str, reason: str
+) -> None:
+    reaching(tmp_path, "pgsrm", *pgsrm)
+    reaching(tmp_path, "binary", *binary)
+    (found,) = check(tmp_path, REACHES)
+    assert (found.verdict, found.reason) == (verdict, reason)
+
+
+@pytest.mark.parametrize(
+    ("expect", "verdict"),
+    [("at_most: 1500", FAILS), ("at_least: 1500", HOLDS), ("at_most: 4900", UNDECIDED), ("at_least: 9000", UNDECIDED)],
+)
+def test_what_is_never_reached_is_known_to_take_longer_than_the_run(tmp_path: Path, expect: str, verdict: str) -> None:
+    reaching(tmp_path, "pgsrm", 60, 62, 64, None, None)
+    text = RISES.replace("change", "{episodes_to: 0.5}").replace("at_least: 0.1", expect)
+    (found,) = check(tmp_path, text)
+    assert found.verdict == verdict and found.estimate.high == float("inf")
+    assert found.estimate.value == pytest.approx(np.mean([3050, 3150, 3250, 5000, 5000]), abs=30)
+
+
+def test_the_rank_interval_covers_the_shift_of_skewed_times() -> None:
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(1000):
+        a, b = rng.exponential(1, 6) + 0.5, rng.exponential(1, 6)
+        e = intervals.rank_difference_interval(a.tolist(), b.tolist())
+        held.append(e.low <= 0.5 <= e.high)
+    assert 0.94 < np.mean(held) < 0.985
+    e = intervals.rank_difference_interval([1.0, 2.0, 3.0, 4.0], [11.0, 12.0, 13.0, float("inf")])
+    assert (e.value, e.low, e.high) == (-10.0, -float("inf"), -7.0)
+
+
+DIVERGED = {"reason": "ppo: the gradient is not finite (policy/kl_coef 1e+18, loss/actor 3e+18)"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [(DIVERGED, FAILS), ({"reason": "disk full"}, NO_VERDICT)],  # a full disk refutes nothing
+)
+def test_a_rising_reward_is_not_what_runs_that_diverged_have(
+    tmp_path: Path, reason: dict[str, str], verdict: str
+) -> None:
+    """Wrong version: "not enough runs", however many failed."""
+    for seed in range(4):
+        write_run(tmp_path, seed=seed, rewards=[0.1] * 20, updates=UPDATES, state="failed", status=reason)
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    found = {c.claim.name: (c.verdict, c.reason) for c in check_all(read_claims(PAPER), variants)}
+    assert found["PGSRM rises"] == (verdict, "4 of 4 runs failed")
+    assert found["PGSRM entropy falls"] == (NO_VERDICT, "4 of 4 runs failed")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -372,6 +459,7 @@ def test_episodes_to_a_level(tmp_path: Path) -> None:
         (RISES.replace("at_least: 0.1", "at_least: 0.9, at_most: 0.1"), "the lower bound is above the upper one"),
         (RISES.replace("{reward: pgsrm}", "pgsrm"), "where=pgsrm: is no mapping"),
         (RISES + "  min_seeds: 1", "min_seeds=1: must be a whole number of at least 3"),
+        (RISES + "  must_finish: 1", "must_finish=1: must be true or false"),
         (RISES + RISES, "claim 2: name=rises is taken"),
     ],
 )
