@@ -152,12 +152,23 @@ def test_the_bootstrap_band_covers_with_many_seeds_and_is_the_range_of_three() -
 
 def test_the_interquartile_mean_drops_odd_runs_and_its_interval_covers() -> None:
     assert intervals.interquartile_mean([[0.1, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 9.0]]).value == 0.5
+    # Of five the middle one and three quarters of its neighbours; of three the middle one and a quarter of the others.
+    assert intervals.interquartile_mean([[9.0, 0.4, 0.5, 0.7, -9.0]]).value == pytest.approx(
+        0.3 * 0.4 + 0.2 + 0.3 * 0.7
+    )
+    assert intervals.interquartile_mean([[0.0, 0.5, 0.6]]).value == pytest.approx((0.25 * 0.0 + 0.5 + 0.25 * 0.6) / 1.5)
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(60):  # two tasks about 0.5: the middle half's true mean is 0.5
         e = intervals.interquartile_mean(rng.normal(0.5, 0.1, (2, 10)).tolist())
         held += e.low <= 0.5 <= e.high
     assert held >= 51
+
+
+def test_the_interquartile_mean_leaves_no_task_out() -> None:
+    """Wrong version: of tasks that differ in scale the middle half of all scores is that of one task alone, 5."""
+    scores = [[1.0, 1.1, 1.2], [5.0, 5.0, 5.0], [30.0, 31.0, 32.0]]
+    assert intervals.interquartile_mean(scores).value == pytest.approx((1.1 + 5 + 31) / 3)
 
 
 def test_probability_of_improvement() -> None:
@@ -184,8 +195,35 @@ def test_rewards_are_compared_in_the_same_setup_over_tasks(tmp_path: Path) -> No
     held_out = rows["right greedy answers, held out"]
     assert held_out["IQM PGSRM"].startswith("0.405 [") and held_out["IQM Binary"].startswith("0.255 [")
     assert held_out["P, all tasks"] == "1.00 [1.00, 1.00]" and held_out["P, antonym"] == "1.00"
+    assert held_out["runs PGSRM"] == held_out["runs Binary"] == "6"
     assert held_out["tasks"] == "2" and "ppo=paper" not in table.markdown()
     assert "right answers, last tenth" not in rows  # reward/exact_match is not recorded
+
+
+def test_runs_that_failed_are_counted_as_the_worst_and_leave_no_mean(tmp_path: Path) -> None:
+    """Wrong version: the two survivors under PGSRM win, and nothing says that three failed."""
+    for seed in range(5):
+        write_run(tmp_path, "color", "binary", seed, exact=(0.0, 0.5))
+        if seed < 2:
+            write_run(tmp_path, "color", "pgsrm", seed, exact=(0.0, 0.8))
+        else:
+            write_run(tmp_path, "color", "pgsrm", seed, rewards=[0.1] * 20, updates=UPDATES, state="failed")
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (table,) = comparisons(variants)
+    row = next(row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out")
+    assert (row["runs PGSRM"], row["runs Binary"], row["P, color"]) == ("2 (+3 failed)", "5", "0.40")
+    assert "IQM PGSRM" not in row and row["IQM Binary"].startswith("0.250")
+    assert row["P, all tasks"].startswith("0.40 [")
+
+
+def test_a_reward_of_which_every_run_failed_is_compared_too(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path, "color", "pgsrm", seed, exact=(0.0, 0.8))
+        write_run(tmp_path, "color", "binary", seed, rewards=[0.1] * 20, updates=UPDATES, state="failed")
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (table,) = comparisons(variants)
+    assert {row["runs Binary"] for row in table_rows(table.markdown())} == {"0 (+3 failed)"}
+    assert {row["P, all tasks"] for row in table_rows(table.markdown())} == {"1.00 [1.00, 1.00]"}
 
 
 # --- claims -------------------------------------------------------------------------------------------------
