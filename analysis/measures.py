@@ -23,6 +23,7 @@ JUMP = 0.05  # share of the updates within which a jump happens
 NOISE = 5.0  # standard deviations of the smoothed curve's noise that a jump must be above
 MAD = 1.4826  # a normal distribution's standard deviation over its median distance from the median
 SPIKE = 8.0  # standard deviations from the local median
+GAINED = 0.1  # no share of a gain below this: that much also noise makes of a few updates
 NEXT_TO_NOTHING = 0.005  # no ratio to a value below this
 
 
@@ -148,8 +149,10 @@ def late_change(s: Series) -> float:
 
 
 def kept(s: Series) -> float:
-    """Last tenth over best tenth: 1 if nothing that was gained is lost again. None if the best is next to nothing."""
-    return last(s) / best(s) if best(s) >= NEXT_TO_NOTHING else NAN
+    """Share of the gain from the start to the best tenth that the last tenth still has: 1 if nothing is lost again. None
+    if there was next to no gain."""
+    gained = best(s) - start(s)
+    return (last(s) - start(s)) / gained if gained >= GAINED else NAN
 
 
 def remains(s: Series) -> float:
@@ -264,7 +267,7 @@ def growth(s: Series) -> float:
 
 # Why a finished run has no value of a measure.
 NO_VALUE = {
-    "kept": "nothing was gained",
+    "kept": f"less than {GAINED:g} was gained",
     "remains": "the start is next to nothing",
     "rise_time": "it does not rise",
     "growth": "what was before is next to nothing",
