@@ -15,7 +15,7 @@ from measures import MEASURES
 
 PAPER = Path(__file__).with_name("claims.yaml")
 REQUIRED = ("name", "says", "metric", "measure", "where", "expect")
-OPTIONAL = ("source", "minus", "min_seeds", "must_finish")
+OPTIONAL = ("source", "minus", "min_seeds", "must_finish", "settled")
 
 
 class ClaimsError(Exception):
@@ -39,6 +39,7 @@ class Claim:
     strict: bool  # whether the bounds themselves are outside
     min_seeds: int
     must_finish: bool  # whether it does not hold of a run that diverged
+    settled: float  # no verdict where the metric's `late_change` is larger, up or down; infinite for any
 
     @property
     def definition(self) -> str:
@@ -98,6 +99,9 @@ def _claim(entry: Any, where: str) -> Claim:
     must_finish = entry.get("must_finish", False)
     if not isinstance(must_finish, bool):
         raise ClaimsError(f"{where}: must_finish={must_finish}: must be true or false")
+    settled = entry.get("settled", float("inf"))
+    if "settled" in entry and not (_is_number(settled) and settled > 0):
+        raise ClaimsError(f"{where}: settled={settled}: must be a number above 0: the largest late_change that is none")
     return Claim(
         name=str(entry["name"]),
         says=str(entry["says"]),
@@ -112,6 +116,7 @@ def _claim(entry: Any, where: str) -> Claim:
         strict=strict,
         min_seeds=seeds,
         must_finish=must_finish,
+        settled=float(settled),
     )
 
 

@@ -181,12 +181,12 @@ def _deviation(values: np.ndarray) -> float:
 
 
 def rise_time(s: Series) -> float:
-    """Share of the updates after which the smoothed curve has made 90% of its rise from start to the last tenth."""
+    """Episodes until the smoothed curve has made 90% of its rise from start to the last tenth."""
     before, after = start(s), last(s)
     if not after > before:
         return NAN
     made = s.smooth >= before + 0.9 * (after - before)
-    return float(s.updates[s.updates > 0][made.argmax()]) / s.planned if made.any() else NAN
+    return float(s.episodes[s.updates > 0][made.argmax()]) if made.any() else NAN
 
 
 def episodes_to(s: Series, level: float) -> float:

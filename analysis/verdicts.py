@@ -22,7 +22,7 @@ from intervals import (
     mean_interval,
     rank_difference_interval,
 )
-from measures import MEASURES, NAN, NO_VALUE, lowest, series
+from measures import MEASURES, NAN, NO_VALUE, late_change, lowest, series
 from results import KL
 from runs import Run
 from tables import NONE, Cell, Table
@@ -48,6 +48,11 @@ class Check:
     verdict: str
     reason: str
     variants: tuple[Variant, ...] = ()
+
+    @property
+    def episodes(self) -> str:
+        """Planned episodes a run: what a curve does within a run depends on how long that is."""
+        return f"{self.variants[0].runs[0].episodes:,.0f}" if self.variants else NONE
 
 
 def check_all(claims: Iterable[Claim], variants: Sequence[Variant]) -> list[Check]:
@@ -75,13 +80,13 @@ def _check(claim: Claim, variants: Sequence[Variant]) -> list[Check]:
 
 def claims_table(checks: Mapping[str, Sequence[Check]]) -> Table:
     """A row a check; `checks` by the name of their experiment, "" for none."""
-    head = ["claim", "task", "reward", "settings", "definition", "value", "verdict", "why", "experiment"]
+    head = ["claim", "task", "reward", "settings", "episodes", "definition", "value", "verdict", "why", "experiment"]
     rows: list[list[Cell]] = []
     for experiment, found in checks.items():
         for c in found:
-            what = [c.claim.name, c.task, c.reward, c.settings, c.claim.definition]
+            what = [c.claim.name, c.task, c.reward, c.settings, c.episodes, c.claim.definition]
             rows.append([*what, c.estimate, c.verdict, c.reason, experiment or NONE])
-    return Table("claims", "Claims", head, rows, left=8, notes=("Value: mean over seeds [95% interval].",))
+    return Table("claims", "Claims", head, rows, left=9, notes=("Value: mean over seeds [95% interval].",))
 
 
 def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
@@ -137,6 +142,12 @@ def _verdict(
         if all(len(group.complete) + sum(run.failed for run in group.runs) >= claim.min_seeds for group in groups):
             return NO_VERDICT, "; ".join(problems)
         return UNDECIDED, "; ".join([f"{min(counts)} of {claim.min_seeds} finished seeds", *problems])
+    moving = next(filter(None, (_still_moving(claim, group) for group in groups)), "")
+    if moving:
+        return NO_VERDICT, "; ".join([moving, *problems])
+    length = groups[0].runs[0].episodes
+    if claim.measure == "rise_time" and claim.high >= length:
+        return NO_VERDICT, f"runs of {length:,.0f} episodes can't go beyond {claim.high:,.0f}"
     notes = [_seeds(counts)]
     never = sum(math.isinf(value) for each in values for value in each)
     if never == sum(counts) and len(groups) > 1:
@@ -151,6 +162,15 @@ def _verdict(
     if problems:
         return UNDECIDED, f"{', '.join(notes)} would hold, but {', '.join(problems)}"
     return HOLDS, "; ".join(notes)
+
+
+def _still_moving(claim: Claim, group: Variant) -> str:
+    """What the metric still does in the second half, where that is more than the claim's `settled`; else ""."""
+    changes = [late_change(series(run, claim.metric)) for run in group.complete]
+    change = mean_interval([each for each in changes if each == each]).value
+    if not abs(change) > claim.settled:
+        return ""
+    return f"still {'rising' if change > 0 else 'falling'}, {change:+.3f} from the sixth tenth to the last"
 
 
 def _place(claim: Claim, e: Estimate) -> str:

@@ -82,8 +82,9 @@ def test_the_report_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     rows = [sample(u, word, f"<b>{u}</b>", u > 50) for u in (10, 50, 100) for word in ("hot", "happy")]
     for reward in ("pgsrm", "binary"):
         for seed in range(3):
-            write_run(tmp_path / "runs", "antonym", reward, seed, rewards=ramp(0.1, 0.74 + seed / 100), exact=(0.1, 0.8),
-                      samples=rows)  # fmt: skip
+            level = 0.74 + seed / 100
+            rewards = ramp(0.1, level)[:40] + [level] * 60
+            write_run(tmp_path / "runs", "antonym", reward, seed, rewards=rewards, exact=(0.1, 0.8), samples=rows)
     page = make_report(tmp_path)
     sources = page.all("img", "src") + page.all("source", "srcset")
     assert len(sources) == 6 and all(source.startswith("data:image/svg+xml;base64,") for source in sources)
@@ -101,7 +102,10 @@ def test_the_report_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert "<b>100</b>" in words  # an answer is text, never markup
     assert "Prompt: The opposite of '…' is" in words and "0.25 ✓" in words
     assert "100 happy cold <b>100</b> 0.25 ✓" in words and "10 hot cold <b>10</b> 0.25 ✗" in words
-    assert "The reward under PGSRM approaches a plateau around 0.7-0.8. (5.2) ✓" in words
+    assert (
+        "The reward under PGSRM approaches a plateau around 0.7-0.8; here, 0.05 to either side is around. (5.2) ✓"
+        in words
+    )
     assert "a" * 16 in words  # the commit
 
 

@@ -41,7 +41,7 @@ def test_levels_and_progress_of_a_ramp() -> None:
     assert (measures.rise(s), measures.change(s), measures.kept(s)) == pytest.approx((0.6, 0.6, 1.0))
     assert measures.area(s) == pytest.approx(0.5)
     assert measures.late_change(s) == pytest.approx(0.8 - np.mean(ramp(0.2, 0.8, 1000)[500:600]))
-    assert measures.rise_time(s) == pytest.approx(0.1 + 0.9 * 0.8, abs=0.01)
+    assert measures.rise_time(s) == pytest.approx((0.1 + 0.9 * 0.8) * 50000, abs=500)
     assert measures.episodes_to(s, 0.5) == pytest.approx(25000, abs=200)
     assert measures.episodes_to(s, 0.9) == float("inf")
     assert np.isnan(measures.episodes_to(curve([0.1] * 60, planned=100), 0.9))
@@ -360,6 +360,42 @@ def test_what_was_gained_is_kept(tmp_path: Path, course: list[float], verdict: s
     assert verdict != NO_VERDICT or found.reason == "less than 0.1 was gained in 3 finished run(s)"
 
 
+@pytest.mark.parametrize(
+    ("course", "verdict", "reason"),
+    [
+        (ramp(0.1, 0.75)[:40] + [0.75] * 60, HOLDS, "3 seeds"),
+        (ramp(0.1, 0.68)[:40] + [0.68] * 60, HOLDS, "3 seeds"),  # around 0.7-0.8
+        (ramp(0.1, 0.6)[:40] + [0.6] * 60, FAILS, "3 seeds"),
+        # Wrong version: 0.75 at the end of a climb is a plateau.
+        (ramp(0.1, 0.75), NO_VERDICT, "still rising, +0.284 from the sixth tenth to the last"),
+        (ramp(1.0, 0.75), NO_VERDICT, "still falling, -0.109 from the sixth tenth to the last"),
+    ],
+)
+def test_a_plateau_is_judged_once_the_curve_is_level(
+    tmp_path: Path, course: list[float], verdict: str, reason: str
+) -> None:
+    for seed in range(3):
+        write_run(tmp_path, "antonym", seed=seed, rewards=course)
+    found = paper_checks(tmp_path)["antonym plateau"]
+    assert (found.verdict, found.reason) == (verdict, reason)
+
+
+@pytest.mark.parametrize(
+    ("updates", "jump", "verdict"),
+    [
+        (2000, 300, HOLDS),  # 15,000 of 100,000 episodes
+        (1000, 300, HOLDS),  # wrong version: a share of the run, 0.3 of 50,000 episodes
+        (2000, 500, FAILS),
+        (300, 100, NO_VERDICT),  # 15,000 episodes can't be more than 20,000
+    ],
+)
+def test_quickly_is_counted_in_episodes(tmp_path: Path, updates: int, jump: int, verdict: str) -> None:
+    for seed in range(3):
+        write_run(tmp_path, "sentiment", seed=seed, rewards=[0.1] * jump + [0.4] * (updates - jump))
+    found = paper_checks(tmp_path)["sentiment quickly"]
+    assert found.verdict == verdict and found.episodes == f"{50 * updates:,}"
+
+
 KL_CLAIMS = ("PGSRM KL bounded", "PGSRM KL stable")
 
 
@@ -545,6 +581,7 @@ def test_a_rising_reward_is_not_what_runs_that_diverged_have(
         (RISES.replace("{reward: pgsrm}", "pgsrm"), "where=pgsrm: is no mapping"),
         (RISES + "  min_seeds: 1", "min_seeds=1: must be a whole number of at least 3"),
         (RISES + "  must_finish: 1", "must_finish=1: must be true or false"),
+        (RISES + "  settled: -1", "settled=-1: must be a number above 0"),
         (RISES + RISES, "claim 2: name=rises is taken"),
     ],
 )
@@ -585,7 +622,7 @@ def papers_runs(root: Path, seeds: int) -> None:
     n = 400
     for seed in range(seeds):
         noise = rng.normal(0, 0.01, n)
-        jump = np.concatenate([np.full(180, 0.1), np.linspace(0.1, 0.7, 20), np.linspace(0.7, 0.76, 200)])
+        jump = np.concatenate([np.full(180, 0.1), np.linspace(0.1, 0.73, 20), np.linspace(0.73, 0.75, 200)])
         fall = np.concatenate([np.linspace(5, 0.6, 60), np.linspace(0.6, 1.5, 40), np.full(300, 0.5)])
         settled = np.concatenate([np.linspace(0, 2, 100), np.full(300, 2.0)])
         write_run(root, "antonym", "pgsrm", seed, rewards=list(jump + noise), entropy=list(fall + noise),
@@ -608,7 +645,7 @@ def test_the_papers_claims_do_not_hold_on_the_opposite(tmp_path: Path) -> None:
     for seed in range(4):
         noise = rng.normal(0, 0.01, 400)
         up, down = np.linspace(0.1, 0.9, 400), np.linspace(0.9, 0.1, 400)
-        lost = np.concatenate([np.linspace(0.1, 0.9, 160), np.linspace(0.9, 0.1, 160), np.full(80, 0.1)])
+        lost = np.concatenate([np.linspace(0.1, 0.9, 100), np.linspace(0.9, 0.1, 100), np.full(200, 0.1)])
         write_run(tmp_path, "antonym", "pgsrm", seed, rewards=list(lost + noise), entropy=list(1 + up + noise),
                   kl=list(15 * up + noise))  # fmt: skip
         write_run(tmp_path, "antonym", "binary", seed, rewards=list(up + noise), entropy=list(down + noise),
@@ -629,5 +666,5 @@ def test_claims_table_names_definition_value_and_reason(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / "runs", seed=seed, rewards=ramp(0.1, 0.5 + seed / 10))
     (row,) = table_rows(claims_table({"": check(tmp_path)}).markdown())
-    assert row["definition"] == "change of reward/mean ≥ 0.1" and row["verdict"] == HOLDS
+    assert row["episodes"] == "5,000" and row["definition"] == "change of reward/mean ≥ 0.1" and row["verdict"] == HOLDS
     assert row["value"] == "0.500 [0.252, 0.748]"
