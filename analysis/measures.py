@@ -24,6 +24,7 @@ NOISE = 5.0  # standard deviations of the smoothed curve's noise that a jump mus
 MAD = 1.4826  # a normal distribution's standard deviation over its median distance from the median
 SPIKE = 8.0  # standard deviations from the local median
 GAINED = 0.1  # no share of a gain below this: that much also noise makes of a few updates
+SPREAD = {"reward/mean": "reward/std"}  # a mean over the batch -> the standard deviation of the batch
 NEXT_TO_NOTHING = 0.005  # no ratio to a value below this
 
 
@@ -35,6 +36,7 @@ class Series:
     episodes: np.ndarray
     values: np.ndarray
     planned: int
+    noise: np.ndarray | None = None  # (n,), standard deviation of each value by sampling its batch, where it is known
 
     @cached_property
     def trained(self) -> np.ndarray:
@@ -60,8 +62,13 @@ def series(run: Run, column: str) -> Series:
     import numpy as np
 
     updates, values = run.series(column)
-    episodes = run.metrics["episodes"][np.searchsorted(run.metrics["update"], updates)]
-    return Series(updates, episodes, values, run.updates)
+    lines = np.searchsorted(run.metrics["update"], updates)
+    noise = None
+    if column in SPREAD and SPREAD[column] in run.metrics:
+        # The spread divides by B, an unbiased variance of a response by B - 1, and that of their mean by B once more.
+        batch = run.episodes / run.updates
+        noise = run.metrics[SPREAD[column]][lines] / max(batch - 1, 1) ** 0.5
+    return Series(updates, run.metrics["episodes"][lines], values, run.updates, noise)
 
 
 def tenth_means(updates: np.ndarray, values: np.ndarray, planned: int) -> list[float]:
@@ -219,6 +226,29 @@ def oscillation(s: Series) -> float:
     return float(np.abs(np.diff(s.smooth[::step])).sum() - np.abs(np.diff(trend[::step])).sum())
 
 
+def unsteadiness(s: Series) -> float:
+    """Oscillation minus what sampling a batch an update adds to it: 0 for any trend that is drawn from, whatever the
+    reward's variance. None where the metric's spread in the batch is not known.
+
+    Two points of the smoothed curve half a window apart differ by what the trend does, d, and by normal noise of
+    variance v = 2 h s^2 / w^2: of w updates with noise s each, h have changed on either side. What noise adds to |d| is
+    E|d + e| - |d| = sqrt(2 v / pi) exp(-d^2 / 2 v) + d erf(d / sqrt(2 v)) - |d|.
+    """
+    import numpy as np
+    from scipy.special import erf
+
+    if not s.whole or s.noise is None:
+        return NAN
+    size = window(s.planned)
+    step = max(1, size // 2)
+    d = np.diff(_trend(s.smooth, window(s.planned, TREND))[::step])
+    variance = rolling_mean(s.noise[s.updates > 0] ** 2, size)[::step]
+    v = step / size**2 * (variance[1:] + variance[:-1])
+    with np.errstate(divide="ignore", invalid="ignore"):  # no noise adds nothing
+        noisy = np.sqrt(2 * v / np.pi) * np.exp(-(d**2) / (2 * v)) + d * erf(d / np.sqrt(2 * v))
+    return oscillation(s) - float(np.where(v > 0, noisy - np.abs(d), 0.0).sum())
+
+
 def _trend(values: np.ndarray, size: int) -> np.ndarray:
     """Centred rolling mean (n,) -> (n,) that goes on beyond the ends as their mirror image, upside down: a window cut at
     the ends would make a straight line's trend shorter than the line."""
@@ -270,6 +300,7 @@ NO_VALUE = {
     "kept": f"less than {GAINED:g} was gained",
     "remains": "the start is next to nothing",
     "rise_time": "it does not rise",
+    "unsteadiness": "the spread in the batch is not recorded",
     "growth": "what was before is next to nothing",
 }
 MEASURES: dict[str, Callable[..., float]] = {
@@ -277,6 +308,6 @@ MEASURES: dict[str, Callable[..., float]] = {
     for measure in (
         *(start, end, first, last, best, area, highest, lowest),
         *(rise, gain, change, late_change, kept, remains, jump, rise_time, episodes_to),
-        *(drawdown, oscillation, spikes, band, growth),
+        *(drawdown, oscillation, unsteadiness, spikes, band, growth),
     )
 }

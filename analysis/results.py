@@ -29,7 +29,7 @@ EVALUATIONS = {
     "perplexity": "eval/perplexity",
 }
 TRAINED, HELD_OUT = EVALUATIONS["exact match, trained"], EVALUATIONS["exact match, held out"]
-COLUMNS = (REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values())
+COLUMNS = (REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values(), *measures.SPREAD.values())
 INTERVAL = "Means over the finished seeds, in brackets Student's t 95% interval over seeds (none below three)."
 
 Measure = Callable[[Series], float]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_runs import UPDATES, ramp, table_rows, write_run
+from analysis_runs import BATCH, UPDATES, ramp, table_rows, write_run
 
 # isort: split
 import intervals
@@ -88,6 +89,48 @@ def test_oscillation_counts_what_goes_up_and_down_besides_the_trend() -> None:
     # On a slope the waves cover its way by themselves, which is not counted twice.
     assert measures.oscillation(curve(0.3 * x / 1000 + waves)) == pytest.approx(level - 0.3, abs=0.1)
     assert measures.oscillation(curve(0.5 + 2 * waves)) == pytest.approx(2 * level)
+
+
+def drawn(p: np.ndarray, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each batch of a reward of 0 or 1, which is 1 with probability p."""
+    mean = np.random.default_rng(seed).binomial(batch, p) / batch
+    return mean, np.sqrt(mean * (1 - mean))
+
+
+def test_unsteadiness_is_what_oscillates_beyond_a_batchs_noise() -> None:
+    updates = np.arange(1.0, 1001)
+    learning = np.linspace(0.05, 0.85, 1000)
+    waves = 0.1 * np.sin(2 * np.pi * updates / 200)
+    noisy, wavy, calm = [], [], []
+    for seed in range(10):
+        mean, std = drawn(learning, 50, seed)
+        s = Series(updates, 50 * updates, mean, 1000, std / 49**0.5)
+        assert measures.oscillation(s) > 0.2
+        noisy.append(measures.unsteadiness(s))
+        mean, std = drawn(learning * 0.5 + 0.3 + waves, 50, seed)
+        wavy.append(measures.unsteadiness(Series(updates, 50 * updates, mean, 1000, std / 49**0.5)))
+        calm.append(measures.oscillation(curve(learning * 0.5 + 0.3 + waves)))
+    assert abs(np.mean(noisy)) < 0.06  # wrong version: 0.3, the noise of a reward of 0 or 1
+    assert np.mean(wavy) == pytest.approx(np.mean(calm), rel=0.2)  # what the curve itself does is left
+    silent = Series(updates, 50 * updates, waves, 1000, np.zeros(1000))
+    assert measures.unsteadiness(silent) == measures.oscillation(silent) > 1
+    assert np.isnan(measures.unsteadiness(curve(waves)))  # no spread on file
+
+
+def test_a_binary_reward_is_not_rougher_for_being_binary(tmp_path: Path) -> None:
+    """Wrong version: the same learning curve is smoother where it is drawn with a tenth of the variance."""
+    for seed in range(5):
+        p = np.array(ramp(0.1, 0.8, 400))
+        mean, std = drawn(p, BATCH, seed)
+        write_run(tmp_path, "color", "binary", seed, rewards=list(mean), std=list(std))
+        graded = p + (drawn(p, BATCH, 100 + seed)[0] - p) / 10**0.5
+        write_run(tmp_path, "color", "pgsrm", seed, rewards=list(graded), std=list(np.sqrt(p * (1 - p) / 10)))
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    claims = [claim for claim in read_claims(PAPER) if claim.name == "smoother reward"]
+    (found,) = check_all(claims, variants)
+    assert found.verdict == UNDECIDED
+    (by_oscillation,) = check_all([dataclasses.replace(claims[0], measure="oscillation")], variants)
+    assert by_oscillation.verdict == HOLDS
 
 
 def test_spikes_are_counted_and_noise_is_not() -> None:
