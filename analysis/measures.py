@@ -233,6 +233,7 @@ def unsteadiness(s: Series) -> float:
     Two points of the smoothed curve half a window apart differ by what the trend does, d, and by normal noise of
     variance v = 2 h s^2 / w^2: of w updates with noise s each, h have changed on either side. What noise adds to |d| is
     E|d + e| - |d| = sqrt(2 v / pi) exp(-d^2 / 2 v) + d erf(d / sqrt(2 v)) - |d|.
+    Waves of the curve's own are in no d, so that of these a part is taken off too: less than the noise by itself makes.
     """
     import numpy as np
     from scipy.special import erf

@@ -111,7 +111,7 @@ def test_unsteadiness_is_what_oscillates_beyond_a_batchs_noise() -> None:
         wavy.append(measures.unsteadiness(Series(updates, 50 * updates, mean, 1000, std / 49**0.5)))
         calm.append(measures.oscillation(curve(learning * 0.5 + 0.3 + waves)))
     assert abs(np.mean(noisy)) < 0.06  # wrong version: 0.3, the noise of a reward of 0 or 1
-    assert np.mean(wavy) == pytest.approx(np.mean(calm), rel=0.2)  # what the curve itself does is left
+    assert 0.5 * np.mean(calm) < np.mean(wavy) < np.mean(calm)  # what the curve itself does is left, in part
     silent = Series(updates, 50 * updates, waves, 1000, np.zeros(1000))
     assert measures.unsteadiness(silent) == measures.oscillation(silent) > 1
     assert np.isnan(measures.unsteadiness(curve(waves)))  # no spread on file
