@@ -5,11 +5,14 @@ A claims file is a list; analysis/claims.yaml has the paper's and explains the k
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from intervals import MIN_SEEDS
 from measures import MEASURES
 
@@ -29,6 +32,7 @@ class Claim:
     name: str
     says: str
     source: str
+    place: str  # file and number, for messages
     metric: str
     measure: str
     level: float | None  # what `episodes_to` counts up to
@@ -56,29 +60,53 @@ class Claim:
         return f"{self.low:g} {below} {what} {below} {self.high:g}"
 
 
-def read_claims(path: Path) -> list[Claim]:
-    """The claims of a YAML file.
+def read_claims(*paths: Path) -> list[Claim]:
+    """The claims of YAML files, each with a name of its own among all.
 
     Raises:
-        ClaimsError: for the first thing that is wrong with it.
+        ClaimsError: for the first thing that is wrong with them.
     """
-    import yaml  # type: ignore[import-untyped]
+    claims: list[Claim] = []
+    for path in paths:
+        content = _read_yaml(path)
+        if not isinstance(content, list):
+            raise ClaimsError(f"--claims={path}: is no list of claims; begin each with '- name: ...'")
+        for number, entry in enumerate(content, start=1):
+            claim = _claim(entry, f"--claims={path}: claim {number}")
+            if claim.name in [each.name for each in claims]:
+                raise ClaimsError(f"--claims={path}: claim {number}: name={claim.name} is taken; give each its own")
+            claims.append(claim)
+    return claims
 
+
+def _read_yaml(path: Path) -> Any:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ClaimsError(f"--claims={path}: can't be read ({error.strerror}); name a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _TwiceError as error:
+        raise ClaimsError(f"--claims={path}: {error}; keep one") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:  # ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         raise ClaimsError(f"--claims={path}: is no YAML{line}; see analysis/claims.yaml for an example") from error
-    if not isinstance(content, list):
-        raise ClaimsError(f"--claims={path}: is no list of claims; begin each with '- name: ...'")
-    claims = [_claim(entry, f"--claims={path}: claim {number}") for number, entry in enumerate(content, start=1)]
-    for i, claim in enumerate(claims):
-        if claim.name in [each.name for each in claims[:i]]:
-            raise ClaimsError(f"--claims={path}: claim {i + 1}: name={claim.name} is taken; give each its own")
-    return claims
+
+
+class _TwiceError(Exception):
+    """A key that a mapping has twice."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is there twice is an error: PyYAML takes the last one."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = []
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in keys:
+                raise _TwiceError(f"{name} is there twice, again in line {key.start_mark.line + 1}")
+            keys.append(name)
+        return super().construct_mapping(node, deep)
 
 
 def _claim(entry: Any, where: str) -> Claim:
@@ -106,6 +134,7 @@ def _claim(entry: Any, where: str) -> Claim:
         name=str(entry["name"]),
         says=str(entry["says"]),
         source=str(entry.get("source", "")),
+        place=where,
         metric=str(entry["metric"]),
         measure=measure,
         level=level,
@@ -122,7 +151,7 @@ def _claim(entry: Any, where: str) -> Claim:
 
 def _measure(value: Any, where: str) -> tuple[str, float | None]:
     name, level = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (value, None)
-    if name not in MEASURES:
+    if not isinstance(name, str) or name not in MEASURES:
         raise ClaimsError(f"{where}: measure={name} is unknown; there are {', '.join(MEASURES)}")
     if (name == "episodes_to") != (level is not None) or not (level is None or _is_number(level)):
         raise ClaimsError(f"{where}: measure={name}: only episodes_to takes a level, a number: {{episodes_to: 0.5}}")
@@ -135,7 +164,7 @@ def _bounds(value: Any, where: str) -> tuple[float, float, bool]:
     strict = keys <= {"above", "below"}
     if not keys or not (strict or keys <= {"at_least", "at_most"}) or not all(map(_is_number, value.values())):
         raise ClaimsError(
-            f"{where}: expect={value}: give at_least, at_most or both, or above, below or both, with numbers"
+            f"{where}: expect={value}: give at_least, at_most or both, or above, below or both, with finite numbers"
         )
     low = value.get("above" if strict else "at_least", -float("inf"))
     high = value.get("below" if strict else "at_most", float("inf"))
@@ -147,15 +176,28 @@ def _bounds(value: Any, where: str) -> tuple[float, float, bool]:
 def _filter(value: Any, where: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict):
         raise ClaimsError(f"{where}={value}: is no mapping; write {{reward: pgsrm}}, or {{}} for all runs")
-    return {str(k): tuple(map(_text, v if isinstance(v, list) else [v])) for k, v in value.items()}
+    found = {}
+    for key, wanted in value.items():
+        wanted = wanted if isinstance(wanted, list) else [wanted]
+        if not wanted or any(isinstance(each, dict | list) for each in wanted):
+            raise ClaimsError(
+                f"{where}: {key} takes a value or a list of values; write ppo.kl_coef: 0.1 for one in ppo"
+            )
+        found[str(key)] = tuple(map(value_text, wanted))
+    return found
 
 
-def _text(value: Any) -> str:
-    return f"{value:g}" if _is_number(value) else str(value)
+def value_text(value: Any) -> str:
+    """A value of YAML or of a run's settings as one text: 4, 4.0 and "4" are "4", true is "true", nothing is "null"."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    try:
+        return f"{float(text):.15g}"
+    except ValueError:
+        return text
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def conditions_text(found: Mapping[str, tuple[str, ...]]) -> str:

@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from claims import Claim, conditions_text
+from claims import Claim, ClaimsError, conditions_text, value_text
 from intervals import (
     Estimate,
     censored_mean_interval,
@@ -191,12 +192,45 @@ def _seeds(counts: Sequence[int]) -> str:
 
 def _matches(run: Run, conditions: Mapping[str, tuple[str, ...]]) -> bool:
     """Whether choices (task, reward, ppo, ...) and values (ppo.kl_coef, ...) are among those named."""
-    values = {**run.settings, **run.choices, "experiment": run.experiment}
-    return all(_number_text(values.get(key)) in wanted for key, wanted in conditions.items())
+    values = _values(run)
+    return all(key in values and value_text(values[key]) in wanted for key, wanted in conditions.items())
 
 
-def _number_text(text: str | None) -> str | None:
+def _values(run: Run) -> dict[str, str]:
+    return {**run.settings, **run.choices, "experiment": run.experiment}
+
+
+def check_names(claims: Iterable[Claim], variants: Sequence[Variant]) -> list[str]:
+    """A note for each condition of which no run has any value, with those that they have.
+
+    Raises:
+        ClaimsError: for a metric or a condition's key that no run has.
+    """
+    runs = [run for variant in variants for run in variant.runs]
+    metrics = {name for run in runs for name in run.metrics}
+    known: dict[str, set[str]] = {}
+    for values in map(_values, runs):
+        for key, value in values.items():
+            known.setdefault(key, set()).add(value_text(value))
+    notes = []
+    for claim in claims:
+        if claim.metric not in metrics:
+            names = ", ".join(sorted(_recorded(runs[0]) | metrics))
+            raise ClaimsError(f"{claim.place}: metric={claim.metric} is in no run; there are {names}")
+        for key, wanted in [*claim.where.items(), *(claim.minus or {}).items()]:
+            if key not in known:
+                raise ClaimsError(f"{claim.place}: {key} is in no run's config; there are {', '.join(sorted(known))}")
+            if not known[key] & set(wanted):
+                notes.append(
+                    f"{claim.place}: no run has {key}={'|'.join(wanted)}; they have {', '.join(sorted(known[key]))}"
+                )
+    return notes
+
+
+def _recorded(run: Run) -> set[str]:
+    """Every metric in a run's file; none where the run is not in a folder."""
     try:
-        return f"{float(text or ''):g}"
-    except ValueError:
-        return text
+        lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return {name for line in lines for name in json.loads(line)}
+    except (OSError, ValueError):
+        return set()

@@ -18,7 +18,7 @@ from comparison import comparisons
 from measures import MEASURES, Series
 from results import COLUMNS
 from variants import load_variants
-from verdicts import FAILS, HOLDS, NO_VERDICT, UNDECIDED, Check, check_all, claims_table
+from verdicts import FAILS, HOLDS, NO_VERDICT, UNDECIDED, Check, check_all, check_names, claims_table
 
 # --- measures -----------------------------------------------------------------------------------------------
 
@@ -624,6 +624,17 @@ def test_a_rising_reward_is_not_what_runs_that_diverged_have(
         (RISES.replace("{reward: pgsrm}", "pgsrm"), "where=pgsrm: is no mapping"),
         (RISES + "  min_seeds: 1", "min_seeds=1: must be a whole number of at least 3"),
         (RISES + "  must_finish: 1", "must_finish=1: must be true or false"),
+        (RISES.replace("change", "[last]"), "measure=['last'] is unknown; there are start, end,"),
+        (RISES.replace("at_least: 0.1", "above: .nan"), "with finite numbers"),
+        (RISES.replace("at_least: 0.1", "at_most: .inf"), "with finite numbers"),
+        (RISES.replace("change", "{episodes_to: .nan}"), "only episodes_to takes a level"),
+        (RISES + "  metric: policy/kl", "metric is there twice, again in line 8; keep one"),
+        (RISES.replace("reward: pgsrm", "reward: pgsrm, reward: binary"), "reward is there twice, again in line 4"),
+        (
+            RISES.replace("reward: pgsrm", "ppo: {kl_coef: 0.1}"),
+            "where: ppo takes a value or a list of values; write ppo.kl",
+        ),
+        (RISES.replace("pgsrm", "[]"), "where: reward takes a value or a list of values"),
         (RISES + "  settled: -1", "settled=-1: must be a number above 0"),
         (RISES + RISES, "claim 2: name=rises is taken"),
     ],
@@ -657,6 +668,65 @@ ANTONYM = (
     "PGSRM entropy falls", "PGSRM entropy settles", "binary entropy stays high", "PGSRM KL bounded", "PGSRM KL stable",
     "binary KL hesitant",
 )  # fmt: skip
+
+
+def test_a_name_of_the_papers_is_taken(tmp_path: Path) -> None:
+    path = claims_file(tmp_path, RISES.replace("name: rises", "name: PGSRM rises"))
+    with pytest.raises(ClaimsError, match=r"claim 1: name=PGSRM rises is taken; give each its own"):
+        read_claims(PAPER, path)
+
+
+@pytest.mark.parametrize(
+    ("condition", "value"),
+    [
+        ("ppo.whiten_advantages: true", True),
+        ("ppo.clip_range: null", None),
+        ("ppo.kl_coef: 1e-2", 0.01),  # which YAML takes for a text
+        ("ppo.kl_control: fixed", "fixed"),
+        ("ppo.episodes: 1234567", 1234567),
+    ],
+)
+def test_conditions_match_what_yaml_makes_of_a_runs_values(tmp_path: Path, condition: str, value: object) -> None:
+    key = condition.partition(":")[0].removeprefix("ppo.")
+    for seed in range(3):
+        write_run(tmp_path / "runs", seed=seed, config={"ppo": {key: value}})
+        write_run(tmp_path / "runs", seed=seed, config={"ppo": {key: 1234568}})
+    (found,) = check(tmp_path, RISES.replace("reward: pgsrm", condition))
+    assert found.verdict == HOLDS and len(found.variants[0].runs) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (RISES.replace("reward/mean", "reward/maen"),
+         "claim 1 (rises): metric=reward/maen is in no run; there are episodes, policy/entropy, policy/kl, reward/mean, time/"),
+        (RISES.replace("reward: pgsrm", "rewrad: pgsrm"),
+         "claim 1 (rises): rewrad is in no run's config; there are experiment, model, ppo, ppo.lr, reward, reward.alpha, task"),
+        (COMPARES.replace("{reward: binary}", "{ppo.rl: 1}"), "ppo.rl is in no run's config"),
+    ],
+)  # fmt: skip
+def test_names_that_no_run_has_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, expected: str
+) -> None:
+    """Wrong version: "not enough runs"."""
+    import plot_figures
+
+    write_run(tmp_path / "runs")
+    args = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--claims"]
+    assert plot_figures.main([*args, str(claims_file(tmp_path, text))]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line and not (tmp_path / "out").exists()
+
+
+def test_a_value_that_no_run_has_is_noted_with_those_they_have(tmp_path: Path) -> None:
+    """It may be another file's, or misspelt: a claims file is read for runs of some tasks too."""
+    write_run(tmp_path / "runs")
+    write_run(tmp_path / "runs", reward="binary")
+    claims = read_claims(claims_file(tmp_path, RISES.replace("pgsrm", "pgrsm")))
+    variants, _ = load_variants([tmp_path / "runs"], COLUMNS)
+    (note,) = check_names(claims, variants)
+    assert note.endswith("claim 1 (rises): no run has reward=pgrsm; they have binary, pgsrm")
+    assert check_names(read_claims(claims_file(tmp_path, RISES)), variants) == []
 
 
 def papers_runs(root: Path, seeds: int) -> None:
