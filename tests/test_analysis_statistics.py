@@ -17,7 +17,8 @@ from claims import PAPER, ClaimsError, read_claims
 from comparison import comparisons
 from measures import MEASURES, Series
 from results import COLUMNS
-from variants import load_variants
+from runs import Run
+from variants import Variant, load_variants
 from verdicts import FAILS, HOLDS, NO_VERDICT, UNDECIDED, Check, check_all, check_names, claims_table
 
 # --- measures -----------------------------------------------------------------------------------------------
@@ -312,18 +313,29 @@ def test_verdicts_by_where_the_interval_lies(
     assert (found.verdict, found.reason) == (verdict, reason)
 
 
-def test_a_true_claim_is_seldom_judged_false_and_with_enough_seeds_found_true() -> None:
-    """Over many sets of seeds around a true rise: verdicts err in no more cases than the interval's level allows."""
+def rising(rises: np.ndarray) -> Variant:
+    """Finished runs in memory, a seed each, whose reward rises by so much from the first tenth to the last."""
+    updates = np.arange(1.0, 11.0)
+    runs = []
+    for seed, rise in enumerate(rises):
+        metrics = {"update": updates, "episodes": 50 * updates, "reward/mean": np.linspace(0, rise, 10)}
+        config = {"seed": seed, "choices": {"task": "color", "reward": "pgsrm"}}
+        runs.append(Run(Path(f"run{seed}"), config, {"state": "finished", "updates": 10}, metrics))
+    return Variant("color", "pgsrm", "", tuple(runs))
+
+
+def test_a_true_claim_is_seldom_judged_false_and_with_enough_seeds_found_true(tmp_path: Path) -> None:
+    """Over many sets of five seeds around a true rise: verdicts err in no more cases than the interval's level allows."""
+    claims = read_claims(claims_file(tmp_path, RISES))
     rng = np.random.default_rng(0)
-    bound = 0.1
+
+    def verdicts(true: float, sets: int) -> list[str]:
+        return [found.verdict for found in check_all(claims, [rising(rng.normal(true, 0.05, 5)) for _ in range(sets)])]
+
     for true, wrong in ((0.1001, FAILS), (0.0999, HOLDS)):  # on either side of the bound
-        verdicts = []
-        for _ in range(1000):
-            e = intervals.mean_interval(rng.normal(true, 0.05, 5).tolist())
-            verdicts.append(HOLDS if e.low >= bound else FAILS if e.high < bound else UNDECIDED)
-        assert verdicts.count(wrong) < 45  # 25 are expected: one side of 95%
-    clear = [intervals.mean_interval(rng.normal(0.3, 0.05, 5).tolist()).low >= bound for _ in range(200)]
-    assert np.mean(clear) > 0.95
+        assert 10 < verdicts(true, 1000).count(wrong) < 45  # 25 are expected: one side of 95%
+    assert verdicts(0.3, 200).count(HOLDS) > 190
+    assert verdicts(-0.1, 200).count(FAILS) > 190
 
 
 def test_a_failed_seed_keeps_a_claim_from_holding_but_not_from_failing(tmp_path: Path) -> None:
