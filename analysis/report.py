@@ -191,13 +191,14 @@ def _samples(variants: Sequence[Variant]) -> Iterable[tuple[str, Samples]]:
 
 
 def claims_matrix(checks: Sequence[Check], columns: Mapping[str, Sequence[Variant]]) -> dict[str, Any]:
-    """Claims by columns of variants (a task's, a level's): in each cell the checks of those with any finished run.
+    """Claims by columns of variants (a task's, a level's): in each cell the checks of those that wait for no more runs,
+    or have a finished one.
 
     Columns and claims without any are left out.
     """
     rows = []
     for claim in dict.fromkeys(check.claim for check in checks):
-        mine = [c for c in checks if c.claim is claim and c.variants and c.estimate.n]
+        mine = [c for c in checks if c.claim is claim and c.variants and (c.estimate.n or c.verdict != UNDECIDED)]
         cells = {name: [c for c in mine if c.variants[0] in variants] for name, variants in columns.items()}
         if any(cells.values()):
             rows.append((claim, cells))

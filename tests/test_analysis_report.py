@@ -146,6 +146,17 @@ def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:
     assert "ppo.same" not in words and "reward.checker" not in words  # which one reward has and the other has not
 
 
+def test_the_claims_show_what_runs_that_failed_have_decided(tmp_path: Path) -> None:
+    """Wrong version: a reward of which every run diverged is not among the claims at all."""
+    status = {"reason": "ppo: the gradient is not finite (policy/kl_coef 1e+18)"}
+    for seed in range(3):
+        write_run(tmp_path / "runs", seed=seed, rewards=[0.1] * 20, updates=UPDATES, state="failed", status=status)
+    words = make_report(tmp_path).words
+    assert "PGSRM rises Under PGSRM the reward rises. (5.1-5.5) ✗" in words
+    assert "✗ does not hold 3 of 3 runs failed" in words and "color, PGSRM, 5,000 episodes" in words
+    assert "no verdict" in words
+
+
 def test_grouped_notes() -> None:
     notes = ["/a/b/run1: left out, x", "/a/b/run2: left out, x", "color, PGSRM: mixed"]
     assert report.grouped_notes(notes) == [("left out, x", ["run1", "run2"]), ("color, PGSRM: mixed", [])]
