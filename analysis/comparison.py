@@ -43,7 +43,8 @@ def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
     if not rows:
         return None
     names = [*(["setup"] if len(setups) > 1 else []), "measure"]
-    head = [*names, "tasks", f"IQM {first}", f"IQM {second}", *(f"P, {task}" for task in ("all tasks", *tasks))]
+    sides = [f"{what} {reward}" for what in ("runs", "IQM") for reward in (first, second)]
+    head = [*names, "tasks", *sides, *(f"P, {task}" for task in ("all tasks", *tasks))]
     return Table(
         f"comparison_{a}_{b}" if (a, b) != REWARD_ORDER else "comparison",
         f"{first} against {second}",
@@ -52,18 +53,20 @@ def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
         len(names),
         {f"P, {task}": ".2f" for task in ("all tasks", *tasks)},
         (
-            "IQM: mean of the middle half of all runs of all tasks. "
-            f"P: probability that a run under {first} does better than one under {second}, ties half; 0.5 is no difference.",
+            "IQM: mean of the middle half of a task's runs, mean over tasks; none where runs failed. "
+            f"P: probability that a run under {first} does better than one under {second}, ties half, mean over tasks; "
+            "0.5 is no difference, and a run that failed is the worst.",
             "In brackets the 95% bootstrap interval, seeds drawn within their task (none below three seeds a task).",
         ),
     )
 
 
 def _pairs(a: str, b: str, variants: Sequence[Variant]) -> list[list[tuple[Variant, Variant]]]:
-    """Pairs of variants with finished runs, which differ in the reward alone; those of one setup together."""
+    """Pairs of variants with runs that ended, which differ in the reward alone; those of one setup together."""
     setups: list[list[tuple[Variant, Variant]]] = []
-    for one in (v for v in variants if v.reward == a and v.complete):
-        for other in (v for v in variants if v.reward == b and v.complete):
+    ended = [variant for variant in variants if any(run.complete or run.failed for run in variant.runs)]
+    for one in (v for v in ended if v.reward == a):
+        for other in (v for v in ended if v.reward == b):
             if one.task != other.task or not one.same_setup(other):
                 continue
             group = next((pairs for pairs in setups if pairs[0][0].same_setup(one)), None)
@@ -74,25 +77,44 @@ def _pairs(a: str, b: str, variants: Sequence[Variant]) -> list[list[tuple[Varia
     return setups
 
 
+WORST = -float("inf")
+
+
 def _row(
     pairs: Sequence[tuple[Variant, Variant]], column: str, measure: Measure, more: bool, tasks: Sequence[str]
 ) -> list[Cell] | None:
-    sign = 1 if more else -1
-    scores: list[tuple[str, list[float], list[float]]] = []
-    for pair in pairs:
-        found = [[measure(series(run, column)) for run in variant.complete] for variant in pair]
-        known = [[value for value in values if value == value] for values in found]
-        if all(known):
-            scores.append((pair[0].task, known[0], known[1]))
-    if not scores:
+    """Numbers of one measure over the tasks that have it on both sides, or did not get there since a run failed."""
+    scored = {pair[0].task: [_scores(variant, column, measure, more) for variant in pair] for pair in pairs}
+    scored = {task: sides for task, sides in scored.items() if all(sides)}
+    both = list(zip(*scored.values(), strict=True))
+    if not any(score > WORST for side in both for scores in side for score in scores):
         return None
     by_task: dict[str, Cell] = {
         # Without an interval: where all runs of one reward beat all of the other, the bootstrap sees no spread at all.
-        task: Estimate(probability_of_improvement([[sign * x for x in a]], [[sign * x for x in b]]).value)
-        for task, a, b in scores
+        task: Estimate(probability_of_improvement([a], [b]).value)
+        for task, (a, b) in scored.items()
     }
-    left, right = [a for _, a, _ in scores], [b for _, _, b in scores]
-    signed = [[[sign * x for x in values] for values in side] for side in (left, right)]
-    overall = probability_of_improvement(signed[0], signed[1])
-    cells: list[Cell] = [str(len(scores)), interquartile_mean(left), interquartile_mean(right), overall]
-    return [*cells, *(by_task.get(task, NONE) for task in tasks)]
+    cells: list[Cell] = [str(len(scored)), *map(_runs, both), *(_iqm(side, more) for side in both)]
+    return [*cells, probability_of_improvement(*both), *(by_task.get(task, NONE) for task in tasks)]
+
+
+def _scores(variant: Variant, column: str, measure: Measure, more: bool) -> list[float]:
+    """One number a run, more is better: those of the finished runs that have one, and `WORST` for each that failed."""
+    found = [measure(series(run, column)) for run in variant.complete]
+    scores = [value if more else -value for value in found if value == value]
+    if variant.complete and not scores:  # not measured
+        return []
+    return scores + [WORST] * sum(run.failed for run in variant.runs)
+
+
+def _runs(side: Sequence[Sequence[float]]) -> str:
+    scores = [score for task in side for score in task]
+    failed = scores.count(WORST)
+    return f"{len(scores) - failed}" + (f" (+{failed} failed)" if failed else "")
+
+
+def _iqm(side: Sequence[Sequence[float]], more: bool) -> Estimate:
+    """In the measure's own sign. A mean of those that came through would flatter."""
+    if any(WORST in scores for scores in side):
+        return Estimate(float("nan"))
+    return interquartile_mean([[score if more else -score for score in scores] for scores in side])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from claims import Check, Claim, check_all, claims_table
+from claims import Claim
 from comparison import comparisons
 from dot_plot import plot_dots
 from experiments import OUTCOMES, Experiment, difference_table, dots, experiments, level_table, main_variants
@@ -15,6 +15,7 @@ from paper_tables import paper_tables
 from results import by_seed, result_tables
 from tables import Table
 from variants import Variant, group_runs
+from verdicts import Check, check_all, claims_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

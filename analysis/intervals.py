@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 RESAMPLES = 2000
+NORMAL = 1.96  # standard deviations on either side that hold `LEVEL` of a normal distribution
 MIN_SEEDS = 3  # of two seeds, t's interval is 13 standard errors wide to either side and says nothing
 NAN = float("nan")
 
@@ -63,6 +64,34 @@ def difference_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
     return Estimate(difference, difference - half, difference + half, n)
 
 
+def censored_mean_interval(values: Sequence[float], limit: float) -> Estimate:
+    """The mean of times of which an infinite one is only known to lie beyond `limit`: it counts as `limit`, so that the
+    value and the lower bound are on the safe side, and there is no upper bound."""
+    known = mean_interval([min(value, limit) for value in values])
+    return known if known.n < MIN_SEEDS else Estimate(known.value, known.low, math.inf, known.n)
+
+
+def rank_difference_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
+    """How much larger a is than b, where some are infinite: the median of all pairs' differences (Hodges and Lehmann)
+    with the interval that inverts Mann and Whitney's test, by its normal approximation; unbounded below four seeds a side.
+
+    What two infinite values differ by is not known: it counts against either bound.
+    """
+    import numpy as np
+
+    n, m = len(a), len(b)
+    if min(n, m) < MIN_SEEDS:
+        return Estimate(NAN, n=min(n, m))
+    with np.errstate(invalid="ignore"):
+        pairs = np.subtract.outer(np.asarray(a), np.asarray(b)).ravel()
+        value = float(np.nanmedian(pairs)) if not np.isnan(pairs).all() else NAN
+    low, high = (np.sort(np.where(np.isnan(pairs), bound, pairs)) for bound in (-np.inf, np.inf))
+    rank = int(n * m / 2 - NORMAL * math.sqrt(n * m * (n + m + 1) / 12))
+    if rank < 1:
+        return Estimate(value, -math.inf, math.inf, min(n, m))
+    return Estimate(value, float(low[rank - 1]), float(high[-rank]), min(n, m))
+
+
 def _t_quantile(freedom: float) -> float:
     from scipy.special import stdtrit  # the quantile behind scipy.stats.t, without its second of importing
 
@@ -87,15 +116,26 @@ def bootstrap_band(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.nd
 
 
 def interquartile_mean(scores: Sequence[Sequence[float]]) -> Estimate:
-    """Mean of the middle half of all scores, one sequence a task and one score a seed, with a stratified bootstrap:
-    seeds are drawn within their task."""
+    """Mean over tasks of the mean of the middle half of a task's scores, one sequence a task and one score a seed, with
+    a stratified bootstrap: seeds are drawn within their task.
+
+    Task by task, since tasks differ in scale: the middle half of all scores would leave out whole tasks, and others
+    under another reward. A score that the quarter cuts counts in part.
+    """
     import numpy as np
-    from scipy.stats import trim_mean
 
     def statistic(*tasks: Any, axis: int = -1) -> Any:
-        return trim_mean(np.concatenate(tasks, axis=axis), 0.25, axis=axis)
+        return np.mean([_middle_half(scores) for scores in tasks], axis=0)
 
     return _bootstrapped(scores, statistic)
+
+
+def _middle_half(scores: np.ndarray) -> Any:
+    """Interquartile mean along the last axis, (..., n) -> (...)."""
+    import numpy as np
+
+    weights = 2 * np.diff(np.clip(np.linspace(0, 1, scores.shape[-1] + 1), 0.25, 0.75))
+    return np.sort(scores, axis=-1) @ weights
 
 
 def probability_of_improvement(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Estimate:

@@ -23,6 +23,8 @@ JUMP = 0.05  # share of the updates within which a jump happens
 NOISE = 5.0  # standard deviations of the smoothed curve's noise that a jump must be above
 MAD = 1.4826  # a normal distribution's standard deviation over its median distance from the median
 SPIKE = 8.0  # standard deviations from the local median
+GAINED = 0.1  # no share of a gain below this: that much also noise makes of a few updates
+SPREAD = {"reward/mean": "reward/std"}  # a mean over the batch -> the standard deviation of the batch
 NEXT_TO_NOTHING = 0.005  # no ratio to a value below this
 
 
@@ -34,6 +36,7 @@ class Series:
     episodes: np.ndarray
     values: np.ndarray
     planned: int
+    noise: np.ndarray | None = None  # (n,), standard deviation of each value by sampling its batch, where it is known
 
     @cached_property
     def trained(self) -> np.ndarray:
@@ -59,8 +62,13 @@ def series(run: Run, column: str) -> Series:
     import numpy as np
 
     updates, values = run.series(column)
-    episodes = run.metrics["episodes"][np.searchsorted(run.metrics["update"], updates)]
-    return Series(updates, episodes, values, run.updates)
+    lines = np.searchsorted(run.metrics["update"], updates)
+    noise = None
+    if column in SPREAD and SPREAD[column] in run.metrics:
+        # The spread divides by B, an unbiased variance of a response by B - 1, and that of their mean by B once more.
+        batch = run.episodes / run.updates
+        noise = run.metrics[SPREAD[column]][lines] / max(batch - 1, 1) ** 0.5
+    return Series(updates, run.metrics["episodes"][lines], values, run.updates, noise)
 
 
 def tenth_means(updates: np.ndarray, values: np.ndarray, planned: int) -> list[float]:
@@ -148,8 +156,10 @@ def late_change(s: Series) -> float:
 
 
 def kept(s: Series) -> float:
-    """Last tenth over best tenth: 1 if nothing that was gained is lost again. None if the best is next to nothing."""
-    return last(s) / best(s) if best(s) >= NEXT_TO_NOTHING else NAN
+    """Share of the gain from the start to the best tenth that the last tenth still has: 1 if nothing is lost again. None
+    if there was next to no gain."""
+    gained = best(s) - start(s)
+    return (last(s) - start(s)) / gained if gained >= GAINED else NAN
 
 
 def remains(s: Series) -> float:
@@ -178,18 +188,20 @@ def _deviation(values: np.ndarray) -> float:
 
 
 def rise_time(s: Series) -> float:
-    """Share of the updates after which the smoothed curve has made 90% of its rise from start to the last tenth."""
+    """Episodes until the smoothed curve has made 90% of its rise from start to the last tenth."""
     before, after = start(s), last(s)
     if not after > before:
         return NAN
     made = s.smooth >= before + 0.9 * (after - before)
-    return float(s.updates[s.updates > 0][made.argmax()]) / s.planned if made.any() else NAN
+    return float(s.episodes[s.updates > 0][made.argmax()]) if made.any() else NAN
 
 
 def episodes_to(s: Series, level: float) -> float:
-    """Episodes until the smoothed curve first reaches `level`; NaN if it never does."""
+    """Episodes until the smoothed curve first reaches `level`; infinite where a whole run never does."""
     reached = s.smooth >= level
-    return float(s.episodes[s.updates > 0][reached.argmax()]) if reached.any() else NAN
+    if not reached.any():
+        return float("inf") if s.whole else NAN
+    return float(s.episodes[s.updates > 0][reached.argmax()])
 
 
 # Stability
@@ -212,6 +224,30 @@ def oscillation(s: Series) -> float:
     step = max(1, window(s.planned) // 2)
     trend = _trend(s.smooth, window(s.planned, TREND))
     return float(np.abs(np.diff(s.smooth[::step])).sum() - np.abs(np.diff(trend[::step])).sum())
+
+
+def unsteadiness(s: Series) -> float:
+    """Oscillation minus what sampling a batch an update adds to it: 0 for any trend that is drawn from, whatever the
+    reward's variance. None where the metric's spread in the batch is not known.
+
+    Two points of the smoothed curve half a window apart differ by what the trend does, d, and by normal noise of
+    variance v = 2 h s^2 / w^2: of w updates with noise s each, h have changed on either side. What noise adds to |d| is
+    E|d + e| - |d| = sqrt(2 v / pi) exp(-d^2 / 2 v) + d erf(d / sqrt(2 v)) - |d|.
+    Waves of the curve's own are in no d, so that of these a part is taken off too: less than the noise by itself makes.
+    """
+    import numpy as np
+    from scipy.special import erf
+
+    if not s.whole or s.noise is None:
+        return NAN
+    size = window(s.planned)
+    step = max(1, size // 2)
+    d = np.diff(_trend(s.smooth, window(s.planned, TREND))[::step])
+    variance = rolling_mean(s.noise[s.updates > 0] ** 2, size)[::step]
+    v = step / size**2 * (variance[1:] + variance[:-1])
+    with np.errstate(divide="ignore", invalid="ignore"):  # no noise adds nothing
+        noisy = np.sqrt(2 * v / np.pi) * np.exp(-(d**2) / (2 * v)) + d * erf(d / np.sqrt(2 * v))
+    return oscillation(s) - float(np.where(v > 0, noisy - np.abs(d), 0.0).sum())
 
 
 def _trend(values: np.ndarray, size: int) -> np.ndarray:
@@ -252,18 +288,27 @@ def band(s: Series) -> float:
 
 
 def growth(s: Series) -> float:
-    """Highest smoothed value of the last third over the highest before: at most about 1 where it stays bounded."""
+    """Largest size of the smoothed curve in the last third over the largest before: at most about 1 where it stays
+    bounded."""
     third = len(s.smooth) // 3
-    if not s.whole or not third or s.smooth[:-third].max() < NEXT_TO_NOTHING:
+    if not s.whole or not third or abs(s.smooth[:-third]).max() < NEXT_TO_NOTHING:
         return NAN
-    return float(s.smooth[-third:].max() / s.smooth[:-third].max())
+    return float(abs(s.smooth[-third:]).max() / abs(s.smooth[:-third]).max())
 
 
+# Why a finished run has no value of a measure.
+NO_VALUE = {
+    "kept": f"less than {GAINED:g} was gained",
+    "remains": "the start is next to nothing",
+    "rise_time": "it does not rise",
+    "unsteadiness": "the spread in the batch is not recorded",
+    "growth": "what was before is next to nothing",
+}
 MEASURES: dict[str, Callable[..., float]] = {
     measure.__name__: measure
     for measure in (
         *(start, end, first, last, best, area, highest, lowest),
         *(rise, gain, change, late_change, kept, remains, jump, rise_time, episodes_to),
-        *(drawdown, oscillation, spikes, band, growth),
+        *(drawdown, oscillation, unsteadiness, spikes, band, growth),
     )
 }

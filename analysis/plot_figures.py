@@ -27,10 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     from claims import PAPER, ClaimsError, read_claims
     from results import COLUMNS
+    from verdicts import check_names
 
     try:
-        claims = [claim for path in (PAPER, *args.claims) for claim in read_claims(path)]
+        paper = read_claims(PAPER)
+        claims = read_claims(PAPER, *args.claims)  # in one go: no two may share a name
         variants, notes = _load(args, list(dict.fromkeys([*COLUMNS, *(claim.metric for claim in claims)])))
+        notes += check_names(claims[len(paper) :], variants)
         print_notes(notes)
         if args.only_finished:
             variants = [variant for variant in variants if variant.complete]

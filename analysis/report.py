@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from claims import FAILS, HOLDS, NO_TASK, UNDECIDED, Check
 from configs import differences, environments
 from dot_plot import plot_dots
 from experiments import OUTCOMES, Experiment, dots
@@ -23,6 +22,7 @@ from results import REWARD, over_seeds
 from samples import Samples, folder_link, read_samples
 from tables import NONE, Table
 from variants import Variant, task_title
+from verdicts import FAILS, HOLDS, NO_TASK, NO_VERDICT, UNDECIDED, Check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 POINTS = 240  # a curve in a panel of 350 pixels
 SAMPLED = 24  # variants of which samples are shown
-SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?"}
-CLASSES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided"}
+SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?", NO_VERDICT: "–"}
+CLASSES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", NO_VERDICT: "undecided"}
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,14 @@ def _samples(variants: Sequence[Variant]) -> Iterable[tuple[str, Samples]]:
 
 
 def claims_matrix(checks: Sequence[Check], columns: Mapping[str, Sequence[Variant]]) -> dict[str, Any]:
-    """Claims by columns of variants (a task's, a level's): in each cell the checks of those with any finished run.
+    """Claims by columns of variants (a task's, a level's): in each cell the checks of those that wait for no more runs,
+    or have a finished one.
 
     Columns and claims without any are left out.
     """
     rows = []
     for claim in dict.fromkeys(check.claim for check in checks):
-        mine = [c for c in checks if c.claim is claim and c.variants and c.estimate.n]
+        mine = [c for c in checks if c.claim is claim and c.variants and (c.estimate.n or c.verdict != UNDECIDED)]
         cells = {name: [c for c in mine if c.variants[0] in variants] for name, variants in columns.items()}
         if any(cells.values()):
             rows.append((claim, cells))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import measures
@@ -28,7 +29,7 @@ EVALUATIONS = {
     "perplexity": "eval/perplexity",
 }
 TRAINED, HELD_OUT = EVALUATIONS["exact match, trained"], EVALUATIONS["exact match, held out"]
-COLUMNS = (REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values())
+COLUMNS = (REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values(), *measures.SPREAD.values())
 INTERVAL = "Means over the finished seeds, in brackets Student's t 95% interval over seeds (none below three)."
 
 Measure = Callable[[Series], float]
@@ -50,7 +51,7 @@ def result_tables(variants: Sequence[Variant]) -> list[Table]:
 
 def learning(variants: Sequence[Variant]) -> Table:
     """How far and how fast the reward of sampled answers rose."""
-    head = ["first tenth", "last tenth", "change", "last / best", "mean over training"]
+    head = ["first tenth", "last tenth", "change", "gain kept", "mean over training"]
     matched = [f"match {THRESHOLD:g} reached", f"episodes to match {THRESHOLD:g}"]
     rows: list[list[Cell]] = []
     for variant in variants:
@@ -62,7 +63,7 @@ def learning(variants: Sequence[Variant]) -> Table:
         [*_name_head(variants), "seeds", *head, *matched, "minutes a run"],
         rows,
         len(_name_head(variants)),
-        {"change": "+z.3f", "last / best": ".2f", matched[1]: ",.0f", "minutes a run": ".1f"},
+        {"change": "+z.3f", "gain kept": ".2f", matched[1]: ",.0f", "minutes a run": ".1f"},
         (
             "Tenth: mean of `reward/mean` over that tenth of the updates.",
             f"Episodes until the smoothed `reward/exact_match` is first at {THRESHOLD:g}: mean of the seeds that reach it.",
@@ -121,14 +122,14 @@ def by_seed(variants: Sequence[Variant]) -> Table:
             matches = [_arrow(run, TRAINED), _arrow(run, HELD_OUT)]
             minutes = Estimate(run_minutes(run))
             rows.append([*_names(variants, variant), str(run.seed), *cells, *matches, minutes, state(run)])
-    head = ["first tenth", "last tenth", "change", "best tenth", "last / best"]
+    head = ["first tenth", "last tenth", "change", "best tenth", "gain kept"]
     return Table(
         "results_by_seed",
         "Each run",
         [*_name_head(variants), "seed", *head, *list(EVALUATIONS)[:2], "minutes", "state"],
         rows,
         len(_name_head(variants)),
-        {"change": "+z.3f", "last / best": ".2f", "minutes": ".1f"},
+        {"change": "+z.3f", "gain kept": ".2f", "minutes": ".1f"},
     )
 
 
@@ -160,7 +161,7 @@ def _reached(variant: Variant) -> list[Cell]:
     if not runs:
         return [NONE, NONE]
     found = [episodes_to(series(run, MATCH), THRESHOLD) for run in runs]
-    reached = [value for value in found if value == value]
+    reached = [value for value in found if math.isfinite(value)]
     return [f"{len(reached)} of {len(runs)}", mean_interval(reached)]
 
 

@@ -94,6 +94,11 @@ class Run:
         return self.state == "failed"
 
     @property
+    def diverged(self) -> bool:
+        """Whether training ended because a loss or gradient was not finite any more."""
+        return self.failed and "not finite" in str(self.status.get("reason"))
+
+    @property
     def episodes(self) -> float:
         """Episodes planned, from the episodes an update of what is recorded."""
         return float(self.metrics["episodes"][-1]) * self.updates / max(self.last_update, 1)

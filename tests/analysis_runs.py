@@ -38,6 +38,7 @@ def write_run(
     status: dict[str, Any] | None = None,
     entropy: Sequence[float] | None = None,
     kl: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     exact: tuple[float, float] | None = None,
     samples: Sequence[dict[str, Any]] = (),
 ) -> Path:
@@ -58,6 +59,8 @@ def write_run(
         bits = 2.0 if entropy is None else entropy[i]
         divergence = -0.1 + 0.01 * i if kl is None else kl[i]
         rows.append({"update": i + 1, "episodes": (i + 1) * BATCH, "reward/mean": value})
+        if std is not None:
+            rows[-1]["reward/std"] = std[i]
         rows[-1] |= {"policy/entropy": bits, "policy/kl": divergence, "time/update": 0.1}
     if exact:
         rows[-1] |= {"eval/train_exact_match": exact[1], "eval/holdout_exact_match": exact[1] / 2}

@@ -82,8 +82,9 @@ def test_the_report_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     rows = [sample(u, word, f"<b>{u}</b>", u > 50) for u in (10, 50, 100) for word in ("hot", "happy")]
     for reward in ("pgsrm", "binary"):
         for seed in range(3):
-            write_run(tmp_path / "runs", "antonym", reward, seed, rewards=ramp(0.1, 0.74 + seed / 100), exact=(0.1, 0.8),
-                      samples=rows)  # fmt: skip
+            level = 0.74 + seed / 100
+            rewards = ramp(0.1, level)[:40] + [level] * 60
+            write_run(tmp_path / "runs", "antonym", reward, seed, rewards=rewards, exact=(0.1, 0.8), samples=rows)
     page = make_report(tmp_path)
     sources = page.all("img", "src") + page.all("source", "srcset")
     assert len(sources) == 6 and all(source.startswith("data:image/svg+xml;base64,") for source in sources)
@@ -101,7 +102,10 @@ def test_the_report_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert "<b>100</b>" in words  # an answer is text, never markup
     assert "Prompt: The opposite of '…' is" in words and "0.25 ✓" in words
     assert "100 happy cold <b>100</b> 0.25 ✓" in words and "10 hot cold <b>10</b> 0.25 ✗" in words
-    assert "The reward under PGSRM approaches a plateau around 0.7-0.8. (5.2) ✓" in words
+    assert (
+        "The reward under PGSRM approaches a plateau around 0.7-0.8; here, 0.05 to either side is around. (5.2) ✓"
+        in words
+    )
     assert "a" * 16 in words  # the commit
 
 
@@ -135,10 +139,22 @@ def test_what_is_wrong_stands_in_the_report(tmp_path: Path) -> None:
 def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", config={"ppo": {"lr": 1e-5, "same": 1}})
     write_run(tmp_path / "runs", config={"ppo": {"lr": 3e-5, "same": 1}})
-    write_run(tmp_path / "runs", "binary", config={"ppo": {"lr": 1e-5, "same": 1}})
+    write_run(tmp_path / "runs", reward="binary", config={"ppo": {"lr": 1e-5, "same": 1}, "reward": {"checker": "x"}})
     words = make_report(tmp_path).words
-    assert "color ppo.lr 1e-05 PGSRM, ppo.lr=1e-05" in words and "color ppo.lr 3e-05 PGSRM, ppo.lr=3e-05" in words
-    assert "ppo.same" not in words
+    assert "color ppo.lr 1e-05 PGSRM, ppo.lr=1e-05; Binary, ppo.lr=1e-05" in words
+    assert "color ppo.lr 3e-05 PGSRM, ppo.lr=3e-05" in words
+    assert "ppo.same" not in words and "reward.checker" not in words  # which one reward has and the other has not
+
+
+def test_the_claims_show_what_runs_that_failed_have_decided(tmp_path: Path) -> None:
+    """Wrong version: a reward of which every run diverged is not among the claims at all."""
+    status = {"reason": "ppo: the gradient is not finite (policy/kl_coef 1e+18)"}
+    for seed in range(3):
+        write_run(tmp_path / "runs", seed=seed, rewards=[0.1] * 20, updates=UPDATES, state="failed", status=status)
+    words = make_report(tmp_path).words
+    assert "PGSRM rises Under PGSRM the reward rises. (5.1-5.5) ✗" in words
+    assert "✗ does not hold 3 of 3 runs failed" in words and "color, PGSRM, 5,000 episodes" in words
+    assert "no verdict" in words
 
 
 def test_grouped_notes() -> None:

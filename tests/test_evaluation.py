@@ -113,9 +113,21 @@ def test_windows_are_whole_and_a_rest_is_left_out(codec: Codec) -> None:
     assert text_windows(codec, "in want of a wife", positions=None).tolist() == [short]
 
 
+def plain_words(text: str) -> str:
+    """Lower-case words between single spaces, one at either end: what is in another text is there as whole words."""
+    return f" {' '.join(re.findall(r'[a-z]+', text.lower()))} "
+
+
 def test_the_shipped_text_is_not_among_the_tasks_data() -> None:
-    """And is there, in the package, with something to read."""
+    """Nothing of several words that a task asks for or answers with is in it; and it has something to read."""
     assert (SHIPPED / AUSTEN).is_file() and 5_000 < len(read_text(AUSTEN)) < 20_000
+    files = sorted((ROOT / "pgsrm/task/data").glob("*.jsonl"))
+    texts = {value for path in files for row in rows(path) for key, value in row.items() if key != "source"}
+    several = {words for text in texts if " " in (words := plain_words(text)).strip()}
+    assert len(files) == 5 and len(several) > 200
+    book = plain_words(read_text(AUSTEN))
+    assert plain_words("It is a truth, universally acknowledged;") in book
+    assert [words for words in several if words in book] == []
 
 
 # The evaluation in a run
