@@ -260,6 +260,20 @@ def test_the_reference_that_is_kept_scores_as_one_that_is_not(load_child: LoadCh
     assert not torch.allclose(*scored, atol=0.1)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_whether_the_references_prompts_are_kept_does_not_depend_on_the_first_batch(
+    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """Wrong version: judged by the first prompt's length, while all are kept at the longest one's."""
+    from pgsrm.child import policy
+
+    prompts = [[5, 6, 7], [5, 6, *range(10, 40)]]
+    child = load_child(prompts=prompts)
+    monkeypatch.setattr(policy, "REFERENCE_LIMIT", 2 * 20 * 2 * 2 * 32 * 4)  # 20 tokens: layers, keys and values, width
+    child.score_reference(child.pad([prompts[first]], [[7, 0]]))
+    assert child._reference_prompts is None
+
+
 def test_the_reference_is_frozen(load_child: LoadChild) -> None:
     child = load_child()
     assert not any(p.requires_grad for p in child.reference.parameters())

@@ -484,6 +484,23 @@ def test_a_batch_that_does_not_fit_together_is_refused(
         step(learner, *given)
 
 
+def test_micro_batches_bound_what_the_reference_holds(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong version: its log-probabilities of the whole batch, a vocabulary a token, are held through all steps."""
+    from pgsrm.child.policy import Child
+
+    rows, score = [], Child.score_reference
+
+    def counted(self: Child, batch: Any) -> Any:
+        rows.append(len(batch))
+        return score(self, batch)
+
+    monkeypatch.setattr(Child, "score_reference", counted)
+    settings = msgspec.structs.replace(PAPER, micro_batch=2, epochs=2, clip_range=0.2)
+    learner = Learner(load_child(prompts=PROMPTS), settings, torch.Generator())
+    step(learner, PROMPTS, RESPONSES, REWARDS)
+    assert set(rows) == {2}
+
+
 # The switches change what they say
 
 

@@ -61,7 +61,7 @@ class PlainLearner:
         with torch.no_grad():
             old = [self.look(self.policy, *row) for row in batch]
             references = [self.look(self.reference, *row) for row in batch]
-        kl = [self.kl(*looks, response) for *looks, response in zip(old, references, responses, strict=True)]
+        kl = [self.kl(*each) for each in zip(old, references, responses, strict=True)]
         measured = self.kl_for_control(old, references, responses)
         given = [_by_token(reward, len(response)) for reward, response in zip(rewards, responses, strict=True)]
         advantages, targets = self.targets(responses, given, [o.values.tolist() for o in old], [k.tolist() for k in kl])
