@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from claims import Check, Claim, check_all, claims_table
 from comparison import comparisons
 from dot_plot import plot_dots
-from experiments import OUTCOMES, Experiment, difference_table, dots, experiments, level_table, main_variants
+from experiments import OUTCOMES, Experiment, difference_table, dots, experiments, level_table, main_runs
 from figures import COLOURS, by_setting, plot_grid, plot_task
 from paper_tables import paper_tables
 from results import by_seed, result_tables
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Findings:
-    """`shown` are the variants outside of named experiments, labelled among themselves: what the tasks' own figures,
-    tables and checks are about. Experiments have their own: `levels` and `differences`, a table each, and `experiment_checks`."""
+    """`shown` are the variants outside of the levels of named experiments, labelled among themselves: what the tasks' own
+    figures, tables and checks are about. `experiments` with levels have their own: `levels` and `differences`, a table
+    each, and `experiment_checks`; those of `plain` compare tasks and rewards, which the tasks' own show."""
 
     variants: Sequence[Variant]
     shown: Sequence[Variant]
@@ -34,6 +35,7 @@ class Findings:
     comparisons: Sequence[Table]
     by_seed: Table
     experiments: Sequence[Experiment]
+    plain: Sequence[Experiment]
     levels: Sequence[Table]
     differences: Sequence[Table]
     experiment_checks: Sequence[Sequence[Check]]
@@ -67,22 +69,24 @@ class Findings:
 def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Claim]) -> Findings:
     """Everything but the drawing."""
     found = experiments(variants)
-    shown, _ = group_runs([run for variant in main_variants(variants, found) for run in variant.runs])
+    swept = [experiment for experiment in found if experiment.has_levels]
+    shown, _ = group_runs(main_runs(variants, found))
     return Findings(
         variants=variants,
         shown=shown,
         notes=notes,
         checks=check_all(claims, shown) if shown else [],
-        paper=paper_tables(shown or variants),
+        paper=paper_tables(shown),
         results=result_tables(shown),
         comparisons=comparisons(shown),
         by_seed=by_seed(variants),
-        experiments=found,
-        levels=[level_table(experiment) for experiment in found],
-        differences=[difference_table(experiment) for experiment in found],
+        experiments=swept,
+        plain=[experiment for experiment in found if not experiment.has_levels],
+        levels=[level_table(experiment) for experiment in swept],
+        differences=[difference_table(experiment) for experiment in swept],
         # What no name parts from the rest has been checked with it; no experiment has to have runs for every claim.
         experiment_checks=[
-            [check for check in check_all(claims, e.variants) if check.variants] if e.name else [] for e in found
+            [check for check in check_all(claims, e.variants) if check.variants] if e.name else [] for e in swept
         ],
     )
 

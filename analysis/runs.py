@@ -75,6 +75,11 @@ class Run:
         return dict(_leaves({k: v for k, v in self.config.items() if k not in NOT_SETTINGS}))
 
     @functools.cached_property
+    def values(self) -> dict[str, str]:
+        """The settings, and the choices as "choices.ppo"."""
+        return {**self.settings, **{f"choices.{group}": choice for group, choice in self.choices.items()}}
+
+    @functools.cached_property
     def variant(self) -> str:
         """The run's identity without its seed, 64 hex digits."""
         recorded = self.status.get("variant")

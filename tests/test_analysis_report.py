@@ -15,10 +15,10 @@ from analysis_runs import UPDATES, ramp, table_rows, write_run
 # isort: split
 import plot_figures
 import report
-from experiments import difference_table, experiments, level_table, main_variants
+from experiments import difference_table, experiments, level_table, main_runs
 from results import COLUMNS
 from samples import read_samples, shared_ends
-from variants import load_variants
+from variants import group_runs, load_variants
 
 VOID = {"meta", "img", "source", "line", "br"}
 
@@ -247,10 +247,11 @@ def test_both_rewards_of_a_choice_are_one_level_and_failures_are_counted(tmp_pat
     write_run(tmp_path / "runs", "antonym", "pgsrm")
     variants, _ = load_variants([tmp_path / "runs"], COLUMNS)
     found = experiments(variants)
+    shown, _ = group_runs(main_runs(variants, found))
     assert [label for label, _ in found[0].levels] == ["released", "d2_value", "sound"]
     rows = table_rows(level_table(found[0]).markdown())
     assert [row["failed"] for row in rows] == ["-", "-", "1", "1", "-", "-"]
-    assert [v.settings for v in main_variants(variants, found)] == ["fidelity=none"]
+    assert [(v.reward, v.runs[0].experiment) for v in shown] == [("pgsrm", "")]
     page = make_report(tmp_path)
     assert "Fidelity: antonym generation" in page.words
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -259,6 +260,47 @@ def test_both_rewards_of_a_choice_are_one_level_and_failures_are_counted(tmp_pat
         "experiment_fidelity_antonym_curves.png",
         "experiment_fidelity_antonym.csv",
     } <= names
+
+
+ERRORS = {"parent": {"error_rate": 0.0}}
+
+
+@pytest.mark.parametrize("first", ["comparison", "parent_sensitivity", ""])
+def test_a_run_of_two_experiments_is_in_both_whichever_made_it(tmp_path: Path, first: str) -> None:
+    """antonym without errors belongs to the comparison of tasks and is level 0 of parent_sensitivity.
+
+    Wrong versions: the task is gone from the figures and claims; level 0 is gone from the experiment."""
+    for seed in range(3):
+        for task in ("color", "copy"):
+            write_run(tmp_path, task, seed=seed, config=ERRORS, choices={"experiment": "comparison"})
+        write_run(tmp_path, "antonym", seed=seed, config=ERRORS, choices={"experiment": first} if first else {})
+        write_run(tmp_path, "antonym", seed=seed, config={"parent": {"error_rate": 0.2}},
+                  choices={"experiment": "parent_sensitivity"})  # fmt: skip
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    found = experiments(variants)
+    shown, _ = group_runs(main_runs(variants, found))
+    assert [(v.name, len(v.runs)) for v in shown] == [(f"{task}, PGSRM", 3) for task in ("color", "antonym", "copy")]
+    levels = {e.name: [(label, len(vs[0].runs)) for label, vs in e.levels] for e in found if e.task == "antonym"}
+    assert levels == {"comparison": [("PGSRM", 3)], "parent_sensitivity": [("0", 3), ("0.2", 3)]}
+
+
+def test_a_task_of_experiments_alone_keeps_their_first_level(tmp_path: Path) -> None:
+    for rate in (0.0, 0.4):
+        choices = {"experiment": "parent_sensitivity"}
+        write_run(tmp_path, "antonym", config={"parent": {"error_rate": rate}}, choices=choices)
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (shown,) = main_runs(variants, experiments(variants))
+    assert shown.settings["parent.error_rate"] == "0"
+
+
+def test_a_task_that_an_experiment_with_levels_never_had_stays_out_of_it(tmp_path: Path) -> None:
+    """Wrong version: every task of the comparison becomes a level 0 of parent_sensitivity."""
+    write_run(tmp_path, "color", config=ERRORS, choices={"experiment": "comparison"})
+    for rate in (0.0, 0.4):
+        choices = {"experiment": "parent_sensitivity"}
+        write_run(tmp_path, "antonym", config={"parent": {"error_rate": rate}}, choices=choices)
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    assert {e.task for e in experiments(variants) if e.name == "parent_sensitivity"} == {"antonym"}
 
 
 def test_many_curves_of_one_task_become_rows_of_panels(tmp_path: Path) -> None:
