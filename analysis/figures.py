@@ -6,8 +6,8 @@ What a panel shows:
 - band, with several seeds: 95% bootstrap interval of that mean, point by point.
 - faint lines: each run, at most ten a curve, averaged over 0.4% of the updates (left out above four curves, where
   they would hide the thick ones).
-- seeds: those that finished. Where none did, the unfinished ones up to the update that all have reached, and
-  the legend says so.
+- seeds: those that finished. Where none did, the others up to the update that all have reached, and the legend says
+  so; a curve has a gap where one of them does. A panel says which of them lack its metric.
 - y axis: from the thick lines, bands and faint lines; single spikes of the faint lines far outside of the rest are
   cut off, and the note below the panels says so.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curves import POINTS, Curve, curve, window
-from variants import Variant, task_title
+from variants import Variant, shortfall, task_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,20 +201,22 @@ def _draw_head(figure: Figure, variants: Sequence[Variant], styles: Sequence[Loo
 
 
 def legend_label(variant: Variant) -> str:
-    """As "PGSRM (3 seeds)", "PGSRM (2 seeds, 1 unfinished left out)", "Binary (1 seed, unfinished: 41%)"."""
+    """As "PGSRM (3 seeds)", "PGSRM (2 seeds, 1 failed left out)", "Binary (1 seed, unfinished: 41%)"."""
     return f"{variant.title} ({seeds_label([variant])})"
 
 
 def seeds_label(variants: Sequence[Variant]) -> str:
-    """How many seeds are drawn: "3 seeds"; of several variants the range."""
+    """How many seeds are drawn: "3 seeds"; of several variants the range. And what became of those that did not finish."""
     drawn = sorted({len(variant.complete) or len(variant.runs) for variant in variants})
     seeds = "1 seed" if drawn == [1] else f"{'-'.join(map(str, drawn))} seeds"
-    unfinished = [variant for variant in variants if not variant.complete]
-    left_out = sum(len(variant.unfinished) for variant in variants if variant.complete)
+    left_out = [run for variant in variants if variant.complete for run in variant.unfinished]
+    unfinished = [run for variant in variants if not variant.complete for run in variant.runs]
+    if left_out:
+        seeds += f", {shortfall(left_out)} left out"
     if unfinished:
-        seeds += f", unfinished: {min(run.progress for variant in unfinished for run in variant.runs):.0%}"
-    elif left_out:
-        seeds += f", {left_out} unfinished left out"
+        alike = len({run.failed for run in unfinished}) == 1
+        what = ("failed" if unfinished[0].failed else "unfinished") if alike else shortfall(unfinished)
+        seeds += f", {what}: {min(run.progress for run in unfinished):.0%}"
     return seeds
 
 
@@ -244,11 +246,15 @@ def draw_panel(
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     few = len(variants) <= RAW_CURVES
-    known = []
+    known, lacking = [], []
     for variant, look in zip(variants, styles, strict=True):
         drawn = curve(variant, column, points)
+        seeds = len(variant.complete or variant.runs)
         if drawn is None or not np.isfinite(drawn.mean).any():
+            lacking.append(f"{variant.title}: not recorded")
             continue
+        if drawn.seeds < seeds:
+            lacking.append(f"{variant.title}: recorded in {drawn.seeds} of {seeds} seeds")
         known.append(drawn)
         colour = look.on(dark)
         if few:
@@ -261,6 +267,9 @@ def draw_panel(
         axes.plot(drawn.episodes, drawn.mean, color=colour, linestyle=look.dashes, linewidth=1.3, zorder=3)
     if not known:
         axes.text(0.5, 0.5, f"{column}\nis not recorded", transform=axes.transAxes, ha="center", va="center")
+    elif lacking:
+        text = "\n".join(textwrap.fill(line, 40) for line in lacking)
+        axes.text(0.98, 0.03, text, transform=axes.transAxes, ha="right", va="bottom", size=6.5, zorder=4)
     bottom, top, cut = frame(known, faint=few)
     axes.set_ylim(bottom, top)
     axes.set_xlim(0, max(variant.runs[0].episodes for variant in variants))

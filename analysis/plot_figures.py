@@ -9,6 +9,7 @@ Reads run folders, or the runs of an MLflow server or database. docs/analysis.md
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise NoRunsError("--only-finished: no run has finished; leave it out to see how far they are")
         args.out.mkdir(parents=True, exist_ok=True)
         for path in _write_all(variants, notes, claims, args):
-            print(path)
+            _say(path)
     except (NoRunsError, ClaimsError) as error:
         print(f"plot_figures: {error}", file=sys.stderr)
         return 1
@@ -46,6 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"plot_figures: --out={args.out}: cannot write there: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _say(path: Path) -> None:
+    """Name a file on standard output; without a word once nobody reads it (`| head`), since the files are what counts."""
+    try:
+        print(path, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

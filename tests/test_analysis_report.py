@@ -129,7 +129,7 @@ def test_what_is_wrong_stands_in_the_report(tmp_path: Path) -> None:
     assert "line 41, the last one, is half-written" in words and "failed (disk full)" in words
     assert "left out, it has no metrics.jsonl: 3 runs," in words  # once, not three times
     assert "its seeds were run at different commits: 1111111111, 2222222222" in words
-    assert "unfinished: 40%" in words
+    assert "PGSRM (1 seed, failed: 40%)" in words
 
 
 def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:
@@ -360,6 +360,35 @@ def test_runs_of_mlflow_give_what_their_folders_give(tracked: str) -> None:
         assert mine.choices == folders.choices and mine.settings == expected_settings
     assert any("stranger: left out, it has no tags task and reward" in note for note in notes)
     assert any("not finished, 40 of 100 updates, failed (disk full)" in note for note in notes)
+
+
+def test_gaps_and_what_is_no_number_are_said_of_mlflow_too(tmp_path: Path) -> None:
+    """Updates 1, 2, 9 and 10 of 10, one of them not a number. Wrong version: a finished run, without a note."""
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.tracking import MlflowClient
+    from mlflow_runs import load_mlflow_variants
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    values = {"seed": "0", "ppo.episodes": "500", "ppo.batch_size": "50"}
+    for name, updates in (("holes", (1, 2, 9, 10)), ("whole", range(1, 11)), ("no seed", range(1, 11))):
+        run_id = client.create_run("0", run_name=name).info.run_id
+        metrics = [Metric("episodes", 50.0 * u, 0, u) for u in updates]
+        metrics += [Metric("reward/mean", float("nan") if u == 2 else 0.5, 0, u) for u in updates]
+        params = [Param(key, value) for key, value in values.items() if name != "no seed" or key != "seed"]
+        params.append(Param("task.name", name))
+        tags = [RunTag("task", "color"), RunTag("reward", "pgsrm")]
+        client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+        client.set_terminated(run_id)
+    variants, notes = load_mlflow_variants(uri, COLUMNS)
+    assert sorted((v.runs[0].folder.name, len(v.complete)) for v in variants) == [("holes", 0), ("whole", 1)]
+    assert set(notes) == {
+        f"{uri}/holes: 6 of the updates up to 10 are missing; taken as unfinished",
+        f"{uri}/holes: reward/mean is no finite number in 1 update(s), left out",
+        f"{uri}/whole: reward/mean is no finite number in 1 update(s), left out",
+        f"{uri}/no seed: reward/mean is no finite number in 1 update(s), left out",
+        f"{uri}/no seed: left out, seed=null in its config is no whole number",
+    }
 
 
 def test_the_command_reads_mlflow(tracked: str, tmp_path: Path) -> None:
