@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from dot_plot import Dot
 from experiment_files import read_experiment
-from figures import by_setting, looks
+from figures import by_setting
 from intervals import Estimate, mean_interval
 from measures import change, end, last, oscillation, series
 from results import ENTROPY, EVALUATIONS, HELD_OUT, KL, MATCH, REWARD, TRAINED, Measure, seeds
 from runs import Run
+from style import looks
 from tables import NONE, Cell, Table
 from variants import Variant, group_runs, task_title
 
@@ -173,16 +174,15 @@ def _has_above(name: str, values: Mapping[str, str]) -> bool:
 
 
 def dots(experiment: Experiment, column: str, measure: Measure) -> list[Dot]:
-    """A dot for each level and reward that has a finished run with the metric."""
+    """A dot for each level and reward, without values where no finished run has the metric; none where none has it."""
     firsts = list({variant.reward: variant for variant in reversed(experiment.variants)}.values())[::-1]
     styles = {variant.reward: look for variant, look in zip(firsts, looks(firsts), strict=True)}
     found = []
     for label, variants in experiment.levels:
         for variant in variants:
             values = _values(variant, column, measure)
-            if values:
-                found.append(Dot(label, variant.reward_title, styles[variant.reward], mean_interval(values), values))
-    return found
+            found.append(Dot(label, variant.reward_title, styles[variant.reward], mean_interval(values), values))
+    return found if any(dot.values for dot in found) else []
 
 
 def level_table(experiment: Experiment) -> Table:

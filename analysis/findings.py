@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from claims import Check, Claim, check_all, claims_table
 from comparison import comparisons
-from dot_plot import plot_dots
+from dot_plot import plot_dot_pages
 from experiments import OUTCOMES, Experiment, difference_table, dots, experiments, level_table, main_runs
-from figures import COLOURS, by_setting, plot_grid, plot_task
+from figures import by_setting, plot_grid, plot_task
 from paper_tables import paper_tables
 from results import by_seed, result_tables
+from style import COLOURS
 from tables import Table
-from variants import Variant, group_runs
+from variants import Variant, group_runs, task_title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,17 +53,16 @@ class Findings:
         tables.append(claims_table(checks))
         return [table for table in tables if table.rows]
 
-    @property
-    def figures(self) -> list[tuple[str, Callable[[], Figure]]]:
-        """Each figure's stem, and what draws it."""
-        found: list[tuple[str, Callable[[], Figure]]] = []
+    def figures(self, width: str) -> list[tuple[str, Callable[[], list[Figure]]]]:
+        """Each figure's stem, and what draws its pages for a `width` of style.WIDTHS."""
+        found: list[tuple[str, Callable[[], list[Figure]]]] = []
         for task in self.tasks:
-            found.append((task, _of_task(task, [variant for variant in self.shown if variant.task == task])))
+            found.append((task, _of_task(task, [variant for variant in self.shown if variant.task == task], width)))
         for experiment in self.experiments:
             if dots(experiment, *OUTCOMES[0][1:]):
-                found.append((experiment.stem, _of_levels(experiment)))
+                found.append((experiment.stem, _of_levels(experiment, width)))
             if experiment.name:  # the others are in the task's own figure
-                found.append((f"{experiment.stem}_curves", _of_curves(experiment)))
+                found.append((f"{experiment.stem}_curves", _of_curves(experiment, width)))
         return found
 
 
@@ -91,20 +91,23 @@ def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Cla
     )
 
 
-def _of_task(task: str, variants: Sequence[Variant]) -> Callable[[], Figure]:
+def _of_task(task: str, variants: Sequence[Variant], width: str) -> Callable[[], list[Figure]]:
     """One figure of all curves while there is a colour for each, else a row of panels a setting."""
     if len(variants) <= len(COLOURS):
-        return lambda: plot_task(variants)
-    return lambda: plot_grid(by_setting(variants), task)
+        return lambda: [plot_task(variants, width)]
+    return lambda: plot_grid(by_setting(variants), task_title(task), width)
 
 
-def _of_levels(experiment: Experiment) -> Callable[[], Figure]:
-    def draw() -> Figure:
-        columns = [(title, dots(experiment, column, measure)) for title, column, measure in OUTCOMES]
-        return plot_dots([(title, found) for title, found in columns if found])
+def _of_levels(experiment: Experiment, width: str) -> Callable[[], list[Figure]]:
+    def draw() -> list[Figure]:
+        panels = [(title, dots(experiment, column, measure)) for title, column, measure in OUTCOMES]
+        return plot_dot_pages([panel for panel in panels if panel[1]], experiment.title, experiment.factor, width)
 
     return draw
 
 
-def _of_curves(experiment: Experiment) -> Callable[[], Figure]:
-    return lambda: plot_grid(experiment.levels, experiment.task)
+def _of_curves(experiment: Experiment, width: str) -> Callable[[], list[Figure]]:
+    # An experiment that has its factor's name says it already.
+    factor = f"{experiment.factor}=" if experiment.factor not in ("", experiment.name) else ""
+    rows = [(f"{factor}{label}", variants) for label, variants in experiment.levels]
+    return lambda: plot_grid(rows, experiment.title, width)

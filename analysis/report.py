@@ -17,10 +17,11 @@ from claims import FAILS, HOLDS, NO_TASK, UNDECIDED, Check
 from configs import differences, environments
 from dot_plot import plot_dots
 from experiments import OUTCOMES, Experiment, dots
-from figures import DARK, PANELS, RAW_CURVES, STYLE, by_setting, legend_label, looks, plot_panel
+from figures import PANELS, RAW_CURVES, by_setting, legend_label, plot_panel
 from findings import Findings
 from results import REWARD, over_seeds
 from samples import Samples, folder_link, read_samples
+from style import DARK, MARKERS, STYLE, looks
 from tables import NONE, Table
 from variants import Variant, task_title
 
@@ -31,6 +32,7 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 POINTS = 240  # a curve in a panel of 350 pixels
 SAMPLED = 24  # variants of which samples are shown
 SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?"}
+GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚✖", strict=True))
 CLASSES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided"}
 
 
@@ -148,7 +150,13 @@ def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
 
 def _legend(variants: Sequence[Variant]) -> list[dict[str, str]]:
     return [
-        {"label": legend_label(v), "light": look.colour, "dark": DARK[look.colour], "dashes": dash_array(look.dashes)}
+        {
+            "label": legend_label(v),
+            "light": look.colour,
+            "dark": DARK[look.colour],
+            "dashes": dash_array(look.dashes),
+            "marker": GLYPHS.get(look.marker, ""),
+        }
         for v, look in zip(variants, looks(variants), strict=True)
     ]
 
@@ -165,9 +173,9 @@ def _experiment(experiment: Experiment, tables: Sequence[Table], checks: Sequenc
         if shown:
 
             def draw(dark: bool, title: str = title, shown: Any = shown) -> Figure:
-                return plot_dots([(title, shown)], dark=dark)
+                return plot_dots((title, shown), experiment.factor, dark=dark)
 
-            words = ", ".join(f"{dot.level} {dot.reward} {dot.estimate.value:.2f}" for dot in shown)
+            words = ", ".join(f"{dot.level} {dot.reward} {dot.estimate.value:.2f}" for dot in shown if dot.values)
             found.append(picture(draw, f"{title}: {words}"))
     rewards = next(panel for panel in PANELS if panel[0] == REWARD)
     curves = [(label, _panels(variants, [(rewards[0], label, rewards[2])])[0]) for label, variants in experiment.levels]

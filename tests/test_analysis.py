@@ -351,6 +351,40 @@ def test_what_is_drawn_in_the_panels(tmp_path: Path) -> None:
     assert "rolling mean, 2% of the updates (3)" in note and "band: 95% bootstrap of the mean" in note
 
 
+def test_settings_of_one_reward_can_be_told_apart_in_grey(tmp_path: Path) -> None:
+    """Wrong version: two settings of a reward are two solid lines."""
+    for lr in range(3):
+        for reward in ("pgsrm", "binary"):
+            write_run(tmp_path, "color", reward, config={"ppo": {"lr": lr}})
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    figure = figures.plot_task(variants)
+    lines = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
+    assert len({(str(line._dash_pattern), line.get_marker()) for line in lines}) == 6  # type: ignore[attr-defined]
+    handles = figure.legends[0].get_lines()
+    assert [handle.get_marker() for handle in handles] == [line.get_marker() for line in lines]
+
+
+def test_a_figure_for_a_column_has_its_panels_below_each_other(tmp_path: Path) -> None:
+    """Wrong version: 7 inches wide, whose letters shrink to 3.7 points in a column."""
+    for reward in ("pgsrm", "binary"):
+        write_run(tmp_path / "runs", "sentiment", reward, choices={"ppo": "paper"})
+        write_run(tmp_path / "runs", "sentiment", reward)
+    args = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--formats", "png"]
+    assert plot_figures.main([*args, "--width", "column"]) == 0
+    assert png_size(tmp_path / "out" / "sentiment.png")[0] == int(3.25 * 220)
+    variants, _ = load_variants([tmp_path / "runs"], COLUMNS)
+    figure = figures.plot_task(variants, "column")
+    figure.draw_without_rendering()
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert len({box.x0 for box in boxes}) == 1 and boxes[0].y0 > boxes[1].y1 > boxes[2].y1
+    title, *_, note = figure.texts
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.y1 < title.get_window_extent().y0
+    panels = [box for axes in figure.axes if (box := axes.get_tightbbox())]
+    assert legend.y0 > panels[0].y1 and note.get_window_extent().y1 < panels[-1].y0
+    assert note.get_window_extent().x1 < figure.bbox.width
+
+
 def test_head_and_note_fit_the_width_also_with_long_labels(tmp_path: Path) -> None:
     for lr in range(9):
         values = {"lr": lr, "entropy_coefficient_of_the_policy": lr, "value_loss_coefficient": lr, "x": lr}

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from analysis_runs import UPDATES, ramp, table_rows, write_run
+from matplotlib.text import Text
 
 # isort: split
 import plot_figures
 import report
+import style
 from experiments import difference_table, experiments, level_table, main_runs
 from results import COLUMNS
 from samples import read_samples, shared_ends
@@ -310,10 +312,58 @@ def test_many_curves_of_one_task_become_rows_of_panels(tmp_path: Path) -> None:
         for reward in ("pgsrm", "binary"):
             write_run(tmp_path, "color", reward, config={"ppo": {"lr": lr}})
     variants, notes = load_variants([tmp_path], COLUMNS)
-    (stem, draw), *_ = find(variants, notes, []).figures
-    figure = draw()
+    (stem, draw), *_ = find(variants, notes, []).figures("text")
+    (figure,) = draw()
     assert stem == "color" and len(figure.axes) == 15
     assert [axes.get_title(loc="left") for axes in figure.axes[::3]] == [f"ppo.lr={lr} (1 seed)" for lr in range(5)]
+
+
+@pytest.mark.parametrize("width", ["text", "column"])
+def test_many_levels_become_pages_with_one_y_axis_a_metric(tmp_path: Path, width: str) -> None:
+    """Wrong versions: a figure longer than a page; panels that look alike and have other scales."""
+    from findings import find
+
+    for rate in range(40):
+        write_run(
+            tmp_path, rewards=[rate / 40] * UPDATES, config={"ppo": {"lr": rate}}, choices={"experiment": "rates"}
+        )
+    variants, notes = load_variants([tmp_path], COLUMNS)
+    drawn = dict(find(variants, notes, []).figures(width))
+    curves, dots = drawn["experiment_rates_color_curves"](), drawn["experiment_rates_color"]()
+    for figure in (*curves, *dots):
+        assert figure.get_size_inches()[0] == style.WIDTHS[width] and figure.get_size_inches()[1] <= style.PAGE
+    across = 3 if width == "text" else 1
+    rewards = [axes for figure in curves for axes in figure.axes[::across] if axes.get_ylabel() == "reward"]
+    assert len(rewards) == 40 and len({axes.get_ylim() for axes in rewards}) == 1
+    assert {axes.get_ylabel() for figure in curves for axes in figure.axes} == {"reward", "entropy (nats)", "KL (nats)"}
+    outcomes = [axes for figure in dots for axes in figure.axes]
+    assert len(outcomes) == 2 and len({axes.get_xlim() for axes in outcomes}) == 1  # 22 levels a page
+
+
+@pytest.mark.parametrize("width", ["text", "column"])
+def test_dots_name_the_factor_and_say_which_level_has_fewer_seeds(tmp_path: Path, width: str) -> None:
+    """Wrong version: bare numbers, and a level of three seeds that looks like one of five; one without any is gone."""
+    from findings import find
+
+    for rate, finished in ((0.0, 5), (0.2, 3), (0.4, 0)):
+        for seed in range(5):
+            write_run(tmp_path, seed=seed, rewards=[0.5 + seed / 100] * UPDATES, config={"parent": {"error_rate": rate}},
+                      state="finished" if seed < finished else "failed",
+                      choices={"experiment": "parent_sensitivity"})  # fmt: skip
+    variants, notes = load_variants([tmp_path], COLUMNS)
+    (figure,) = dict(find(variants, notes, []).figures(width))["experiment_parent_sensitivity_color"]()
+    (axes,) = figure.axes
+    assert axes.get_ylabel() == "parent.error_rate"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "0.2", "0.4"]
+    assert [text.get_text() for text in axes.texts] == ["3 of 5", "0 of 5"]
+    assert figure.get_suptitle().strip() == "parent_sensitivity: color mixing"
+    note = figure.get_supxlabel()
+    assert "finished seeds (5 unless said)" in note and "95% interval, Student's t" in note
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    assert all(text.get_fontsize() >= 7 for text in texts)
+    ticks = set(axes.findobj(Text)) - set(axes.texts)  # those beyond the axis are not drawn
+    assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in texts if text not in ticks)
 
 
 # --- MLflow -------------------------------------------------------------------------------------------------
