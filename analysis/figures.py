@@ -236,8 +236,12 @@ def draw_panel(
             axes.fill_between(
                 drawn.episodes, drawn.low, drawn.high, color=colour, alpha=0.25 if few else 0.1, linewidth=0
             )
-        every = max(1, len(drawn.mean) // MARKED)
-        axes.plot(drawn.episodes, drawn.mean, **look.line(dark), markevery=(every // 2, every), zorder=3)
+        points_planned = (
+            len(drawn.mean) * variant.runs[0].episodes / drawn.episodes[-1]
+        )  # a short curve has fewer markers
+        every = max(1, int(points_planned / MARKED))
+        first = min(every, len(drawn.mean)) // 2
+        axes.plot(drawn.episodes, drawn.mean, **look.line(dark), markevery=(first, every), zorder=3)
     if not known:
         axes.text(0.5, 0.5, f"{column}\nis not recorded", transform=axes.transAxes, ha="center", va="center")
     elif lacking:

@@ -47,8 +47,9 @@ class Findings:
 
     @property
     def tables(self) -> list[Table]:
-        pairs = zip(self.experiments, self.experiment_checks, strict=True)
-        checks = {"": self.checks, **{experiment.name: found for experiment, found in pairs if experiment.name}}
+        checks = {"": list(self.checks)}
+        for experiment, found in zip(self.experiments, self.experiment_checks, strict=True):
+            checks.setdefault(experiment.name, []).extend(found)
         tables = [*self.paper, *self.results, self.by_seed, *self.comparisons, *self.levels, *self.differences]
         tables.append(claims_table(checks))
         return [table for table in tables if table.rows]
@@ -75,7 +76,7 @@ def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Cla
         variants=variants,
         shown=shown,
         notes=notes,
-        checks=check_all(claims, shown) if shown else [],
+        checks=check_all(claims, shown),
         paper=paper_tables(shown),
         results=result_tables(shown),
         comparisons=comparisons(shown),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from claims import FAILS, HOLDS, NO_TASK, UNDECIDED, Check
 from configs import differences, environments
 from dot_plot import plot_dots
+from experiment_files import read_experiment
 from experiments import OUTCOMES, Experiment, dots
 from figures import PANELS, RAW_CURVES, by_setting, legend_label, plot_panel
 from findings import Findings
@@ -59,10 +60,7 @@ def write_report(findings: Findings, path: Path) -> Path:
 
 def _content(findings: Findings, path: Path) -> dict[str, Any]:
     runs = [run for variant in findings.variants for run in variant.runs]
-    checks = findings.checks or [check for found in findings.experiment_checks for check in found]
-    tables = zip(findings.levels, findings.differences, strict=True)
-    per_experiment = zip(findings.experiments, tables, findings.experiment_checks, strict=True)
-    configs = (differences(findings.variants), environments(findings.variants))
+    configs = (differences(findings.shown), environments(findings.variants))
     return {
         "runs": len(runs),
         "all_tasks": len({run.task for run in runs}),
@@ -72,18 +70,21 @@ def _content(findings: Findings, path: Path) -> dict[str, Any]:
         "ended": max((str(run.status.get("ended") or "") for run in runs), default="")[:16].replace("T", " "),
         "notes": grouped_notes(findings.notes),
         "tasks": [_task(task, [v for v in findings.shown if v.task == task]) for task in findings.tasks],
-        "verdicts": [(verdict, CLASSES[verdict], sum(c.verdict == verdict for c in checks)) for verdict in SYMBOLS],
+        "verdicts": [
+            (verdict, CLASSES[verdict], sum(c.verdict == verdict for c in findings.checks)) for verdict in SYMBOLS
+        ],
         "matrix": claims_matrix(
             findings.checks, {t: [v for v in findings.shown if v.task == t] for t in findings.tasks}
         ),
         "checks": findings.checks,
         "symbols": SYMBOLS,
         "classes": CLASSES,
-        "experiments": [_experiment(*each) for each in per_experiment],
+        "experiments": _experiments(findings),
         "results": [table for table in findings.results if table.rows],
         "comparisons": findings.comparisons,
         "paper": findings.paper,
-        "samples": list(_samples(findings.shown or findings.variants)),
+        "samples": list(_samples(findings.shown)),
+        "not_sampled": max(len(findings.shown) - SAMPLED, 0),
         "configs": [table for table in configs if table.rows],
         "by_seed": findings.by_seed,
         "links": [folder_link(run, path) for run in runs],
@@ -166,7 +167,30 @@ def dash_array(dashes: Any) -> str:
     return "none" if isinstance(dashes, str) else " ".join(f"{2 * length:g}" for length in dashes[1])
 
 
-def _experiment(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Check]) -> dict[str, Any]:
+def _experiments(findings: Findings) -> list[dict[str, Any]]:
+    """A section for each experiment: its levels task by task, and links to the figures of tasks that it has no levels of."""
+    tables = zip(findings.levels, findings.differences, strict=True)
+    parts = zip(findings.experiments, tables, findings.experiment_checks, strict=True)
+    sections: dict[str, dict[str, Any]] = {}
+    for experiment in sorted([*findings.plain, *findings.experiments], key=lambda each: not each.name):
+        file = read_experiment(experiment.name) if experiment.name else None
+        new: dict[str, Any] = {
+            "name": experiment.name or "Other settings",
+            "file": file,
+            "runs": 0,
+            "tasks": [],
+            "parts": [],
+        }
+        section = sections.setdefault(experiment.name, new)
+        section["runs"] += sum(len(variant.runs) for variant in experiment.variants)
+        if not experiment.has_levels:
+            section["tasks"].append((experiment.task, task_title(experiment.task)))
+    for experiment, found, checks in parts:
+        sections[experiment.name]["parts"].append(_levels(experiment, found, checks))
+    return list(sections.values())
+
+
+def _levels(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Check]) -> dict[str, Any]:
     found = []
     for title, column, measure in OUTCOMES:
         shown = dots(experiment, column, measure)
@@ -181,10 +205,11 @@ def _experiment(experiment: Experiment, tables: Sequence[Table], checks: Sequenc
     curves = [(label, _panels(variants, [(rewards[0], label, rewards[2])])[0]) for label, variants in experiment.levels]
     matrix = claims_matrix(checks, dict(experiment.levels))
     return {
-        "title": experiment.title,
+        "title": task_title(experiment.task),
         "pictures": found,
         "curves": curves,
         "tables": [table for table in tables if table.rows],
+        "settings": differences(experiment.variants),
         "matrix": matrix,
         "checks": checks,
     }

@@ -17,6 +17,7 @@ from matplotlib.text import Text
 import plot_figures
 import report
 import style
+from configs import differences
 from experiments import difference_table, experiments, level_table, main_runs
 from results import COLUMNS
 from samples import read_samples, shared_ends
@@ -139,8 +140,68 @@ def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", config={"ppo": {"lr": 3e-5, "same": 1}})
     write_run(tmp_path / "runs", "binary", config={"ppo": {"lr": 1e-5, "same": 1}})
     words = make_report(tmp_path).words
-    assert "color ppo.lr 1e-05 PGSRM, ppo.lr=1e-05" in words and "color ppo.lr 3e-05 PGSRM, ppo.lr=3e-05" in words
+    assert "color ppo.lr 1e-05 ppo.lr=1e-05" in words and "color ppo.lr 3e-05 ppo.lr=3e-05" in words
     assert "ppo.same" not in words
+
+
+def test_who_has_a_setting_is_said_in_a_few_words(tmp_path: Path) -> None:
+    """Wrong version: 22 labels in one cell."""
+    for level in range(12):
+        for reward in ("pgsrm", "binary"):
+            write_run(tmp_path, "color", reward, config={"ppo": {"lr": level, "clip": int(level == 5)}})
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    rows = differences(variants).rows
+    assert [row[2:] for row in rows if row[1] == "ppo.clip"] == [["0", "all others"], ["1", "ppo.clip=1, ppo.lr=5"]]
+
+
+def test_settings_of_a_report_are_those_of_the_tasks_figures(tmp_path: Path) -> None:
+    """Wrong version: Table 1 has a column for each level of each sweep."""
+    write_run(tmp_path / "runs", config={"ppo": {"batch_size": 50}})
+    for size in (10, 20, 30):
+        write_run(tmp_path / "runs", config={"ppo": {"batch_size": size}}, choices={"experiment": "sizes"})
+    page = make_report(tmp_path)
+    table = (tmp_path / "out" / "table1.md").read_text()
+    (row,) = [row for row in table_rows(table) if row["Hyperparameter"] == "Batch size"]
+    assert row["Value"] == "50"
+    assert page.words.index("sizes 4 runs") < page.words.index("color ppo.batch_size 10 ppo.batch_size=10")
+    assert page.words.count("Settings that differ within a task") == 1  # in the experiment's section
+
+
+def test_an_experiment_without_levels_has_a_section_that_leads_to_its_figures(tmp_path: Path) -> None:
+    """Wrong version: quickstart, paper and comparison are nowhere in the report."""
+    for task in ("color", "antonym"):
+        write_run(tmp_path / "runs", task, choices={"experiment": "quickstart"})
+    page = make_report(tmp_path)
+    assert (
+        "quickstart 2 runs A first look in a few minutes: a tenth of the paper's episodes on the shipped child. python -m "
+        "pgsrm.run -m experiment=quickstart task=color,antonym reward=pgsrm,binary Figures, claims and results of"
+    ) in page.words
+    assert "antonym generation are those of the tasks." in page.words
+    assert {"#curves-color", "#curves-antonym"} <= set(page.all("a", "href"))
+    assert {"curves-color", "curves-antonym"} <= set(page.all("h3", "id"))
+
+
+def test_an_experiment_whose_file_is_elsewhere_has_its_command(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", choices={"experiment": "my_own"})
+    assert "my_own 1 run python -m pgsrm.run -m experiment=my_own" in make_report(tmp_path).words
+
+
+def test_variants_without_samples_are_counted(tmp_path: Path) -> None:
+    """Wrong version: the samples stop at 24 of 26 unsaid."""
+    for lr in range(26):
+        write_run(tmp_path / "runs", config={"ppo": {"lr": lr}}, samples=[sample(1, "hot", "cold", True)])
+    words = make_report(tmp_path).words
+    assert "2 more settings have none here" in words
+
+
+def test_the_checks_of_an_experiment_on_two_tasks_are_all_written(tmp_path: Path) -> None:
+    """Wrong version: those of its last task alone."""
+    for task in ("color", "antonym"):
+        for lr in (1, 2):
+            write_run(tmp_path / "runs", task, config={"ppo": {"lr": lr}}, choices={"experiment": "rates"})
+    make_report(tmp_path)
+    rows = table_rows((tmp_path / "out" / "claims.md").read_text())
+    assert {row["task"] for row in rows if row["experiment"] == "rates"} == {"color", "antonym"}
 
 
 def test_grouped_notes() -> None:
@@ -255,7 +316,8 @@ def test_both_rewards_of_a_choice_are_one_level_and_failures_are_counted(tmp_pat
     assert [row["failed"] for row in rows] == ["-", "-", "1", "1", "-", "-"]
     assert [(v.reward, v.runs[0].experiment) for v in shown] == [("pgsrm", "")]
     page = make_report(tmp_path)
-    assert "Fidelity: antonym generation" in page.words
+    assert "fidelity 18 runs Which of the released code's choices" in page.words
+    assert "python -m pgsrm.run -m experiment=fidelity Antonym generation" in page.words
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {
         "experiment_fidelity_antonym.png",
