@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from figures import draw_title
 from intervals import MIN_SEEDS, Estimate
-from style import MARKERS, NOTE, PAGE, REPORT_SIZE, WIDTHS, Look, style
+from style import GRID, MARKERS, NOTE, PAGE, REPORT_SIZE, WIDTHS, Look, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,17 +37,17 @@ class Dot:
 Panel = tuple[str, Sequence[Dot]]
 
 
-def plot_dots(panel: Panel, factor: str, *, dark: bool = False) -> Figure:
-    """One outcome by itself, for a screen: levels from top to bottom in the order given."""
+def plot_dots(panel: Panel, factor: str) -> Figure:
+    """One outcome by itself, for a dark screen: levels from top to bottom in the order given."""
     import matplotlib
     from matplotlib.figure import Figure
 
     title, dots = panel
     levels = _levels([panel])
-    with matplotlib.rc_context(style(dark)):
+    with matplotlib.rc_context(style(dark=True)):
         figure = Figure(figsize=(REPORT_SIZE[0], FRAME + LEVEL * len(levels)), layout="constrained")
         axes = figure.subplots()
-        handles = _draw_dots(axes, dots, levels, _rewards([panel]), dark)
+        handles = _draw_dots(axes, dots, levels, _rewards([panel]), dark=True)
         axes.set(title=title, ylabel=factor)
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
@@ -120,7 +120,7 @@ def _draw_dots(
     axes.set_yticks(range(len(levels)), [textwrap.fill(level, 24) for level in levels])
     axes.set_ylim(len(levels) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    axes.grid(axis="both", color="0.3" if dark else "0.9", linewidth=0.5)
+    axes.grid(axis="both", color=GRID[dark], linewidth=0.5)
     axes.set_axisbelow(True)
     return handles
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from curves import POINTS, Curve, curve, window
-from style import MARKED, NOTE, NOTE_HEIGHT, PAGE, REPORT_SIZE, STYLE, WIDTHS, Look, looks, style
+from style import GRID, MARKED, NOTE, NOTE_HEIGHT, PAGE, REPORT_SIZE, STYLE, WIDTHS, Look, looks, style
 from variants import Variant, shortfall, task_title
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ PANELS = (
 SHORT = {"reward/mean": "reward", "policy/entropy": "entropy (nats)", "policy/kl": "KL (nats)"}
 RAW_CURVES = 4
 SEEDS_FOR_A_BOOTSTRAP = 5
+MOST_VECTOR = 3000  # points of a curve's faint lines in a panel
 ROW, GRID_FRAME = 1.35, 0.8  # inches of a row of panels in a grid, and of what is around all rows
 LABEL_WIDTH = {"text": 60, "column": 38}  # letters in a row of the legend
 NOTE_WIDTH = {"text": 140, "column": 58}
@@ -65,15 +66,15 @@ def plot_task(variants: Sequence[Variant], width: str = "text") -> Figure:
     return figure
 
 
-def plot_panel(variants: Sequence[Variant], column: str, title: str, unit: str, *, dark: bool, points: int) -> Figure:
-    """One panel by itself, for a screen: `points` a curve, faint lines as paths."""
+def plot_panel(variants: Sequence[Variant], column: str, title: str, unit: str, points: int) -> Figure:
+    """One panel by itself, for a dark screen: `points` a curve, faint lines as paths."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(style(dark)):
+    with matplotlib.rc_context(style(dark=True)):
         figure = Figure(figsize=REPORT_SIZE, layout="constrained")
         axes = figure.subplots()
-        draw_panel(axes, variants, looks(variants), column, dark=dark, points=points)
+        draw_panel(axes, variants, looks(variants), column, dark=True, points=points)
         axes.set_title(title)
         axes.set(ylabel=unit, xlabel="episodes")
     return figure
@@ -230,8 +231,9 @@ def draw_panel(
         known.append(drawn)
         colour = look.on(dark)
         if few:
-            # As pixels in a paper's figure: ten runs as paths make a PDF of megabytes.
-            axes.plot(drawn.episodes, drawn.runs.T, color=colour, alpha=0.3, linewidth=0.4, rasterized=points == POINTS)
+            # Many as pixels: ten runs as paths make a PDF of megabytes, but pixels take longer to draw.
+            pixels = points == POINTS and drawn.runs.size > MOST_VECTOR
+            axes.plot(drawn.episodes, drawn.runs.T, color=colour, alpha=0.3, linewidth=0.4, rasterized=pixels)
         if (drawn.high > drawn.low).any():
             axes.fill_between(
                 drawn.episodes, drawn.low, drawn.high, color=colour, alpha=0.25 if few else 0.1, linewidth=0
@@ -253,7 +255,7 @@ def draw_panel(
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
-    axes.grid(axis="y", color="0.3" if dark else "0.9", linewidth=0.5)
+    axes.grid(axis="y", color=GRID[dark], linewidth=0.5)
     axes.set_axisbelow(True)
     return cut
 

@@ -1,6 +1,7 @@
 """One self-contained HTML page of all findings: light and dark, from a phone's width to a wide screen, without network.
 
-Each picture is drawn twice by matplotlib and embedded as SVG; the browser shows the one for the reader's theme.
+Each picture is drawn by matplotlib and embedded as SVG in two sets of colours; the browser shows the one for the reader's
+theme.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from figures import PANELS, RAW_CURVES, by_setting, legend_label, plot_panel
 from findings import Findings
 from results import REWARD, over_seeds
 from samples import Samples, folder_link, read_samples
-from style import DARK, MARKERS, STYLE, looks
+from style import DARK, LIGHT, MARKERS, STYLE, looks
 from tables import NONE, Table
 from variants import Variant, task_title
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-POINTS = 240  # a curve in a panel of 350 pixels
+POINTS, LEVEL_POINTS = 240, 120  # a curve in a panel of 350 pixels; and where there is one for each level
 SAMPLED = 24  # variants of which samples are shown
 SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?"}
 GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚✖", strict=True))
@@ -97,18 +98,21 @@ def _content(findings: Findings, path: Path) -> dict[str, Any]:
 # Pictures
 
 
-def picture(draw: Callable[[bool], Figure], alt: str) -> Picture:
-    """Draw a figure for a light and a dark page."""
+def picture(draw: Callable[[], Figure], alt: str) -> Picture:
+    """Draw a figure in the colours of a dark page, and exchange them for a light one's."""
     import matplotlib
 
-    found = []
-    for dark in (False, True):
-        figure, out = draw(dark), io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-        found.append("data:image/svg+xml;base64," + base64.b64encode(compact(out.getvalue())).decode())
+    figure, out = draw(), io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    dark = compact(out.getvalue())
+    light = re.sub("#[0-9a-f]{6}", lambda colour: LIGHT.get(colour[0], colour[0]), dark.decode()).encode()
     width, height = (round(72 * inches) for inches in figure.get_size_inches())
-    return Picture(found[0], found[1], width, height, alt)
+    return Picture(_data_uri(light), _data_uri(dark), width, height, alt)
+
+
+def _data_uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
 
 
 def compact(svg: bytes) -> bytes:
@@ -119,12 +123,12 @@ def compact(svg: bytes) -> bytes:
     return re.sub(r"\n\s*", "\n", text).encode()
 
 
-def _panels(variants: Sequence[Variant], panels: Iterable[tuple[str, str, str]]) -> list[Picture]:
+def _panels(variants: Sequence[Variant], panels: Iterable[tuple[str, str, str]], points: int = POINTS) -> list[Picture]:
     found = []
     for column, title, unit in panels:
 
-        def draw(dark: bool, column: str = column, title: str = title, unit: str = unit) -> Figure:
-            return plot_panel(variants, column, title, unit, dark=dark, points=POINTS)
+        def draw(column: str = column, title: str = title, unit: str = unit) -> Figure:
+            return plot_panel(variants, column, title, unit, points)
 
         found.append(picture(draw, f"{title} over episodes. {_in_words(variants, column)}"))
     return found
@@ -196,13 +200,16 @@ def _levels(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Ch
         shown = dots(experiment, column, measure)
         if shown:
 
-            def draw(dark: bool, title: str = title, shown: Any = shown) -> Figure:
-                return plot_dots((title, shown), experiment.factor, dark=dark)
+            def draw(title: str = title, shown: Any = shown) -> Figure:
+                return plot_dots((title, shown), experiment.factor)
 
             words = ", ".join(f"{dot.level} {dot.reward} {dot.estimate.value:.2f}" for dot in shown if dot.values)
             found.append(picture(draw, f"{title}: {words}"))
     rewards = next(panel for panel in PANELS if panel[0] == REWARD)
-    curves = [(label, _panels(variants, [(rewards[0], label, rewards[2])])[0]) for label, variants in experiment.levels]
+    curves = [
+        (label, _panels(variants, [(rewards[0], label, rewards[2])], LEVEL_POINTS)[0])
+        for label, variants in experiment.levels
+    ]
     matrix = claims_matrix(checks, dict(experiment.levels))
     return {
         "title": task_title(experiment.task),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # dark ground the same hues, lighter.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 DARK = dict(zip(COLOURS, ("#56B4E9", "#FF8A3D", "#2FC79A", "#E8A0CB", "#FFFFFF", "#9AD3F5", "#F5C04A"), strict=True))
+INK, GRID = ("#000000", "#d5d8dc"), ("#e5e5e5", "#4c4c4c")  # on paper, on a dark ground
+LIGHT = {dark.lower(): light.lower() for light, dark in (*DARK.items(), INK, GRID)}
 REWARD_COLOURS = {"pgsrm": COLOURS[0], "binary": COLOURS[1]}
 DASHES = {"pgsrm": "-", "binary": (0, (3, 1.2))}
 OTHER_DASHES = ((0, (5, 1, 1, 1)), (0, (1, 0.8)), (0, (7, 1.5)))
@@ -70,7 +72,7 @@ def style(dark: bool = False) -> dict[Any, Any]:
     """matplotlib's settings, for paper or for a dark screen."""
     if not dark:
         return STYLE
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), "#d5d8dc")
+    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK[dark])
     return STYLE | ink | {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none"}
 
 
@@ -83,6 +85,7 @@ def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
     with matplotlib.rc_context(STYLE):
         for name, path in zip(formats, paths, strict=True):
             figure.savefig(path, format=name, metadata=undated.get(name))
+            figure.set_layout_engine("none")  # once laid out, it stays
     return paths
 
 
