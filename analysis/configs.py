@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tables import Table
 from variants import Variant
 
+NAMED = 4  # variants that have a value
 NOT_SHOWN = ("task.instruction", "task.parent_input")  # long, and the same wherever the task is
 
 
@@ -17,13 +18,29 @@ def differences(variants: Sequence[Variant]) -> Table:
         chosen = [variant for variant in variants if variant.task == task]
         names = sorted({name for variant in chosen for name in variant.runs[0].settings})
         for name in names:
-            values: dict[str, list[str]] = {}
+            values: dict[str, list[Variant]] = {}
             for variant in chosen:
-                values.setdefault(variant.runs[0].settings.get(name, "(not set)"), []).append(variant.title)
+                values.setdefault(variant.runs[0].settings.get(name, "(not set)"), []).append(variant)
             # What one reward has and another has not is the reward, not a setting.
             if len(values) > 1 and not name.startswith(NOT_SHOWN) and not _is_of_one_reward(name, chosen):
-                rows += [[task, name, value, "; ".join(titles)] for value, titles in values.items()]
+                rows += [
+                    [task, name, value, where] for value, where in zip(values, _where(values.values()), strict=True)
+                ]
     return Table("configs", "Settings that differ within a task", ["task", "setting", "value", "where"], rows, left=4)
+
+
+def _where(groups: Collection[Sequence[Variant]]) -> list[str]:
+    """Each group in a few words: a setting once for all rewards, the largest of several groups as what is left."""
+    names = [list(dict.fromkeys(variant.settings for variant in group)) for group in groups]
+    if len({name for group in names for name in group if name}) < sum(map(len, names)):  # the reward tells them apart
+        names = [[variant.title for variant in group] for group in groups]
+    largest = max(names, key=len)
+    return ["all others" if found is largest and len(found) > NAMED else _few(found) for found in names]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return "; ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_of_one_reward(name: str, variants: Sequence[Variant]) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from intervals import bootstrap_band
+from runs import Run
 from variants import Variant
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ MOST_FAINT = 10
 class Curve:
     """One metric of one variant over its seeds, at m of its n updates; NaN for none.
 
-    `episodes`, `mean`, `low` and `high` are (m,); `runs` is (seeds, m), at most `MOST_FAINT` seeds.
+    `episodes`, `mean`, `low` and `high` are (m,); `runs` is (seeds, m), at most `MOST_FAINT` of the `seeds`.
     """
 
     episodes: np.ndarray
@@ -30,6 +30,7 @@ class Curve:
     low: np.ndarray
     high: np.ndarray
     runs: np.ndarray
+    seeds: int = 1
 
 
 def window(updates: int, share: float = SMOOTHING) -> int:
@@ -56,22 +57,32 @@ def rolling_mean(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def curve(variant: Variant, column: str, points: int = POINTS) -> Curve | None:
-    """The variant's finished seeds (else: all of them) at the updates that all of them have.
+    """The variant's finished seeds (else: all of them) that have the column, up to the update that all of them reach.
 
-    None where not every one of them has the column. `points` of the updates are kept, evenly spaced: twenty a
-    smoothing window lose nothing that the eye could see.
+    None where none has it. `points` of the updates are kept, evenly spaced: twenty a smoothing window lose nothing that
+    the eye could see. Where a run lacks more updates than the window holds, the mean is NaN.
     """
     import numpy as np
 
-    runs = variant.complete or variant.runs
-    if any(column not in run.metrics for run in runs):
+    runs = [run for run in variant.complete or variant.runs if column in run.metrics]
+    if not runs:
         return None
-    common = functools.reduce(np.intersect1d, [run.metrics["update"] for run in runs])
-    common = common[common > 0]  # update 0 is the evaluation before training
-    rows = [np.searchsorted(run.metrics["update"], common) for run in runs]
-    values = np.stack([run.metrics[column][at] for run, at in zip(runs, rows, strict=True)])  # (seeds, n)
-    kept = np.unique(np.linspace(0, len(common) - 1, points).round().astype(int))
+    n = min(run.last_update for run in runs)
+    values = np.stack([_at_updates(run, column, n) for run in runs])  # (seeds, n)
+    kept = np.unique(np.linspace(0, n - 1, points).round().astype(int))
     smooth = rolling_mean(values, window(runs[0].updates))[:, kept]
     faint = rolling_mean(values[:MOST_FAINT], window(runs[0].updates, SMOOTHING / FAINT_SHARE))[:, kept]
     low, high = bootstrap_band(smooth)
-    return Curve(runs[0].metrics["episodes"][rows[0]][kept], smooth.mean(0), low, high, faint)
+    episodes = np.interp(kept + 1, runs[0].metrics["update"], runs[0].metrics["episodes"])
+    return Curve(episodes, smooth.mean(0), low, high, faint, len(runs))
+
+
+def _at_updates(run: Run, column: str, n: int) -> np.ndarray:
+    """The column at the updates 1..n, (n,); NaN for one that is not on file. Update 0 is the evaluation before training."""
+    import numpy as np
+
+    updates = run.metrics["update"]
+    inside = (updates >= 1) & (updates <= n)
+    values = np.full(n, np.nan)
+    values[updates[inside].astype(int) - 1] = run.metrics[column][inside]
+    return values

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from dot_plot import Dot
-from figures import by_setting, looks
+from experiment_files import read_experiment
+from figures import by_setting
 from intervals import Estimate, mean_interval
 from measures import change, end, last, oscillation, series
 from results import ENTROPY, EVALUATIONS, HELD_OUT, KL, MATCH, REWARD, TRAINED, Measure, seeds
 from runs import Run
+from style import looks
 from tables import NONE, Cell, Table
 from variants import Variant, group_runs, task_title
 
@@ -60,31 +64,45 @@ class Experiment:
         )
         return names.pop() if len(names) == 1 and single else ""
 
-    @property
+    @functools.cached_property
     def levels(self) -> list[tuple[str, list[Variant]]]:
         """Label and variants (one a reward) of each level, in their order."""
         prefix = f"{self.factor}=" if self.factor else ""
         rows = [(label.removeprefix(prefix), found) for label, found in by_setting(self.variants)]
         return sorted(rows, key=lambda row: 1 if row[0] in LAST else -1 if row[0] in FIRST else 0)
 
+    @property
+    def has_levels(self) -> bool:
+        """Whether it sweeps more than tasks, rewards and seeds."""
+        return len(self.levels) > 1
+
 
 def experiments(variants: Sequence[Variant]) -> list[Experiment]:
-    """The named experiments, then what differs among the other runs; only those with several levels."""
+    """The named experiments of each task, then what differs among the other runs if they have several levels."""
     runs = [run for variant in variants for run in variant.runs]
-    found = []
     named = list(dict.fromkeys(run.experiment for run in runs if run.experiment))
-    for name in named:
-        members = [run for run in runs if run.experiment == name]
-        members += [run for run in runs if run.experiment != name and _belongs(run, members)]
-        found += _by_task(name, members)
-    found += _by_task("", [run for run in runs if not run.experiment])
-    return [experiment for experiment in found if len(experiment.levels) > 1]
+    found = [experiment for name in named for experiment in _by_task(name, _members(name, runs))]
+    others = _by_task("", _members("", runs))
+    return found + [experiment for experiment in others if experiment.has_levels]
 
 
-def main_variants(variants: Sequence[Variant], found: Sequence[Experiment]) -> list[Variant]:
-    """The variants for the tasks' own figures: without those of a named experiment, which has figures of its own."""
-    swept = {id(run) for experiment in found if experiment.name for v in experiment.variants for run in v.runs}
-    return [variant for variant in variants if not all(id(run) in swept for run in variant.runs)]
+def main_runs(variants: Sequence[Variant], found: Sequence[Experiment]) -> list[Run]:
+    """The runs for the tasks' own figures: those of no named experiment's levels, which have figures of their own.
+
+    A run that also belongs to what has no levels (a comparison over tasks, runs without an experiment) stays. A task that
+    has none besides keeps the first level of each of its experiments.
+    """
+    runs = [run for variant in variants for run in variant.runs]
+    swept = [experiment for experiment in found if experiment.name and experiment.has_levels]
+    levels = {id(run) for experiment in swept for variant in experiment.variants for run in variant.runs}
+    plain = [experiment for experiment in found if not experiment.has_levels]
+    kept = {id(run) for experiment in plain for variant in experiment.variants for run in variant.runs}
+    kept |= {id(run) for run in _members("", runs)}
+    shown = {id(run) for run in runs if id(run) in kept or id(run) not in levels}
+    tasks = {run.task for run in runs if id(run) in shown}
+    firsts = [experiment.levels[0][1] for experiment in swept if experiment.task not in tasks]
+    shown |= {id(run) for first in firsts for variant in first for run in variant.runs}
+    return [run for run in runs if id(run) in shown]
 
 
 def _by_task(name: str, runs: Sequence[Run]) -> list[Experiment]:
@@ -93,30 +111,78 @@ def _by_task(name: str, runs: Sequence[Run]) -> list[Experiment]:
     return [Experiment(name, task, tuple(v for v in variants if v.task == task)) for task in tasks]
 
 
-def _belongs(run: Run, members: Sequence[Run]) -> bool:
-    """Whether a run that was made outside of an experiment is one of its levels.
+def _members(name: str, runs: Sequence[Run]) -> list[Run]:
+    """The runs of an experiment ("" for none), and the finished ones of others that are levels of it.
 
-    A sweep skips what has finished: a level that ran before carries another experiment's name, or none. It belongs to
-    this one if every value of its config occurs in it, and a member under the same reward shares what does not vary.
+    The same config is the same run, and a sweep skips what has finished: it carries the name of whichever came first. A
+    run belongs if its config differs from a member's in nothing but what the experiment sweeps.
     """
-    alike = [member for member in members if (member.task, member.reward) == (run.task, run.reward)]
-    if not alike:
+    own = [run for run in runs if run.experiment == name]
+    swept, alike = _varying(own, _task_and_reward) | (read_experiment(name).swept if name else set()), _task_and_reward
+    if not swept:  # it compares tasks: one that is missing may have run before
+        swept, alike = _varying(own, _reward), _reward
+    examples: dict[tuple[str, ...], dict[tuple[str, str], Run]] = {}
+    for run in own:
+        examples.setdefault(alike(run), {}).setdefault((run.task, run.variant), run)
+    return own + [
+        run
+        for run in runs
+        if run.experiment != name
+        and run.state == "finished"
+        and any(_differ_only_in(swept, run, member) for member in examples.get(alike(run), {}).values())
+    ]
+
+
+def _task_and_reward(run: Run) -> tuple[str, ...]:
+    return run.task, run.reward
+
+
+def _reward(run: Run) -> tuple[str, ...]:
+    return (run.reward,)
+
+
+def _varying(runs: Sequence[Run], by: Callable[[Run], tuple[str, ...]]) -> set[str]:
+    """The names of values that are not the same in all runs of a class that have them."""
+    classes: dict[tuple[str, ...], dict[tuple[str, str], Run]] = {}
+    for run in runs:
+        classes.setdefault(by(run), {}).setdefault((run.task, run.variant), run)
+    found: set[str] = set()
+    for examples in classes.values():
+        names = Counter(name for name, _ in {item for run in examples.values() for item in run.values.items()})
+        found |= {name for name, count in names.items() if count > 1}
+    return found
+
+
+def _differ_only_in(swept: Set[str], run: Run, member: Run) -> bool:
+    """Whether what is not swept is the same in both, and `run` has a value of all that is swept.
+
+    A setting that one of them lacks does not count, since an older version has fewer; a choice does, and so does a null
+    in the place of several settings.
+    """
+    mine, others = run.values, member.values
+    if not {name for name in swept if name in others} <= mine.keys():
         return False
-    names = {name for member in alike for name in member.settings} | set(run.settings)
-    return all(run.settings.get(name) in {member.settings.get(name) for member in alike} for name in names)
+    if any(mine[name] != others[name] for name in mine.keys() & others.keys() if name not in swept):
+        return False
+    lacking = [(name, others if name in mine else mine) for name in mine.keys() ^ others.keys() if name not in swept]
+    return not any(name.startswith("choices.") or _has_above(name, values) for name, values in lacking)
+
+
+def _has_above(name: str, values: Mapping[str, str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:i]) in values for i in range(1, len(parts)))
 
 
 def dots(experiment: Experiment, column: str, measure: Measure) -> list[Dot]:
-    """A dot for each level and reward that has a finished run with the metric."""
+    """A dot for each level and reward, without values where no finished run has the metric; none where none has it."""
     firsts = list({variant.reward: variant for variant in reversed(experiment.variants)}.values())[::-1]
     styles = {variant.reward: look for variant, look in zip(firsts, looks(firsts), strict=True)}
     found = []
     for label, variants in experiment.levels:
         for variant in variants:
             values = _values(variant, column, measure)
-            if values:
-                found.append(Dot(label, variant.reward_title, styles[variant.reward], mean_interval(values), values))
-    return found
+            found.append(Dot(label, variant.reward_title, styles[variant.reward], mean_interval(values), values))
+    return found if any(dot.values for dot in found) else []
 
 
 def level_table(experiment: Experiment) -> Table:

@@ -6,8 +6,8 @@ What a panel shows:
 - band, with several seeds: 95% bootstrap interval of that mean, point by point.
 - faint lines: each run, at most ten a curve, averaged over 0.4% of the updates (left out above four curves, where
   they would hide the thick ones).
-- seeds: those that finished. Where none did, the unfinished ones up to the update that all have reached, and
-  the legend says so.
+- seeds: those that finished. Where none did, the others up to the update that all have reached, and the legend says
+  so; a curve has a gap where one of them does. A panel says which of them lack its metric.
 - y axis: from the thick lines, bands and faint lines; single spikes of the faint lines far outside of the rest are
   cut off, and the note below the panels says so.
 """
@@ -15,13 +15,12 @@ What a panel shows:
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from curves import POINTS, Curve, curve, window
-from variants import Variant, task_title
+from style import GRID, MARKED, NOTE, NOTE_HEIGHT, PAGE, REPORT_SIZE, STYLE, WIDTHS, Look, looks, style
+from variants import Variant, shortfall, task_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,158 +31,132 @@ PANELS = (
     ("policy/entropy", "(b) Policy entropy", "nats"),
     ("policy/kl", "(c) KL divergence", "nats"),
 )
+SHORT = {"reward/mean": "reward", "policy/entropy": "entropy (nats)", "policy/kl": "KL (nats)"}
 RAW_CURVES = 4
 SEEDS_FOR_A_BOOTSTRAP = 5
-
-# Okabe and Ito's palette without its yellow, which vanishes on white; the paper's two rewards have their own. On a
-# dark ground the same hues, lighter.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-DARK = dict(zip(COLOURS, ("#56B4E9", "#FF8A3D", "#2FC79A", "#E8A0CB", "#FFFFFF", "#9AD3F5", "#F5C04A"), strict=True))
-REWARD_COLOURS = {"pgsrm": COLOURS[0], "binary": COLOURS[1]}
-DASHES = {"pgsrm": "-", "binary": (0, (3, 1.2))}
-OTHER_DASHES = ((0, (5, 1, 1, 1)), (0, (1, 0.8)), (0, (7, 1.5)))
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-
-STYLE: dict[Any, Any] = {
-    "pdf.fonttype": 42,  # TrueType: text stays text, as conferences ask
-    "svg.hashsalt": "pgsrm",
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "savefig.dpi": 220,
-}
-WIDTH, PANEL_HEIGHT, FOOT = 7.0, 1.85, 0.18  # inches: the paper's text width, the panels, the note below
-REPORT_SIZE = 3.5, 2.2  # inches of a panel in the report
-LABEL_WIDTH = 60  # letters in a row of the legend
+MOST_VECTOR = 3000  # points of a curve's faint lines in a panel
+ROW, GRID_FRAME = 1.35, 0.8  # inches of a row of panels in a grid, and of what is around all rows
+LABEL_WIDTH = {"text": 60, "column": 38}  # letters in a row of the legend
+NOTE_WIDTH = {"text": 140, "column": 58}
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a variant is drawn, the same in every panel."""
-
-    colour: str
-    dashes: Any
-    marker: str
-
-    def on(self, dark: bool) -> str:
-        return DARK[self.colour] if dark else self.colour
-
-
-def style(dark: bool = False) -> dict[Any, Any]:
-    """matplotlib's settings, for paper or for a dark screen."""
-    if not dark:
-        return STYLE
-    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), "#d5d8dc")
-    return STYLE | ink | {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none"}
-
-
-def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
-    """Write the figure in each format, without a date, so that the same runs give the same bytes."""
-    import matplotlib
-
-    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    paths = [stem.parent / f"{stem.name}.{name}" for name in formats]
-    with matplotlib.rc_context(STYLE):
-        for name, path in zip(formats, paths, strict=True):
-            figure.savefig(path, format=name, metadata=undated.get(name))
-    return paths
-
-
-# Curves
-
-
-def plot_task(variants: Sequence[Variant]) -> Figure:
-    """The three panels of one task, every variant a curve in each."""
+def plot_task(variants: Sequence[Variant], width: str = "text") -> Figure:
+    """The three panels of one task, every variant a curve in each: beside each other, or one below the other in a column."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     styles = looks(variants)
+    shape, panels = ((1, 3), 1.85) if width == "text" else ((3, 1), 4.6)
     with matplotlib.rc_context(STYLE):
         figure = Figure()
-        height = _draw_head(figure, variants, styles) + PANEL_HEIGHT + FOOT
-        figure.set_size_inches(WIDTH, height)
-        figure.set_layout_engine(
-            ConstrainedLayoutEngine(rect=(0, FOOT / height, 1, PANEL_HEIGHT / height), wspace=0.03)
-        )
+        # The longest note there can be is room for any.
+        foot = 0.06 + NOTE_HEIGHT * len(textwrap.wrap(axis_note(variants, cut=True), NOTE_WIDTH[width]))
+        height = _draw_head(figure, variants, styles, width) + panels + foot
+        figure.set_size_inches(WIDTHS[width], height)
+        figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, foot / height, 1, panels / height), wspace=0.03))
         cut = False
-        for axes, (column, title, unit) in zip(figure.subplots(1, 3), PANELS, strict=True):
+        for axes, (column, title, unit) in zip(figure.subplots(*shape).flat, PANELS, strict=True):
             cut |= draw_panel(axes, variants, styles, column)
             axes.set(title=title, ylabel=unit, xlabel="episodes")
-        figure.text(0.008, 0.05 / height, axis_note(variants, cut), size=7, color="0.3", va="bottom")
+        for axes in figure.axes[:-1] if width == "column" else ():
+            axes.set_xlabel("")
+        note = textwrap.fill(axis_note(variants, cut), NOTE_WIDTH[width])
+        figure.text(0.008, 0.05 / height, note, va="bottom", **NOTE)
     return figure
 
 
-def plot_panel(variants: Sequence[Variant], column: str, title: str, unit: str, *, dark: bool, points: int) -> Figure:
-    """One panel by itself, for a screen: `points` a curve, faint lines as paths."""
+def plot_panel(variants: Sequence[Variant], column: str, title: str, unit: str, points: int) -> Figure:
+    """One panel by itself, for a dark screen: `points` a curve, faint lines as paths."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(style(dark)):
+    with matplotlib.rc_context(style(dark=True)):
         figure = Figure(figsize=REPORT_SIZE, layout="constrained")
         axes = figure.subplots()
-        draw_panel(axes, variants, looks(variants), column, dark=dark, points=points)
+        draw_panel(axes, variants, looks(variants), column, dark=True, points=points)
         axes.set_title(title)
         axes.set(ylabel=unit, xlabel="episodes")
     return figure
 
 
-def plot_grid(rows: Sequence[tuple[str, Sequence[Variant]]], task: str) -> Figure:
-    """Small multiples: a row of three panels for each setting, the rewards its curves."""
+def plot_grid(rows: Sequence[tuple[str, Sequence[Variant]]], title: str, width: str = "text") -> list[Figure]:
+    """Small multiples, a figure a page: a row for each setting, the rewards its curves, and the three panels beside each
+    other; in a column one metric after the other. A metric has the same y axis on all pages."""
+    each = int((PAGE - GRID_FRAME) / ROW)
+    figures = []
+    for panels in [PANELS] if width == "text" else [(panel,) for panel in PANELS]:
+        pages = [_plot_page(rows[i : i + each], panels, title, width) for i in range(0, len(rows), each)]
+        for place in range(len(panels)):
+            column = [axes for page in pages for axes in page.axes[place :: len(panels)]]
+            limits = [axes.get_ylim() for axes in column]
+            for axes in column:
+                axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        figures += pages
+    return figures
+
+
+def _plot_page(
+    rows: Sequence[tuple[str, Sequence[Variant]]], panels: Sequence[tuple[str, str, str]], title: str, width: str
+) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.6 + 1.5 * len(rows)), layout="constrained")
-        grid = figure.subplots(len(rows), 3, squeeze=False, sharex=True)
+        figure = Figure(figsize=(WIDTHS[width], GRID_FRAME + ROW * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), len(panels), squeeze=False, sharex=True)
         rewards: dict[str, Look] = {}
+        cut = False
         for line, (label, variants) in zip(grid, rows, strict=True):
             styles = looks(variants)
             rewards |= {v.reward_title: look for v, look in zip(variants, styles, strict=True)}
-            for axes, (column, title, unit) in zip(line, PANELS, strict=True):
-                draw_panel(axes, variants, styles, column)
-                name = title.split(maxsplit=2)[-1]
-                axes.set(ylabel=name if unit == name else f"{name} ({unit})")
+            for axes, (column, _, _) in zip(line, panels, strict=True):
+                cut |= draw_panel(axes, variants, styles, column)
+                axes.set_ylabel(SHORT[column])
             # Not in the layout: a long one goes on above the next panel.
             line[0].set_title(f"{label} ({seeds_label(variants)})", loc="left", size=7.5, in_layout=False)
         for axes in grid[-1]:
             axes.set_xlabel("episodes")
-        handles = [Line2D([], [], color=k.colour, linestyle=k.dashes, linewidth=1.5) for k in rewards.values()]
-        figure.suptitle(task_title(task), x=0.01, ha="left", weight="bold", size=9)
-        figure.legend(handles, list(rewards), loc="upper right", ncols=len(rewards), frameon=False, borderaxespad=0.1)
+        note = axis_note(max((variants for _, variants in rows), key=len), cut)
+        figure.supxlabel(textwrap.fill(note, NOTE_WIDTH[width]), x=0.01, ha="left", **NOTE)
+        draw_title(figure, title, {name: curve_handle(look) for name, look in rewards.items()}, width)
     return figure
 
 
-def _draw_head(figure: Figure, variants: Sequence[Variant], styles: Sequence[Look]) -> float:
-    """The task's name and, right of it, the legend in as few rows as fit; returns their height in inches."""
+def draw_title(figure: Figure, title: str, handles: Mapping[str, Any], width: str) -> None:
+    """The figure's title and its legend: right of it, in a column below it. For a figure with constrained layout."""
+    below = width == "column"
+    figure.suptitle(title + ("\n " if below else ""), x=0.01, ha="left", weight="bold", size=9)
+    down = 0.17 / figure.get_size_inches()[1] if below else 0
+    figure.legend(handles.values(), handles.keys(), loc="upper right", bbox_to_anchor=(1, 1 - down), ncols=len(handles),
+                  frameon=False, borderaxespad=0.1)  # fmt: skip
+
+
+def curve_handle(look: Look) -> Any:
+    """A curve for the legend."""
     from matplotlib.lines import Line2D
+
+    return Line2D([], [], **look.line())
+
+
+def _draw_head(figure: Figure, variants: Sequence[Variant], styles: Sequence[Look], width: str) -> float:
+    """The task's name and the legend, right of it where it fits, in as few rows as fit; returns their height in inches."""
     from matplotlib.transforms import ScaledTranslation
 
     # Inches from the top left corner: the height of the figure follows from that of the head.
     corner = figure.dpi_scale_trans + ScaledTranslation(0, 1, figure.transFigure)  # type: ignore[arg-type]
-    handles = [Line2D([], [], color=look.colour, linestyle=look.dashes, linewidth=1.5) for look in styles]
-    labels = [textwrap.fill(legend_label(variant), LABEL_WIDTH) for variant in variants]
+    labels = [textwrap.fill(legend_label(variant), LABEL_WIDTH[width]) for variant in variants]
     title = figure.text(0.06, -0.05, task_title(variants[0].task), weight="bold", size=9, va="top")
     title.set_transform(corner)
-    room = (WIDTH - 0.3) * figure.dpi - title.get_window_extent().width
-    for columns in (len(labels), 3, 2, 1):
+    right, name = WIDTHS[width], title.get_window_extent()
+    places = [(columns, name.width + 0.3 * figure.dpi, 0.0) for columns in (len(labels), 3, 2, 1)]
+    places.append((1, 0.0, name.height / figure.dpi + 0.06))  # below the name
+    for columns, taken, down in places:
         legend = figure.legend(
-            handles,
+            [curve_handle(look) for look in styles],
             labels,
             loc="upper right",
-            bbox_to_anchor=(WIDTH - 0.04, -0.06),
+            bbox_to_anchor=(right - 0.04, -0.06 - down),
             bbox_transform=corner,
             ncols=columns,
             frameon=False,
@@ -193,28 +166,30 @@ def _draw_head(figure: Figure, variants: Sequence[Variant], styles: Sequence[Loo
             borderaxespad=0,
             borderpad=0,
         )
-        if legend.get_window_extent().width < room or columns == 1:
+        if legend.get_window_extent().width < right * figure.dpi - taken or down:
             break
         legend.remove()
-    rows = max(legend.get_window_extent().height, title.get_window_extent().height)
-    return float(rows / figure.dpi) + 0.08
+    rows = max(legend.get_window_extent().height / figure.dpi + down, name.height / figure.dpi)
+    return float(rows) + 0.08
 
 
 def legend_label(variant: Variant) -> str:
-    """As "PGSRM (3 seeds)", "PGSRM (2 seeds, 1 unfinished left out)", "Binary (1 seed, unfinished: 41%)"."""
+    """As "PGSRM (3 seeds)", "PGSRM (2 seeds, 1 failed left out)", "Binary (1 seed, unfinished: 41%)"."""
     return f"{variant.title} ({seeds_label([variant])})"
 
 
 def seeds_label(variants: Sequence[Variant]) -> str:
-    """How many seeds are drawn: "3 seeds"; of several variants the range."""
+    """How many seeds are drawn: "3 seeds"; of several variants the range. And what became of those that did not finish."""
     drawn = sorted({len(variant.complete) or len(variant.runs) for variant in variants})
     seeds = "1 seed" if drawn == [1] else f"{'-'.join(map(str, drawn))} seeds"
-    unfinished = [variant for variant in variants if not variant.complete]
-    left_out = sum(len(variant.unfinished) for variant in variants if variant.complete)
+    left_out = [run for variant in variants if variant.complete for run in variant.unfinished]
+    unfinished = [run for variant in variants if not variant.complete for run in variant.runs]
+    if left_out:
+        seeds += f", {shortfall(left_out)} left out"
     if unfinished:
-        seeds += f", unfinished: {min(run.progress for variant in unfinished for run in variant.runs):.0%}"
-    elif left_out:
-        seeds += f", {left_out} unfinished left out"
+        alike = len({run.failed for run in unfinished}) == 1
+        what = ("failed" if unfinished[0].failed else "unfinished") if alike else shortfall(unfinished)
+        seeds += f", {what}: {min(run.progress for run in unfinished):.0%}"
     return seeds
 
 
@@ -244,30 +219,43 @@ def draw_panel(
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     few = len(variants) <= RAW_CURVES
-    known = []
+    known, lacking = [], []
     for variant, look in zip(variants, styles, strict=True):
         drawn = curve(variant, column, points)
+        seeds = len(variant.complete or variant.runs)
         if drawn is None or not np.isfinite(drawn.mean).any():
+            lacking.append(f"{variant.title}: not recorded")
             continue
+        if drawn.seeds < seeds:
+            lacking.append(f"{variant.title}: recorded in {drawn.seeds} of {seeds} seeds")
         known.append(drawn)
         colour = look.on(dark)
         if few:
-            # As pixels in a paper's figure: ten runs as paths make a PDF of megabytes.
-            axes.plot(drawn.episodes, drawn.runs.T, color=colour, alpha=0.3, linewidth=0.4, rasterized=points == POINTS)
+            # Many as pixels: ten runs as paths make a PDF of megabytes, but pixels take longer to draw.
+            pixels = points == POINTS and drawn.runs.size > MOST_VECTOR
+            axes.plot(drawn.episodes, drawn.runs.T, color=colour, alpha=0.3, linewidth=0.4, rasterized=pixels)
         if (drawn.high > drawn.low).any():
             axes.fill_between(
                 drawn.episodes, drawn.low, drawn.high, color=colour, alpha=0.25 if few else 0.1, linewidth=0
             )
-        axes.plot(drawn.episodes, drawn.mean, color=colour, linestyle=look.dashes, linewidth=1.3, zorder=3)
+        points_planned = (
+            len(drawn.mean) * variant.runs[0].episodes / drawn.episodes[-1]
+        )  # a short curve has fewer markers
+        every = max(1, int(points_planned / MARKED))
+        first = min(every, len(drawn.mean)) // 2
+        axes.plot(drawn.episodes, drawn.mean, **look.line(dark), markevery=(first, every), zorder=3)
     if not known:
         axes.text(0.5, 0.5, f"{column}\nis not recorded", transform=axes.transAxes, ha="center", va="center")
+    elif lacking:
+        text = "\n".join(textwrap.fill(line, 40) for line in lacking)
+        axes.text(0.98, 0.03, text, transform=axes.transAxes, ha="right", va="bottom", size=7, zorder=4)
     bottom, top, cut = frame(known, faint=few)
     axes.set_ylim(bottom, top)
     axes.set_xlim(0, max(variant.runs[0].episodes for variant in variants))
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
-    axes.grid(axis="y", color="0.3" if dark else "0.9", linewidth=0.5)
+    axes.grid(axis="y", color=GRID[dark], linewidth=0.5)
     axes.set_axisbelow(True)
     return cut
 
@@ -292,23 +280,6 @@ def frame(curves: Sequence[Curve], faint: bool) -> tuple[float, float, bool]:
         high = max(high, min(float(runs.max()), bounds[1]))
     margin = 0.04 * (high - low or 1.0)
     return low - margin, high + margin, cut
-
-
-def looks(variants: Sequence[Variant]) -> list[Look]:
-    """Colour, dashes and marker of each curve: dashes by the reward, a colour of its own while there are any."""
-    rewards = list(dict.fromkeys(variant.reward for variant in variants))
-    others = [reward for reward in rewards if reward not in DASHES]
-    dashes = DASHES | {name: OTHER_DASHES[i % len(OTHER_DASHES)] for i, name in enumerate(others)}
-    reserved = {REWARD_COLOURS[reward] for reward in rewards if reward in REWARD_COLOURS}
-    free = [colour for colour in COLOURS if colour not in reserved]
-    found, taken, spare = [], set(), 0
-    for variant in variants:
-        colour = REWARD_COLOURS.get(variant.reward)
-        if colour is None or colour in taken:
-            colour, spare = free[spare % len(free)], spare + 1
-        taken.add(colour)
-        found.append(Look(colour, dashes[variant.reward], MARKERS[rewards.index(variant.reward) % len(MARKERS)]))
-    return found
 
 
 def by_setting(variants: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runs import NoRunsError, Run
+from runs import NoRunsError, Run, examine, has_choices
 from variants import Variant, group_runs
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STATES = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "SCHEDULED": "waiting"}
 PAGE = 1000
+LARGEST = 1.7e308  # MLflow keeps an infinity as the largest float
 
 
 def load_mlflow_variants(uri: str, columns: Sequence[str]) -> tuple[list[Variant], list[str]]:
@@ -78,17 +79,11 @@ def _search(client: MlflowClient, experiments: Sequence[str]) -> list[MlflowRun]
 def _read(client: MlflowClient, uri: str, run: MlflowRun, columns: Sequence[str]) -> tuple[Run | None, list[str]]:
     name = run.info.run_name or run.info.run_id
     config = _config(run)
-    if not {"task", "reward"} <= set(config["choices"]):
+    if not has_choices(config):
         return None, [f"{uri}/{name}: left out, it has no tags task and reward"]
-    metrics = _metrics(client, run, columns)
-    if not len(metrics["update"]) or metrics["update"][-1] < 1:
-        return None, [f"{uri}/{name}: left out, it has no update yet"]
-    read = Run(Path(name), config, _status(run, config), metrics, _link(uri, run))
-    notes = []
-    if not read.complete:
-        reason = f" ({read.status['reason']})" if read.status.get("reason") else ""
-        notes.append(f"{uri}/{name}: not finished, {read.last_update} of {read.updates} updates, {read.state}{reason}")
-    return read, notes
+    metrics, problems = _metrics(client, run, columns)
+    read, notes = examine(Run(Path(name), config, _status(run, config), metrics, _link(uri, run)), f"{uri}/{name}")
+    return read, [*(f"{uri}/{name}: {problem}" for problem in problems), *notes]
 
 
 def _config(run: MlflowRun) -> dict[str, Any]:
@@ -118,7 +113,8 @@ def _value(text: str) -> Any:
     return text
 
 
-def _metrics(client: MlflowClient, run: MlflowRun, columns: Sequence[str]) -> dict[str, np.ndarray]:
+def _metrics(client: MlflowClient, run: MlflowRun, columns: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The columns as Run.metrics has them, and one line for each that holds what is no finite number."""
     import numpy as np
 
     points = {
@@ -126,16 +122,27 @@ def _metrics(client: MlflowClient, run: MlflowRun, columns: Sequence[str]) -> di
         for name in ("episodes", *columns)
         if name in run.data.metrics
     }
+    notes = []
+    for name, values in points.items():
+        finite = {step: value for step, value in values.items() if abs(value) < LARGEST}
+        if len(finite) < len(values):
+            notes.append(f"{name} is no finite number in {len(values) - len(finite)} update(s), left out")
+        points[name] = finite | dict.fromkeys(values.keys() - finite.keys(), float("nan"))
     updates = sorted({step for values in points.values() for step in values})
-    table = {name: np.array([values.get(u, np.nan) for u in updates]) for name, values in points.items()}
+    table = {
+        name: np.array([values.get(u, np.nan) for u in updates])
+        for name, values in points.items()
+        if name == "episodes" or np.isfinite(list(values.values())).any()
+    }
     table["update"] = np.array(updates, dtype=float)
-    table["episodes"] = np.nan_to_num(table.get("episodes", np.zeros(len(updates))))
-    return table
+    table["episodes"] = np.where(table["update"] == 0, 0.0, table.get("episodes", np.full(len(updates), np.nan)))
+    return table, notes
 
 
 def _status(run: MlflowRun, config: Mapping[str, Any]) -> dict[str, Any]:
-    ppo = config.get("ppo") or {}
-    planned = int(ppo["episodes"]) // int(ppo["batch_size"]) if {"episodes", "batch_size"} <= set(ppo) else None
+    ppo = config.get("ppo")
+    episodes, batch = (ppo.get(key) if isinstance(ppo, dict) else None for key in ("episodes", "batch_size"))
+    planned = episodes // batch if isinstance(episodes, int) and isinstance(batch, int) and batch else None
     seconds = (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None
     return {
         "state": STATES.get(run.info.status, "unknown"),

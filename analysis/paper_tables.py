@@ -84,7 +84,7 @@ def _get(config: Mapping[str, Any], key: str) -> Any:
 
 def number_text(value: Any) -> str | None:
     """A number in few letters: 100,000, 0.01, 1e-5."""
-    if value is None or isinstance(value, bool | str):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return None if value is None else str(value)
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"

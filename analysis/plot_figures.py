@@ -1,7 +1,7 @@
 """From runs to findings: figures, tables, statistics, claims and one HTML report.
 
     python analysis/plot_figures.py [--runs DIR ...] [--tracking URI] [--out DIR] [--formats pdf,png]
-                                    [--claims FILE.yaml] [--only-finished]
+                                    [--width text|column] [--claims FILE.yaml] [--only-finished]
 
 Reads run folders, or the runs of an MLflow server or database. docs/analysis.md says what is made and what it means.
 """
@@ -9,6 +9,7 @@ Reads run folders, or the runs of an MLflow server or database. docs/analysis.md
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise NoRunsError("--only-finished: no run has finished; leave it out to see how far they are")
         args.out.mkdir(parents=True, exist_ok=True)
         for path in _write_all(variants, notes, claims, args):
-            print(path)
+            _say(path)
     except (NoRunsError, ClaimsError) as error:
         print(f"plot_figures: {error}", file=sys.stderr)
         return 1
@@ -49,6 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"plot_figures: --out={args.out}: cannot write there: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _say(path: Path) -> None:
+    """Name a file on standard output; without a word once nobody reads it (`| head`), since the files are what counts."""
+    try:
+        print(path, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="where everything goes (default: outputs/figures)")  # fmt: skip
     parser.add_argument("--formats", type=_formats, default=("pdf", "png"), metavar="pdf,png",
                         help="of the figures: pdf, png, svg; separated by commas (default: pdf,png)")  # fmt: skip
+    parser.add_argument("--width", choices=("text", "column"), default="text",
+                        help="of the figures: 7 inches for both columns of a page, or 3.25 for one (default: text)")  # fmt: skip
     parser.add_argument("--claims", type=Path, nargs="+", metavar="FILE", default=[],
                         help="YAML files of claims to check besides the paper's")  # fmt: skip
     parser.add_argument("--only-finished", action="store_true",
@@ -91,14 +102,15 @@ def _write_all(
     variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Claim], args: argparse.Namespace
 ) -> Iterator[Path]:
     """Write everything, and name each file once it is there; the report comes last."""
-    from figures import save
     from findings import find
     from report import write_report
+    from style import save
     from tables import write
 
     findings = find(variants, notes, claims)
-    for stem, draw in findings.figures:
-        yield from save(draw(), args.out / stem, args.formats)
+    for stem, draw in findings.figures(args.width):
+        for page, figure in enumerate(draw(), start=1):
+            yield from save(figure, args.out / (stem if page == 1 else f"{stem}_{page}"), args.formats)
     for table in findings.tables:
         yield from write(table, args.out)
     yield write_report(findings, args.out / "report.html")

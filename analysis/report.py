@@ -1,6 +1,7 @@
 """One self-contained HTML page of all findings: light and dark, from a phone's width to a wide screen, without network.
 
-Each picture is drawn twice by matplotlib and embedded as SVG; the browser shows the one for the reader's theme.
+Each picture is drawn by matplotlib and embedded as SVG in two sets of colours; the browser shows the one for the reader's
+theme.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from configs import differences, environments
 from dot_plot import plot_dots
+from experiment_files import read_experiment
 from experiments import OUTCOMES, Experiment, dots
-from figures import DARK, PANELS, RAW_CURVES, STYLE, by_setting, legend_label, looks, plot_panel
+from figures import PANELS, RAW_CURVES, by_setting, legend_label, plot_panel
 from findings import Findings
 from results import REWARD, over_seeds
 from samples import Samples, folder_link, read_samples
+from style import DARK, LIGHT, MARKERS, STYLE, looks
 from tables import NONE, Table
 from variants import Variant, task_title
 from verdicts import FAILS, HOLDS, NO_TASK, NO_VERDICT, UNDECIDED, Check
@@ -28,9 +31,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-POINTS = 240  # a curve in a panel of 350 pixels
+POINTS, LEVEL_POINTS = 240, 120  # a curve in a panel of 350 pixels; and where there is one for each level
 SAMPLED = 24  # variants of which samples are shown
 SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?", NO_VERDICT: "–"}
+GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚✖", strict=True))
 CLASSES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", NO_VERDICT: "undecided"}
 
 
@@ -57,10 +61,7 @@ def write_report(findings: Findings, path: Path) -> Path:
 
 def _content(findings: Findings, path: Path) -> dict[str, Any]:
     runs = [run for variant in findings.variants for run in variant.runs]
-    checks = findings.checks or [check for found in findings.experiment_checks for check in found]
-    tables = zip(findings.levels, findings.differences, strict=True)
-    per_experiment = zip(findings.experiments, tables, findings.experiment_checks, strict=True)
-    configs = (differences(findings.variants), environments(findings.variants))
+    configs = (differences(findings.shown), environments(findings.variants))
     return {
         "runs": len(runs),
         "all_tasks": len({run.task for run in runs}),
@@ -70,18 +71,21 @@ def _content(findings: Findings, path: Path) -> dict[str, Any]:
         "ended": max((str(run.status.get("ended") or "") for run in runs), default="")[:16].replace("T", " "),
         "notes": grouped_notes(findings.notes),
         "tasks": [_task(task, [v for v in findings.shown if v.task == task]) for task in findings.tasks],
-        "verdicts": [(verdict, CLASSES[verdict], sum(c.verdict == verdict for c in checks)) for verdict in SYMBOLS],
+        "verdicts": [
+            (verdict, CLASSES[verdict], sum(c.verdict == verdict for c in findings.checks)) for verdict in SYMBOLS
+        ],
         "matrix": claims_matrix(
             findings.checks, {t: [v for v in findings.shown if v.task == t] for t in findings.tasks}
         ),
         "checks": findings.checks,
         "symbols": SYMBOLS,
         "classes": CLASSES,
-        "experiments": [_experiment(*each) for each in per_experiment],
+        "experiments": _experiments(findings),
         "results": [table for table in findings.results if table.rows],
         "comparisons": findings.comparisons,
         "paper": findings.paper,
-        "samples": list(_samples(findings.shown or findings.variants)),
+        "samples": list(_samples(findings.shown)),
+        "not_sampled": max(len(findings.shown) - SAMPLED, 0),
         "configs": [table for table in configs if table.rows],
         "by_seed": findings.by_seed,
         "links": [folder_link(run, path) for run in runs],
@@ -94,18 +98,21 @@ def _content(findings: Findings, path: Path) -> dict[str, Any]:
 # Pictures
 
 
-def picture(draw: Callable[[bool], Figure], alt: str) -> Picture:
-    """Draw a figure for a light and a dark page."""
+def picture(draw: Callable[[], Figure], alt: str) -> Picture:
+    """Draw a figure in the colours of a dark page, and exchange them for a light one's."""
     import matplotlib
 
-    found = []
-    for dark in (False, True):
-        figure, out = draw(dark), io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-        found.append("data:image/svg+xml;base64," + base64.b64encode(compact(out.getvalue())).decode())
+    figure, out = draw(), io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    dark = compact(out.getvalue())
+    light = re.sub("#[0-9a-f]{6}", lambda colour: LIGHT.get(colour[0], colour[0]), dark.decode()).encode()
     width, height = (round(72 * inches) for inches in figure.get_size_inches())
-    return Picture(found[0], found[1], width, height, alt)
+    return Picture(_data_uri(light), _data_uri(dark), width, height, alt)
+
+
+def _data_uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
 
 
 def compact(svg: bytes) -> bytes:
@@ -116,12 +123,12 @@ def compact(svg: bytes) -> bytes:
     return re.sub(r"\n\s*", "\n", text).encode()
 
 
-def _panels(variants: Sequence[Variant], panels: Iterable[tuple[str, str, str]]) -> list[Picture]:
+def _panels(variants: Sequence[Variant], panels: Iterable[tuple[str, str, str]], points: int = POINTS) -> list[Picture]:
     found = []
     for column, title, unit in panels:
 
-        def draw(dark: bool, column: str = column, title: str = title, unit: str = unit) -> Figure:
-            return plot_panel(variants, column, title, unit, dark=dark, points=POINTS)
+        def draw(column: str = column, title: str = title, unit: str = unit) -> Figure:
+            return plot_panel(variants, column, title, unit, points)
 
         found.append(picture(draw, f"{title} over episodes. {_in_words(variants, column)}"))
     return found
@@ -148,7 +155,13 @@ def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
 
 def _legend(variants: Sequence[Variant]) -> list[dict[str, str]]:
     return [
-        {"label": legend_label(v), "light": look.colour, "dark": DARK[look.colour], "dashes": dash_array(look.dashes)}
+        {
+            "label": legend_label(v),
+            "light": look.colour,
+            "dark": DARK[look.colour],
+            "dashes": dash_array(look.dashes),
+            "marker": GLYPHS.get(look.marker, ""),
+        }
         for v, look in zip(variants, looks(variants), strict=True)
     ]
 
@@ -158,25 +171,52 @@ def dash_array(dashes: Any) -> str:
     return "none" if isinstance(dashes, str) else " ".join(f"{2 * length:g}" for length in dashes[1])
 
 
-def _experiment(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Check]) -> dict[str, Any]:
+def _experiments(findings: Findings) -> list[dict[str, Any]]:
+    """A section for each experiment: its levels task by task, and links to the figures of tasks that it has no levels of."""
+    tables = zip(findings.levels, findings.differences, strict=True)
+    parts = zip(findings.experiments, tables, findings.experiment_checks, strict=True)
+    sections: dict[str, dict[str, Any]] = {}
+    for experiment in sorted([*findings.plain, *findings.experiments], key=lambda each: not each.name):
+        file = read_experiment(experiment.name) if experiment.name else None
+        new: dict[str, Any] = {
+            "name": experiment.name or "Other settings",
+            "file": file,
+            "runs": 0,
+            "tasks": [],
+            "parts": [],
+        }
+        section = sections.setdefault(experiment.name, new)
+        section["runs"] += sum(len(variant.runs) for variant in experiment.variants)
+        if not experiment.has_levels:
+            section["tasks"].append((experiment.task, task_title(experiment.task)))
+    for experiment, found, checks in parts:
+        sections[experiment.name]["parts"].append(_levels(experiment, found, checks))
+    return list(sections.values())
+
+
+def _levels(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Check]) -> dict[str, Any]:
     found = []
     for title, column, measure in OUTCOMES:
         shown = dots(experiment, column, measure)
         if shown:
 
-            def draw(dark: bool, title: str = title, shown: Any = shown) -> Figure:
-                return plot_dots([(title, shown)], dark=dark)
+            def draw(title: str = title, shown: Any = shown) -> Figure:
+                return plot_dots((title, shown), experiment.factor)
 
-            words = ", ".join(f"{dot.level} {dot.reward} {dot.estimate.value:.2f}" for dot in shown)
+            words = ", ".join(f"{dot.level} {dot.reward} {dot.estimate.value:.2f}" for dot in shown if dot.values)
             found.append(picture(draw, f"{title}: {words}"))
     rewards = next(panel for panel in PANELS if panel[0] == REWARD)
-    curves = [(label, _panels(variants, [(rewards[0], label, rewards[2])])[0]) for label, variants in experiment.levels]
+    curves = [
+        (label, _panels(variants, [(rewards[0], label, rewards[2])], LEVEL_POINTS)[0])
+        for label, variants in experiment.levels
+    ]
     matrix = claims_matrix(checks, dict(experiment.levels))
     return {
-        "title": experiment.title,
+        "title": task_title(experiment.task),
         "pictures": found,
         "curves": curves,
         "tables": [table for table in tables if table.rows],
+        "settings": differences(experiment.variants),
         "matrix": matrix,
         "checks": checks,
     }

@@ -10,7 +10,7 @@ from intervals import Estimate, mean_interval
 from measures import Series, episodes_to, series
 from runs import Run
 from tables import NONE, Cell, Table
-from variants import Variant
+from variants import Variant, shortfall
 
 REWARD, MATCH, ENTROPY, KL = "reward/mean", "reward/exact_match", "policy/entropy", "policy/kl"
 THRESHOLD = 0.5
@@ -135,8 +135,7 @@ def by_seed(variants: Sequence[Variant]) -> Table:
 
 def seeds(variant: Variant) -> str:
     """The number of finished seeds, and of the others."""
-    done, unfinished = len(variant.complete), len(variant.unfinished)
-    return f"{done}" + (f" (+{unfinished} unfinished)" if unfinished else "")
+    return f"{len(variant.complete)}" + (f" (+{shortfall(variant.unfinished)})" if variant.unfinished else "")
 
 
 def state(run: Run) -> str:

@@ -36,7 +36,7 @@ class Run:
     """One run folder as read.
 
     `metrics` maps a column to a float array with one entry a line of metrics.jsonl, NaN where the line does
-    not have it; a column that no line has is not there. "update" and "episodes" always are, and "update" is
+    not have it; a column that no line has is not there. "update" and "episodes" always are, without NaN, and "update" is
     strictly increasing. Update 0 is the evaluation before training.
     """
 
@@ -67,12 +67,17 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return int(self.config.get("seed", 0))
+        return int(self.config["seed"])
 
     @functools.cached_property
     def settings(self) -> dict[str, str]:
         """Every config value that may change a result, as dotted key -> text; the seed is not one."""
         return dict(_leaves({k: v for k, v in self.config.items() if k not in NOT_SETTINGS}))
+
+    @functools.cached_property
+    def values(self) -> dict[str, str]:
+        """The settings, and the choices as "choices.ppo"."""
+        return {**self.settings, **{f"choices.{group}": choice for group, choice in self.choices.items()}}
 
     @functools.cached_property
     def variant(self) -> str:
@@ -101,21 +106,31 @@ class Run:
     @property
     def episodes(self) -> float:
         """Episodes planned, from the episodes an update of what is recorded."""
-        return float(self.metrics["episodes"][-1]) * self.updates / max(self.last_update, 1)
+        return float(self.metrics["episodes"][-1]) * self.updates / self.last_update
 
     @property
     def state(self) -> str:
         return str(self.status.get("state", "unknown"))
 
+    @functools.cached_property
+    def recorded(self) -> int:
+        """Updates that are on file."""
+        return int((self.metrics["update"] > 0).sum())
+
+    @property
+    def missing(self) -> int:
+        """Updates that are not on file, of those up to the last one that is."""
+        return self.last_update - self.recorded
+
     @property
     def complete(self) -> bool:
         """Whether the run ended well and every planned update is on file."""
-        return self.state == "finished" and self.last_update >= self.updates
+        return self.state == "finished" and self.last_update >= self.updates and not self.missing
 
     @property
     def progress(self) -> float:
         """Share of the planned updates that is on file, in [0, 1]."""
-        return min(self.last_update / max(self.updates, 1), 1.0)
+        return min(self.recorded / self.updates, 1.0)
 
     def series(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """Updates and values of a column, both (n,), at the lines that have it and carry a finite number."""
@@ -147,23 +162,58 @@ def find_run_folders(root: Path) -> list[Path]:
 def read_run(folder: Path, columns: Sequence[str]) -> tuple[Run | None, list[str]]:
     """Read one run folder; None where there is nothing to analyse. The notes say what is wrong with it."""
     config = _read_config(folder / "config.yaml")
-    if not isinstance(config.get("choices"), dict) or not {"task", "reward"} <= set(config["choices"]):
+    if not has_choices(config):
         return None, [f"{folder}: left out, config.yaml is missing or has no choices of task and reward"]
     if not (folder / "metrics.jsonl").is_file():
         return None, [f"{folder}: left out, it has no metrics.jsonl"]
     metrics, problems = read_metrics(folder / "metrics.jsonl", columns)
-    notes = [f"{folder}: {problem}" for problem in problems]
-    if not len(metrics["update"]) or metrics["update"][-1] < 1:
-        return None, [*notes, f"{folder}: left out, metrics.jsonl has no update yet"]
-    run = Run(folder, config, _read_status(folder / "status.json"), metrics)
-    lost = run.last_update - int((metrics["update"] > 0).sum())
-    if lost:
-        notes.append(f"{folder}: {lost} of the updates up to {run.last_update} are not in metrics.jsonl")
-    if not run.complete:
+    run, notes = examine(Run(folder, config, _read_status(folder / "status.json"), metrics), str(folder))
+    return run, [*(f"{folder}: {problem}" for problem in problems), *notes]
+
+
+def has_choices(config: Mapping[str, Any]) -> bool:
+    choices = config.get("choices")
+    return isinstance(choices, dict) and all(isinstance(choices.get(group), str) for group in ("task", "reward"))
+
+
+def examine(run: Run, where: str) -> tuple[Run | None, list[str]]:
+    """The run, or None if it can't be analysed; and notes on what is wrong with it, which begin with `where` it is."""
+    unusable = _unusable(run)
+    if unusable:
+        return None, [f"{where}: left out, {unusable}"]
+    notes = []
+    if run.missing:
+        taken = "; taken as unfinished" if run.state == "finished" else ""
+        notes.append(f"{where}: {run.missing} of the updates up to {run.last_update} are missing{taken}")
+    if run.state != "finished" or run.last_update < run.updates:
         reason = f" ({run.status['reason']})" if run.status.get("reason") else ""
-        reached = f"{run.last_update} of {run.updates} updates"
-        notes.append(f"{folder}: not finished, {reached}, {run.state}{reason}")
+        notes.append(f"{where}: not finished, {run.last_update} of {run.updates} updates, {run.state}{reason}")
     return run, notes
+
+
+def _unusable(run: Run) -> str:
+    """What makes every number of a run doubtful, as "seed=null in its config is no whole number"; "" for nothing."""
+    import numpy as np
+
+    update, episodes, status = run.metrics["update"], run.metrics["episodes"], run.status
+    if not len(update) or update[-1] < 1:
+        return "it has no update yet"
+    without = int((~np.isfinite(episodes[update > 0])).sum())
+    if without:
+        return f"{without} of its updates have no number of episodes"
+    seed, updates, seconds, variant = (
+        run.config.get("seed"),
+        *(status.get(k) for k in ("updates", "seconds", "variant")),
+    )
+    if not _is_whole(seed):
+        return f"seed={json.dumps(seed, default=str)} in its config is no whole number"
+    if updates is not None and not (_is_whole(updates) and updates >= 1):
+        return f"updates={json.dumps(updates)} in its status is no whole number of at least 1"
+    if seconds is not None and not _is_finite(seconds):
+        return f"seconds={json.dumps(seconds)} in its status is no number"
+    if variant is not None and not isinstance(variant, str):
+        return f"variant={json.dumps(variant)} in its status is no text"
+    return ""
 
 
 def read_metrics(path: Path, columns: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -193,7 +243,8 @@ def read_metrics(path: Path, columns: Sequence[str]) -> tuple[dict[str, np.ndarr
         notes.append(f"metrics.jsonl: {repeated} update(s) written twice, the later line counts")
     values = np.array([msgspec.structs.astuple(by_update[u]) for u in sorted(by_update)], dtype=float)
     values = values.reshape(-1, 2 + len(decoder.type.__struct_fields__[2:]))
-    table = {"update": values[:, 0], "episodes": values[:, 1]}
+    # Before training no episode has passed, whether the line says so or not.
+    table = {"update": values[:, 0], "episodes": np.where(values[:, 0] == 0, 0.0, values[:, 1])}
     for name, column in zip(decoder.type.__struct_encode_fields__[2:], values[:, 2:].T, strict=True):
         bad = int(np.isnan(column).sum())
         if bad:
@@ -208,7 +259,7 @@ def _decoder(columns: tuple[str, ...]) -> Any:
     """A decoder of lines that reads `columns` alone: null becomes None, and a column that is not there infinity."""
     import msgspec
 
-    fields: list[Any] = [("update", int), ("episodes", float | None, 0.0)]
+    fields: list[Any] = [("update", int), ("episodes", float | None, None)]
     fields += [(f"column_{i}", float | None, math.inf) for i in range(len(columns))]
     names = {f"column_{i}": name for i, name in enumerate(columns)}
     return msgspec.json.Decoder(msgspec.defstruct("Line", fields, rename=names, gc=False))
@@ -233,7 +284,11 @@ def _whole_lines(content: bytes, decoder: Any) -> tuple[list[Any], list[int]]:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterable[tuple[str, str]]:

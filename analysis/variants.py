@@ -90,6 +90,13 @@ class Variant:
         return isinstance(reward, dict) and "embedder" in reward
 
 
+def shortfall(runs: Sequence[Run]) -> str:
+    """What became of runs that did not finish: "1 failed, 2 unfinished"."""
+    failed = sum(run.failed for run in runs)
+    counts = {"failed": failed, "unfinished": len(runs) - failed}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
 def task_title(task: str) -> str:
     """A task's name as the paper writes it; a user's own task by its file name."""
     return TASK_TITLES.get(task, task.replace("_", " ").capitalize())
@@ -182,8 +189,12 @@ def _keyed(runs: Sequence[Run], notes: list[str]) -> list[tuple[Key, Run]]:
 
 
 def _mixed(variant: Variant) -> list[str]:
-    """One line for commits, and one for package versions, that differ between the seeds of a variant."""
+    """One line each for metrics, commits and package versions that differ between the seeds of a variant."""
     notes = []
+    metrics = {name for run in variant.complete for name in run.metrics}
+    partly = sorted(name for name in metrics if any(name not in run.metrics for run in variant.complete))
+    if partly:
+        notes.append(f"{variant.name}: not all of its finished seeds have {', '.join(partly)}")
     commits = {str(run.status["commit"])[:10] for run in variant.runs if run.status.get("commit")}
     if len(commits) > 1:
         notes.append(f"{variant.name}: its seeds were run at different commits: {', '.join(sorted(commits))}")

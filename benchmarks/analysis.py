@@ -1,7 +1,8 @@
-"""Time and memory of the whole analysis: `python -m benchmarks.analysis [--runs 1000] [--updates 2000]`.
+"""Time and memory of the whole analysis: `python -m benchmarks.analysis [--runs 1000] [--updates 2000] [--variants 10]`.
 
-Makes synthetic run folders in a temporary folder (five tasks under both rewards, as many seeds as it takes, lines as long as
-a real run's), runs `analysis/plot_figures.py` on them in a process of its own, and prints its seconds and peak memory.
+Makes synthetic run folders in a temporary folder (five tasks under both rewards, above ten variants as levels of an
+experiment; as many seeds as it takes, lines as long as a real run's), runs `analysis/plot_figures.py` on them in a process of
+its own, and prints its seconds and peak memory.
 """
 
 import argparse
@@ -31,20 +32,21 @@ OTHERS = (
 EVALUATIONS = ("exact_match", "reward", "distinct", "top_share", "sampled_exact_match", "other_reward")
 
 
-def write_runs(root: Path, runs: int, updates: int) -> int:
+def write_runs(root: Path, runs: int, updates: int, variants: int) -> int:
     """Make the folders; returns the size of all metrics in bytes."""
     rng, size = np.random.default_rng(0), 0
     for number in range(runs):
-        task, reward = TASKS[number % 5], REWARDS[number // 5 % 2]
-        seed = number // 10
-        folder = root / f"{task}-{reward}-s{seed}"
+        seed, variant = divmod(number, variants)
+        task, reward, level = TASKS[variant % 5], REWARDS[variant // 5 % 2], variant // 10
+        folder = root / f"{task}-{reward}-{level}-s{seed}"
         folder.mkdir()
+        choices = {"task": task, "reward": reward, "model": "nano", "ppo": "sound"}
         config = {
             "task": {"template": "{word}", "holdout": 0.2, "max_new_tokens": 2},
-            "ppo": {"episodes": updates * BATCH, "batch_size": BATCH, "actor_lr": 1e-5, "kl_coef": 0.01},
+            "ppo": {"episodes": updates * BATCH, "batch_size": BATCH, "actor_lr": 1e-5 * (1 + level), "kl_coef": 0.01},
             "reward": {"alpha": 4.0},
             "seed": seed,
-            "choices": {"task": task, "reward": reward, "model": "nano", "ppo": "sound"},
+            "choices": {**choices, **({"experiment": "rates"} if variants > 10 else {})},
         }
         (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
         status = {"state": "finished", "updates": updates, "seconds": 300.0, "commit": "0" * 40}
@@ -84,11 +86,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--variants", type=int, default=10)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         runs.mkdir()
-        size = write_runs(runs, args.runs, args.updates)
+        size = write_runs(runs, args.runs, args.updates, args.variants)
         command = [
             sys.executable,
             str(ROOT / "analysis" / "plot_figures.py"),
@@ -103,14 +106,13 @@ def main() -> None:
         if done.returncode:
             sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        report = (Path(folder) / "out" / "report.html").stat().st_size
-    print(
-        f"{args.runs:,} runs x {args.updates:,} updates, {size / 1e6:,.0f} MB of metrics, {len(done.stdout.splitlines())} files"
-    )
+        sizes = {path.name: path.stat().st_size for path in (Path(folder) / "out").iterdir()}
+    shape = f"{args.runs:,} runs x {args.updates:,} updates in {args.variants} variants"
+    print(f"{shape}, {size / 1e6:,.0f} MB of metrics, {len(sizes)} files of {sum(sizes.values()) / 1e6:,.1f} MB")
     print(f"  wall            {wall:8.1f} s")
     print(f"  user            {used.ru_utime:8.1f} s")
     print(f"  peak memory     {used.ru_maxrss / 1024:8,.0f} MiB")
-    print(f"  report.html     {report / 1e6:8.1f} MB")
+    print(f"  report.html     {sizes['report.html'] / 1e6:8.1f} MB")
 
 
 if __name__ == "__main__":

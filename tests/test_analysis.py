@@ -90,8 +90,8 @@ def test_unfinished_runs_are_said(tmp_path: Path, state: str, on_file: int, expe
     ("file", "text", "expected"),
     [
         ("metrics.jsonl", None, "it has no metrics.jsonl"),
-        ("metrics.jsonl", "", "metrics.jsonl has no update yet"),
-        ("metrics.jsonl", '{"update": 0}\n', "metrics.jsonl has no update yet"),
+        ("metrics.jsonl", "", "it has no update yet"),
+        ("metrics.jsonl", '{"update": 0}\n', "it has no update yet"),
         ("config.yaml", None, "config.yaml is missing or has no choices of task and reward"),
         ("config.yaml", "a: [", "config.yaml is missing or has no choices of task and reward"),
         ("config.yaml", "seed: 1", "config.yaml is missing or has no choices of task and reward"),
@@ -104,6 +104,31 @@ def test_runs_without_what_is_needed_are_left_out(tmp_path: Path, file: str, tex
     else:
         (folder / file).write_text(text)
     assert read_run(folder, COLUMNS) == (None, [f"{folder}: left out, {expected}"])
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("config.yaml", "seed: 0", "seed: null", "seed=null in its config is no whole number"),
+        ("config.yaml", "seed: 0", "seed: first", 'seed="first" in its config is no whole number'),
+        ("config.yaml", "task: color", "task: null", "config.yaml is missing or has no choices of task and reward"),
+        ("status.json", '"updates": 100', '"updates": "many"', 'updates="many" in its status is no whole number'),
+        ("status.json", '"updates": 100', '"updates": 0', "updates=0 in its status is no whole number of at least 1"),
+        ("status.json", '"seconds": 120.0', '"seconds": "x"', 'seconds="x" in its status is no number'),
+        ("status.json", '"variant": "', '"variant": 7, "v": "', "variant=7 in its status is no text"),
+        ("metrics.jsonl", '"episodes": 5000', '"episodes": null', "1 of its updates have no number of episodes"),
+        ("metrics.jsonl", '"episodes": 5000, ', "", "1 of its updates have no number of episodes"),
+        ("metrics.jsonl", '"episodes": 5000', '"episodes": "x"', "1 of its updates have no number of episodes"),
+    ],
+)
+def test_runs_with_a_wrong_value_are_left_out(tmp_path: Path, file: str, old: str, new: str, expected: str) -> None:
+    """Wrong versions: a traceback; an x axis that ends at zero."""
+    folder = write_run(tmp_path)
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    run, notes = read_run(folder, COLUMNS)
+    assert run is None and notes[-1].startswith(f"{folder}: left out, {expected}")
 
 
 def test_without_a_status_a_run_is_not_taken_for_finished(tmp_path: Path) -> None:
@@ -245,7 +270,7 @@ def test_a_curve_of_unfinished_seeds_ends_where_the_first_of_them_does_and_is_ma
     (variant,), _ = load_variants([tmp_path], COLUMNS)
     drawn = curves.curve(variant, "reward/mean")
     assert drawn is not None and len(drawn.mean) == 41
-    assert figures.legend_label(variant) == "PGSRM (2 seeds, unfinished: 41%)"
+    assert figures.legend_label(variant) == "PGSRM (2 seeds, 1 failed, 1 unfinished: 41%)"
 
 
 def test_spikes_do_not_flatten_a_panel_but_noise_stays_inside() -> None:
@@ -326,6 +351,40 @@ def test_what_is_drawn_in_the_panels(tmp_path: Path) -> None:
     assert "rolling mean, 2% of the updates (3)" in note and "band: 95% bootstrap of the mean" in note
 
 
+def test_settings_of_one_reward_can_be_told_apart_in_grey(tmp_path: Path) -> None:
+    """Wrong version: two settings of a reward are two solid lines."""
+    for lr in range(3):
+        for reward in ("pgsrm", "binary"):
+            write_run(tmp_path, "color", reward, config={"ppo": {"lr": lr}})
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    figure = figures.plot_task(variants)
+    lines = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
+    assert len({(str(line._dash_pattern), line.get_marker()) for line in lines}) == 6  # type: ignore[attr-defined]
+    handles = figure.legends[0].get_lines()
+    assert [handle.get_marker() for handle in handles] == [line.get_marker() for line in lines]
+
+
+def test_a_figure_for_a_column_has_its_panels_below_each_other(tmp_path: Path) -> None:
+    """Wrong version: 7 inches wide, whose letters shrink to 3.7 points in a column."""
+    for reward in ("pgsrm", "binary"):
+        write_run(tmp_path / "runs", "sentiment", reward, choices={"ppo": "paper"})
+        write_run(tmp_path / "runs", "sentiment", reward)
+    args = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--formats", "png"]
+    assert plot_figures.main([*args, "--width", "column"]) == 0
+    assert png_size(tmp_path / "out" / "sentiment.png")[0] == int(3.25 * 220)
+    variants, _ = load_variants([tmp_path / "runs"], COLUMNS)
+    figure = figures.plot_task(variants, "column")
+    figure.draw_without_rendering()
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert len({box.x0 for box in boxes}) == 1 and boxes[0].y0 > boxes[1].y1 > boxes[2].y1
+    title, *_, note = figure.texts
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.y1 < title.get_window_extent().y0
+    panels = [box for axes in figure.axes if (box := axes.get_tightbbox())]
+    assert legend.y0 > panels[0].y1 and note.get_window_extent().y1 < panels[-1].y0
+    assert note.get_window_extent().x1 < figure.bbox.width
+
+
 def test_head_and_note_fit_the_width_also_with_long_labels(tmp_path: Path) -> None:
     for lr in range(9):
         values = {"lr": lr, "entropy_coefficient_of_the_policy": lr, "value_loss_coefficient": lr, "x": lr}
@@ -395,6 +454,15 @@ def test_the_command_works_from_any_folder_and_loads_neither_torch_nor_mlflow(tm
     assert "matplotlib" in loaded and not loaded & {"torch", "mlflow", "hydra", "transformers"}
 
 
+def test_a_reader_that_goes_away_does_not_stop_the_work(tmp_path: Path) -> None:
+    """Wrong version: `| head -1` ends it after two files, with "cannot write there: Broken pipe"."""
+    write_run(tmp_path / "outputs" / "runs")
+    command = f"{sys.executable} {ANALYSIS / 'plot_figures.py'} --formats png | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "outputs/figures/color.png\n0\n" and done.stderr == ""
+    assert (tmp_path / "outputs" / "figures" / "report.html").exists()
+
+
 def test_help_loads_nothing_heavy() -> None:
     command = [sys.executable, "-X", "importtime", str(ANALYSIS / "plot_figures.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -438,7 +506,7 @@ def test_unfinished_seeds_are_named_and_stay_out_of_the_means(tmp_path: Path) ->
     write_run(tmp_path, seed=1, rewards=[0.9] * 35, updates=UPDATES, state="failed")
     found = load_and_tabulate(tmp_path)
     (whole,) = found["results"]
-    assert whole["seeds"] == "1 (+1 unfinished)" and whole["last tenth"] == "0.500"
+    assert whole["seeds"] == "1 (+1 failed)" and whole["last tenth"] == "0.500"
     cut = found["results_by_seed"][1]
     assert (cut["first tenth"], cut["last tenth"], cut["change"]) == ("0.900", "-", "-")
     assert cut["state"] == "failed, 35% of the updates"
@@ -555,7 +623,49 @@ def test_updates_that_are_missing_in_the_middle_are_said(tmp_path: Path) -> None
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:40] + lines[60:]))
     _, notes = load_variants([tmp_path], COLUMNS)
-    assert notes == [f"{folder}: 20 of the updates up to 100 are not in metrics.jsonl"]
+    assert notes == [f"{folder}: 20 of the updates up to 100 are missing; taken as unfinished"]
+
+
+def test_a_run_with_a_hole_is_no_finished_seed(tmp_path: Path) -> None:
+    """Wrong version: the other seeds' curves lose the updates that one lacks, and the tables take it as finished."""
+    for seed in range(3):
+        folder = write_run(tmp_path, seed=seed, rewards=[0.2 if seed else 0.9] * UPDATES)
+        if seed == 0:
+            lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+            (folder / "metrics.jsonl").write_text("".join(lines[:20] + lines[70:]))
+    (variant,), _ = load_variants([tmp_path], COLUMNS)
+    assert [run.seed for run in variant.complete] == [1, 2] and variant.runs[0].progress == 0.5
+    drawn = curves.curve(variant, "reward/mean")
+    assert drawn is not None and len(drawn.mean) == UPDATES
+    np.testing.assert_allclose(drawn.mean, 0.2)
+    assert figures.legend_label(variant) == "PGSRM (2 seeds, 1 unfinished left out)"
+
+
+def test_a_curve_has_a_gap_where_its_only_run_has_one(tmp_path: Path) -> None:
+    """Wrong version: the updates before and after the hole are smoothed into each other."""
+    folder = write_run(tmp_path, rewards=[0.0] * 50 + [1.0] * 50)
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:40] + lines[60:]))
+    (variant,), _ = load_variants([tmp_path], COLUMNS)
+    drawn = curves.curve(variant, "reward/mean")
+    assert drawn is not None
+    assert set(drawn.mean[:41]) == {0.0} and set(drawn.mean[59:]) == {1.0} and np.isnan(drawn.mean[41:59]).all()
+    assert drawn.episodes[59] == 60 * BATCH
+
+
+def test_a_seed_without_a_metric_leaves_the_others_their_curve(tmp_path: Path) -> None:
+    """Wrong version: the panel says that the metric is not recorded, and the legend that all seeds are drawn."""
+    for seed in range(3):
+        folder = write_run(tmp_path, seed=seed, kl=[0.5] * UPDATES)
+    text = (folder / "metrics.jsonl").read_text().replace("policy/kl", "policy/other")
+    (folder / "metrics.jsonl").write_text(text)
+    (variant,), notes = load_variants([tmp_path], COLUMNS)
+    drawn = curves.curve(variant, "policy/kl")
+    assert drawn is not None and drawn.seeds == 2
+    np.testing.assert_allclose(drawn.mean, 0.5)
+    panel = figures.plot_task([variant]).axes[2]
+    assert [text.get_text() for text in panel.texts] == ["PGSRM: recorded in 2 of 3 seeds"]
+    assert notes == ["color, PGSRM: not all of its finished seeds have policy/kl"]
 
 
 def test_runs_of_another_schema_are_named_by_their_commit(tmp_path: Path) -> None:
@@ -571,4 +681,4 @@ def test_load_raises_for_folders_without_a_readable_run(tmp_path: Path, capsys: 
     (folder / "metrics.jsonl").write_text("")
     with pytest.raises(NoRunsError, match=r"none of the 1 run folder\(s\)"):
         load_variants([tmp_path], COLUMNS)
-    assert "metrics.jsonl has no update yet" in capsys.readouterr().err
+    assert "it has no update yet" in capsys.readouterr().err

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from analysis_runs import UPDATES, ramp, table_rows, write_run
+from matplotlib.text import Text
 
 # isort: split
 import plot_figures
 import report
-from experiments import difference_table, experiments, level_table, main_variants
+import style
+from configs import differences
+from experiments import difference_table, experiments, level_table, main_runs
 from results import COLUMNS
 from samples import read_samples, shared_ends
-from variants import load_variants
+from variants import group_runs, load_variants
 
 VOID = {"meta", "img", "source", "line", "br"}
 
@@ -133,7 +136,7 @@ def test_what_is_wrong_stands_in_the_report(tmp_path: Path) -> None:
     assert "line 41, the last one, is half-written" in words and "failed (disk full)" in words
     assert "left out, it has no metrics.jsonl: 3 runs," in words  # once, not three times
     assert "its seeds were run at different commits: 1111111111, 2222222222" in words
-    assert "unfinished: 40%" in words
+    assert "PGSRM (1 seed, failed: 40%)" in words
 
 
 def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:
@@ -141,8 +144,7 @@ def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", config={"ppo": {"lr": 3e-5, "same": 1}})
     write_run(tmp_path / "runs", reward="binary", config={"ppo": {"lr": 1e-5, "same": 1}, "reward": {"checker": "x"}})
     words = make_report(tmp_path).words
-    assert "color ppo.lr 1e-05 PGSRM, ppo.lr=1e-05; Binary, ppo.lr=1e-05" in words
-    assert "color ppo.lr 3e-05 PGSRM, ppo.lr=3e-05" in words
+    assert "color ppo.lr 1e-05 ppo.lr=1e-05" in words and "color ppo.lr 3e-05 ppo.lr=3e-05" in words
     assert "ppo.same" not in words and "reward.checker" not in words  # which one reward has and the other has not
 
 
@@ -155,6 +157,66 @@ def test_the_claims_show_what_runs_that_failed_have_decided(tmp_path: Path) -> N
     assert "PGSRM rises Under PGSRM the reward rises. (5.1-5.5) ✗" in words
     assert "✗ does not hold 3 of 3 runs failed" in words and "color, PGSRM, 5,000 episodes" in words
     assert "no verdict" in words
+
+
+def test_who_has_a_setting_is_said_in_a_few_words(tmp_path: Path) -> None:
+    """Wrong version: 22 labels in one cell."""
+    for level in range(12):
+        for reward in ("pgsrm", "binary"):
+            write_run(tmp_path, "color", reward, config={"ppo": {"lr": level, "clip": int(level == 5)}})
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    rows = differences(variants).rows
+    assert [row[2:] for row in rows if row[1] == "ppo.clip"] == [["0", "all others"], ["1", "ppo.clip=1, ppo.lr=5"]]
+
+
+def test_settings_of_a_report_are_those_of_the_tasks_figures(tmp_path: Path) -> None:
+    """Wrong version: Table 1 has a column for each level of each sweep."""
+    write_run(tmp_path / "runs", config={"ppo": {"batch_size": 50}})
+    for size in (10, 20, 30):
+        write_run(tmp_path / "runs", config={"ppo": {"batch_size": size}}, choices={"experiment": "sizes"})
+    page = make_report(tmp_path)
+    table = (tmp_path / "out" / "table1.md").read_text()
+    (row,) = [row for row in table_rows(table) if row["Hyperparameter"] == "Batch size"]
+    assert row["Value"] == "50"
+    assert page.words.index("sizes 4 runs") < page.words.index("color ppo.batch_size 10 ppo.batch_size=10")
+    assert page.words.count("Settings that differ within a task") == 1  # in the experiment's section
+
+
+def test_an_experiment_without_levels_has_a_section_that_leads_to_its_figures(tmp_path: Path) -> None:
+    """Wrong version: quickstart, paper and comparison are nowhere in the report."""
+    for task in ("color", "antonym"):
+        write_run(tmp_path / "runs", task, choices={"experiment": "quickstart"})
+    page = make_report(tmp_path)
+    assert (
+        "quickstart 2 runs A first look in a few minutes: a tenth of the paper's episodes on the shipped child. python -m "
+        "pgsrm.run -m experiment=quickstart task=color,antonym reward=pgsrm,binary Figures, claims and results of"
+    ) in page.words
+    assert "antonym generation are those of the tasks." in page.words
+    assert {"#curves-color", "#curves-antonym"} <= set(page.all("a", "href"))
+    assert {"curves-color", "curves-antonym"} <= set(page.all("h3", "id"))
+
+
+def test_an_experiment_whose_file_is_elsewhere_has_its_command(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", choices={"experiment": "my_own"})
+    assert "my_own 1 run python -m pgsrm.run -m experiment=my_own" in make_report(tmp_path).words
+
+
+def test_variants_without_samples_are_counted(tmp_path: Path) -> None:
+    """Wrong version: the samples stop at 24 of 26 unsaid."""
+    for lr in range(26):
+        write_run(tmp_path / "runs", config={"ppo": {"lr": lr}}, samples=[sample(1, "hot", "cold", True)])
+    words = make_report(tmp_path).words
+    assert "2 more settings have none here" in words
+
+
+def test_the_checks_of_an_experiment_on_two_tasks_are_all_written(tmp_path: Path) -> None:
+    """Wrong version: those of its last task alone."""
+    for task in ("color", "antonym"):
+        for lr in (1, 2):
+            write_run(tmp_path / "runs", task, config={"ppo": {"lr": lr}}, choices={"experiment": "rates"})
+    make_report(tmp_path)
+    rows = table_rows((tmp_path / "out" / "claims.md").read_text())
+    assert {row["task"] for row in rows if row["experiment"] == "rates"} == {"color", "antonym"}
 
 
 def test_grouped_notes() -> None:
@@ -263,18 +325,61 @@ def test_both_rewards_of_a_choice_are_one_level_and_failures_are_counted(tmp_pat
     write_run(tmp_path / "runs", "antonym", "pgsrm")
     variants, _ = load_variants([tmp_path / "runs"], COLUMNS)
     found = experiments(variants)
+    shown, _ = group_runs(main_runs(variants, found))
     assert [label for label, _ in found[0].levels] == ["released", "d2_value", "sound"]
     rows = table_rows(level_table(found[0]).markdown())
     assert [row["failed"] for row in rows] == ["-", "-", "1", "1", "-", "-"]
-    assert [v.settings for v in main_variants(variants, found)] == ["fidelity=none"]
+    assert [(v.reward, v.runs[0].experiment) for v in shown] == [("pgsrm", "")]
     page = make_report(tmp_path)
-    assert "Fidelity: antonym generation" in page.words
+    assert "fidelity 18 runs Which of the released code's choices" in page.words
+    assert "python -m pgsrm.run -m experiment=fidelity Antonym generation" in page.words
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {
         "experiment_fidelity_antonym.png",
         "experiment_fidelity_antonym_curves.png",
         "experiment_fidelity_antonym.csv",
     } <= names
+
+
+ERRORS = {"parent": {"error_rate": 0.0}}
+
+
+@pytest.mark.parametrize("first", ["comparison", "parent_sensitivity", ""])
+def test_a_run_of_two_experiments_is_in_both_whichever_made_it(tmp_path: Path, first: str) -> None:
+    """antonym without errors belongs to the comparison of tasks and is level 0 of parent_sensitivity.
+
+    Wrong versions: the task is gone from the figures and claims; level 0 is gone from the experiment."""
+    for seed in range(3):
+        for task in ("color", "copy"):
+            write_run(tmp_path, task, seed=seed, config=ERRORS, choices={"experiment": "comparison"})
+        write_run(tmp_path, "antonym", seed=seed, config=ERRORS, choices={"experiment": first} if first else {})
+        write_run(tmp_path, "antonym", seed=seed, config={"parent": {"error_rate": 0.2}},
+                  choices={"experiment": "parent_sensitivity"})  # fmt: skip
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    found = experiments(variants)
+    shown, _ = group_runs(main_runs(variants, found))
+    assert [(v.name, len(v.runs)) for v in shown] == [(f"{task}, PGSRM", 3) for task in ("color", "antonym", "copy")]
+    levels = {e.name: [(label, len(vs[0].runs)) for label, vs in e.levels] for e in found if e.task == "antonym"}
+    assert levels == {"comparison": [("PGSRM", 3)], "parent_sensitivity": [("0", 3), ("0.2", 3)]}
+
+
+def test_a_task_of_experiments_alone_keeps_their_first_level(tmp_path: Path) -> None:
+    for rate in (0.0, 0.4):
+        choices = {"experiment": "parent_sensitivity"}
+        write_run(tmp_path, "antonym", config={"parent": {"error_rate": rate}}, choices=choices)
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (shown,) = main_runs(variants, experiments(variants))
+    assert shown.settings["parent.error_rate"] == "0"
+
+
+def test_a_task_that_an_experiment_with_levels_never_had_stays_out_of_it(tmp_path: Path) -> None:
+    """Wrong version: every task of the comparison becomes a level 0 of parent_sensitivity."""
+    write_run(tmp_path, "color", config=ERRORS, choices={"experiment": "comparison"})
+    for rate in (0.0, 0.4):
+        choices = {"experiment": "parent_sensitivity"}
+        write_run(tmp_path, "antonym", config={"parent": {"error_rate": rate}}, choices=choices)
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    assert {e.task for e in experiments(variants) if e.name == "parent_sensitivity"} == {"antonym"}
 
 
 def test_many_curves_of_one_task_become_rows_of_panels(tmp_path: Path) -> None:
@@ -284,10 +389,58 @@ def test_many_curves_of_one_task_become_rows_of_panels(tmp_path: Path) -> None:
         for reward in ("pgsrm", "binary"):
             write_run(tmp_path, "color", reward, config={"ppo": {"lr": lr}})
     variants, notes = load_variants([tmp_path], COLUMNS)
-    (stem, draw), *_ = find(variants, notes, []).figures
-    figure = draw()
+    (stem, draw), *_ = find(variants, notes, []).figures("text")
+    (figure,) = draw()
     assert stem == "color" and len(figure.axes) == 15
     assert [axes.get_title(loc="left") for axes in figure.axes[::3]] == [f"ppo.lr={lr} (1 seed)" for lr in range(5)]
+
+
+@pytest.mark.parametrize("width", ["text", "column"])
+def test_many_levels_become_pages_with_one_y_axis_a_metric(tmp_path: Path, width: str) -> None:
+    """Wrong versions: a figure longer than a page; panels that look alike and have other scales."""
+    from findings import find
+
+    for rate in range(40):
+        write_run(
+            tmp_path, rewards=[rate / 40] * UPDATES, config={"ppo": {"lr": rate}}, choices={"experiment": "rates"}
+        )
+    variants, notes = load_variants([tmp_path], COLUMNS)
+    drawn = dict(find(variants, notes, []).figures(width))
+    curves, dots = drawn["experiment_rates_color_curves"](), drawn["experiment_rates_color"]()
+    for figure in (*curves, *dots):
+        assert figure.get_size_inches()[0] == style.WIDTHS[width] and figure.get_size_inches()[1] <= style.PAGE
+    across = 3 if width == "text" else 1
+    rewards = [axes for figure in curves for axes in figure.axes[::across] if axes.get_ylabel() == "reward"]
+    assert len(rewards) == 40 and len({axes.get_ylim() for axes in rewards}) == 1
+    assert {axes.get_ylabel() for figure in curves for axes in figure.axes} == {"reward", "entropy (nats)", "KL (nats)"}
+    outcomes = [axes for figure in dots for axes in figure.axes]
+    assert len(outcomes) == 2 and len({axes.get_xlim() for axes in outcomes}) == 1  # 22 levels a page
+
+
+@pytest.mark.parametrize("width", ["text", "column"])
+def test_dots_name_the_factor_and_say_which_level_has_fewer_seeds(tmp_path: Path, width: str) -> None:
+    """Wrong version: bare numbers, and a level of three seeds that looks like one of five; one without any is gone."""
+    from findings import find
+
+    for rate, finished in ((0.0, 5), (0.2, 3), (0.4, 0)):
+        for seed in range(5):
+            write_run(tmp_path, seed=seed, rewards=[0.5 + seed / 100] * UPDATES, config={"parent": {"error_rate": rate}},
+                      state="finished" if seed < finished else "failed",
+                      choices={"experiment": "parent_sensitivity"})  # fmt: skip
+    variants, notes = load_variants([tmp_path], COLUMNS)
+    (figure,) = dict(find(variants, notes, []).figures(width))["experiment_parent_sensitivity_color"]()
+    (axes,) = figure.axes
+    assert axes.get_ylabel() == "parent.error_rate"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "0.2", "0.4"]
+    assert [text.get_text() for text in axes.texts] == ["3 of 5", "0 of 5"]
+    assert figure.get_suptitle().strip() == "parent_sensitivity: color mixing"
+    note = figure.get_supxlabel()
+    assert "finished seeds (5 unless said)" in note and "95% interval, Student's t" in note
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    assert all(text.get_fontsize() >= 7 for text in texts)
+    ticks = set(axes.findobj(Text)) - set(axes.texts)  # those beyond the axis are not drawn
+    assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in texts if text not in ticks)
 
 
 # --- MLflow -------------------------------------------------------------------------------------------------
@@ -334,6 +487,35 @@ def test_runs_of_mlflow_give_what_their_folders_give(tracked: str) -> None:
         assert mine.choices == folders.choices and mine.settings == expected_settings
     assert any("stranger: left out, it has no tags task and reward" in note for note in notes)
     assert any("not finished, 40 of 100 updates, failed (disk full)" in note for note in notes)
+
+
+def test_gaps_and_what_is_no_number_are_said_of_mlflow_too(tmp_path: Path) -> None:
+    """Updates 1, 2, 9 and 10 of 10, one of them not a number. Wrong version: a finished run, without a note."""
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.tracking import MlflowClient
+    from mlflow_runs import load_mlflow_variants
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    values = {"seed": "0", "ppo.episodes": "500", "ppo.batch_size": "50"}
+    for name, updates in (("holes", (1, 2, 9, 10)), ("whole", range(1, 11)), ("no seed", range(1, 11))):
+        run_id = client.create_run("0", run_name=name).info.run_id
+        metrics = [Metric("episodes", 50.0 * u, 0, u) for u in updates]
+        metrics += [Metric("reward/mean", float("nan") if u == 2 else 0.5, 0, u) for u in updates]
+        params = [Param(key, value) for key, value in values.items() if name != "no seed" or key != "seed"]
+        params.append(Param("task.name", name))
+        tags = [RunTag("task", "color"), RunTag("reward", "pgsrm")]
+        client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+        client.set_terminated(run_id)
+    variants, notes = load_mlflow_variants(uri, COLUMNS)
+    assert sorted((v.runs[0].folder.name, len(v.complete)) for v in variants) == [("holes", 0), ("whole", 1)]
+    assert set(notes) == {
+        f"{uri}/holes: 6 of the updates up to 10 are missing; taken as unfinished",
+        f"{uri}/holes: reward/mean is no finite number in 1 update(s), left out",
+        f"{uri}/whole: reward/mean is no finite number in 1 update(s), left out",
+        f"{uri}/no seed: reward/mean is no finite number in 1 update(s), left out",
+        f"{uri}/no seed: left out, seed=null in its config is no whole number",
+    }
 
 
 def test_the_command_reads_mlflow(tracked: str, tmp_path: Path) -> None:
