@@ -106,9 +106,8 @@ def compose(setup: Setup, outputs: str) -> Any:
         return hydra.compose("config", overrides)
 
 
-def fast(setup: Setup) -> Measured:
-    """This package: the steps of `pgsrm.train.train`, without record and evaluation."""
-    from pgsrm.child.batch import common_prefix
+def load_run(setup: Setup) -> Any:
+    """A `Trainer` as a run of this setup would have it, with `reward` in the place of its own."""
     from pgsrm.memory import keep_freed_memory
     from pgsrm.plan import plan
     from pgsrm.trainer import Trainer
@@ -119,14 +118,26 @@ def fast(setup: Setup) -> Measured:
         this.freeze()
         run = Trainer.from_folder(this.folder)
     run.score.reward = lambda *, token_ids, **_: reward(token_ids)
-    last: list[Any] = []
+    return run
+
+
+def update_once(run: Any) -> tuple[Any, Any]:
+    """The steps of `pgsrm.train.train`, without record and evaluation; returns examples and responses."""
+    examples = run.draw_prompts()
+    responses = run.sample(examples)
+    rewards, _ = run.score(examples, responses)
+    run.learn(examples, responses, rewards)
+    return examples, responses
+
+
+def fast(setup: Setup) -> Measured:
+    """This package."""
+    from pgsrm.child.batch import common_prefix
+
+    run, last = load_run(setup), list[Any]()
 
     def update() -> None:
-        examples = run.draw_prompts()
-        responses = run.sample(examples)
-        rewards, _ = run.score(examples, responses)
-        run.learn(examples, responses, rewards)
-        last[:] = examples, responses
+        last[:] = update_once(run)
 
     stopwatch = Stopwatch(setup)
     stopwatch.repeat(update)
@@ -134,6 +145,24 @@ def fast(setup: Setup) -> Measured:
     prefix = common_prefix([run.prompt_ids[example.prompt] for example in run.task.train])
     work = count_work(prefix, [run.prompt_ids[example.prompt] for example in examples], responses.ids)
     return stopwatch.measured(asdict(work))
+
+
+def profile(setup: Setup) -> list[tuple[str, float]]:
+    """Operators of `fast` and their shares of the device's time, the largest first, over updates of `setup.seconds` in all."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    run, on_gpu = load_run(setup), setup.device.startswith("cuda")
+    for _ in range(2):
+        update_once(run)
+    with record(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
+        end = time.perf_counter() + setup.seconds
+        while time.perf_counter() < end:
+            update_once(run)
+    took = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    times = {event.key: getattr(event, took) for event in found.key_averages()}
+    total = sum(times.values())
+    return sorted(((name, spent / total) for name, spent in times.items()), key=lambda each: -each[1])
 
 
 @dataclass(frozen=True)
@@ -306,7 +335,8 @@ def main() -> None:
     if command == "gemm":
         print(json.dumps(gemm_flops(**argument)))
         return
-    print(json.dumps(asdict(METHODS[command](Setup(**argument, threads=threads)))))
+    setup = Setup(**argument, threads=threads)
+    print(json.dumps(profile(setup) if command == "profile" else asdict(METHODS[command](setup))))
 
 
 if __name__ == "__main__":

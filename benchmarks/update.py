@@ -197,6 +197,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, default=3, help="processes a method, in turn")
     add("--seconds", type=float, default=3.0, help="how long a process measures; one update at least")
     add("--side-by-side", type=int, metavar="N", help="also N fast processes at once, one thread each")
+    add("--profile", type=int, metavar="N", help="instead: the N operators that take most of the fast path's time")
     add("--json", type=Path, metavar="FILE", help="write the results there too")
     args = parser.parse_args(arguments)
     args.methods = args.methods.split(",")
@@ -221,6 +222,10 @@ def main() -> None:
             f"{args.shape} ({shape.layers} layers, width {shape.width}, vocabulary {shape.vocabulary}), {args.dtype}"
         )
         print(f"{title}, {args.device}, {args.threads or 'all'} threads")
+        if args.profile:
+            for name, share in json.loads(run_once("profile", asdict(setup)))[: args.profile]:
+                print(f"{share:6.1%}  {name}")
+            return
         print(f"task={args.task}, batch {args.batch}, {args.new_tokens} new tokens, {args.rounds} rounds", flush=True)
         found, speed = measure(methods, setup, shape, args.rounds)
         rows = [Row.of(method, found[method], args.batch) for method in methods]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, environment
 
+from benchmarks import methods
 from benchmarks.arithmetic import Shape, Work, count_work
 from benchmarks.baselines import TransformersLearner
 from benchmarks.embedder import _count
@@ -50,6 +51,20 @@ def test_update_prints_a_row_for_each_method(tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     assert [row["method"] for row in result["rows"]] == ["fast", "plain", "batched", "one_by_one"]
     assert result["setup"]["model"] == "tiny"
+
+
+def test_the_profile_of_an_update() -> None:
+    arguments = ["--shape", "tiny", "--batch", "4", "--seconds", "0.1", "--threads", "1", "--profile", "5"]
+    shares = [float(line.split("%")[0]) for line in run_module("benchmarks.update", *arguments)[1:]]
+    assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 100
+
+
+def test_the_fast_path_has_the_benchmarks_reward(tmp_path: Path, tiny: Path) -> None:
+    """Wrong version: the others train on a free reward, the fast path on its task's own."""
+    run = methods.load_run(methods.Setup(str(tiny), "color", 4, 2, "float32", "cpu", 1, 0.1))
+    examples = run.draw_prompts()
+    responses = run.sample(examples)
+    assert run.score(examples, responses)[0] == methods.reward(responses.ids)
 
 
 def test_the_work_of_an_update_by_hand() -> None:
