@@ -53,9 +53,9 @@ def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
         len(names),
         {f"P, {task}": ".2f" for task in ("all tasks", *tasks)},
         (
-            "IQM: mean of the middle half of a task's runs, mean over tasks; none where runs failed. "
+            "IQM: mean of the middle half of a task's runs, mean over tasks; none where runs diverged. "
             f"P: probability that a run under {first} does better than one under {second}, ties half, mean over tasks; "
-            "0.5 is no difference, and a run that failed is the worst.",
+            "0.5 is no difference, and a run that diverged is the worst.",
             "In brackets the 95% bootstrap interval, seeds drawn within their task (none below three seeds a task).",
         ),
     )
@@ -64,7 +64,7 @@ def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
 def _pairs(a: str, b: str, variants: Sequence[Variant]) -> list[list[tuple[Variant, Variant]]]:
     """Pairs of variants with runs that ended, which differ in the reward alone; those of one setup together."""
     setups: list[list[tuple[Variant, Variant]]] = []
-    ended = [variant for variant in variants if any(run.complete or run.failed for run in variant.runs)]
+    ended = [variant for variant in variants if any(run.complete or run.diverged for run in variant.runs)]
     for one in (v for v in ended if v.reward == a):
         for other in (v for v in ended if v.reward == b):
             if one.task != other.task or not one.same_setup(other):
@@ -84,8 +84,15 @@ def _row(
     pairs: Sequence[tuple[Variant, Variant]], column: str, measure: Measure, more: bool, tasks: Sequence[str]
 ) -> list[Cell] | None:
     """Numbers of one measure over the tasks that have it on both sides, or did not get there since a run failed."""
-    scored = {pair[0].task: [_scores(variant, column, measure, more) for variant in pair] for pair in pairs}
-    scored = {task: sides for task, sides in scored.items() if all(sides)}
+    scored: dict[str, list[list[float]]] = {}
+    for task in {one.task: None for one, _ in pairs}:
+        of_task = [pair for pair in pairs if pair[0].task == task]  # several where commits differ: their runs together
+        sides = [
+            [score for variant in _distinct(side) for score in _scores(variant, column, measure, more)]
+            for side in zip(*of_task, strict=True)
+        ]
+        if all(sides):
+            scored[task] = sides
     both = list(zip(*scored.values(), strict=True))
     if not any(score > WORST for side in both for scores in side for score in scores):
         return None
@@ -98,19 +105,23 @@ def _row(
     return [*cells, probability_of_improvement(*both), *(by_task.get(task, NONE) for task in tasks)]
 
 
+def _distinct(variants: Sequence[Variant]) -> list[Variant]:
+    return [variant for place, variant in enumerate(variants) if variant not in variants[:place]]
+
+
 def _scores(variant: Variant, column: str, measure: Measure, more: bool) -> list[float]:
-    """One number a run, more is better: those of the finished runs that have one, and `WORST` for each that failed."""
+    """One number a run, more is better: those of the finished runs that have one, and `WORST` for each that diverged."""
     found = [measure(series(run, column)) for run in variant.complete]
     scores = [value if more else -value for value in found if value == value]
     if variant.complete and not scores:  # not measured
         return []
-    return scores + [WORST] * sum(run.failed for run in variant.runs)
+    return scores + [WORST] * sum(run.diverged for run in variant.runs)
 
 
 def _runs(side: Sequence[Sequence[float]]) -> str:
     scores = [score for task in side for score in task]
     failed = scores.count(WORST)
-    return f"{len(scores) - failed}" + (f" (+{failed} failed)" if failed else "")
+    return f"{len(scores) - failed}" + (f" (+{failed} diverged)" if failed else "")
 
 
 def _iqm(side: Sequence[Sequence[float]], more: bool) -> Estimate:

@@ -36,7 +36,7 @@ FURTHER: tuple[tuple[str, str, Measure], ...] = (
 )
 
 # Where a comparison begins and ends; other levels keep the order of their names and numbers between them.
-FIRST, LAST = ("released", "paper"), ("sound",)
+FIRST, LAST = ("released", "paper", "none"), ("sound",)
 
 
 @dataclass(frozen=True)

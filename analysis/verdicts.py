@@ -140,14 +140,16 @@ def _verdict(
     if min(counts) < claim.min_seeds:
         if claim.must_finish and sum(run.diverged for run in groups[0].runs) >= claim.min_seeds:
             return FAILS, "; ".join(problems)
-        if all(len(group.complete) + sum(run.failed for run in group.runs) >= claim.min_seeds for group in groups):
+        going_on = any(not run.complete and not run.failed for run in runs)
+        enough = all(len(group.complete) + sum(run.failed for run in group.runs) >= claim.min_seeds for group in groups)
+        if enough and not going_on:
             return NO_VERDICT, "; ".join(problems)
         return UNDECIDED, "; ".join([f"{min(counts)} of {claim.min_seeds} finished seeds", *problems])
     moving = next(filter(None, (_still_moving(claim, group) for group in groups)), "")
     if moving:
         return NO_VERDICT, "; ".join([moving, *problems])
     length = groups[0].runs[0].episodes
-    if claim.measure == "rise_time" and claim.high >= length:
+    if claim.measure == "rise_time" and claim.minus is None and length <= claim.high < math.inf:
         return NO_VERDICT, f"runs of {length:,.0f} episodes can't go beyond {claim.high:,.0f}"
     notes = [_seeds(counts)]
     never = sum(math.isinf(value) for each in values for value in each)

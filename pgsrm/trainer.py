@@ -230,6 +230,7 @@ class Trainer:
         self.folder.truncate_after(self.update if self._unrecorded is None else self.update - 1)
         modules = self._modules()
         _unflatten(modules, tensors)
+        self.child.weights_changed()
         if "reference" in modules:
             self.child.set_reference(modules["reference"].state_dict())  # as it was after the update: nothing kept
         self.learner.kl_coef = state["kl_coef"]

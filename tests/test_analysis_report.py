@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml  # type: ignore[import-untyped]
 from analysis_runs import UPDATES, ramp, table_rows, write_run
 from matplotlib.text import Text
 
@@ -22,6 +23,8 @@ from experiments import difference_table, experiments, level_table, main_runs
 from results import COLUMNS
 from samples import read_samples, shared_ends
 from variants import group_runs, load_variants
+
+from pgsrm.paths import conf_folder
 
 VOID = {"meta", "img", "source", "line", "br"}
 
@@ -137,6 +140,17 @@ def test_what_is_wrong_stands_in_the_report(tmp_path: Path) -> None:
     assert "left out, it has no metrics.jsonl: 3 runs," in words  # once, not three times
     assert "its seeds were run at different commits: 1111111111, 2222222222" in words
     assert "PGSRM (1 seed, failed: 40%)" in words
+
+
+@pytest.mark.parametrize("name", ["fidelity", "ablation"])
+def test_levels_are_compared_with_the_base_that_the_sweep_begins_with(tmp_path: Path, name: str) -> None:
+    """Wrong version: the ablation's with d2_value, which is first by name."""
+    sweep = yaml.safe_load((conf_folder() / f"experiment/{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    for level in sweep[name].split(","):
+        choices = {"experiment": name, name: level}
+        write_run(tmp_path, choices=choices, config={"ppo": {"x": level}})
+    (experiment,) = experiments(load_variants([tmp_path], COLUMNS)[0])
+    assert experiment.levels[0][0] == sweep[name].split(",")[0]
 
 
 def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:

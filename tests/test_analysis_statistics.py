@@ -244,29 +244,55 @@ def test_rewards_are_compared_in_the_same_setup_over_tasks(tmp_path: Path) -> No
     assert "right answers, last tenth" not in rows  # reward/exact_match is not recorded
 
 
-def test_runs_that_failed_are_counted_as_the_worst_and_leave_no_mean(tmp_path: Path) -> None:
-    """Wrong version: the two survivors under PGSRM win, and nothing says that three failed."""
+def test_runs_that_diverged_are_counted_as_the_worst_and_leave_no_mean(tmp_path: Path) -> None:
+    """Wrong version: the two survivors under PGSRM win, and nothing says that three diverged."""
     for seed in range(5):
         write_run(tmp_path, "color", "binary", seed, exact=(0.0, 0.5))
         if seed < 2:
             write_run(tmp_path, "color", "pgsrm", seed, exact=(0.0, 0.8))
         else:
-            write_run(tmp_path, "color", "pgsrm", seed, rewards=[0.1] * 20, updates=UPDATES, state="failed")
+            failed = {"rewards": [0.1] * 20, "updates": UPDATES, "state": "failed", "status": DIVERGED}
+            write_run(tmp_path, "color", "pgsrm", seed, **failed)
     variants, _ = load_variants([tmp_path], COLUMNS)
     (table,) = comparisons(variants)
     row = next(row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out")
-    assert (row["runs PGSRM"], row["runs Binary"], row["P, color"]) == ("2 (+3 failed)", "5", "0.40")
+    assert (row["runs PGSRM"], row["runs Binary"], row["P, color"]) == ("2 (+3 diverged)", "5", "0.40")
     assert "IQM PGSRM" not in row and row["IQM Binary"].startswith("0.250")
     assert row["P, all tasks"].startswith("0.40 [")
 
 
-def test_a_reward_of_which_every_run_failed_is_compared_too(tmp_path: Path) -> None:
+def test_a_machine_that_failed_says_nothing_of_a_reward(tmp_path: Path) -> None:
+    """Wrong version: three full disks under binary are its defeat."""
+    for seed in range(6):
+        ended = {"exact": (0.0, 0.9)} if seed < 3 else {"state": "failed", "rewards": [0.1] * 20, "updates": UPDATES}
+        write_run(tmp_path, "color", "pgsrm", seed, exact=(0.0, 0.8))
+        write_run(tmp_path, "color", "binary", seed, status={"reason": "the disk is full"}, **ended)
+    (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
+    row = next(row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out")
+    assert (row["runs PGSRM"], row["runs Binary"], row["P, color"]) == ("6", "3", "0.00")
+    assert row["IQM Binary"].startswith("0.450")
+
+
+def test_runs_of_several_commits_are_compared_together(tmp_path: Path) -> None:
+    """Wrong version: the last pair of variants stands for all."""
+    for seed in range(3):
+        for commit, right in (("a", 0.9), ("b", 0.3)):
+            write_run(tmp_path / commit, "color", "pgsrm", seed, exact=(0.0, right), status={"commit": commit * 40},
+                      variant=commit)  # fmt: skip
+        write_run(tmp_path, "color", "binary", seed, exact=(0.0, 0.5))
+    (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
+    row = next(row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out")
+    assert (row["runs PGSRM"], row["runs Binary"], row["P, color"]) == ("6", "3", "0.50")
+
+
+def test_a_reward_of_which_every_run_diverged_is_compared_too(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path, "color", "pgsrm", seed, exact=(0.0, 0.8))
-        write_run(tmp_path, "color", "binary", seed, rewards=[0.1] * 20, updates=UPDATES, state="failed")
+        failed = {"rewards": [0.1] * 20, "updates": UPDATES, "state": "failed", "status": DIVERGED}
+        write_run(tmp_path, "color", "binary", seed, **failed)
     variants, _ = load_variants([tmp_path], COLUMNS)
     (table,) = comparisons(variants)
-    assert {row["runs Binary"] for row in table_rows(table.markdown())} == {"0 (+3 failed)"}
+    assert {row["runs Binary"] for row in table_rows(table.markdown())} == {"0 (+3 diverged)"}
     assert {row["P, all tasks"] for row in table_rows(table.markdown())} == {"1.00 [1.00, 1.00]"}
 
 
@@ -537,6 +563,16 @@ def test_episodes_to_a_level(tmp_path: Path) -> None:
     assert found.claim.definition == "episodes to 0.5 of reward/mean ≤ 1500"
 
 
+def test_a_rise_time_has_a_bound_that_runs_of_this_length_can_pass(tmp_path: Path) -> None:
+    """Wrong version: a claim without an upper bound never has a verdict."""
+    for seed in range(3):
+        write_run(tmp_path / "runs", seed=seed, rewards=ramp(0.1, 0.5 + 0.01 * seed))
+    text = RISES.replace("measure: change", "measure: rise_time")
+    verdicts = [check(tmp_path, text.replace("at_least: 0.1", bound))[0].verdict
+                for bound in ("at_least: 1000", "at_most: 4900", "at_most: 5000")]  # fmt: skip
+    assert verdicts == [HOLDS, HOLDS, NO_VERDICT]
+
+
 REACHES = """
 - name: faster
   says: PGSRM reaches half of the reward in fewer episodes.
@@ -617,6 +653,16 @@ def test_a_rising_reward_is_not_what_runs_that_diverged_have(
     found = {name: (c.verdict, c.reason) for name, c in paper_checks(tmp_path).items()}
     assert found["PGSRM rises"] == (verdict, "4 of 4 runs failed")
     assert found["PGSRM entropy falls"] == (NO_VERDICT, "4 of 4 runs failed")
+
+
+def test_runs_that_are_still_going_may_decide_what_failed_ones_leave_open(tmp_path: Path) -> None:
+    """Wrong version: no verdict, although three more runs are on their way."""
+    write_run(tmp_path / "runs", seed=0)
+    for seed in range(1, 6):
+        state = "failed" if seed < 3 else "running"
+        write_run(tmp_path / "runs", seed=seed, rewards=[0.1] * 20, updates=UPDATES, state=state)
+    (found,) = check(tmp_path)
+    assert (found.verdict, found.reason) == (UNDECIDED, "1 of 3 finished seeds; 2 of 6 runs failed")
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,39 @@ def test_the_cache_of_the_usual_ones_is_accepted(load_child: LoadChild, length: 
         load_child(architecture, prompts=PROMPTS, **options).check_cache(length)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
+def test_linear_layers_of_wide_models_leave_padding_out(
+    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    """Wrong version: a long prompt in a batch makes all of them as long."""
+    from pgsrm.child import matrices
+
+    monkeypatch.setattr(matrices, "WIDE", 1)
+    rows, multiply = [], matrices.multiply
+
+    def counted(left: torch.Tensor, *others: torch.Tensor | None) -> torch.Tensor:
+        rows.append(len(left))
+        return multiply(left, *others)
+
+    child = load_child(architecture, prompts=PROMPTS)
+    monkeypatch.setattr(matrices, "multiply", counted)
+    with torch.no_grad():
+        child.score(child.pad(PROMPTS, RESPONSES))
+    own, responses = 1 + 3 + 2 + 1, len(RESPONSES)
+    assert set(rows) - {0} == {2, own, 1, len(PROMPTS), 2 * responses, 5}  # prefix, prompts, ends, responses, logits
+
+
+def test_in_bfloat16_looking_at_the_cache_leaves_no_copy_of_the_weights(load_child: LoadChild) -> None:
+    """Wrong version: a checkpoint is loaded next, and the copies are of the weights before it."""
+    child, other = load_child(prompts=PROMPTS, bfloat16=True), load_child(prompts=PROMPTS, bfloat16=True)
+    weights = {name: tensor * 1.3 for name, tensor in child.model.state_dict().items()}
+    child.check_cache(3)
+    for each in (child, other):
+        each.model.load_state_dict(weights)
+    batch = child.pad(PROMPTS, RESPONSES)
+    assert torch.equal(child.score(batch).logits, other.score(batch).logits)
+
+
 def test_an_mlp_of_another_kind_is_computed_everywhere() -> None:
     from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
 

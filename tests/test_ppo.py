@@ -484,6 +484,21 @@ def test_a_batch_that_does_not_fit_together_is_refused(
         step(learner, *given)
 
 
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "exact"])
+def test_padding_is_no_token(load_child: LoadChild, estimator: Any) -> None:
+    """Wrong version: EOS, which pads, is so improbable that k3 of it is infinite, and the run stops as if it had diverged."""
+    child = load_child("llama", prompts=PROMPTS)
+    head = child.model.get_output_embeddings().weight
+    with torch.no_grad():
+        head.mul_(0.01)
+        row = child.score(child.pad(PROMPTS, RESPONSES)).prompt_hidden[0]
+        head[child.eos] = -300 * row / row.square().sum()  # after the first prompt
+    settings = msgspec.structs.replace(PAPER, kl_estimator=estimator, kl_coef=0.1)
+    learner = Learner(child, settings, torch.Generator())
+    metrics = step(learner, PROMPTS, [[50, 51, 52], [53], [54], [55]], REWARDS)
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
 def test_micro_batches_bound_what_the_reference_holds(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong version: its log-probabilities of the whole batch, a vocabulary a token, are held through all steps."""
     from pgsrm.child.policy import Child

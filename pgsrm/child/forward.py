@@ -94,16 +94,17 @@ class Reader:
         """The model's forward pass."""
         return self.matrices.run(inputs)
 
-    def run_for_end(self, **inputs: Any) -> Any:
+    def run_for_end(self, real: "Tensor | None" = None, **inputs: Any) -> Any:
         """The model's forward pass over tokens of which later ones see keys and values, and only the last is asked itself.
 
-        What the last layer's MLP would make of the others goes nowhere, and is left out.
+        What the last layer's MLP would make of the others goes nowhere, and is left out. So is what linear layers would make
+        of padding, where `real` (B, P) bool says which positions are none.
         """
         if self._last_mlp is None:
-            return self.run(**inputs)
+            return self.matrices.run(inputs, real)
         self._last_mlp.forward = partial(_at_end, self._last_mlp.forward)
         try:
-            return self.run(**inputs)
+            return self.matrices.run(inputs, real)
         finally:
             del self._last_mlp.forward  # the class's again
 
@@ -154,6 +155,8 @@ def prefill(reader: Reader, batch: PaddedBatch) -> Prefill:
             layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
             layer.values = layer.values.expand(len(batch), -1, -1, -1)
     out = reader.run_for_end(
+        # on the right, a short prompt's last position is padding, and is asked (D4)
+        real=batch.prompt_mask if batch.padding == "left" else None,
         input_ids=batch.prompt_ids,
         attention_mask=mask.long(),
         position_ids=positions(mask, batch.padding)[:, shared:],

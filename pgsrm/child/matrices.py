@@ -20,6 +20,7 @@ from torch.nn import Embedding, Linear
 from torch.nn.functional import embedding
 from transformers.pytorch_utils import Conv1D
 
+from pgsrm.child.gradients import put_back, take_distinct
 from pgsrm.child.matmul import WIDE, multiply
 
 
@@ -154,6 +155,8 @@ class Matrices:
         self._copies: dict[Any, tuple[Tensor, Tensor | None]] = {}
         self._uses: dict[Any, _Uses] = {}
         self._latest: dict[_Uses, Tensor] = {}  # the weight as its next use sees it
+        # of the positions being read, which are no padding (n,), and how many there are; None where all are read
+        self._real: tuple[Tensor, int] | None = None
 
     def restart(self) -> None:
         """To be called before the first forward pass of another graph."""
@@ -173,13 +176,28 @@ class Matrices:
         self.restart()
         self._copies = {}
 
-    def run(self, inputs: dict[str, Any]) -> Any:
-        """The model's forward pass. In bfloat16, what is no linear layer has autocast's types."""
+    def run(self, inputs: dict[str, Any], real: Tensor | None = None) -> Any:
+        """The model's forward pass. In bfloat16, what is no linear layer has autocast's types.
+
+        `real` (B, P) bool says which of its positions are no padding: linear layers give 0 at the others, unread.
+        """
+        self._real = None
+        if real is not None and not bool(real.all()):
+            self._real = real.flatten().nonzero().squeeze(1), real.numel()
         with self._in_place():
             if not self.bfloat16:
                 return self.model(**inputs)
             with torch.autocast(inputs["input_ids"].device.type, torch.bfloat16, cache_enabled=False):
                 return self.model(**inputs)
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Within it, what `bfloat16` says does not hold."""
+        bfloat16, self.bfloat16 = self.bfloat16, False
+        try:
+            yield
+        finally:
+            self.bfloat16 = bfloat16
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
@@ -210,6 +228,9 @@ class Matrices:
     def _multiply(self, module: Any, inputs: Tensor) -> Tensor:
         matrix, offset = self._matrix(module)
         flat, bias = inputs.reshape(-1, inputs.shape[-1]), getattr(module, "bias", None)
+        real = self._real if self._real is not None and self._real[1] == len(flat) else None
+        if real is not None:
+            flat = take_distinct(flat, real[0])
         if not torch.is_grad_enabled():
             out = multiply(flat.to(matrix.dtype), matrix, offset)
         elif not module.weight.requires_grad:
@@ -217,6 +238,8 @@ class Matrices:
         else:
             uses = self._uses_of(module)
             out, self._latest[uses] = _Multiply.apply(flat, self._latest[uses], bias, matrix, offset, uses)
+        if real is not None:
+            out = put_back(out, *real)
         return out.view(*inputs.shape[:-1], out.shape[-1])
 
     def _matrix(self, module: Any) -> tuple[Tensor, Tensor | None]:

@@ -331,9 +331,11 @@ def _score(learner: Learner, sampled: _Sampled, rows: "Tensor") -> _TokenScores:
         reference = learner.child.score_reference(batch)[0].log_softmax(-1)
     else:
         reference = kept.logp if whole else kept.logp[kept.packing.of_rows(kept.place[rows], packing)]
-    place, tokens = packing.place, batch.response_ids
+    place, tokens, padding = packing.place, batch.response_ids, ~batch.response_mask
     full, entropy, exact = token_statistics(scores.logits, place, tokens, reference)
-    logprobs, reference = full, reference[place, tokens]
+    # what no one sampled may be so improbable that an estimator of it is infinite
+    full, reference = full.masked_fill(padding, 0), reference[place, tokens].masked_fill(padding, 0)
+    logprobs = full
     if settings.scored_distribution == "sampled" and (settings.temperature != 1 or settings.top_k):
         logprobs = _logprobs_as_drawn(settings, scores, batch)
     kl = exact[place] if settings.kl_estimator == "exact" else kl_divergence(settings.kl_estimator, full, reference)

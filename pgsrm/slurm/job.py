@@ -6,6 +6,7 @@ that just ended would not be started again, and with `scancel` and `scontrol req
 squeue tells the two apart. The pickle that submitit makes of this holds a folder's name; everything else is in the folder.
 """
 
+import signal
 import subprocess
 import threading
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _PATIENCE = 150  # seconds to wait for a run that another process holds, as that of a requeued job's dead node may
 _BUSY = 0.75  # share of the time from warning to end, after which a job is requeued even if the run is still busy
 _IDLE_JOBS = 3  # in a row that run out of time before a checkpoint: one may have met a slow node
+_ASKED = 20  # times, of which a signal ended all but the last; they come at most some in a second
 _TOLERANCE = 90  # seconds by which Slurm may be early with its warning
 
 
@@ -66,7 +68,7 @@ def _free(folder: RunFolder) -> None:
     held = lock.holder(folder.owner)
     if held is None or held["job"] is None:
         return
-    listed = subprocess.run(["squeue", "--noheader", f"--jobs={held['job']}"], capture_output=True, text=True)
+    listed = _call("squeue", "--noheader", f"--jobs={held['job']}")
     ended = listed.returncode != 0 and "Invalid job id" in listed.stderr  # or squeue knows it, with nothing to show
     if held["job"] == slurm_job() or ended or (listed.returncode == 0 and not listed.stdout.strip()):
         lock.remove(folder.owner, held)
@@ -128,9 +130,11 @@ class JobSignals(Signals):
 
 
 def _call(*command: str) -> "subprocess.CompletedProcess[str]":
-    """Slurm's signals reach every process of a job, the one that asks Slurm too: it is then asked again."""
-    while (done := subprocess.run(command, capture_output=True, text=True)).returncode < 0:
-        pass
+    """Slurm's signals reach every process of a job, the one that asks Slurm too: it is then asked again, a few times."""
+    for _ in range(_ASKED):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if -done.returncode not in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
+            break
     return done
 
 
