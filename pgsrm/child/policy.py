@@ -188,22 +188,10 @@ class Child:
         """
         import torch
 
-        prompts = [min(self.prompts, key=len), max(self.prompts, key=len)]
-        responses = [(prompt * length)[:length] for prompt in prompts]  # any tokens will do
-        batch, name = self.pad(prompts, responses, "left"), type(self.model).__name__
-        rows = torch.arange(len(prompts), device=self.device)
-        at = rows.repeat_interleave(length - 1), torch.arange(length - 1, device=self.device).repeat(len(prompts))
-        apart = 0.0
+        name = type(self.model).__name__
         try:
             with torch.no_grad(), self._without_dropout(), self._reader.matrices.in_float32():
-                read = prefill(self._reader, batch)
-                later, _ = extend(self._reader, read, rows, batch, length - 1, at)
-                found = torch.cat([read.logits.unsqueeze(1), later.view(len(prompts), length - 1, later.shape[-1])], 1)
-                for logits, prompt, response in zip(found, prompts, responses, strict=True):
-                    ids = torch.tensor([prompt + response], device=self.device)
-                    whole = self._reader.run(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-                    self._reader.take()
-                    apart = max(apart, (logits.log_softmax(-1) - whole.log_softmax(-1)).abs().max().item())
+                apart = self._cache_error(length)
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -214,10 +202,30 @@ class Child:
             ) from error
         if not apart <= 1e-3:
             raise UserError(
-                f"model.path: {name} reads {max(map(len, prompts))} prompt and {length} response tokens otherwise on top of "
-                f"a cache than at once (log-probabilities differ by {apart:.2g}); is its attention window shorter, or not "
+                f"model.path: {name} reads {max(map(len, self.prompts))} prompt and {length} response tokens otherwise on top "
+                f"of a cache than at once (log-probabilities differ by {apart:.2g}); is its attention window shorter, or not "
                 "all of its state in keys and values? Name another model, or shorten task.max_new_tokens"
             )
+
+    def _cache_error(self, length: int) -> float:
+        """Largest difference in any log-probability that follows the shortest and the longest prompt."""
+        import torch
+
+        prompts = [min(self.prompts, key=len), max(self.prompts, key=len)]
+        responses = [(prompt * length)[:length] for prompt in prompts]  # any tokens will do
+        batch = self.pad(prompts, responses, "left")
+        rows, fed = torch.arange(len(prompts), device=self.device), length - 1
+        at = rows.repeat_interleave(fed), torch.arange(fed, device=self.device).repeat(len(prompts))
+        read = prefill(self._reader, batch)
+        later, _ = extend(self._reader, read, rows, batch, fed, at)
+        found = torch.cat([read.logits.unsqueeze(1), later.view(len(prompts), fed, later.shape[-1])], 1).log_softmax(-1)
+        apart = []
+        for mine, prompt, response in zip(found, prompts, responses, strict=True):
+            whole = self._reader.run(input_ids=torch.tensor([prompt + response], device=self.device), use_cache=False)
+            self._reader.take()
+            theirs = whole.logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+            apart.append((mine - theirs).abs().max())
+        return torch.stack(apart).max().item()  # which is NaN where one of them is
 
     def score(self, batch: PaddedBatch, value_place: "Tensor | None" = None, prompts: Prefill | None = None) -> Scores:
         """The policy's logits and hidden states on given responses, with gradient.
