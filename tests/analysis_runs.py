@@ -17,6 +17,10 @@ sys.path.insert(0, str(ANALYSIS))
 UPDATES, BATCH = 100, 50
 
 
+# A status as runs have it that failed for their settings' sake
+DIVERGED = {"reason": "ppo: the gradient is not finite (policy/kl_coef 1e+18, loss/actor 3e+18)"}
+
+
 def ramp(first: float, last: float, updates: int = UPDATES) -> list[float]:
     """A curve that holds `first` over the first tenth, `last` over the last, and a line between them."""
     tenth = updates // 10

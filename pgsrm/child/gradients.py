@@ -26,12 +26,7 @@ def take_rows(tensor: Tensor, index: Tensor) -> Tensor:
     return _TakeRows.apply(tensor, index) if tensor.requires_grad else tensor.index_select(0, index)
 
 
-class _TakeDistinct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, index: Tensor) -> Tensor:
-        ctx.rows, ctx.index = len(tensor), index
-        return tensor.index_select(0, index)
-
+class _TakeDistinct(_TakeRows):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return _put(gradients[0], ctx.index, ctx.rows), None
