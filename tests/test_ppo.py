@@ -248,6 +248,19 @@ def double_learner(child: Any, settings: PPOSettings, monkeypatch: pytest.Monkey
     return learner
 
 
+def assert_same_step(
+    learner: Learner, plain: PlainLearner, expected: dict[str, float], actual: dict[str, float], tolerance: float
+) -> None:
+    """Equal metrics, and equal gradients, as they are after clipping; with minibatches the norm is a mean, so metrics alone."""
+    for name, value in expected.items():
+        assert actual[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
+    if learner.settings.minibatches > 1:
+        return
+    kept = min(1.0, learner.settings.max_grad_norm / (expected["grad/actor_norm"] + 1e-6))
+    for parameter, gradient in zip(learner.child.model.parameters(), plain.gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient * kept, rtol=tolerance, atol=tolerance)
+
+
 def compare(
     load_child: LoadChild,
     monkeypatch: pytest.MonkeyPatch,
@@ -268,7 +281,7 @@ def compare(
     plain, learner = PlainLearner(child.model, child.eos, settings), double_learner(child, settings, monkeypatch)
     shuffle, rows = torch.Generator().manual_seed(0), len(prompts)  # as the learner's
     width = max(map(len, prompts)) if settings.padding == "right" else None
-    for update in range(updates):
+    for _ in range(updates):
         scores = spread(child.score(child.pad(prompts, responses)))
         for mine, prompt, response in zip(scores, prompts, responses, strict=True):
             look = plain.look(plain.policy, prompt, response, width)
@@ -278,12 +291,7 @@ def compare(
             orders = [torch.randperm(rows, generator=shuffle) for _ in range(settings.epochs)]
             parts = [part.tolist() for order in orders for part in order.tensor_split(settings.minibatches)]
         expected, actual = plain.step(prompts, responses, rewards, parts), step(learner, prompts, responses, rewards)
-        for name, value in expected.items():
-            assert actual[name] == pytest.approx(value, rel=tolerance, abs=tolerance), (update, name)
-        kept = min(1.0, settings.max_grad_norm / (expected["grad/actor_norm"] + 1e-6)) if parts is None else None
-        for parameter, gradient in zip(child.model.parameters(), plain.gradients, strict=True):
-            if kept is not None:  # else the norm is a mean over gradient steps
-                torch.testing.assert_close(parameter.grad, gradient * kept, rtol=tolerance, atol=tolerance)
+        assert_same_step(learner, plain, expected, actual, tolerance)
     for mine, theirs in zip(child.model.parameters(), plain.policy.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
     close(learner.value_head.weight[0], plain.weight, tolerance)
@@ -455,11 +463,7 @@ def test_step_on_the_samplings_own_pass(
         rewards = [float(len(response) + response[0] % 5) for response in sampled.responses]
         expected = plain.step(prompts, sampled.responses, rewards)
         actual = step(learner, prompts, sampled.responses, rewards, sampled.prompts)
-        for name, value in expected.items():
-            assert actual[name] == pytest.approx(value, rel=1e-10, abs=1e-10), (update, name)
-        kept = min(1.0, settings.max_grad_norm / (expected["grad/actor_norm"] + 1e-6))
-        for parameter, gradient in zip(child.model.parameters(), plain.gradients, strict=True):
-            torch.testing.assert_close(parameter.grad, gradient * kept, rtol=1e-10, atol=1e-10)
+        assert_same_step(learner, plain, expected, actual, 1e-10)
 
 
 @pytest.mark.parametrize(
