@@ -1,4 +1,4 @@
-"""What `pgsrm.memory.keep_freed_memory` is worth: `python -m benchmarks.allocator [--task sentiment] [--updates 20]`.
+"""What `pgsrm.util.memory.keep_freed_memory` is worth: `python -m benchmarks.allocator [--task sentiment] [--updates 20]`.
 
 Trains nano for a few updates in two processes in turn, with and without it, and prints milliseconds an update (median)
 and the ratio. One thread, no record, no evaluation: sampling, reward and update alone.
@@ -20,10 +20,10 @@ def measure(task: str, updates: int, keep: bool) -> float:
     import torch
     from hydra import compose, initialize_config_dir
 
-    from pgsrm.memory import keep_freed_memory
-    from pgsrm.paths import conf_folder
-    from pgsrm.plan import plan
+    from pgsrm.config.plan import plan
     from pgsrm.trainer import Trainer
+    from pgsrm.util.memory import keep_freed_memory
+    from pgsrm.util.paths import conf_folder
 
     if keep:
         keep_freed_memory()

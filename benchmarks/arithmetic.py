@@ -81,7 +81,7 @@ def gemm_flops(rows: int, width: int, dtype: str, device: str, seconds: float = 
     """
     import torch
 
-    from pgsrm.child.matmul import multiply
+    from pgsrm.policy.fast.matmul import multiply
 
     kind = getattr(torch, dtype)
     left, right = torch.randn(rows, width, dtype=kind, device=device), torch.randn(width, 4 * width, device=device)

@@ -9,15 +9,11 @@ normal and half a standard deviation apart: the interquartile mean and the proba
 """
 
 import argparse
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "analysis"))
-
-from intervals import bootstrap_band, interquartile_mean, mean_interval, probability_of_improvement
+from pgsrm.analysis.intervals import bootstrap_band, interquartile_mean, mean_interval, probability_of_improvement
 
 SEEDS = (3, 5, 10, 20)
 SIGMA = float(np.sqrt(np.log(1 + 0.5**2)))

@@ -136,12 +136,12 @@ def train(overrides: Sequence[str], updates: int) -> dict[str, float]:
     """Means over the first updates of a run: CPU seconds, those inside the embedder and of the reference, texts no cache had."""
     from hydra import compose, initialize_config_dir
 
-    from pgsrm.child.policy import Child
+    from pgsrm.config.plan import plan
     from pgsrm.embedder import WordVectors
     from pgsrm.embedder.cached import CachedEmbedder
-    from pgsrm.paths import conf_folder
-    from pgsrm.plan import plan
+    from pgsrm.policy.fast.policy import Child
     from pgsrm.trainer import Trainer
+    from pgsrm.util.paths import conf_folder
 
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", [*overrides, "tracking=none"])

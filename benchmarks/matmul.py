@@ -1,6 +1,6 @@
 """MKL and oneDNN on the products of an update: `python -m benchmarks.matmul [--threads 2] [--shape gpt2]`.
 
-Milliseconds of each product by torch (MKL), and by oneDNN, which pgsrm.child.matmul takes where it pays. In turn, in one
+Milliseconds of each product by torch (MKL), and by oneDNN, which pgsrm.policy.fast.matmul takes where it pays. In turn, in one
 process; the lower quartile of half a second each.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.arithmetic import Shape
 from benchmarks.update import SHAPES
-from pgsrm.child import matmul
+from pgsrm.policy.fast import matmul
 
 ROWS = (13, 50, 234)  # of GPT-2 on color, batch 50: the shared prefix, a token a response, the prompts
 

@@ -97,7 +97,7 @@ def compose(setup: Setup, outputs: str) -> Any:
     """The composed config of a run of this setup: ppo=sound, a reward that loads nothing."""
     import hydra
 
-    from pgsrm.paths import conf_folder
+    from pgsrm.util.paths import conf_folder
 
     overrides = [f"task={setup.task}", f"task.max_new_tokens={setup.new_tokens}", "reward=binary", "tracking=none"]
     overrides += [f"model.path={setup.model}", f"model.dtype={setup.dtype}", f"model.device={setup.device}"]
@@ -108,9 +108,9 @@ def compose(setup: Setup, outputs: str) -> Any:
 
 def load_run(setup: Setup) -> Any:
     """A `Trainer` as a run of this setup would have it, with `reward` in the place of its own."""
-    from pgsrm.memory import keep_freed_memory
-    from pgsrm.plan import plan
+    from pgsrm.config.plan import plan
     from pgsrm.trainer import Trainer
+    from pgsrm.util.memory import keep_freed_memory
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as outputs:
@@ -132,7 +132,7 @@ def update_once(run: Any) -> tuple[Any, Any]:
 
 def fast(setup: Setup) -> Measured:
     """This package."""
-    from pgsrm.child.batch import common_prefix
+    from pgsrm.policy.fast.batch import common_prefix
 
     run, last = load_run(setup), list[Any]()
 
@@ -180,8 +180,8 @@ class Material:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
-        from pgsrm.plan import build_objects
-        from pgsrm.settings import read_settings
+        from pgsrm.config.plan import build_objects
+        from pgsrm.config.schema import read_settings
 
         logging.disable_progress_bar()
         torch.manual_seed(SEED)
@@ -246,7 +246,7 @@ def trl(setup: Setup, algorithm: str) -> Measured:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-    from pgsrm.plan import build_objects
+    from pgsrm.config.plan import build_objects
 
     task, _ = build_objects(compose(setup, "outputs"))
     group = next(size for size in range(2, setup.batch + 1) if setup.batch % size == 0)

@@ -47,8 +47,8 @@ print(used.ru_utime, used.ru_maxrss, os.waitstatus_to_exitcode(status), file=sys
 FREEZE = """
 import sys
 from hydra import compose, initialize_config_dir
-import pgsrm.local
-pgsrm.local._train = lambda plans, slots, table: sys.exit(0)
+import pgsrm.launch.local
+pgsrm.launch.local._train = lambda plans, slots, table: sys.exit(0)
 from pgsrm.run import main
 sys.argv[0] = "pgsrm.run"
 main()

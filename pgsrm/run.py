@@ -7,8 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pgsrm.errors import UserError
-from pgsrm.paths import conf_folder
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,7 +18,7 @@ def _compose_and_run() -> None:
     """A plain run is composed here: Hydra's own command line would do it twice, to learn first that it is no sweep."""
     from hydra import compose, initialize_config_dir
 
-    from pgsrm.cli import one_experiment, plain_run
+    from pgsrm.config.command_line import one_experiment, plain_run
 
     words = sys.argv[1:]
     one_experiment(words)
@@ -34,7 +34,7 @@ def _compose_and_run() -> None:
 def _run_hydra() -> None:
     import hydra
 
-    from pgsrm.cli import options_first
+    from pgsrm.config.command_line import options_first
 
     sys.argv[1:] = options_first(sys.argv[1:])
     failures: list[Exception] = []  # Hydra prints a line of its own about an exception that leaves the function below
@@ -55,10 +55,10 @@ def _run_hydra() -> None:
 
 def _run_one(config: "DictConfig") -> None:
     """One run, in this process, from a config with its `hydra` node."""
-    from pgsrm.cli import refuse_sweep
-    from pgsrm.compose import plan_run
+    from pgsrm.config.command_line import refuse_sweep
+    from pgsrm.config.compose import plan_run
+    from pgsrm.launch.sweep import SweepFailed, launching, outputs_of, prepare_tracking, print_where, survey
     from pgsrm.record.summary import end_of_run_line, summarise
-    from pgsrm.sweep import SweepFailed, launching, outputs_of, prepare_tracking, print_where, survey
 
     refuse_sweep(config)
     if config.hydra.runtime.choices["hydra/launcher"] == "slurm":
@@ -86,7 +86,8 @@ def _run_one(config: "DictConfig") -> None:
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.cli import HELP, exit_with_line, help_text
+    from pgsrm.config.command_line import HELP, help_text
+    from pgsrm.config.messages import exit_with_line
 
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the line below is ours

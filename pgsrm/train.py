@@ -15,13 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.errors import UserError
-from pgsrm.processes import ALONE, Processes, together
 from pgsrm.record import Onlooker, RunFolder
+from pgsrm.util.distributed import ALONE, Processes, together
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
+    from pgsrm.config.schema import Settings
     from pgsrm.record.mlflow_mirror import MlflowMirror
-    from pgsrm.settings import Settings
 
 
 OTHERS = 4  # exit code of a process whose run another one trains
@@ -103,7 +103,7 @@ def run(folder: RunFolder, show_progress: bool = True, stop: "Signals | None" = 
     if folder.state() == "finished":  # by another process, since this start was planned
         folder.release()
         return "finished"
-    from pgsrm.plan import load_settings
+    from pgsrm.config.plan import load_settings
     from pgsrm.record.mlflow_store import is_sqlite
 
     stop = stop or Signals()
@@ -154,7 +154,7 @@ def _train_together(
 
 def follow(path: Path) -> None:
     """The part of every process of a run but the first: compute, write nothing, end when that one ends."""
-    from pgsrm.plan import load_settings
+    from pgsrm.config.plan import load_settings
 
     stop = Signals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
@@ -168,7 +168,7 @@ def follow(path: Path) -> None:
 
 def _set_up(settings: "Settings") -> None:
     """Set the process up as the run's settings say."""
-    from pgsrm.memory import keep_freed_memory
+    from pgsrm.util.memory import keep_freed_memory
 
     keep_freed_memory()
     if settings.threads is not None:
@@ -179,7 +179,7 @@ def _set_up(settings: "Settings") -> None:
 
 def _begin(folder: RunFolder, settings: "Settings") -> None:
     """Set the process up, and note what it runs on."""
-    from pgsrm.child.load import resolve_device
+    from pgsrm.models.load import resolve_device
     from pgsrm.record.environment import environment
 
     _set_up(settings)

@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgsrm.child.load import load_model, load_tokenizer, resolve_device
-from pgsrm.child.lora import add_adapters, merged
-from pgsrm.child.policy import Child, Sampling
-from pgsrm.child.text import Codec
-from pgsrm.errors import UserError
+from pgsrm.config.plan import build_evaluation, build_objects, check_unchanged, load_settings
+from pgsrm.config.schema import Settings
 from pgsrm.evaluation.evaluation import Evaluation
-from pgsrm.plan import build_evaluation, build_objects, check_unchanged, load_settings
+from pgsrm.models.load import load_model, load_tokenizer, resolve_device
+from pgsrm.models.lora import add_adapters, merged
+from pgsrm.models.server import ServerError
+from pgsrm.models.text import Codec
+from pgsrm.policy.fast.policy import Child, Sampling
 from pgsrm.ppo import Learner, step
-from pgsrm.processes import ALONE, Processes, divided_as, local_device, shard, undivided
 from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.files import writing
 from pgsrm.reward import Reward, Rewards, SemanticReward
-from pgsrm.scoring import Responses, Scorer
-from pgsrm.server import ServerError
-from pgsrm.settings import Settings
+from pgsrm.reward.scorer import Responses, Scorer
 from pgsrm.task import Example, Task
+from pgsrm.util.distributed import ALONE, Processes, divided_as, local_device, shard, undivided
+from pgsrm.util.errors import UserError
 
 
 class Trainer:

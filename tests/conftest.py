@@ -108,8 +108,8 @@ def load_child(model_folders: dict[str, Path]) -> Callable[..., Any]:
 
         import torch
 
-        from pgsrm.child.load import ModelSettings, load_model
-        from pgsrm.child.policy import Child
+        from pgsrm.models.load import ModelSettings, load_model
+        from pgsrm.policy.fast.policy import Child
 
         model = load_model(ModelSettings(path=str(model_folders[architecture])), torch.device("cpu"))
         if double:
@@ -139,7 +139,7 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     if request.param == "wide":
         import torch
 
-        from pgsrm.child import matmul, matrices
+        from pgsrm.policy.fast import matmul, matrices
 
         monkeypatch.setattr(matmul, "WIDE", 1)
         monkeypatch.setattr(matrices, "WIDE", 1)

@@ -270,8 +270,8 @@ def serve(task: str, embedder: str, port: int, failures: float) -> FakeOpenAI:
     from omegaconf import OmegaConf
 
     from pgsrm.parent.question import Questions
-    from pgsrm.paths import conf_folder
     from pgsrm.task import load_task
+    from pgsrm.util.paths import conf_folder
 
     config: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "task" / f"{task}.yaml"))
     references = [example.reference for example in load_task(config).train]

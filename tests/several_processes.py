@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from pgsrm.child import matmul, matrices
-from pgsrm.child.load import ModelSettings, load_model
-from pgsrm.child.policy import Child, Sampling
+from pgsrm.models.load import ModelSettings, load_model
+from pgsrm.policy.fast import matmul, matrices
+from pgsrm.policy.fast.policy import Child, Sampling
 from pgsrm.ppo import Learner, PPOSettings, step
-from pgsrm.processes import ALONE, Processes, shard, together, undivided
+from pgsrm.util.distributed import ALONE, Processes, shard, together, undivided
 
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40]]
 SOUND = PPOSettings(

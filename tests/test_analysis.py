@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 from analysis_runs import ANALYSIS, BATCH, UPDATES, ramp, table_rows, write_run
 
-# isort: split
-import curves
-import figures
-import plot_figures
-import results
-from paper_tables import paper_tables
-from runs import NoRunsError, find_run_folders, read_metrics, read_run
-from variants import load_variants
+from pgsrm.analysis import curves, figures, plot_figures, results
+from pgsrm.analysis.paper_tables import paper_tables
+from pgsrm.analysis.runs import NoRunsError, find_run_folders, read_metrics, read_run
+from pgsrm.analysis.variants import load_variants
 
 COLUMNS = ["reward/mean", "policy/entropy", "policy/kl"]
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from analysis_runs import DIVERGED, UPDATES, ramp, table_rows, write_run
 
-# isort: split
-import intervals
-from claims import PAPER, ClaimsError, read_claims
-from results import COLUMNS
-from runs import Run
-from variants import Variant, load_variants
-from verdicts import FAILS, HOLDS, NO_VERDICT, UNDECIDED, Check, check_all, check_names, claims_table
+from pgsrm.analysis import intervals
+from pgsrm.analysis.claims import PAPER, ClaimsError, read_claims
+from pgsrm.analysis.results import COLUMNS
+from pgsrm.analysis.runs import Run
+from pgsrm.analysis.variants import Variant, load_variants
+from pgsrm.analysis.verdicts import FAILS, HOLDS, NO_VERDICT, UNDECIDED, Check, check_all, check_names, claims_table
 
 
 def claims_file(folder: Path, text: str) -> Path:
@@ -423,7 +422,7 @@ def test_errors_in_a_claims_file_are_one_line(tmp_path: Path, text: str, expecte
 def test_the_command_says_what_is_wrong_with_a_claims_file_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import plot_figures
+    from pgsrm.analysis import plot_figures
 
     write_run(tmp_path / "runs")
     out = tmp_path / "out"
@@ -482,7 +481,7 @@ def test_names_that_no_run_has_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, expected: str
 ) -> None:
     """Wrong version: "not enough runs"."""
-    import plot_figures
+    from pgsrm.analysis import plot_figures
 
     write_run(tmp_path / "runs")
     args = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--claims"]

@@ -14,17 +14,13 @@ import yaml  # type: ignore[import-untyped]
 from analysis_runs import UPDATES, ramp, table_rows, write_run
 from matplotlib.text import Text
 
-# isort: split
-import plot_figures
-import report
-import style
-from configs import differences
-from experiments import difference_table, experiments, level_table, main_runs
-from results import COLUMNS
-from samples import read_samples, shared_ends
-from variants import group_runs, load_variants
-
-from pgsrm.paths import conf_folder
+from pgsrm.analysis import plot_figures, report, style
+from pgsrm.analysis.configs import differences
+from pgsrm.analysis.experiments import difference_table, experiments, level_table, main_runs
+from pgsrm.analysis.results import COLUMNS
+from pgsrm.analysis.samples import read_samples, shared_ends
+from pgsrm.analysis.variants import group_runs, load_variants
+from pgsrm.util.paths import conf_folder
 
 VOID = {"meta", "img", "source", "line", "br"}
 
@@ -397,7 +393,7 @@ def test_a_task_that_an_experiment_with_levels_never_had_stays_out_of_it(tmp_pat
 
 
 def test_many_curves_of_one_task_become_rows_of_panels(tmp_path: Path) -> None:
-    from findings import find
+    from pgsrm.analysis.findings import find
 
     for lr in range(5):
         for reward in ("pgsrm", "binary"):
@@ -412,7 +408,7 @@ def test_many_curves_of_one_task_become_rows_of_panels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", ["text", "column"])
 def test_many_levels_become_pages_with_one_y_axis_a_metric(tmp_path: Path, width: str) -> None:
     """Wrong versions: a figure longer than a page; panels that look alike and have other scales."""
-    from findings import find
+    from pgsrm.analysis.findings import find
 
     for rate in range(40):
         write_run(
@@ -434,7 +430,7 @@ def test_many_levels_become_pages_with_one_y_axis_a_metric(tmp_path: Path, width
 @pytest.mark.parametrize("width", ["text", "column"])
 def test_dots_name_the_factor_and_say_which_level_has_fewer_seeds(tmp_path: Path, width: str) -> None:
     """Wrong version: bare numbers, and a level of three seeds that looks like one of five; one without any is gone."""
-    from findings import find
+    from pgsrm.analysis.findings import find
 
     for rate, finished in ((0.0, 5), (0.2, 3), (0.4, 0)):
         for seed in range(5):
@@ -487,7 +483,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_runs_of_mlflow_give_what_their_folders_give(tracked: str) -> None:
-    from mlflow_runs import load_mlflow_variants
+    from pgsrm.analysis.mlflow_runs import load_mlflow_variants
 
     (variant,), notes = load_mlflow_variants(tracked, COLUMNS)
     (expected,), _ = load_variants([Path(tracked.removeprefix("sqlite:///")).parent / "runs"], COLUMNS)
@@ -507,7 +503,8 @@ def test_gaps_and_what_is_no_number_are_said_of_mlflow_too(tmp_path: Path) -> No
     """Updates 1, 2, 9 and 10 of 10, one of them not a number. Wrong version: a finished run, without a note."""
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
-    from mlflow_runs import load_mlflow_variants
+
+    from pgsrm.analysis.mlflow_runs import load_mlflow_variants
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)

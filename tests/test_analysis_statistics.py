@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 from analysis_runs import BATCH, DIVERGED, UPDATES, ramp, table_rows, write_run
 
-# isort: split
-import intervals
-import measures
-from claims import PAPER, read_claims
-from comparison import comparisons
-from measures import MEASURES, Series
-from results import COLUMNS
-from variants import load_variants
-from verdicts import HOLDS, UNDECIDED, check_all
+from pgsrm.analysis import intervals, measures
+from pgsrm.analysis.claims import PAPER, read_claims
+from pgsrm.analysis.comparison import comparisons
+from pgsrm.analysis.measures import MEASURES, Series
+from pgsrm.analysis.results import COLUMNS
+from pgsrm.analysis.variants import load_variants
+from pgsrm.analysis.verdicts import HOLDS, UNDECIDED, check_all
 
 # --- measures -----------------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ def test_malformed_data_with_its_line(
 
 def test_options_stand_anywhere() -> None:
     """Wrong version: an option between overrides ends in a usage text of Hydra's."""
-    from pgsrm.cli import options_first
+    from pgsrm.config.command_line import options_first
 
     words = ["-m", "hydra/launcher=local", "--config-dir", "mine", "task=color", "--config-dir=mine", "seed=0,1"]
     options = ["-m", "--config-dir", "mine", "--config-dir=mine"]

@@ -17,11 +17,11 @@ from benchmarks import methods
 from benchmarks.arithmetic import Shape, Work, count_work
 from benchmarks.baselines import TransformersLearner
 from benchmarks.embedder import _count
+from pgsrm.config.schema import read_settings
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
-from pgsrm.paths import conf_folder
 from pgsrm.ppo import Learner, PPOSettings, step
-from pgsrm.settings import read_settings
+from pgsrm.util.paths import conf_folder
 
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 7]]  # ragged, one twice
 RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [50, 51, 0]]

@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import spread
 
-from pgsrm.child import forward
-from pgsrm.child.batch import common_prefix, pad_prompts, positions
-from pgsrm.child.gradients import take_rows
-from pgsrm.child.load import SHIPPED, ModelSettings, check_model, load_model, load_tokenizer, resolve_device
-from pgsrm.child.policy import Child, Sampling, draw, truncate
-from pgsrm.child.text import Codec
-from pgsrm.errors import UserError
+from pgsrm.models.load import SHIPPED, ModelSettings, check_model, load_model, load_tokenizer, resolve_device
+from pgsrm.models.text import Codec
+from pgsrm.policy.fast import forward
+from pgsrm.policy.fast.batch import common_prefix, pad_prompts, positions
+from pgsrm.policy.fast.gradients import take_rows
+from pgsrm.policy.fast.policy import Child, Sampling, draw, truncate
+from pgsrm.util.errors import UserError
 
 LoadChild = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -206,7 +206,7 @@ def test_linear_layers_of_wide_models_leave_padding_out(
     load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     """Wrong version: a long prompt in a batch makes all of them as long."""
-    from pgsrm.child import matrices
+    from pgsrm.policy.fast import matrices
 
     monkeypatch.setattr(matrices, "WIDE", 1)
     rows, multiply = [], matrices.multiply
@@ -298,7 +298,7 @@ def test_whether_the_references_prompts_are_kept_does_not_depend_on_the_first_ba
     load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, first: int
 ) -> None:
     """Wrong version: judged by the first prompt's length, while all are kept at the longest one's."""
-    from pgsrm.child import policy
+    from pgsrm.policy.fast import policy
 
     prompts = [[5, 6, 7], [5, 6, *range(10, 40)]]
     child = load_child(prompts=prompts)
@@ -396,8 +396,8 @@ def test_bfloat16_is_for_the_arithmetic_alone(tiny: Path, tmp_path: Path) -> Non
     """Wrong version: bfloat16 weights, from which AdamW's small steps are rounded away."""
     import copy
 
-    from pgsrm.child.load import ModelSettings, load_model
-    from pgsrm.child.policy import Child
+    from pgsrm.models.load import ModelSettings, load_model
+    from pgsrm.policy.fast.policy import Child
 
     model = load_model(ModelSettings(path=str(tiny), dtype="bfloat16"), CPU)
     assert next(model.parameters()).dtype == torch.float32
@@ -501,7 +501,7 @@ def test_decoding_tidies_nothing_up(tiny: Path) -> None:
 
 def test_many_prompts_are_read_in_chunks(load_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong version: all prompts of a task in one forward pass, however many there are."""
-    from pgsrm.child import policy
+    from pgsrm.policy.fast import policy
 
     prompts = [[5, 6, *range(10, 10 + length)] for length in range(1, 8)]
     responses = [[7, 8, 0]] * len(prompts)
@@ -623,7 +623,7 @@ def test_bfloat16_copies_of_frozen_weights_stay(load_child: LoadChild) -> None:
 @pytest.mark.parametrize("by_row", [True, False])
 @pytest.mark.parametrize("offset", [None, torch.rand(7)], ids=["plain", "offset"])
 def test_products_by_either_library(monkeypatch: pytest.MonkeyPatch, by_row: bool, offset: torch.Tensor | None) -> None:
-    from pgsrm.child import matmul
+    from pgsrm.policy.fast import matmul
 
     left, right = torch.rand(3, 5), torch.rand(5, 7) if by_row else torch.rand(7, 5).T
     usual = matmul.multiply(left, right, offset)

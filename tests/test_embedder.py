@@ -15,8 +15,8 @@ from pgsrm.embedder.distill import centre_and_reduce, read_lines, save, vocabula
 from pgsrm.embedder.vector_files import read_vectors
 from pgsrm.embedder.word_table import words_of
 from pgsrm.embedder.word_vectors import SHIPPED
-from pgsrm.errors import UserError
-from pgsrm.paths import PACKAGE
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import PACKAGE
 
 # Three directions of a plane; east is five times as long, to see that each word counts the same.
 TOY = "3 2\neast 5 0\nnorth 0 1\nsouthwest -0.6 -0.8\n"

@@ -25,13 +25,13 @@ from hydra.errors import HydraException
 
 from pgsrm.embedder import OpenAIEmbeddings, SentenceTransformerEmbedder, WordVectors, word_table
 from pgsrm.embedder.cache import FILE, VectorCache
-from pgsrm.embedder.check import check_command, check_reward
 from pgsrm.embedder.download import download
-from pgsrm.errors import UserError
+from pgsrm.models.server import ServerError
 from pgsrm.record import RunFolder
 from pgsrm.reward import SemanticReward
-from pgsrm.server import ServerError
+from pgsrm.reward.check import check_command, check_reward
 from pgsrm.task import Example
+from pgsrm.util.errors import UserError
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -542,7 +542,7 @@ class TestCheck:
         def interrupted(overrides: Sequence[str]) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("pgsrm.embedder.check.check_command", interrupted)
+        monkeypatch.setattr("pgsrm.reward.check.check_command", interrupted)
         monkeypatch.setattr("sys.argv", ["pgsrm.embedder", "check", "task=color"])
         with pytest.raises(SystemExit) as end:
             main()

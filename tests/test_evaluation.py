@@ -14,15 +14,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import open_dict
 
-from pgsrm.child.text import Codec
-from pgsrm.errors import UserError
+from pgsrm.config.plan import Plan, plan
 from pgsrm.evaluation.evaluation import WINDOW, perplexity, text_windows
 from pgsrm.evaluation.inputs import AUSTEN, SHIPPED, read_text
+from pgsrm.models.text import Codec
 from pgsrm.parent.mistakes import with_mistakes
-from pgsrm.paths import conf_folder
-from pgsrm.plan import Plan, plan
 from pgsrm.record import RunFolder
 from pgsrm.task import Example, NormalizedEquality, Task, load_task, task_digest
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
 
 OTHER = "embedder@evaluation.embedder=static"
 Train = Callable[..., RunFolder]
@@ -155,9 +155,9 @@ def test_an_evaluation_leaves_the_training_as_it_is(train_here: Train) -> None:
 def test_sampled_answers_are_drawn_by_seed_and_update_and_greedy_ones_are_not(
     load_child: Callable[..., Any], codec: Codec
 ) -> None:
-    from pgsrm.child.policy import Sampling
     from pgsrm.evaluation.evaluation import Evaluation
-    from pgsrm.scoring import Scorer
+    from pgsrm.policy.fast.policy import Sampling
+    from pgsrm.reward.scorer import Scorer
 
     texts: list[list[str]] = []
 
@@ -190,8 +190,8 @@ def test_the_share_of_the_commonest_answer(train_here: Train, tmp_path: Path) ->
     """Against the greedy answers of the model that the run saved."""
     from collections import Counter
 
-    from pgsrm.child.load import ModelSettings, load_model, load_tokenizer
-    from pgsrm.child.policy import Child
+    from pgsrm.models.load import ModelSettings, load_model, load_tokenizer
+    from pgsrm.policy.fast.policy import Child
 
     folder = train_here("ppo.actor_lr=1e-3")
     settings = ModelSettings(path=str(folder.model))
@@ -207,7 +207,7 @@ def test_the_share_of_the_commonest_answer(train_here: Train, tmp_path: Path) ->
 
 
 def json_config(folder: RunFolder) -> dict[str, Any]:
-    from pgsrm.plan import load_settings
+    from pgsrm.config.plan import load_settings
 
     return load_settings(folder)[1]
 
@@ -343,9 +343,9 @@ def test_training_sees_the_errors_and_evaluations_the_right_references(
 
 def test_what_the_misled_prompts_are_answered() -> None:
     """Five prompts, three of them misled: one answered rightly, one with the error, one neither way."""
-    from pgsrm.child.policy import Sampling
     from pgsrm.evaluation.evaluation import Evaluation
-    from pgsrm.scoring import Scorer
+    from pgsrm.policy.fast.policy import Sampling
+    from pgsrm.reward.scorer import Scorer
 
     rows = [("a", "x", None), ("b", "x", "y"), ("c", "x", "y"), ("d", "x", "y"), ("e", "y", None)]
     given = {"a": "x", "b": "x", "c": "y", "d": "z", "e": "x"}
@@ -400,7 +400,7 @@ def test_only_a_finished_run_is_evaluated_anew(run_cli: Callable[..., Any]) -> N
 
 def test_exact_match_is_against_the_right_reference_whatever_is_rewarded() -> None:
     from pgsrm.reward import BinaryReward
-    from pgsrm.scoring import Responses, Scorer
+    from pgsrm.reward.scorer import Responses, Scorer
 
     score = Scorer(BinaryReward(NormalizedEquality()), NormalizedEquality(), eos=0)
     examples = [Example("up: ", "down", {}, "user", error="cold"), Example("hot: ", "cold", {}, "user")]

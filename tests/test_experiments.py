@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from pgsrm.cli import one_experiment, refuse_sweep
-from pgsrm.errors import UserError
-from pgsrm.paths import conf_folder
-from pgsrm.plan import plan
-from pgsrm.settings import read_settings
+from pgsrm.config.command_line import one_experiment, refuse_sweep
+from pgsrm.config.plan import plan
+from pgsrm.config.schema import read_settings
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
 
 EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
 SWEEPS = ("ablation", "alpha", "comparison", "embedder_sensitivity", "fidelity", "parent_sensitivity", "scaling")

@@ -15,13 +15,14 @@ from conftest import in_float64, spread
 from test_pitfalls import SETTINGS
 from test_run import make_plan, without_times
 
-from pgsrm.child import forward, lora, policy
-from pgsrm.child.load import ModelSettings, check_model, load_model
-from pgsrm.child.lora import LoraSettings, add_adapters, merged
-from pgsrm.child.policy import Child, Sampling
-from pgsrm.errors import UserError
+from pgsrm.models import lora
+from pgsrm.models.load import ModelSettings, check_model, load_model
+from pgsrm.models.lora import LoraSettings, add_adapters, merged
+from pgsrm.policy.fast import forward, policy
+from pgsrm.policy.fast.policy import Child, Sampling
 from pgsrm.ppo import Learner, step
 from pgsrm.record import RunFolder
+from pgsrm.util.errors import UserError
 
 LoadChild = Callable[..., Any]
 CPU = torch.device("cpu")

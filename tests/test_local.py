@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pgsrm import local
-from pgsrm.errors import UserError
+from pgsrm.launch import local
+from pgsrm.util.errors import UserError
 
 
 def plans(count: int, device: str = "auto", threads: int | None = None, processes: int = 1) -> list[Any]:

@@ -15,15 +15,15 @@ from fake_openai import FAILURES, FakeOpenAI
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pgsrm.errors import UserError
+from pgsrm.config.plan import plan
+from pgsrm.models.server import BudgetExceeded, ServerError
 from pgsrm.parent.files import Answers
 from pgsrm.parent.make import make_references
 from pgsrm.parent.question import BadAnswer, Questions
 from pgsrm.parent.settings import ParentSettings
-from pgsrm.paths import conf_folder
-from pgsrm.plan import plan
-from pgsrm.server import BudgetExceeded, ServerError
 from pgsrm.task import load_task, reference_problem
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
 
 KEY = "sk-test-0123456789abcdef"
 RIGHT = {"hot": "cold", "up": "down", "old": "young", "full": "empty", "big": "small"}

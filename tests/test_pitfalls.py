@@ -14,9 +14,9 @@ import pytest
 import torch
 from conftest import spread
 
-from pgsrm.child.load import ModelSettings, load_tokenizer
-from pgsrm.child.policy import Sampling, truncate
-from pgsrm.child.text import Codec
+from pgsrm.models.load import ModelSettings, load_tokenizer
+from pgsrm.models.text import Codec
+from pgsrm.policy.fast.policy import Sampling, truncate
 from pgsrm.ppo import Learner, PPOSettings, step
 
 LoadChild = Callable[..., Any]

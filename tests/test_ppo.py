@@ -9,8 +9,7 @@ import pytest
 import torch
 from conftest import in_float64, spread
 
-from pgsrm.child.policy import Sampling
-from pgsrm.errors import UserError
+from pgsrm.policy.fast.policy import Sampling
 from pgsrm.ppo import Learner, PPOSettings, step
 from pgsrm.ppo.advantages import (
     generalized_advantages,
@@ -24,6 +23,7 @@ from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_entropy, token_logprobs, value_loss
 from pgsrm.ppo.plain import PlainLearner
 from pgsrm.ppo.statistics import token_statistics
+from pgsrm.util.errors import UserError
 
 LoadChild = Callable[..., Any]
 LN2, LN3 = math.log(2), math.log(3)
@@ -505,7 +505,7 @@ def test_padding_is_no_token(load_child: LoadChild, estimator: Any) -> None:
 
 def test_micro_batches_bound_what_the_reference_holds(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong version: its log-probabilities of the whole batch, a vocabulary a token, are held through all steps."""
-    from pgsrm.child.policy import Child
+    from pgsrm.policy.fast.policy import Child
 
     rows, score = [], Child.score_reference
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment
 
-from pgsrm.child import pretrain
-from pgsrm.child.corpus import (
+from pgsrm.nano import pretrain
+from pgsrm.nano.corpus import (
     ANTONYM_FACTS,
     CATEGORY_FACTS,
     COLOR_FACTS,
@@ -250,7 +250,7 @@ def test_two_steps_of_the_whole_command(tmp_path: Path) -> None:
 # A tokenizer from 60,000 documents takes most of a minute; here from 300.
 SMALL = """
 from itertools import islice
-from pgsrm.child import pretrain
+from pgsrm.nano import pretrain
 pretrain.islice = lambda stream, n: islice(stream, min(n, 300))
 pretrain.main()
 """
@@ -263,7 +263,7 @@ def test_the_second_stage_goes_on_from_the_first(tmp_path: Path) -> None:
     (tmp_path / "english.txt").write_text("\n".join(ENGLISH * 20))
     start = Path(pretrain.__file__).parent / "nano"
     options = ["--start", str(start), "--stage", "err", "--out", "nano", "--steps", "1", "--batch", "1"]
-    command = [sys.executable, "-m", "pgsrm.child.pretrain", "--corpus", "english.txt", *options]
+    command = [sys.executable, "-m", "pgsrm.nano.pretrain", "--corpus", "english.txt", *options]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "nano"))
@@ -276,14 +276,14 @@ def test_the_second_stage_goes_on_from_the_first(tmp_path: Path) -> None:
 
 def test_a_start_without_a_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "english.txt").write_text("text")
-    command = [sys.executable, "-m", "pgsrm.child.pretrain", "--corpus", "english.txt", "--start", "nowhere"]
+    command = [sys.executable, "-m", "pgsrm.nano.pretrain", "--corpus", "english.txt", "--start", "nowhere"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["--start=nowhere: no model there (no config.json)"]
 
 
 def test_a_missing_corpus_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pgsrm.child.pretrain", "--corpus", "nowhere.txt"]
+    command = [sys.executable, "-m", "pgsrm.nano.pretrain", "--corpus", "nowhere.txt"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["--corpus=nowhere.txt: no such file"]
@@ -293,7 +293,7 @@ def test_a_missing_corpus_is_one_line(tmp_path: Path) -> None:
 
 
 def test_right_answers_are_counted_apart(mixture: Mixture) -> None:
-    from pgsrm.child.recall import count_right
+    from pgsrm.nano.recall import count_right
 
     task = mixture.tasks["color"]
     hidden = len(withheld(task))
@@ -302,7 +302,7 @@ def test_right_answers_are_counted_apart(mixture: Mixture) -> None:
 
 
 def test_recall_of_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pgsrm.child.recall", "nowhere"]
+    command = [sys.executable, "-m", "pgsrm.nano.recall", "nowhere"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["nowhere: no finished run (no model/config.json)"]

@@ -27,7 +27,6 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from pgsrm.errors import UserError
 from pgsrm.record import DiskFull, RunFolder, checkpoint
 from pgsrm.record.environment import commit, environment
 from pgsrm.record.mlflow_mirror import MlflowMirror, is_complete
@@ -35,6 +34,7 @@ from pgsrm.record.mlflow_store import prepare, tracking_uri, ui_hint
 from pgsrm.record.params import run_params
 from pgsrm.record.progress import RunProgress, SweepTable
 from pgsrm.record.summary import end_of_run_line, end_of_sweep_table, summarise
+from pgsrm.util.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 

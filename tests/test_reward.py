@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from pgsrm.embedder import WordVectors
-from pgsrm.errors import UserError
-from pgsrm.paths import conf_folder
 from pgsrm.reward import BinaryReward, Reward, SemanticReward, normalise
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
 
 # Cosines with "same": 1, 0.6, 0, -0.8, -1.
 DIRECTIONS = {

@@ -17,9 +17,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
-from pgsrm.paths import conf_folder
-from pgsrm.plan import Plan, plan
+from pgsrm.config.plan import Plan, plan
 from pgsrm.record import RunFolder
+from pgsrm.util.paths import conf_folder
 
 Train = Callable[..., RunFolder]
 
@@ -323,7 +323,7 @@ def test_a_class_with_parameters(train_here: Train, own_module: Callable[[str], 
 def test_a_reward_a_token(train_here: Train, own_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """PITFALLS 7: a span's reward mapped onto tokens by offsets; what is trained on are the ids that were sampled."""
     import pgsrm.trainer
-    from pgsrm.child.text import Codec
+    from pgsrm.models.text import Codec
 
     module = own_module(
         "IDS, REWARDS = [], []\n"

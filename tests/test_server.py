@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fake_openai import FAILURES, VECTOR_FAILURES, FakeOpenAI, vector
 
-from pgsrm.errors import UserError
-from pgsrm.server import Budget, BudgetExceeded, RequestRefused, Server, ServerError
+from pgsrm.models.server import Budget, BudgetExceeded, RequestRefused, Server, ServerError
+from pgsrm.util.errors import UserError
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -161,7 +161,7 @@ def test_what_can_be_found_without_a_call(monkeypatch: pytest.MonkeyPatch) -> No
     assert "clé" not in refusal(UserError, Server().check)
     assert "secret" not in refusal(UserError, Server, "http://user:secret@host/v1")
     assert refusal(UserError, Server, "localhost:8000").startswith("parent.base_url=localhost:8000: not a URL")
-    monkeypatch.setattr("pgsrm.server.find_spec", lambda _: None)
+    monkeypatch.setattr("pgsrm.models.server.find_spec", lambda _: None)
     assert "pip install 'openai>=3'" in refusal(UserError, Server("http://localhost:1/v1").check)
 
 

@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from pgsrm import settings as schema
-from pgsrm.child.load import ModelSettings
-from pgsrm.paths import conf_folder
+from pgsrm.config import schema
+from pgsrm.config.schema import Settings, read_settings
+from pgsrm.models.load import ModelSettings
 from pgsrm.ppo.settings import PPOSettings
-from pgsrm.settings import Settings, read_settings
+from pgsrm.util.paths import conf_folder
 
 GROUPS = ("task", "parent", "embedder", "reward", "ppo", "model", "tracking", "cluster", "resources")
 GROUPS += ("experiment", "fidelity", "ablation")
@@ -143,7 +143,7 @@ def test_every_yaml_says_what_it_is() -> None:
 
 def test_settings_take_their_types_strictly(composed: Compose) -> None:
     """Wrong versions: `true` passes for 1, "0.5" for 0.5, and the run starts with something else than was meant."""
-    from pgsrm.errors import UserError
+    from pgsrm.util.errors import UserError
 
     for override in ("ppo.batch_size=true", "ppo.actor_lr='1e-5'", "ppo.whiten_advantages=1", "ppo.train_eos=yes_"):
         with pytest.raises(UserError, match=override.partition("=")[0]):
@@ -158,7 +158,7 @@ def test_a_settings_object_cannot_be_changed(composed: Compose) -> None:
 
 
 def test_a_missing_value_is_named(composed: Compose) -> None:
-    from pgsrm.errors import UserError
+    from pgsrm.util.errors import UserError
 
     with pytest.raises(UserError, match=r"embedder\.path=\?\?\?: has no value; set embedder\.path="):
         read_settings(composed("embedder=numberbatch"))

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, environment
 
+from pgsrm.launch.slurm.queue import Job, Queue, job_of
+from pgsrm.launch.status import find_runs
 from pgsrm.record import RunFolder
-from pgsrm.slurm.queue import Job, Queue, job_of
-from pgsrm.status import find_runs
 
 LAB = ROOT / "tests/slurm"
 SEEDS = int(os.environ.get("SLURM_SEEDS", "1"))

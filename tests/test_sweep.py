@@ -19,17 +19,17 @@ from hydra.types import RunMode
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
-from pgsrm import status
-from pgsrm.compose import Composer, plan_run
-from pgsrm.errors import UserError
-from pgsrm.local import Slot, make_slots
-from pgsrm.paths import conf_folder
-from pgsrm.plan import Plan
+from pgsrm.config.compose import Composer, plan_run
+from pgsrm.config.plan import Plan
+from pgsrm.launch import status
+from pgsrm.launch.local import Slot, make_slots
+from pgsrm.launch.slurm import queue as slurm_queue
+from pgsrm.launch.slurm.job import Ending, _seconds
+from pgsrm.launch.slurm.queue import Job, Queue
+from pgsrm.launch.sweep import launching, survey
 from pgsrm.record import RunFolder, lock
-from pgsrm.slurm import queue as slurm_queue
-from pgsrm.slurm.job import Ending, _seconds
-from pgsrm.slurm.queue import Job, Queue
-from pgsrm.sweep import launching, survey
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
 
 # Composing
 
@@ -79,7 +79,7 @@ def test_one_runs_values_are_not_the_next_ones(composer: Composer) -> None:
 def test_a_bad_value_of_the_last_run_is_told_before_the_first_is_planned(
     composer: Composer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgsrm.compose.plan", lambda *_: pytest.fail("planned a run"))
+    monkeypatch.setattr("pgsrm.config.compose.plan", lambda *_: pytest.fail("planned a run"))
     with pytest.raises(UserError, match=r"ppo\.batch_size=0"):
         composer.plans([["seed=1", "ppo.batch_size=4"], ["seed=2", "ppo.batch_size=4"], ["seed=1", "ppo.batch_size=0"]])
 
@@ -102,7 +102,7 @@ def planned(small: Sequence[str]) -> Callable[..., Plan]:
 
 
 def test_a_gpu_a_slot(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgsrm.local._cores", lambda: 8)
+    monkeypatch.setattr("pgsrm.launch.local._cores", lambda: 8)
     runs = [planned("seed=0", "threads=null")] * 9
     gpus = ["3", "GPU-5f"]
     assert make_slots(runs, None, gpus, 1) == [Slot(4, "3"), Slot(4, "GPU-5f")]
@@ -161,7 +161,7 @@ def test_a_dead_process_of_this_machine_gives_its_lock_up_and_another_machines_d
 
 def test_a_second_launch_waits_and_then_says_who_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with launching(tmp_path):
-        monkeypatch.setattr("pgsrm.sweep._PATIENCE", 0.3)
+        monkeypatch.setattr("pgsrm.launch.sweep._PATIENCE", 0.3)
         says = rf"launching.lock: process {os.getpid()} on \S+ is launching runs; wait"
         with pytest.raises(UserError, match=says), launching(tmp_path):
             pytest.fail("two at once")
@@ -339,10 +339,10 @@ def test_status_takes_any_folder_and_imports_nothing_heavy(some_runs: Path, tmp_
 def test_sync_sends_what_mlflow_lacks_and_only_that(
     some_runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from pgsrm import sync
+    from pgsrm.launch import sync
 
     monkeypatch.setattr(
-        "pgsrm.plan.load_settings", lambda run: (None, OmegaConf.to_container(OmegaConf.load(run.config)))
+        "pgsrm.config.plan.load_settings", lambda run: (None, OmegaConf.to_container(OmegaConf.load(run.config)))
     )
     folders = status.find_runs([some_runs])
     own = folders[3]  # it runs, and its process sends

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from pgsrm.errors import UserError
-from pgsrm.paths import PACKAGE, conf_folder
 from pgsrm.task import (
     SHIPPED,
     Example,
@@ -23,6 +21,8 @@ from pgsrm.task import (
     read_table,
     render,
 )
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import PACKAGE, conf_folder
 
 SHIPPED_TASKS = {"color": 90, "antonym": 94, "category": 100, "copy": 100, "sentiment": 101}  # least numbers
 

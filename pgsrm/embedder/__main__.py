@@ -9,7 +9,7 @@ from pathlib import Path
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.cli import exit_with_line
+    from pgsrm.config.messages import exit_with_line
 
     parser = argparse.ArgumentParser(prog="python -m pgsrm.embedder", description="Embedders, apart from a run.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -25,7 +25,7 @@ def main() -> None:
         parser.error(f"{others[0]}: unknown")
     try:
         if options.command == "check":
-            from pgsrm.embedder.check import check_command
+            from pgsrm.reward.check import check_command
 
             check_command(options.overrides + others)
         else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.word_vectors import unit
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

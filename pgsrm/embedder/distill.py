@@ -30,8 +30,8 @@ from typing import IO, TYPE_CHECKING
 
 from pgsrm.embedder.word_table import words_of
 from pgsrm.embedder.word_vectors import SHIPPED
-from pgsrm.errors import UserError
-from pgsrm.paths import PACKAGE
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import PACKAGE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         model = options.model or packaged_model()
-        shipped = [*sorted((PACKAGE / "task" / "data").glob("*.jsonl")), PACKAGE / "child" / "facts.jsonl"]
+        shipped = [*sorted((PACKAGE / "task" / "data").glob("*.jsonl")), PACKAGE / "nano" / "facts.jsonl"]
         required = (line for path in [*shipped, *options.words] for line in read_lines(path))
         words = vocabulary(required, read_lines(options.corpus), options.size)
         vectors = centre_and_reduce(embed_words(model, list(words.values())), options.dimension)

@@ -10,7 +10,7 @@ import urllib.request
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 # The address in the README of https://github.com/commonsense/conceptnet-numberbatch.
 PUBLISHED = {

@@ -10,8 +10,8 @@ from msgspec import Meta
 
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
-from pgsrm.errors import UserError
-from pgsrm.server import OPENAI, Server
+from pgsrm.models.server import OPENAI, Server
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

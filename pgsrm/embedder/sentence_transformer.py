@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from pgsrm.digest import content_digest
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
-from pgsrm.errors import UserError
+from pgsrm.util.digest import content_digest
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ class SentenceTransformerEmbedder(CachedEmbedder):
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
-        from pgsrm.child.load import resolve_device
+        from pgsrm.models.load import resolve_device
 
         logging.disable_progress_bar()
         local = Path(self._path).is_dir()

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.digest import content_digest
 from pgsrm.embedder.cache import cache_folder
 from pgsrm.embedder.vector_files import read_vectors
-from pgsrm.errors import UserError
+from pgsrm.util.digest import content_digest
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,12 +15,12 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
     """The metrics `eval/*` of a finished run's model: those of its last update."""
     import msgspec
 
-    from pgsrm.child.load import load_model, load_tokenizer, resolve_device
-    from pgsrm.child.policy import Child, Sampling
-    from pgsrm.child.text import Codec
+    from pgsrm.config.plan import build_evaluation, build_objects, load_settings
     from pgsrm.evaluation.evaluation import Evaluation
-    from pgsrm.plan import build_evaluation, build_objects, load_settings
-    from pgsrm.scoring import Scorer
+    from pgsrm.models.load import load_model, load_tokenizer, resolve_device
+    from pgsrm.models.text import Codec
+    from pgsrm.policy.fast.policy import Child, Sampling
+    from pgsrm.reward.scorer import Scorer
 
     settings, config = load_settings(folder)
     task, reward = build_objects(config)

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pgsrm.child.policy import Child, Sampling
-from pgsrm.child.text import Codec
+from pgsrm.models.text import Codec
+from pgsrm.policy.fast.policy import Child, Sampling
 from pgsrm.reward import SemanticReward
-from pgsrm.scoring import Responses, Scorer, mean
+from pgsrm.reward.scorer import Responses, Scorer, mean
 from pgsrm.task import Example, Task
 
 WINDOW = 128  # tokens of a text that are read at once: what nano was pre-trained on

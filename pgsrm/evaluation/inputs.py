@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     from pgsrm.reward import SemanticReward

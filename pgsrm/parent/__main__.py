@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pgsrm.errors import UserError
-from pgsrm.paths import conf_folder
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
 
 USAGE = """\
 python -m pgsrm.parent task=NAME parent=openai|transformers [key=value ...]
@@ -28,9 +28,9 @@ def _make(words: list[str]) -> None:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from pgsrm.cli import plain_run
+    from pgsrm.config.command_line import plain_run
+    from pgsrm.config.schema import read_settings
     from pgsrm.parent.make import make_references
-    from pgsrm.settings import read_settings
 
     overrides, folder = plain_run(words)
     if overrides is None:
@@ -53,7 +53,8 @@ def _near(path: Path) -> Path:
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.cli import HELP, exit_with_line
+    from pgsrm.config.command_line import HELP
+    from pgsrm.config.messages import exit_with_line
 
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     try:

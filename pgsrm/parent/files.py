@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pgsrm.errors import UserError
-from pgsrm.server import Spending
+from pgsrm.models.server import Spending
 from pgsrm.task import SHIPPED
+from pgsrm.util.errors import UserError
 
 
 def question_digest(task: Mapping[str, Any], parent: Mapping[str, Any]) -> str:

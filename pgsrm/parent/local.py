@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pgsrm.child.load import ModelSettings, check_model, resolve_device
-from pgsrm.errors import UserError
+from pgsrm.models.load import ModelSettings, check_model, resolve_device
+from pgsrm.models.server import Budget
 from pgsrm.parent.question import Answer, BadAnswer, Questions
 from pgsrm.parent.settings import ParentSettings
-from pgsrm.server import Budget
+from pgsrm.util.errors import UserError
 
 _BEGINNING = '{"OUTPUT": "'  # put into the model's mouth: the answer can only be the value
 _ENDINGS = ['"}', '" }', '"\n']

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from pgsrm.errors import UserError
+from pgsrm.models.server import Budget
 from pgsrm.parent.files import Answers, default_references, question_digest
 from pgsrm.parent.local import LocalParent
 from pgsrm.parent.question import Questions
 from pgsrm.parent.remote import RemoteParent
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.record.files import replace
-from pgsrm.server import Budget
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -1,14 +1,14 @@
 """A parent that errs at a known rate: some training prompts get another prompt's reference.
 
 What a child learns from a wrong parent can only be told against the right answers: evaluations and exact match keep to
-them, and only the reward in training sees the errors (`pgsrm.scoring.Scorer`).
+them, and only the reward in training sees the errors (`pgsrm.reward.scorer.Scorer`).
 """
 
 from dataclasses import replace
 from random import Random
 
-from pgsrm.errors import UserError
 from pgsrm.task import Example, Task, task_digest
+from pgsrm.util.errors import UserError
 
 
 def with_mistakes(task: Task, rate: float, seed: int) -> Task:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pgsrm.errors import UserError
 from pgsrm.task import load_inputs, reference_problem, render
+from pgsrm.util.errors import UserError
 
 # What makes a server's answer {"OUTPUT": "..."} and nothing else.
 RESPONSE_FORMAT = {

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
-from pgsrm.errors import UserError
+from pgsrm.models.server import Budget, Completion, RequestRefused, Server, ServerError
 from pgsrm.parent.question import RESPONSE_FORMAT, Answer, BadAnswer, Questions
 from pgsrm.parent.settings import ParentSettings
-from pgsrm.server import Budget, Completion, RequestRefused, Server, ServerError
+from pgsrm.util.errors import UserError
 
 _ASKED_AGAIN = 2  # times, after an answer in a wrong form: servers vary even at temperature 0
 _TOKENS_OUT = 12  # of a usual answer, for the estimate

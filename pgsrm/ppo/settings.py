@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 Positive = Annotated[float, Meta(gt=0, lt=float("1e30"))]  # no infinities
 NonNegative = Annotated[float, Meta(ge=0, lt=float("1e30"))]

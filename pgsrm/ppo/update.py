@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.errors import UserError
 from pgsrm.ppo.advantages import (
     generalized_advantages,
     group_baseline,
@@ -22,15 +21,16 @@ from pgsrm.ppo.advantages import (
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_logprobs, value_loss
 from pgsrm.ppo.settings import GROUP_BASELINES, PPOSettings
-from pgsrm.processes import ALONE, Processes, undivided
+from pgsrm.util.distributed import ALONE, Processes, undivided
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pgsrm.child.batch import Packing, PaddedBatch
-    from pgsrm.child.forward import Prefill
-    from pgsrm.child.policy import Child, Scores
+    from pgsrm.policy.fast.batch import Packing, PaddedBatch
+    from pgsrm.policy.fast.forward import Prefill
+    from pgsrm.policy.fast.policy import Child, Scores
 
 
 class Learner:
@@ -344,8 +344,8 @@ def _score(learner: Learner, sampled: _Sampled, rows: "Tensor") -> _TokenScores:
 
 def _logprobs_as_drawn(settings: PPOSettings, scores: "Scores", batch: "PaddedBatch") -> "Tensor":
     """Of each token (B, T), under the distribution that sampling draws from; 0 at padding."""
-    from pgsrm.child.gradients import take_rows
-    from pgsrm.child.policy import truncate
+    from pgsrm.policy.fast.gradients import take_rows
+    from pgsrm.policy.fast.policy import truncate
 
     mask, tokens = batch.response_mask, batch.response_ids[batch.response_mask]
     logits = take_rows(scores.logits, scores.packing.place[mask])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 # No space, over quota, over the file size limit (ulimit -f).
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.errors import UserError
 from pgsrm.record.files import replace
 from pgsrm.record.mlflow_store import connect, experiment_id, tracking_uri, trouble, warn_once
 from pgsrm.record.params import without_user
 from pgsrm.record.run_folder import RunFolder, parse_lines
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run

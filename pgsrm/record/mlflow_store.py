@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pgsrm.errors import UserError
 from pgsrm.record.params import without_user
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

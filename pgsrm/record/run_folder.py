@@ -186,7 +186,7 @@ class RunFolder:
 
 
 class Onlooker(RunFolder):
-    """The folder of a run for those of its processes that don't write it (`pgsrm.processes`)."""
+    """The folder of a run for those of its processes that don't write it (`pgsrm.util.distributed`)."""
 
     def write_status(self, **fields: Any) -> None:
         pass

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 Rewards: TypeAlias = list[float] | list[list[float]]  # one a response, or one a token of each response
 Metrics: TypeAlias = dict[str, float]

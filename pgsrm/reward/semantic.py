@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from pgsrm.embedder import Embedder
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

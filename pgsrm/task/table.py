@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 SHIPPED = Path(__file__).parent / "data"
 

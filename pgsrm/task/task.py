@@ -19,11 +19,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pgsrm.errors import UserError
 from pgsrm.task.checkers import NormalizedEquality
 from pgsrm.task.references import reference_problem
 from pgsrm.task.table import Row, find_data, read_table
 from pgsrm.task.template import find_column, placeholders, render
+from pgsrm.util.errors import UserError
 
 Checker = Callable[[str, str, Mapping[str, str]], bool]
 

@@ -3,7 +3,7 @@
 import string
 from collections.abc import Iterable, Mapping
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 
 def placeholders(template: str, key: str) -> list[str]:

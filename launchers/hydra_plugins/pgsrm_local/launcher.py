@@ -12,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 
 class LocalLauncher(Launcher):
@@ -32,8 +32,8 @@ class LocalLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from pgsrm.compose import Composer
-        from pgsrm.local import run_sweep
+        from pgsrm.config.compose import Composer
+        from pgsrm.launch.local import run_sweep
 
         plans = Composer(self.hydra_context.config_loader, self.config).plans(job_overrides)
         run_sweep(plans, self.slots, self.runs_per_gpu, self.retry_failed)

@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from pgsrm.errors import UserError
+from pgsrm.util.errors import UserError
 
 
 class SlurmLauncher(Launcher):
@@ -30,8 +30,8 @@ class SlurmLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from pgsrm.compose import Composer
-        from pgsrm.slurm.launch import run_sweep
+        from pgsrm.config.compose import Composer
+        from pgsrm.launch.slurm.launch import run_sweep
 
         plans = Composer(self.hydra_context.config_loader, self.config).plans(job_overrides)
         run_sweep(plans, self.slots, self.wait, self.retry_failed)

@@ -1,0 +1,115 @@
+"""All that is found in the runs, in one place: what the command writes and the report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pgsrm.analysis.claims import Claim
+from pgsrm.analysis.comparison import comparisons
+from pgsrm.analysis.dot_plot import plot_dot_pages
+from pgsrm.analysis.experiments import OUTCOMES, Experiment, difference_table, dots, experiments, level_table, main_runs
+from pgsrm.analysis.figures import by_setting, plot_grid, plot_task
+from pgsrm.analysis.paper_tables import paper_tables
+from pgsrm.analysis.results import by_seed, result_tables
+from pgsrm.analysis.style import COLOURS
+from pgsrm.analysis.tables import Table
+from pgsrm.analysis.variants import Variant, group_runs, task_title
+from pgsrm.analysis.verdicts import Check, check_all, claims_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Findings:
+    """`shown` are the variants outside of the levels of named experiments, labelled among themselves: what the tasks' own
+    figures, tables and checks are about. `experiments` with levels have their own: `levels` and `differences`, a table
+    each, and `experiment_checks`; those of `plain` compare tasks and rewards, which the tasks' own show."""
+
+    variants: Sequence[Variant]
+    shown: Sequence[Variant]
+    notes: Sequence[str]
+    checks: Sequence[Check]
+    paper: Sequence[Table]
+    results: Sequence[Table]
+    comparisons: Sequence[Table]
+    by_seed: Table
+    experiments: Sequence[Experiment]
+    plain: Sequence[Experiment]
+    levels: Sequence[Table]
+    differences: Sequence[Table]
+    experiment_checks: Sequence[Sequence[Check]]
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(variant.task for variant in self.shown))
+
+    @property
+    def tables(self) -> list[Table]:
+        checks = {"": list(self.checks)}
+        for experiment, found in zip(self.experiments, self.experiment_checks, strict=True):
+            checks.setdefault(experiment.name, []).extend(found)
+        tables = [*self.paper, *self.results, self.by_seed, *self.comparisons, *self.levels, *self.differences]
+        tables.append(claims_table(checks))
+        return [table for table in tables if table.rows]
+
+    def figures(self, width: str) -> list[tuple[str, Callable[[], list[Figure]]]]:
+        """Each figure's stem, and what draws its pages for a `width` of style.WIDTHS."""
+        found: list[tuple[str, Callable[[], list[Figure]]]] = []
+        for task in self.tasks:
+            found.append((task, _of_task(task, [variant for variant in self.shown if variant.task == task], width)))
+        for experiment in self.experiments:
+            if dots(experiment, *OUTCOMES[0][1:]):
+                found.append((experiment.stem, _of_levels(experiment, width)))
+            if experiment.name:  # the others are in the task's own figure
+                found.append((f"{experiment.stem}_curves", _of_curves(experiment, width)))
+        return found
+
+
+def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Claim]) -> Findings:
+    """Everything but the drawing."""
+    found = experiments(variants)
+    swept = [experiment for experiment in found if experiment.has_levels]
+    shown, _ = group_runs(main_runs(variants, found))
+    return Findings(
+        variants=variants,
+        shown=shown,
+        notes=notes,
+        checks=check_all(claims, shown),
+        paper=paper_tables(shown),
+        results=result_tables(shown),
+        comparisons=comparisons(shown),
+        by_seed=by_seed(variants),
+        experiments=swept,
+        plain=[experiment for experiment in found if not experiment.has_levels],
+        levels=[level_table(experiment) for experiment in swept],
+        differences=[difference_table(experiment) for experiment in swept],
+        # What no name parts from the rest has been checked with it; no experiment has to have runs for every claim.
+        experiment_checks=[
+            [check for check in check_all(claims, e.variants) if check.variants] if e.name else [] for e in swept
+        ],
+    )
+
+
+def _of_task(task: str, variants: Sequence[Variant], width: str) -> Callable[[], list[Figure]]:
+    """One figure of all curves while there is a colour for each, else a row of panels a setting."""
+    if len(variants) <= len(COLOURS):
+        return lambda: [plot_task(variants, width)]
+    return lambda: plot_grid(by_setting(variants), task_title(task), width)
+
+
+def _of_levels(experiment: Experiment, width: str) -> Callable[[], list[Figure]]:
+    def draw() -> list[Figure]:
+        panels = [(title, dots(experiment, column, measure)) for title, column, measure in OUTCOMES]
+        return plot_dot_pages([panel for panel in panels if panel[1]], experiment.title, experiment.factor, width)
+
+    return draw
+
+
+def _of_curves(experiment: Experiment, width: str) -> Callable[[], list[Figure]]:
+    # An experiment that has its factor's name says it already.
+    factor = f"{experiment.factor}=" if experiment.factor not in ("", experiment.name) else ""
+    rows = [(f"{factor}{label}", variants) for label, variants in experiment.levels]
+    return lambda: plot_grid(rows, experiment.title, width)

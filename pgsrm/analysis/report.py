@@ -1,0 +1,274 @@
+"""One self-contained HTML page of all findings: light and dark, from a phone's width to a wide screen, without network.
+
+Each picture is drawn by matplotlib and embedded as SVG in two sets of colours; the browser shows the one for the reader's
+theme.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.analysis.configs import differences, environments
+from pgsrm.analysis.dot_plot import plot_dots
+from pgsrm.analysis.experiment_files import read_experiment
+from pgsrm.analysis.experiments import OUTCOMES, Experiment, dots
+from pgsrm.analysis.figures import PANELS, RAW_CURVES, by_setting, legend_label, plot_panel
+from pgsrm.analysis.findings import Findings
+from pgsrm.analysis.results import REWARD, over_seeds
+from pgsrm.analysis.samples import Samples, folder_link, read_samples
+from pgsrm.analysis.style import DARK, LIGHT, MARKERS, STYLE, looks
+from pgsrm.analysis.tables import NONE, Table
+from pgsrm.analysis.variants import Variant, task_title
+from pgsrm.analysis.verdicts import FAILS, HOLDS, NO_TASK, NO_VERDICT, UNDECIDED, Check
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+POINTS, LEVEL_POINTS = 240, 120  # a curve in a panel of 350 pixels; and where there is one for each level
+SAMPLED = 24  # variants of which samples are shown
+SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?", NO_VERDICT: "–"}
+GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚✖", strict=True))
+CLASSES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", NO_VERDICT: "undecided"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as two data URIs, its width and height in points, and a text for those who can't see it."""
+
+    light: str
+    dark: str
+    width: int
+    height: int
+    alt: str
+
+
+def write_report(findings: Findings, path: Path) -> Path:
+    """Write the page to `path`."""
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    path.write_text(template.render(_content(findings, path)), encoding="utf-8")
+    return path
+
+
+def _content(findings: Findings, path: Path) -> dict[str, Any]:
+    runs = [run for variant in findings.variants for run in variant.runs]
+    configs = (differences(findings.shown), environments(findings.variants))
+    return {
+        "runs": len(runs),
+        "all_tasks": len({run.task for run in runs}),
+        "finished": sum(run.complete for run in runs),
+        "failed": sum(run.failed for run in runs),
+        "left_out": sum(": left out," in note for note in findings.notes),
+        "ended": max((str(run.status.get("ended") or "") for run in runs), default="")[:16].replace("T", " "),
+        "notes": grouped_notes(findings.notes),
+        "tasks": [_task(task, [v for v in findings.shown if v.task == task]) for task in findings.tasks],
+        "verdicts": [
+            (verdict, CLASSES[verdict], sum(c.verdict == verdict for c in findings.checks)) for verdict in SYMBOLS
+        ],
+        "matrix": claims_matrix(
+            findings.checks, {t: [v for v in findings.shown if v.task == t] for t in findings.tasks}
+        ),
+        "checks": findings.checks,
+        "symbols": SYMBOLS,
+        "classes": CLASSES,
+        "experiments": _experiments(findings),
+        "results": [table for table in findings.results if table.rows],
+        "comparisons": findings.comparisons,
+        "paper": findings.paper,
+        "samples": list(_samples(findings.shown)),
+        "not_sampled": max(len(findings.shown) - SAMPLED, 0),
+        "configs": [table for table in configs if table.rows],
+        "by_seed": findings.by_seed,
+        "links": [folder_link(run, path) for run in runs],
+        "names": [run.folder.name for run in runs],
+        "NONE": NONE,
+        "NO_TASK": NO_TASK,
+    }
+
+
+# Pictures
+
+
+def picture(draw: Callable[[], Figure], alt: str) -> Picture:
+    """Draw a figure in the colours of a dark page, and exchange them for a light one's."""
+    import matplotlib
+
+    figure, out = draw(), io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    dark = compact(out.getvalue())
+    light = re.sub("#[0-9a-f]{6}", lambda colour: LIGHT.get(colour[0], colour[0]), dark.decode()).encode()
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    return Picture(_data_uri(light), _data_uri(dark), width, height, alt)
+
+
+def _data_uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+
+
+def compact(svg: bytes) -> bytes:
+    """An SVG of matplotlib's without its preamble, and with one decimal of a point in its paths."""
+    text = svg.decode()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"(?<= d=\")[^\"]+", lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0].replace("\n", "")), text)
+    return re.sub(r"\n\s*", "\n", text).encode()
+
+
+def _panels(variants: Sequence[Variant], panels: Iterable[tuple[str, str, str]], points: int = POINTS) -> list[Picture]:
+    found = []
+    for column, title, unit in panels:
+
+        def draw(column: str = column, title: str = title, unit: str = unit) -> Figure:
+            return plot_panel(variants, column, title, unit, points)
+
+        found.append(picture(draw, f"{title} over episodes. {_in_words(variants, column)}"))
+    return found
+
+
+def _in_words(variants: Sequence[Variant], column: str) -> str:
+    """As "PGSRM ends at 0.89, Binary ends at 0.85."."""
+    from pgsrm.analysis.measures import last
+
+    ends = [(variant.title, over_seeds(variant, column, last).value) for variant in variants]
+    known = [f"{title} ends at {value:.2f}" for title, value in ends if value == value]
+    return ", ".join(known) + "." if known else ""
+
+
+# Sections
+
+
+def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
+    """The panels of a task: all curves in them while they can be told apart, else a setting at a time."""
+    rows = [("", list(variants))] if len(variants) <= RAW_CURVES else by_setting(variants)
+    blocks = [{"label": label, "legend": _legend(found), "pictures": _panels(found, PANELS)} for label, found in rows]
+    return {"name": task, "title": task_title(task), "blocks": blocks}
+
+
+def _legend(variants: Sequence[Variant]) -> list[dict[str, str]]:
+    return [
+        {
+            "label": legend_label(v),
+            "light": look.colour,
+            "dark": DARK[look.colour],
+            "dashes": dash_array(look.dashes),
+            "marker": GLYPHS.get(look.marker, ""),
+        }
+        for v, look in zip(variants, looks(variants), strict=True)
+    ]
+
+
+def dash_array(dashes: Any) -> str:
+    """matplotlib's dashes, which count line widths, as SVG's of a line two pixels wide."""
+    return "none" if isinstance(dashes, str) else " ".join(f"{2 * length:g}" for length in dashes[1])
+
+
+def _experiments(findings: Findings) -> list[dict[str, Any]]:
+    """A section for each experiment: its levels task by task, and links to the figures of tasks that it has no levels of."""
+    tables = zip(findings.levels, findings.differences, strict=True)
+    parts = zip(findings.experiments, tables, findings.experiment_checks, strict=True)
+    sections: dict[str, dict[str, Any]] = {}
+    for experiment in sorted([*findings.plain, *findings.experiments], key=lambda each: not each.name):
+        file = read_experiment(experiment.name) if experiment.name else None
+        new: dict[str, Any] = {
+            "name": experiment.name or "Other settings",
+            "file": file,
+            "runs": 0,
+            "tasks": [],
+            "parts": [],
+        }
+        section = sections.setdefault(experiment.name, new)
+        section["runs"] += sum(len(variant.runs) for variant in experiment.variants)
+        if not experiment.has_levels:
+            section["tasks"].append((experiment.task, task_title(experiment.task)))
+    for experiment, found, checks in parts:
+        sections[experiment.name]["parts"].append(_levels(experiment, found, checks))
+    return list(sections.values())
+
+
+def _levels(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Check]) -> dict[str, Any]:
+    found = []
+    for title, column, measure in OUTCOMES:
+        shown = dots(experiment, column, measure)
+        if shown:
+
+            def draw(title: str = title, shown: Any = shown) -> Figure:
+                return plot_dots((title, shown), experiment.factor)
+
+            words = ", ".join(f"{dot.level} {dot.reward} {dot.estimate.value:.2f}" for dot in shown if dot.values)
+            found.append(picture(draw, f"{title}: {words}"))
+    rewards = next(panel for panel in PANELS if panel[0] == REWARD)
+    curves = [
+        (label, _panels(variants, [(rewards[0], label, rewards[2])], LEVEL_POINTS)[0])
+        for label, variants in experiment.levels
+    ]
+    matrix = claims_matrix(checks, dict(experiment.levels))
+    return {
+        "title": task_title(experiment.task),
+        "pictures": found,
+        "curves": curves,
+        "tables": [table for table in tables if table.rows],
+        "settings": differences(experiment.variants),
+        "matrix": matrix,
+        "checks": checks,
+    }
+
+
+def _samples(variants: Sequence[Variant]) -> Iterable[tuple[str, Samples]]:
+    """Of each variant the samples of one run."""
+    for variant in variants[:SAMPLED]:
+        found = read_samples((variant.complete or variant.runs)[0])
+        if found:
+            yield f"{task_title(variant.task)}, {variant.title}", found
+
+
+def claims_matrix(checks: Sequence[Check], columns: Mapping[str, Sequence[Variant]]) -> dict[str, Any]:
+    """Claims by columns of variants (a task's, a level's): in each cell the checks of those that wait for no more runs,
+    or have a finished one.
+
+    Columns and claims without any are left out.
+    """
+    rows = []
+    for claim in dict.fromkeys(check.claim for check in checks):
+        mine = [c for c in checks if c.claim is claim and c.variants and (c.estimate.n or c.verdict != UNDECIDED)]
+        cells = {name: [c for c in mine if c.variants[0] in variants] for name, variants in columns.items()}
+        if any(cells.values()):
+            rows.append((claim, cells))
+    used = [name for name in columns if any(cells[name] for _, cells in rows)]
+    return {"columns": used, "rows": [(claim, [_marks(cells[name]) for name in used]) for claim, cells in rows]}
+
+
+def _marks(checks: Sequence[Check]) -> list[tuple[str, str, str]]:
+    """(class, mark, explanation) of a cell: a mark a check, or how many of each where there are more than three."""
+    if len(checks) <= 3:
+        return [(CLASSES[c.verdict], SYMBOLS[c.verdict], _explained(c)) for c in checks]
+    found = {verdict: [c for c in checks if c.verdict == verdict] for verdict in SYMBOLS}
+    return [
+        (CLASSES[verdict], f"{len(found[verdict])}{symbol}", "; ".join(map(_explained, found[verdict])))
+        for verdict, symbol in SYMBOLS.items()
+        if found[verdict]
+    ]
+
+
+def _explained(check: Check) -> str:
+    return f"{', '.join(filter(None, (check.reward, check.settings)))}: {check.verdict}, {check.reason}"
+
+
+def grouped_notes(notes: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Notes as (what, the runs it is about); what is said of several runs is said once."""
+    found: dict[str, list[str]] = {}
+    for note in notes:
+        place, separator, what = note.partition(": ")
+        if separator and "/" in place:
+            found.setdefault(what, []).append(Path(place).name)
+        else:
+            found.setdefault(note, [])
+    return list(found.items())

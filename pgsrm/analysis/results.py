@@ -1,0 +1,181 @@
+"""Tables of results: what each variant and each seed came to, how fast and how steadily."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from pgsrm.analysis import measures
+from pgsrm.analysis.intervals import Estimate, mean_interval
+from pgsrm.analysis.measures import Series, episodes_to, series
+from pgsrm.analysis.runs import Run
+from pgsrm.analysis.tables import NONE, Cell, Table
+from pgsrm.analysis.variants import Variant, shortfall
+
+REWARD, MATCH, ENTROPY, KL = "reward/mean", "reward/exact_match", "policy/entropy", "policy/kl"
+THRESHOLD = 0.5
+EVALUATIONS = {
+    "exact match, trained": "eval/train_exact_match",
+    "exact match, held out": "eval/holdout_exact_match",
+    "sampled match, trained": "eval/train_sampled_exact_match",
+    "sampled match, held out": "eval/holdout_sampled_exact_match",
+    "reward, trained": "eval/train_reward",
+    "reward, held out": "eval/holdout_reward",
+    "other embedder's reward, trained": "eval/train_other_reward",
+    "other embedder's reward, held out": "eval/holdout_other_reward",
+    "distinct, held out": "eval/holdout_distinct",
+    "top share, trained": "eval/train_top_share",
+    "top share, held out": "eval/holdout_top_share",
+    "perplexity": "eval/perplexity",
+}
+TRAINED, HELD_OUT = EVALUATIONS["exact match, trained"], EVALUATIONS["exact match, held out"]
+COLUMNS = (REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values(), *measures.SPREAD.values())
+INTERVAL = "Means over the finished seeds, in brackets Student's t 95% interval over seeds (none below three)."
+
+Measure = Callable[[Series], float]
+LEARNING: tuple[Measure, ...] = (measures.first, measures.last, measures.change, measures.kept, measures.area)
+EACH_RUN: tuple[Measure, ...] = (measures.first, measures.last, measures.change, measures.best, measures.kept)
+STABILITY: tuple[Measure, ...] = (measures.drawdown, measures.oscillation, measures.spikes)
+
+
+def over_seeds(variant: Variant, column: str, measure: Measure) -> Estimate:
+    """A measure's mean over the finished seeds that have it."""
+    values = [measure(series(run, column)) for run in variant.complete]
+    return mean_interval([value for value in values if value == value])
+
+
+def result_tables(variants: Sequence[Variant]) -> list[Table]:
+    """Learning, evaluation and stability, a row a variant."""
+    return [learning(variants), evaluation(variants), stability(variants)]
+
+
+def learning(variants: Sequence[Variant]) -> Table:
+    """How far and how fast the reward of sampled answers rose."""
+    head = ["first tenth", "last tenth", "change", "gain kept", "mean over training"]
+    matched = [f"match {THRESHOLD:g} reached", f"episodes to match {THRESHOLD:g}"]
+    rows: list[list[Cell]] = []
+    for variant in variants:
+        cells: list[Cell] = [over_seeds(variant, REWARD, measure) for measure in LEARNING]
+        rows.append([*_names(variants, variant), seeds(variant), *cells, *_reached(variant), _minutes(variant)])
+    return Table(
+        "results",
+        "Reward of sampled answers",
+        [*_name_head(variants), "seeds", *head, *matched, "minutes a run"],
+        rows,
+        len(_name_head(variants)),
+        {"change": "+z.3f", "gain kept": ".2f", matched[1]: ",.0f", "minutes a run": ".1f"},
+        (
+            "Tenth: mean of `reward/mean` over that tenth of the updates.",
+            f"Episodes until the smoothed `reward/exact_match` is first at {THRESHOLD:g}: mean of the seeds that reach it.",
+            INTERVAL,
+        ),
+    )
+
+
+def evaluation(variants: Sequence[Variant]) -> Table:
+    """Start → end of each evaluation that any run has; those of older runs may be missing."""
+    rows: list[list[Cell]] = []
+    for variant in variants:
+        cells: list[Cell] = []
+        for column in EVALUATIONS.values():
+            cells += [_alone(over_seeds(variant, column, measures.start)), over_seeds(variant, column, measures.end)]
+        rows.append([*_names(variants, variant), seeds(variant), *cells])
+    head = [text for name in EVALUATIONS for text in (f"{name}: start", f"{name}: end")]
+    formats = dict.fromkeys(("perplexity: start", "perplexity: end"), ".1f")
+    return Table(
+        "evaluation",
+        "Evaluations before training and at the end",
+        [*_name_head(variants), "seeds", *head],
+        rows,
+        len(_name_head(variants)),
+        formats,
+        ("Greedy answers on all prompts, unless sampled is said.", INTERVAL),
+    )
+
+
+def stability(variants: Sequence[Variant]) -> Table:
+    """Drawdown, oscillation and spikes of reward, entropy and KL."""
+    metrics = {"reward": REWARD, "entropy": ENTROPY, "KL": KL}
+    rows: list[list[Cell]] = []
+    for variant in variants:
+        cells: list[Cell] = [over_seeds(variant, c, measure) for c in metrics.values() for measure in STABILITY]
+        rows.append([*_names(variants, variant), seeds(variant), *cells])
+    head = [f"{metric}: {measure.__name__}" for metric in metrics for measure in STABILITY]
+    return Table(
+        "stability",
+        "Stability",
+        [*_name_head(variants), "seeds", *head],
+        rows,
+        len(_name_head(variants)),
+        dict.fromkeys((f"{metric}: spikes" for metric in metrics), ".1f"),
+        ("Less is steadier. Spikes: per 1,000 updates. The measures are defined in docs/analysis.md.", INTERVAL),
+    )
+
+
+def by_seed(variants: Sequence[Variant]) -> Table:
+    """One row a run, the unfinished too."""
+    rows: list[list[Cell]] = []
+    for variant in variants:
+        for run in variant.runs:
+            reward = series(run, REWARD)
+            cells: list[Cell] = [Estimate(measure(reward)) for measure in EACH_RUN]
+            matches = [_arrow(run, TRAINED), _arrow(run, HELD_OUT)]
+            minutes = Estimate(run_minutes(run))
+            rows.append([*_names(variants, variant), str(run.seed), *cells, *matches, minutes, state(run)])
+    head = ["first tenth", "last tenth", "change", "best tenth", "gain kept"]
+    return Table(
+        "results_by_seed",
+        "Each run",
+        [*_name_head(variants), "seed", *head, *list(EVALUATIONS)[:2], "minutes", "state"],
+        rows,
+        len(_name_head(variants)),
+        {"change": "+z.3f", "gain kept": ".2f", "minutes": ".1f"},
+    )
+
+
+def seeds(variant: Variant) -> str:
+    """The number of finished seeds, and of the others."""
+    return f"{len(variant.complete)}" + (f" (+{shortfall(variant.unfinished)})" if variant.unfinished else "")
+
+
+def state(run: Run) -> str:
+    return "finished" if run.complete else f"{run.state}, {run.progress:.0%} of the updates"
+
+
+def run_minutes(run: Run) -> float:
+    return float(run.status.get("seconds") or float("nan")) / 60
+
+
+def _name_head(variants: Sequence[Variant]) -> list[str]:
+    return ["task", "reward", *(["settings"] if any(variant.settings for variant in variants) else [])]
+
+
+def _names(variants: Sequence[Variant], variant: Variant) -> list[str]:
+    settings = [variant.settings] if any(each.settings for each in variants) else []
+    return [variant.task, variant.reward_title, *settings]
+
+
+def _reached(variant: Variant) -> list[Cell]:
+    runs = [run for run in variant.complete if MATCH in run.metrics]
+    if not runs:
+        return [NONE, NONE]
+    found = [episodes_to(series(run, MATCH), THRESHOLD) for run in runs]
+    reached = [value for value in found if math.isfinite(value)]
+    return [f"{len(reached)} of {len(runs)}", mean_interval(reached)]
+
+
+def _minutes(variant: Variant) -> Estimate:
+    known = [minutes for run in variant.complete if (minutes := run_minutes(run)) == minutes]
+    return _alone(mean_interval(known))
+
+
+def _alone(estimate: Estimate) -> Estimate:
+    """Without its interval: what every seed has in common, or nobody compares."""
+    return Estimate(estimate.value)
+
+
+def _arrow(run: Run, column: str) -> str:
+    before, after = (measure(series(run, column)) for measure in (measures.start, measures.end))
+    if before != before and after != after:
+        return NONE
+    return " → ".join(NONE if x != x else f"{x:.3f}" for x in (before, after))

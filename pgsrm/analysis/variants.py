@@ -1,0 +1,303 @@
+"""Group runs into variants, which differ in nothing but the seed, and name what tells variants apart."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pgsrm.analysis.runs import NoRunsError, Run, find_run_folders, print_notes, read_run
+
+T = TypeVar("T")
+
+LABELLED_VALUES = 3
+# Settings that decide a result by their value. Others (a file's path, what a parent is asked) may differ under one
+# identity, which holds their contents.
+DECIDING = (
+    "ppo.",
+    "reward.",
+    "task.template",
+    "task.max_new_tokens",
+    "task.holdout",
+    "task.checker",
+    "evaluation.every",
+)
+
+TASK_ORDER = ("color", "antonym", "category", "copy", "sentiment")
+REWARD_ORDER = ("pgsrm", "binary")
+TASK_TITLES = {
+    "color": "Color mixing",
+    "antonym": "Antonym generation",
+    "category": "Word categorization",
+    "copy": "Exact-string copying",
+    "sentiment": "Sentiment inversion",
+}
+REWARD_TITLES = {"pgsrm": "PGSRM", "binary": "Binary"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs that differ in nothing but the seed, in the order of their seeds.
+
+    `settings` names what tells this variant from the others of its task ("ppo=sound"), and is empty where
+    nothing does. `setup` is the same in full, as "name=value" with every choice, but without task and reward:
+    what is compared under two rewards, or taken together over tasks, has the same setup.
+    """
+
+    task: str
+    reward: str
+    settings: str
+    runs: tuple[Run, ...]
+    setup: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if run.complete)
+
+    @property
+    def unfinished(self) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if not run.complete)
+
+    @property
+    def reward_title(self) -> str:
+        return REWARD_TITLES.get(self.reward, self.reward)
+
+    @property
+    def title(self) -> str:
+        """The label of a curve: "PGSRM" or "PGSRM, ppo=sound"."""
+        return f"{self.reward_title}, {self.settings}" if self.settings else self.reward_title
+
+    @property
+    def name(self) -> str:
+        """Task and title: "color, PGSRM, ppo=sound"."""
+        return f"{self.task}, {self.title}"
+
+    def same_setup(self, other: Variant) -> bool:
+        """Whether two variants differ at most in task and reward (and in the commit, where nothing else tells).
+
+        A reward without an embedder is the same reward whichever embedder was chosen.
+        """
+        unimportant = ("commit ",) if self._embeds and other._embeds else ("commit ", "embedder")
+        mine, others = ([p for p in v.setup if not p.startswith(unimportant)] for v in (self, other))
+        return mine == others
+
+    @property
+    def _embeds(self) -> bool:
+        reward = self.runs[0].config.get("reward")
+        return isinstance(reward, dict) and "embedder" in reward
+
+
+def shortfall(runs: Sequence[Run]) -> str:
+    """What became of runs that did not finish: "1 failed, 2 unfinished"."""
+    failed = sum(run.failed for run in runs)
+    counts = {"failed": failed, "unfinished": len(runs) - failed}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def task_title(task: str) -> str:
+    """A task's name as the paper writes it; a user's own task by its file name."""
+    return TASK_TITLES.get(task, task.replace("_", " ").capitalize())
+
+
+def load_variants(roots: Sequence[Path], columns: Sequence[str]) -> tuple[list[Variant], list[str]]:
+    """Read every run below `roots` and group it; returns the variants and one-line notes for the user.
+
+    `columns` are the metrics to keep (a thousand runs fit into memory by them alone). NoRunsError if there is
+    no run that can be read.
+    """
+    folders = []
+    for root in roots:
+        if not root.is_dir():
+            raise NoRunsError(f"--runs={root}: no such folder; name a run folder or a folder above runs")
+        folders += find_run_folders(root)
+    where = " ".join(map(str, roots))
+    if not folders:
+        raise NoRunsError(
+            f"--runs={where}: no run folder in it; make one with: python -m pgsrm.run task=color reward=pgsrm"
+        )
+    runs: list[Run] = []
+    notes: list[str] = []
+    for folder in sorted({folder.resolve(): folder for folder in folders}.values()):
+        run, found = read_run(folder, columns)
+        notes += found
+        if run:
+            runs.append(run)
+    if not runs:
+        print_notes(notes)
+        raise NoRunsError(f"--runs={where}: none of the {len(folders)} run folder(s) in it can be read")
+    variants, found = group_runs(runs)
+    return variants, notes + found
+
+
+def group_runs(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
+    """Group runs into variants, in the order of the paper's tasks and rewards; and notes on what is mixed."""
+    notes: list[str] = []
+    groups: dict[Key, dict[int, Run]] = {}
+    for key, run in _keyed(runs, notes):
+        seeds = groups.setdefault(key, {})
+        if run.seed in seeds:
+            kept, dropped = sorted((seeds[run.seed], run), key=_standing, reverse=True)
+            notes.append(f"{dropped.folder}: left out, the same run as {kept.folder}")
+            run = kept
+        seeds[run.seed] = run
+    variants = []
+    for task in dict.fromkeys(key.task for key in groups):
+        keys = [key for key in groups if key.task == task]
+        examples = {key: next(iter(groups[key].values())) for key in keys}
+        labels, values = _labels(examples)
+        for key in keys:
+            members = tuple(groups[key][seed] for seed in sorted(groups[key]))
+            setup = (*_other_choices(examples[key]), *values[key])
+            variants.append(Variant(task, key.reward, labels[key], members, setup))
+            notes += _mixed(variants[-1])
+    variants.sort(key=lambda v: (rank(v.task, TASK_ORDER), rank(v.reward, REWARD_ORDER), natural(v.settings)))
+    return variants, notes
+
+
+class Key(NamedTuple):
+    """What the seeds of one variant share."""
+
+    task: str
+    reward: str
+    variant: str
+    deciding: tuple[str, ...]  # values that should be the same under one variant, where they are not
+
+
+def _keyed(runs: Sequence[Run], notes: list[str]) -> list[tuple[Key, Run]]:
+    """Each run with its key. Runs that claim to be one variant and are not are told apart, and noted."""
+    keyed = []
+    by_claim = _partition(list(runs), lambda run: (run.task, run.reward, run.variant))
+    for claimed in by_claim:
+        shared = functools.reduce(set.intersection, [set(run.settings) for run in claimed])
+        names = sorted(n for n in shared if n.startswith(DECIDING) and not n.startswith("reward.embedder"))
+        differing = [n for n in names if len({run.settings[n] for run in claimed}) > 1]
+        lengths = len({run.updates for run in claimed}) > 1
+        for run in claimed:
+            deciding = [f"{name}={run.settings[name]}" for name in differing]
+            deciding += [f"{run.updates} updates"] if lengths else []
+            keyed.append((Key(run.task, run.reward, run.variant, tuple(deciding)), run))
+        if differing or lengths:
+            what = ", ".join([*differing, *(["the number of updates"] if lengths else [])])
+            notes.append(
+                f"{claimed[0].task}, {claimed[0].reward}: {len(claimed)} runs carry one identity but differ in {what}; "
+                "told apart"
+            )
+    return keyed
+
+
+def _mixed(variant: Variant) -> list[str]:
+    """One line each for metrics, commits and package versions that differ between the seeds of a variant."""
+    notes = []
+    metrics = {name for run in variant.complete for name in run.metrics}
+    partly = sorted(name for name in metrics if any(name not in run.metrics for run in variant.complete))
+    if partly:
+        notes.append(f"{variant.name}: not all of its finished seeds have {', '.join(partly)}")
+    commits = {str(run.status["commit"])[:10] for run in variant.runs if run.status.get("commit")}
+    if len(commits) > 1:
+        notes.append(f"{variant.name}: its seeds were run at different commits: {', '.join(sorted(commits))}")
+    versions = [run.status["versions"] for run in variant.runs if isinstance(run.status.get("versions"), dict)]
+    differing = sorted(
+        f"{package} {' / '.join(sorted(found))}"
+        for package in {package for each in versions for package in each}
+        if len(found := {str(each.get(package)) for each in versions}) > 1
+    )
+    if differing:
+        notes.append(f"{variant.name}: its seeds were run with different versions: {', '.join(differing)}")
+    return notes
+
+
+def setup_labels(variants: Sequence[Variant]) -> list[str]:
+    """For each variant the parts of its setup that not all of them have; "all" where there is nothing to tell."""
+    common = functools.reduce(set.intersection, [set(variant.setup) for variant in variants])
+    parts = [
+        [part for part in variant.setup if part not in common and not part.startswith("commit ")]
+        for variant in variants
+    ]
+    return [", ".join(found) or "all" for found in parts]
+
+
+def _other_choices(run: Run) -> list[str]:
+    return [f"{group}={choice}" for group, choice in run.choices.items() if group not in ("task", "reward")]
+
+
+def _labels(examples: Mapping[Key, Run]) -> tuple[dict[Key, str], dict[Key, list[str]]]:
+    """What tells the variants of one task apart: a label for each, and the values in it that rewards can share.
+
+    Choices come first ("ppo=sound"), then single values. Values of two variants are compared where their
+    choices are the same (else the choice says it); those of the reward only within the same reward.
+    """
+    keys = list(examples)
+    parts: dict[Key, list[str]] = {key: [] for key in keys}
+    for group in sorted({g for run in examples.values() for g in run.choices} - {"task", "reward"}, key=_group_rank):
+        if len({examples[key].choices.get(group) for key in keys}) > 1:
+            for key in keys:
+                parts[key].append(f"{group}={examples[key].choices.get(group, 'none')}")
+    chosen = {key: len(parts[key]) for key in keys}
+    for alike in _partition(keys, lambda key: tuple(parts[key])):
+        _add_values(alike, examples, parts, reward=False)
+    values = {key: parts[key][chosen[key] :] for key in keys}
+    for alike in _partition(keys, lambda key: (key.reward, tuple(parts[key]))):
+        _add_values(alike, examples, parts, reward=True)
+    for alike in _partition(keys, lambda key: (key.reward, tuple(parts[key][:LABELLED_VALUES]))):
+        # The config does not tell these apart, or not in a few words.
+        for key, name in zip(alike, _last_names(alike, examples), strict=True) if len(alike) > 1 else []:
+            parts[key].insert(LABELLED_VALUES - 1, name)
+            values[key] = [*values[key], name]
+    return {key: _shorten(parts[key]) for key in keys}, values
+
+
+def _last_names(keys: list[Key], examples: Mapping[Key, Run]) -> list[str]:
+    """Names for what the config does not tell apart: by commit, by what should be the same, by identity."""
+    by_commit = [f"commit {str(examples[key].status.get('commit'))[:7]}" for key in keys]
+    by_value = [key.deciding[-1] if key.deciding else "" for key in keys]
+    by_identity = [f"variant {key.variant[:6]}" for key in keys]
+    return next((names for names in (by_commit, by_value) if len(set(names)) == len(keys)), by_identity)
+
+
+def _group_rank(group: str) -> tuple[int, str]:
+    return rank(group, ("model", "ppo", "embedder", "parent"))
+
+
+def _add_values(keys: list[Key], examples: Mapping[Key, Run], parts: dict[Key, list[str]], reward: bool) -> None:
+    names = {name for key in keys for name in examples[key].settings if name.startswith("reward.") == reward}
+    differing = [n for n in sorted(names) if len({examples[key].settings.get(n) for key in keys}) > 1]
+    lopsided = [n for n in differing if any(n not in examples[key].settings for key in keys)]
+    if len(lopsided) > LABELLED_VALUES:  # not what somebody set, but what a later version of the schema brought
+        differing = [n for n in differing if n not in lopsided]
+    # `reward.embedder` and `reward.checker` repeat `embedder` and `task.checker`: once in a label is enough.
+    said = {part.split("=")[0] for key in keys for part in parts[key]}
+    for name in differing:
+        rest = name.removeprefix("reward.")
+        if reward and said & {rest, rest.split(".")[0], f"task.{rest}"}:
+            continue
+        for key in keys:
+            parts[key].append(f"{name}={examples[key].settings.get(name, 'unset')}")
+
+
+def _partition(items: list[T], by: Callable[[T], Any]) -> list[list[T]]:
+    classes: dict[Any, list[T]] = {}
+    for item in items:
+        classes.setdefault(by(item), []).append(item)
+    return list(classes.values())
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """A sort key that takes numbers in a text as numbers: alpha=2 before alpha=16, lr=1e-05 before lr=3e-05."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
+    return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts) if part]
+
+
+def _shorten(parts: list[str]) -> str:
+    more = len(parts) - LABELLED_VALUES
+    return ", ".join(parts[:LABELLED_VALUES]) + (f", +{more} more" if more > 0 else "")
+
+
+def _standing(run: Run) -> tuple[bool, float, str]:
+    return run.complete, run.progress, str(run.status.get("ended") or run.status.get("started") or "")
+
+
+def rank(name: str, order: Sequence[str]) -> tuple[int, str]:
+    return (order.index(name), "") if name in order else (len(order), name)

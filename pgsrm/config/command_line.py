@@ -1,0 +1,107 @@
+"""The words of a command line, as far as Hydra does not read them itself, and its help text."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HELP = ("-h", "--help")
+# Hydra's options whose value is the next word
+WITH_VALUE = {
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--info",
+    "-i",
+}
+USAGE = """\
+python -m pgsrm.run [-m] [group=choice ...] [key=value ...]
+
+Trains a child by PPO on a task's prompts under a reward. With -m, comma-separated values make a sweep:
+  python -m pgsrm.run -m task=color,antonym reward=pgsrm,binary seed=0,1,2
+
+Groups and their choices:
+{groups}
+
+  --cfg job          every key and its value, nothing runs
+  --config-dir DIR   more choices, of your own: DIR/task/mine.yaml makes task=mine
+  --hydra-help       Hydra's own options"""
+
+
+def plain_run(words: Sequence[str]) -> tuple[list[str] | None, Path | None]:
+    """The overrides of a plain run and its `--config-dir`; None for the overrides of anything else (-m, --cfg, ...)."""
+    overrides, folder, rest = [], None, iter(words)
+    for word in rest:
+        if word in ("--config-dir", "-cd"):
+            folder = Path(next(rest, ""))
+        elif word.startswith("--config-dir="):
+            folder = Path(word.partition("=")[2])
+        elif word.startswith(("-", "hydra")):
+            return None, folder
+        else:
+            overrides.append(word)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--config-dir={folder}: no such folder; name one that holds task/, reward/ ... of your own")
+    return overrides, folder
+
+
+def options_first(words: Sequence[str]) -> list[str]:
+    """The same words, options before overrides: Hydra refuses an option that stands between overrides."""
+    options, overrides, rest = list[str](), list[str](), iter(words)
+    for word in rest:
+        (options if word.startswith("-") else overrides).append(word)
+        if word in WITH_VALUE:
+            options.append(next(rest, ""))
+    return options + overrides
+
+
+def one_experiment(words: Sequence[str]) -> None:
+    """Raise UserError for several experiments in one command: the sweep that each may bring would be lost."""
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "experiment" and re.search(r"[,(]", value):
+            raise UserError(f"{word}: several experiments; give each a command of its own")
+
+
+def refuse_sweep(config: "DictConfig") -> None:
+    """Raise UserError for a single run of an experiment that is a sweep, unless every swept key has been given a value.
+
+    `config`: composed with its `hydra` node.
+    """
+    given = {override.partition("=")[0] for override in config.hydra.overrides.task}
+    lacking = [key for key in _experiment_params(config) if key not in given]
+    if lacking:
+        name = config.hydra.runtime.choices.get("experiment")
+        raise UserError(f"experiment={name}: is a sweep over {', '.join(lacking)}; add -m, or give each one value")
+
+
+def _experiment_params(config: "DictConfig") -> dict[str, Any]:
+    params = config.hydra.sweeper.get("params")
+    return {} if params is None else dict(params)
+
+
+def help_text(arguments: Sequence[str]) -> str:
+    """The usage and the choices of every group, read from the folders alone: composing them would take Hydra a second."""
+    _, own = plain_run([word for word in arguments[1:] if word not in HELP])
+    folders = [conf_folder(), *([own] if own else [])]
+    choices: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in folder.rglob("*.yaml"):
+            if file.parent != folder:
+                choices.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
+    return USAGE.format(
+        groups="\n".join(f"  {group:16} {' '.join(sorted(names))}" for group, names in sorted(choices.items()))
+    )

@@ -1,0 +1,88 @@
+"""Hydra's overrides -> plans of runs."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from pgsrm.config.plan import LAUNCH, Plan, Shared, plan
+from pgsrm.config.schema import read_settings
+
+
+def plan_run(config: DictConfig) -> Plan:
+    """The plan of a composed config that still has its `hydra` node, from which the groups' choices are read."""
+    return plan(*_without_hydra(config))
+
+
+class Composer:
+    """The plans of a sweep's runs.
+
+    Hydra takes tens of milliseconds to compose a config, most of it for the choices of the groups. Each combination of
+    choices is composed once, and what merely sets a value (seed=3) is set on a copy, as Hydra does itself in the end.
+    """
+
+    def __init__(self, config_loader: Any, config: DictConfig) -> None:
+        """Hydra's config loader, and the sweep's own config."""
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        self._loader, self._config = config_loader, config
+        self._parser = OverridesParser.create(config_loader=config_loader)
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
+        self._groups: dict[str, bool] = {}
+
+    def plans(self, runs: Sequence[Sequence[str]]) -> list[Plan]:
+        """The plans of the runs with these overrides.
+
+        Each value is looked at once before the first plan is made, which takes ten times as long: a wrong one is told at
+        once. Raises UserError, and what Hydra raises for a wrong override.
+        """
+        seen: set[str] = set()
+        for overrides in runs:
+            if not seen.issuperset(overrides):
+                read_settings(self.compose(overrides)[0])
+                seen.update(overrides)
+        shared = Shared()
+        return [plan(*self.compose(overrides), shared) for overrides in runs]
+
+    def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+        """The config of the run with these overrides, without Hydra's node, and the choice of each group."""
+        values: list[Any] = []
+        choices: list[str] = []
+        for text, override in zip(overrides, self._parser.parse_overrides(list(overrides)), strict=True):
+            if self._is_value(override):
+                values.append(override)
+            else:
+                choices.append(text)
+        key = tuple(choices)
+        if key not in self._composed:
+            self._composed[key] = _without_hydra(self._loader.load_sweep_config(self._config, choices))
+        config, chosen = self._composed[key]
+        config = copy.deepcopy(config)
+        try:
+            for override in values:
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        except Exception:  # said better, and as for a single run, by Hydra
+            return _without_hydra(self._loader.load_sweep_config(self._config, list(overrides)))
+        return config, chosen
+
+    def _is_value(self, override: Any) -> bool:
+        """Whether an override sets a key's value, and neither chooses from a group, nor adds or deletes a key."""
+        key = override.key_or_group
+        if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
+            return False
+        if key not in self._groups:
+            self._groups[key] = key.startswith("hydra") or bool(self._loader.get_group_options(key))
+        return not self._groups[key]
+
+
+def _without_hydra(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
+    choices = {
+        str(group): str(option)
+        for group, option in config.hydra.runtime.choices.items()
+        if "hydra" not in str(group) and str(group) not in LAUNCH and option is not None
+    }
+    config = config.copy()
+    with open_dict(config):
+        config.pop("hydra")
+    return config, choices

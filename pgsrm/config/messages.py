@@ -1,0 +1,89 @@
+"""Hydra's and OmegaConf's errors, and ours, as the one line that a user is shown."""
+
+import os
+import re
+import sys
+import traceback
+from difflib import get_close_matches
+from typing import NoReturn
+
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
+
+
+def one_line(error: BaseException) -> str | None:
+    """What to tell the user, or None for an error that is ours and deserves its traceback."""
+    from hydra.core.override_parser.overrides_parser import OverrideParseException
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    chain = _chain(error)
+    for cause in chain:
+        if isinstance(cause, UserError):
+            return str(cause)
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError) and text.startswith("Config group override must be"):  # task=null, task=3
+        return _without_option(sys.argv[1:]) or text
+    if isinstance(error, OSError) and error.filename and not _in_our_code(error):  # Hydra makes the sweep's folder
+        return f"paths.outputs={error.filename}: can't be written ({error.strerror}); name a folder of yours"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    if isinstance(error, OverrideParseException):
+        problem = text.partition(" See http")[0].removeprefix(f"Error parsing override '{error.override}' ")
+        remedy = "write key=value, a value with commas, spaces or brackets in quotes"
+        return f"{error.override}: can't be read ({problem}); {remedy}"
+    key = re.fullmatch(r"Could not override '([^']+)'\. To append to your config use \+(.*)", text)
+    if key:
+        parents = [getattr(cause, "parent_node", None) for cause in chain]
+        known = [str(name) for parent in parents if parent is not None for name in parent]
+        near = _nearest(key[1].rpartition(".")[2], known)
+        return f"{key[2]}: unknown key, `python -m pgsrm.run --cfg job` shows all{near}"
+    option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    if option:
+        group, name = option.groups()
+        known = re.findall(r"^\t(\S+)$", str(error), re.MULTILINE)
+        return f"{group}={name}: unknown {group}; there are {', '.join(known)}{_nearest(name, known)}"
+    return text
+
+
+def exit_with_line(error: Exception, command: str, wants_traceback: bool = False) -> NoReturn:
+    """End a command with exit code 2 and its one line on standard error; an error that is ours is raised again."""
+    if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    line = one_line(error)
+    if line is None or wants_traceback:
+        raise error
+    sys.stdout.flush()
+    print(f"{command}: {line}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _in_our_code(error: BaseException) -> bool:
+    """Whether any frame between the command line and the error is this package's."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.startswith("pgsrm.") and name != "pgsrm.run" for name in modules)
+
+
+def _without_option(overrides: list[str]) -> str | None:
+    """The first choice of a config group that names none of its files."""
+    for override in overrides:
+        group, _, names = override.partition("=")
+        known = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")) if group else []
+        unknown = [name for name in names.split(",") if name not in known]
+        if known and unknown:
+            return f"{group}={unknown[0]}: not an option of {group}; there are {', '.join(known)}"
+    return None
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found

@@ -1,0 +1,279 @@
+"""The typed schema of a composed config: every key known, every value of its type and in its range, before any work.
+
+Sections that the package reads itself are structs; what a `_target_` names is checked against the annotations of that
+function's or class's parameters, so that a user's own reward is checked just as well.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+from omegaconf import DictConfig, OmegaConf
+
+from pgsrm.config.cluster import ClusterSettings, ResourceSettings
+from pgsrm.evaluation import AUSTEN
+from pgsrm.models.load import ModelSettings
+from pgsrm.parent.settings import ParentSettings
+from pgsrm.ppo.settings import Count, PPOSettings
+from pgsrm.util.errors import UserError
+
+
+class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The `task` config group: what is asked, and how an answer is checked."""
+
+    # A file (CSV or JSONL), or the name of a shipped one.
+    data: str
+    # The child's prompt, with the data's columns in braces.
+    template: Annotated[str, Meta(min_length=1)]
+    # What counts as right: binary reward and exact match.
+    checker: dict[str, Any]
+    # Longest response, in tokens.
+    max_new_tokens: Count
+    # What the parent is told to do.
+    instruction: str | None = None
+    # What the parent is asked, with the data's columns in braces.
+    parent_input: str | None = None
+    # A template for tasks whose answer is in the input.
+    reference: str | None = None
+    # Shipped references for prompts that the data gives none for.
+    curated: str | None = None
+    # Share of prompts kept out of training.
+    holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    # The paper's values for this task, which ppo=paper and experiment=paper read.
+    paper: dict[str, Any] | None = None
+
+
+class TrackingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The `tracking` config group: where MLflow mirrors the run folders."""
+
+    # sqlite:///file.db, or a server's http://host:port.
+    uri: str
+    # MLflow's experiment that all runs go into.
+    experiment: Annotated[str, Meta(min_length=1)]
+
+
+class EvaluationSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Answers to trained and held-out prompts, what else is measured, and what is kept of it."""
+
+    # Updates between two evaluations; there is one before the first update and one after the last.
+    every: Count
+    # Sampled responses written to samples.jsonl at each evaluation.
+    samples: Annotated[int, Meta(ge=0)]
+    # Plain text for the perplexity: a file, or the shipped austen.txt; null = none.
+    text: Annotated[str, Meta(min_length=1)] | None = AUSTEN
+    # An embedder that the run is not trained on, for a second reward of the greedy answers; null = none.
+    embedder: dict[str, Any] | None = None
+
+
+class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What a killed run goes on from."""
+
+    # Minutes between two checkpoints; one more is written at SIGTERM, SIGINT and SIGUSR2.
+    minutes: Annotated[float, Meta(gt=0)]
+    # Updates between two checkpoints, besides; null = by time alone.
+    updates: Count | None = None
+
+
+class PathSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Where a run writes."""
+
+    # Folder of run folders, figures and the MLflow database.
+    outputs: Annotated[str, Meta(min_length=1)]
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A whole run. `embedder` and `reward` are configured objects (`_target_`)."""
+
+    task: TaskSettings
+    parent: ParentSettings
+    # What turns texts into vectors.
+    embedder: dict[str, Any]
+    # What turns responses into rewards.
+    reward: dict[str, Any]
+    model: ModelSettings
+    ppo: PPOSettings
+    tracking: TrackingSettings | None
+    evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
+    paths: PathSettings
+    # Decides the drawn prompts and the sampled tokens.
+    seed: Annotated[int, Meta(ge=0, lt=2**32)]
+    # CPU threads of a run; null = all there are, divided among the runs of a sweep.
+    threads: Count | None = None
+    # Processes of a run, each with its share of every batch, and one GPU each where there are GPUs.
+    processes: Count = 1
+    # Where jobs run, under hydra/launcher=slurm.
+    cluster: ClusterSettings = ClusterSettings()
+    # How much each of them gets.
+    resources: ResourceSettings = ResourceSettings()
+    # true = show what would be started, and end.
+    dry_run: bool = False
+
+
+def read_settings(config: DictConfig) -> Settings:
+    """The checked settings of a composed config.
+
+    Raises:
+        UserError: naming the first key that is missing, unknown, of the wrong type or out of its range.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]}=???: has no value; set {missing[0]}=...")
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    try:
+        settings = msgspec.convert(plain, Settings)
+    except msgspec.ValidationError as error:
+        raise UserError(_one_line(str(error), plain)) from error
+    settings.ppo.check()
+    settings.cluster.check()
+    if settings.model.lora is not None and settings.ppo.kl_reference == "previous":
+        raise UserError(
+            "ppo.kl_reference=previous: with model.lora the reference is the model without its adapters; "
+            "set ppo.kl_reference=initial or model.lora=null"
+        )
+    _check_processes(settings)
+    for key in ("embedder", "reward", "task.checker", "evaluation.embedder"):
+        node = OmegaConf.select(config, key)
+        if key != "evaluation.embedder" or node is not None:
+            _check_target(node, key)
+    return settings
+
+
+def _check_processes(settings: Settings) -> None:
+    """Raise UserError for what can't be divided among processes."""
+    count, ppo, model = settings.processes, settings.ppo, settings.model
+    if model.shard:
+        without = {
+            "processes > 1": count > 1,
+            "model.lora=null": model.lora is None,
+            "model.dtype=float32": model.dtype == "float32",
+            "ppo.kl_reference=initial": ppo.kl_reference == "initial",
+        }
+        needed = [name for name, given in without.items() if not given]
+        if needed:
+            raise UserError(f"model.shard=true: needs {', '.join(needed)}; set it so, or model.shard=false")
+    if count == 1:
+        return
+    if ppo.dropout:
+        raise UserError(
+            f"processes={count}: ppo.dropout=true would draw other masks than one process; set one of them off"
+        )
+    if ppo.batch_size % (count * ppo.minibatches):
+        raise UserError(
+            f"processes={count}: ppo.batch_size={ppo.batch_size} in ppo.minibatches={ppo.minibatches} can't be divided into "
+            "equal shares; choose a multiple"
+        )
+
+
+def _one_line(message: str, plain: Any) -> str:
+    """msgspec's "Expected `int` >= 1 - at `$.ppo.batch_size`" as "ppo.batch_size=0: expected `int` >= 1"."""
+    problem, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    prefix = f"{path}." if path else ""
+    if "unknown field" in problem:
+        name = problem.split("`")[1]
+        known = ", ".join(sorted(_fields(Settings, path)))
+        return f"{prefix}{name}: unknown key; there are {known}"
+    if "missing required field" in problem:
+        name = problem.split("`")[1]
+        return f"{prefix}{name}: missing; set it"
+    value = plain
+    for part in path.split(".") if path else []:
+        value = value.get(part) if isinstance(value, Mapping) else value
+    return f"{path}={value}: {_remedy(problem, _annotation(Settings, path), path)}"
+
+
+def _remedy(problem: str, annotation: Any, key: str) -> str:
+    options = _options(annotation) if problem.startswith("Invalid enum value") else []
+    if options:
+        return f"not an option; there are {', '.join(options)}"
+    return f"{problem[0].lower()}{problem[1:]}; set {key} accordingly"
+
+
+def _options(annotation: Any) -> list[str]:
+    """The values of a Literal, also within a union or Annotated."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [str(option) for option in inner]
+    return [option for part in inner for option in _options(part)]
+
+
+def _annotation(type_: Any, path: str) -> Any:
+    """The annotation of the field at a dotted path below a struct; Any below what is no struct."""
+    for part in path.split(".") if path else []:
+        inner = (type_, *get_args(type_))
+        struct = next((t for t in inner if hasattr(t, "__struct_fields__")), None)
+        type_ = get_type_hints(struct, include_extras=True).get(part, Any) if struct else Any
+    return type_
+
+
+def _fields(type_: Any, path: str) -> list[str]:
+    annotation = _annotation(type_, path)
+    struct = next(t for t in (annotation, *get_args(annotation)) if hasattr(t, "__struct_fields__"))
+    return list(struct.__struct_fields__)
+
+
+def _check_target(node: DictConfig, key: str) -> None:
+    """Check a configured object's keys and values against its parameters, and those nested in it."""
+    from hydra.utils import get_object
+
+    if "_target_" not in node:
+        raise UserError(f"{key}._target_: missing; name a class or function, as package.module.name")
+    target = node["_target_"]
+    try:
+        function = get_object(target)
+    except Exception as error:  # whatever importing a user's module raises
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(
+            f"{key}._target_={target}: can't be imported ({reason}); give package.module.name of a module on PYTHONPATH"
+        ) from error
+    partial = bool(node.get("_partial_", False))
+    given: dict[str, Any] = {}
+    for each, value in node.items():
+        name = str(each)
+        if name in ("_target_", "_partial_", "_recursive_", "_convert_", "_args_"):
+            continue
+        if isinstance(value, DictConfig) and "_target_" in value:
+            _check_target(value, f"{key}.{name}")
+            given[name] = msgspec.UNSET
+        else:
+            given[name] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:  # a module, a built-in
+        raise UserError(f"{key}._target_={target}: not a class or function of Python's that can be checked") from error
+    swallows = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(function)
+    named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    for name, value in given.items():
+        if name not in named:
+            if swallows:
+                continue
+            raise UserError(f"{key}.{name}: unknown key; {target} takes {', '.join(sorted(named))}")
+        if value is not msgspec.UNSET and name in hints:
+            _check_value(value, hints[name], f"{key}.{name}")
+    if not partial:
+        lacking = [n for n, p in named.items() if p.default is p.empty and n not in given]
+        if lacking:
+            remedy = "set it" if inspect.isclass(function) else "set it, or _partial_: true for a function called later"
+            raise UserError(f"{key}.{lacking[0]}: missing, {target} needs it; {remedy}")
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
+    except NameError:  # annotations that exist for type checkers alone
+        return {}
+
+
+def _check_value(value: Any, annotation: Any, key: str) -> None:
+    try:
+        msgspec.convert(value, annotation)
+    except msgspec.ValidationError as error:
+        problem = str(error).partition(" - at `$")[0]
+        raise UserError(f"{key}={value}: {_remedy(problem, annotation, key)}") from error
+    except TypeError:  # a type that isn't plain data is the object's own business
+        return

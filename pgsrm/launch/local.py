@@ -1,0 +1,172 @@
+"""Runs on this machine: N slots, one process a run, a GPU a slot where there are GPUs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgsrm.config.plan import Plan
+from pgsrm.launch.sweep import (
+    freeze,
+    launching,
+    outputs_of,
+    prepare_tracking,
+    report,
+    send_the_rest,
+    survey,
+)
+from pgsrm.record import RunFolder
+from pgsrm.train import OTHERS
+from pgsrm.util.errors import UserError
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one run at a time: the CPU threads of each of its processes, and the GPUs that it sees, as in "0,1".
+
+    No GPUs (None): whatever the machine shows.
+    """
+
+    threads: int
+    gpus: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment, with the slot's threads (unless they are set) and GPUs."""
+        threads = {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+        gpus = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": self.gpus}
+        return {**threads, **os.environ, **gpus}
+
+
+def run_sweep(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, retry_failed: bool = True) -> None:
+    """Freeze all runs, train those that have not finished, and print the sweep's table.
+
+    Raises:
+        SweepFailed: when a run failed or was stopped; the same command runs what is missing.
+    """
+    from pgsrm.record.progress import SweepTable
+
+    if plans[0].settings.dry_run:
+        print(survey(plans, retry_failed).lines(), flush=True)
+        return
+    with launching(outputs_of(plans)):
+        found = survey(plans, retry_failed)
+        waiting = found.to_start
+        places = make_slots(waiting or found.plans, slots, visible_gpus(), runs_per_gpu)
+        freeze(waiting)
+    print(found.line(), flush=True)
+    if set(found.needs) <= {"queued", "running"}:
+        return
+    experiment = prepare_tracking(plans[0].config["tracking"])
+    folders = [plan.folder for plan in found.plans]
+    with SweepTable(folders) as table:
+        _train(waiting, places, table)
+    if plans[0].config["tracking"] is not None:
+        send_the_rest(folders)
+    elsewhere = ("queued", "running")  # whoever started them answers for them
+    report([p for p, need in zip(found.plans, found.needs, strict=True) if need not in elsewhere], experiment)
+
+
+def make_slots(plans: Sequence[Plan], count: int | None, gpus: Sequence[str], runs_per_gpu: int) -> list[Slot]:
+    """`count` slots (null: one a core, or one for every `threads` of each process; with GPUs `runs_per_gpu` for each of them).
+
+    A run of several processes has a GPU for each.
+
+    Raises:
+        UserError: more slots or processes than the GPUs have room for.
+    """
+    cores, processes = _cores(), max(plan.settings.processes for plan in plans)
+    on_gpu = bool(gpus) and any(plan.config["model"]["device"] in ("auto", "cuda") for plan in plans)
+    groups = [",".join(gpus[first : first + processes]) for first in range(0, len(gpus) - processes + 1, processes)]
+    if on_gpu and not groups:
+        raise UserError(f"processes={processes}: there are {len(gpus)} GPUs; choose fewer, or set model.device=cpu")
+    if on_gpu and count is not None and count > len(groups) * runs_per_gpu:
+        raise UserError(
+            f"hydra.launcher.slots={count}: {len(gpus)} GPUs take {len(groups) * runs_per_gpu} runs; "
+            "raise hydra.launcher.runs_per_gpu, or set model.device=cpu"
+        )
+    if count is None:
+        threads = max(plan.config["threads"] or 1 for plan in plans)
+        count = len(groups) * runs_per_gpu if on_gpu else cores // (threads * processes)
+    count = max(1, min(count, len(plans)))
+    threads = max(1, cores // (count * processes))
+    return [Slot(threads, groups[place % len(groups)] if on_gpu else None) for place in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
+    found = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not found or allowed is None:
+        return sorted(found, key=int)
+    return [name for each in allowed.split(",") if (name := each.strip())]
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _train(plans: Sequence[Plan], slots: Sequence[Slot], table: Any) -> None:
+    """Keep all slots busy. Whatever ends this (a signal, an error) passes SIGTERM on and waits for checkpoints."""
+    queue, free = list(plans), list(slots)
+    running: list[tuple[subprocess.Popen[bytes], Slot]] = []
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        while (queue or running) and not stopping:
+            for process, slot in [pair for pair in running if pair[0].poll() is not None]:
+                running.remove((process, slot))
+                free.append(slot)
+                _note_crash(process)
+            while queue and free:
+                slot = free.pop(0)
+                running.append((_start(queue.pop(0).folder, slot), slot))
+            table.refresh()
+            time.sleep(POLL_SECONDS)
+    finally:
+        for process, _ in running:
+            process.terminate()
+        for process, _ in running:
+            process.wait()
+            _note_crash(process)
+        table.refresh()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(folder: RunFolder, slot: Slot) -> "subprocess.Popen[bytes]":
+    """A run's own process, in a session of its own so that the terminal's Ctrl-C reaches it through us alone."""
+    with open(folder.path / "log.txt", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pgsrm.train", str(folder.path), "--quiet"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=slot.environment(),
+            start_new_session=True,
+        )
+
+
+def _note_crash(process: "subprocess.Popen[bytes]") -> None:
+    """A process that was killed, or failed before it could say so, left no end in its status: write it."""
+    assert isinstance(process.args, list)
+    folder = RunFolder(str(process.args[3]))
+    if process.returncode in (0, OTHERS) or folder.state() not in ("running", "cut off", "waiting"):
+        return
+    if folder.acquire():
+        killed = process.returncode < 0
+        by = f"killed by {signal.Signals(-process.returncode).name}" if killed else f"exit code {process.returncode}"
+        folder.write_status(state="failed", reason=f"{by}; see {folder.path / 'log.txt'}")
+        folder.release()

@@ -1,0 +1,75 @@
+"""A sweep as Slurm jobs: submitted, or also watched to its end."""
+
+import time
+from collections.abc import Sequence
+
+from pgsrm.config.plan import Plan
+from pgsrm.launch.slurm.queue import Queue
+from pgsrm.launch.slurm.submit import check_cluster, submit
+from pgsrm.launch.sweep import (
+    freeze,
+    launching,
+    outputs_of,
+    prepare_tracking,
+    print_where,
+    report,
+    send_the_rest,
+    survey,
+)
+from pgsrm.record import RunFolder
+from pgsrm.record.mlflow_store import is_sqlite, shown_python
+
+POLL_SECONDS = 15.0  # between two questions to Slurm's controller, which all users share
+
+
+def run_sweep(plans: Sequence[Plan], slots: int | None, wait: bool, retry_failed: bool = True) -> None:
+    """Freeze and submit the runs that are neither finished nor queued; with `wait` show them until all jobs have ended.
+
+    Raises:
+        UserError: Slurm refuses the jobs.
+        SweepFailed: with `wait`, when a run failed or was cut off.
+    """
+    if plans[0].settings.dry_run:
+        found = survey(plans, retry_failed)
+        check_cluster(found.to_start)
+        print(found.lines(), flush=True)
+        return
+    check_cluster(plans)
+    with launching(outputs_of(plans)):
+        found = survey(plans, retry_failed)
+        print(found.line(), flush=True)
+        freeze(found.to_start)
+        ids = submit(found.to_start, slots) if found.to_start else []
+    if ids:
+        print(f"submitted {len(found.to_start)} runs: job{'s' if len(ids) > 1 else ''} {', '.join(ids)}", flush=True)
+    tracking = plans[0].config["tracking"]
+    if wait:
+        _watch([plan.folder for plan in found.plans])
+        experiment = prepare_tracking(tracking)
+        if experiment is not None:
+            send_the_rest([plan.folder for plan in found.plans])
+        report(found.plans, experiment)
+        return
+    print(f"status: {_command('status', plans)}")
+    if is_sqlite(tracking):  # no job touches such a file: they run on several machines
+        print(f"to MLflow, now and then: {_command('sync', plans)}", flush=True)
+    else:
+        print_where(plans[0].config, prepare_tracking(tracking))
+
+
+def _command(module: str, plans: Sequence[Plan]) -> str:
+    return f"{shown_python()} -m pgsrm.{module} {outputs_of(plans)}"
+
+
+def _watch(folders: Sequence[RunFolder]) -> None:
+    """The live table, until no job is left. Ctrl-C ends the watching; the jobs go on."""
+    from pgsrm.record.progress import SweepTable
+
+    queue = Queue.ask(folders)
+    asked = time.monotonic()
+    with SweepTable(folders, state=lambda folder: queue.state(folder)) as table:
+        while any(queue.state(folder) in ("queued", "running") for folder in folders):
+            time.sleep(1)
+            if time.monotonic() - asked > POLL_SECONDS:
+                queue, asked = Queue.ask(folders), time.monotonic()
+            table.refresh()

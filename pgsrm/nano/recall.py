@@ -1,0 +1,61 @@
+"""What trained children answer where nano was told the fact and where it was not: `python -m pgsrm.nano.recall RUN ...`.
+
+RUN is the folder of a finished run of `model=nano` on color, antonym or category. Prints a line a run: greedy answers that equal
+the reference, of the prompts whose fact pre-training told and of those that it withheld (docs/nano.md).
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pgsrm.nano.corpus import TaskText, is_withheld, load_task_text
+
+ONE_WORD = ("color", "antonym", "category")
+
+
+def answers(folder: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
+    """Greedy answers (n,) of the model in a folder, lower case."""
+    import copy
+
+    import torch
+
+    from pgsrm.models.load import ModelSettings, load_model, load_tokenizer
+    from pgsrm.models.text import Codec
+    from pgsrm.policy.fast.policy import Child
+
+    settings = ModelSettings(path=str(folder))
+    codec, model = Codec(load_tokenizer(settings)), load_model(settings, torch.device("cpu"))
+    ids = [codec.encode(prompt) for prompt in prompts]
+    child = Child(model, copy.deepcopy(model), codec.eos, ids)
+    return [text.strip().lower() for text in codec.decode(child.greedy(ids, max_new_tokens))[0]]
+
+
+def count_right(task: TaskText, found: list[str]) -> dict[bool, tuple[int, int]]:
+    """Right answers and prompts, of those whose fact was told (False) and withheld (True)."""
+    right: dict[bool, list[bool]] = {False: [], True: []}
+    for row, text in zip(task.rows, found, strict=True):
+        right[is_withheld(task.name, row)].append(text == task.answer(row).lower())
+    return {withheld: (sum(each), len(each)) for withheld, each in right.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    args = parser.parse_args()
+    for run in args.runs:
+        if not (run / "model" / "config.json").is_file():
+            parser.exit(2, f"{run}: no finished run (no model/config.json)\n")
+        config: Any = OmegaConf.load(run / "config.yaml")
+        name = config.choices.task
+        if name not in ONE_WORD:
+            parser.exit(2, f"{run}: task={name}; only {', '.join(ONE_WORD)} have withheld facts of one word\n")
+        task = load_task_text(name)
+        found = answers(run / "model", [task.prompt(row) for row in task.rows], config.task.max_new_tokens)
+        (told, of_told), (withheld, of_withheld) = count_right(task, found).values()
+        print(f"{run.name}  told {told}/{of_told}  withheld {withheld}/{of_withheld}")
+
+
+if __name__ == "__main__":
+    main()

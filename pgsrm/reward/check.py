@@ -1,0 +1,189 @@
+"""Before any training: do right answers earn more than others, under the configured reward?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.util.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pgsrm.task import Example
+
+PROMPTS = 200  # of a longer task so many are drawn: every answer is compared with every prompt
+TEXTS = 100  # of random words
+EXACT, NEAREST, OTHERS = "the exact answer", "the best other answer", "other prompts' answers"
+WORDS, EMPTY = "random words", "the empty string"
+
+
+@dataclass(frozen=True)
+class Check:
+    """rewards: by group, of all prompts. ranks: (n,) of each prompt's right answer among `answers` distinct ones, 1 = first.
+
+    Another answer that earns as much counts as one before it.
+    """
+
+    rewards: dict[str, np.ndarray]
+    ranks: np.ndarray
+    answers: int
+
+    @property
+    def first(self) -> float:
+        """Share of prompts whose right answer earns more than every other."""
+        return float((self.ranks == 1).mean())
+
+    @property
+    def mean_reciprocal_rank(self) -> float:
+        return float((1 / self.ranks).mean())
+
+
+def check_reward(reward: Any, examples: Sequence[Example], seed: int = 0) -> Check:
+    """Give every prompt its own answer, all other answers, random words (as many as an answer has) and nothing."""
+    import numpy as np
+
+    draw = random.Random(seed)
+    examples = draw.sample(list(examples), min(PROMPTS, len(examples)))
+    answers = list(dict.fromkeys(example.reference for example in examples))
+    nonsense = _random_texts([example.reference for example in examples], draw)
+    responses = [*answers, *nonsense, ""]
+    groups: dict[str, list[float]] = {EXACT: [], NEAREST: [], OTHERS: [], WORDS: [], EMPTY: []}
+    ranks = []
+    for example in examples:
+        earned = _rewards(reward, example, responses)
+        right = answers.index(example.reference)
+        others = [*earned[:right], *earned[right + 1 : len(answers)]]
+        ranks.append(1 + sum(each >= earned[right] for each in others))
+        groups[EXACT].append(earned[right])
+        groups[NEAREST] += [max(others)] if others else []
+        groups[OTHERS] += others
+        groups[WORDS] += earned[len(answers) : -1]
+        groups[EMPTY].append(earned[-1])
+    return Check({name: np.array(each) for name, each in groups.items()}, np.array(ranks), len(answers))
+
+
+def _rewards(reward: Any, example: Example, responses: list[str]) -> list[float]:
+    from pgsrm.reward import normalise
+
+    n = len(responses)
+    output = reward(
+        prompts=[example.prompt] * n,
+        references=[example.reference] * n,
+        responses=responses,
+        inputs=[example.inputs] * n,
+        token_ids=[[0]] * n,  # a reward that goes by tokens sees a response as one
+        offsets=[[(0, len(text))] for text in responses],
+    )
+    rewards, _ = normalise(output, [[0]] * n, type(reward).__name__)
+    return [sum(each) if isinstance(each, list) else each for each in rewards]
+
+
+def _random_texts(answers: Sequence[str], draw: random.Random) -> list[str]:
+    """Words of the shipped vectors' vocabulary, in the number of an answer's words; none is an answer itself."""
+    from pgsrm.embedder.vector_files import read_vectors
+    from pgsrm.embedder.word_table import words_of
+    from pgsrm.embedder.word_vectors import SHIPPED
+
+    used = {word for answer in answers for word in words_of(answer)}
+    words = [word for word in read_vectors(SHIPPED)[0] if word not in used]
+    lengths = [max(1, len(answer.split())) for answer in draw.choices(answers, k=TEXTS)]
+    return [" ".join(draw.choices(words, k=length)) for length in lengths]
+
+
+def table(check: Check) -> str:
+    """The rewards' distribution, a line a group, and how well they rank."""
+    import numpy as np
+
+    lines = [f"{'reward of':24}{'mean':>8}{'5 %':>8}{'median':>8}{'95 %':>8}{'number':>10}"]
+    for name, rewards in check.rewards.items():
+        if rewards.size:
+            numbers = [rewards.mean(), *np.quantile(rewards, [0.05, 0.5, 0.95])]
+            lines.append(f"{name:24}" + "".join(f"{each:8.3f}" for each in numbers) + f"{rewards.size:10,}")
+    lines.append(
+        f"the right answer is first among {check.answers} for {check.first:.1%} of {len(check.ranks)} prompts, "
+        f"mean reciprocal rank {check.mean_reciprocal_rank:.3f}"
+    )
+    return "\n".join(lines)
+
+
+def plot(checks: Mapping[str, Check], stem: Path) -> list[Path]:
+    """A panel for each check, under its title, with a box a group (quartiles, whiskers from 5 to 95 %): stem.png, stem.pdf."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 0.4 + 2.0 * len(checks)), layout="constrained")
+    panels = figure.subplots(len(checks), sharex=True, squeeze=False)[:, 0]
+    for axes, (title, check) in zip(panels, checks.items(), strict=True):
+        groups = {name: rewards for name, rewards in check.rewards.items() if rewards.size}
+        boxes = list(reversed(groups.values()))
+        axes.boxplot(boxes, orientation="horizontal", whis=(5, 95), widths=0.6, sym=".", flierprops={"markersize": 2})
+        axes.set_yticks(range(1, len(groups) + 1), list(reversed(groups)), fontsize=8)
+        ranking = f"right answer first {check.first:.0%}, mean reciprocal rank {check.mean_reciprocal_rank:.2f}"
+        axes.set_title(f"{title}\n{ranking}", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("reward")
+    files = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        figure.savefig(file, dpi=100)
+    return files
+
+
+def check_command(overrides: Sequence[str]) -> None:
+    """Compose the config as a run does, for each of `task=a,b`; print the tables, draw the picture under paths.outputs."""
+    named = [word.partition("=")[2] for word in overrides if word.startswith("task=")]
+    others = [word for word in overrides if not word.startswith("task=")]
+    composed = [_compose([*others, f"task={task}"] if task else others) for task in ",".join(named).split(",")]
+    checks = {}
+    for config, choices in composed:
+        title = " ".join(f"{group}={choices.get(group)}" for group in ("task", "embedder", "reward"))
+        checks[title] = _check(config)
+        print(f"{title}\n{table(checks[title])}", flush=True)
+    config, choices = composed[0]
+    tasks = "-".join(dict.fromkeys(str(each.get("task")) for _, each in composed))
+    name = "-".join([tasks, *(str(choices.get(group)) for group in ("embedder", "reward"))])
+    try:
+        files = plot(checks, Path(config["paths"]["outputs"]) / "embedder" / name)
+    except OSError as error:
+        outputs = config["paths"]["outputs"]
+        raise UserError(
+            f"paths.outputs={outputs}: can't be written ({error.strerror}); name a folder of yours"
+        ) from error
+    print(*files)
+
+
+def _check(config: dict[str, Any]) -> Check:
+    from pgsrm.config.plan import build_objects
+
+    task, reward = build_objects(config)
+    examples = task.train + task.holdout
+    if hasattr(reward, "check"):
+        reward.check([example.reference for example in examples])
+    return check_reward(reward, examples)
+
+
+def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The checked config, with interpolations resolved, and the groups' choices."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf, open_dict
+
+    from pgsrm.config.command_line import plain_run
+    from pgsrm.config.schema import read_settings
+    from pgsrm.util.paths import conf_folder
+
+    words, folder = plain_run(overrides)
+    if words is None:
+        raise UserError("python -m pgsrm.embedder check: checks one config; leave out -m and Hydra's own options")
+    search = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("config", [*words, *search], return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        config.pop("hydra")
+    read_settings(config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}, choices
