@@ -18,7 +18,7 @@ def _compose_and_run() -> None:
     """A plain run is composed here: Hydra's own command line would do it twice, to learn first that it is no sweep."""
     from hydra import compose, initialize_config_dir
 
-    from pgsrm.config.command_line import one_experiment, plain_run
+    from pgsrm.config.command_line import one_experiment, plain_run, search_path
 
     words = sys.argv[1:]
     one_experiment(words)
@@ -26,9 +26,8 @@ def _compose_and_run() -> None:
     if overrides is None:
         _run_hydra()
         return
-    search = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        _run_one(compose("config", overrides + search, return_hydra_config=True))
+        _run_one(compose("config", overrides + search_path(folder), return_hydra_config=True))
 
 
 def _run_hydra() -> None:

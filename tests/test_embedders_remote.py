@@ -24,12 +24,13 @@ from fake_openai import VECTOR_FAILURES, FakeOpenAI, vector
 from hydra.errors import HydraException
 
 from pgsrm.embedder import OpenAIEmbeddings, SentenceTransformerEmbedder, WordVectors, word_table
+from pgsrm.embedder.__main__ import check_command
 from pgsrm.embedder.cache import FILE, VectorCache
 from pgsrm.embedder.download import download
 from pgsrm.models.server import ServerError
 from pgsrm.record import RunFolder
 from pgsrm.reward import SemanticReward
-from pgsrm.reward.check import check_command, check_reward
+from pgsrm.reward.check import check_reward
 from pgsrm.task import Example
 from pgsrm.util.errors import UserError
 
@@ -542,7 +543,7 @@ class TestCheck:
         def interrupted(overrides: Sequence[str]) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("pgsrm.reward.check.check_command", interrupted)
+        monkeypatch.setattr("pgsrm.embedder.__main__.check_command", interrupted)
         monkeypatch.setattr("sys.argv", ["pgsrm.embedder", "check", "task=color"])
         with pytest.raises(SystemExit) as end:
             main()

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from pgsrm.ppo.settings import Count
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import Count
 
 # Options of sbatch that have a key of their own, and those that a submission sets itself.
 _OWN_KEYS = {

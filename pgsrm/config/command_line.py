@@ -58,6 +58,11 @@ def plain_run(words: Sequence[str]) -> tuple[list[str] | None, Path | None]:
     return overrides, folder
 
 
+def search_path(folder: Path | None) -> list[str]:
+    """The override by which Hydra finds choices of the user's own in `folder`, if there is one."""
+    return [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
+
+
 def options_first(words: Sequence[str]) -> list[str]:
     """The same words, options before overrides: Hydra refuses an option that stands between overrides."""
     options, overrides, rest = list[str](), list[str](), iter(words)

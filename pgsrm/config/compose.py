@@ -6,8 +6,27 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from pgsrm.config.command_line import plain_run, search_path
 from pgsrm.config.plan import LAUNCH, Plan, Shared, plan
 from pgsrm.config.schema import read_settings
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
+
+
+def compose_words(words: Sequence[str], command: str) -> tuple[DictConfig, dict[str, str]]:
+    """The config of one run from a command's words, without Hydra's node, and the choice of each group.
+
+    Raises:
+        UserError: for Hydra's own options, which `command` does not take.
+    """
+    from hydra import compose, initialize_config_dir
+
+    overrides, folder = plain_run(words)
+    if overrides is None:
+        flag = next(word for word in words if word.startswith(("-", "hydra")))
+        raise UserError(f"{flag}: {command} takes group=choice, key=value and --config-dir alone")
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return _without_hydra(compose("config", overrides + search_path(folder), return_hydra_config=True))
 
 
 def plan_run(config: DictConfig) -> Plan:

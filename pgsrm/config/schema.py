@@ -16,8 +16,9 @@ from pgsrm.config.cluster import ClusterSettings, ResourceSettings
 from pgsrm.evaluation import AUSTEN
 from pgsrm.models.load import ModelSettings
 from pgsrm.parent.settings import ParentSettings
-from pgsrm.ppo.settings import Count, PPOSettings
+from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import Count
 
 
 class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -25,8 +27,6 @@ def main() -> None:
         parser.error(f"{others[0]}: unknown")
     try:
         if options.command == "check":
-            from pgsrm.reward.check import check_command
-
             check_command(options.overrides + others)
         else:
             _download(options.name, options.out)
@@ -35,6 +35,58 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         exit_with_line(error, "pgsrm")
+
+
+def check_command(overrides: Sequence[str]) -> None:
+    """Compose the config as a run does, for each of `task=a,b`; print the tables, draw the picture under paths.outputs."""
+    from pgsrm.reward.check import plot, table
+    from pgsrm.util.errors import UserError
+
+    named = [word.partition("=")[2] for word in overrides if word.startswith("task=")]
+    others = [word for word in overrides if not word.startswith("task=")]
+    named_tasks = ",".join(named).split(",")
+    composed = [_compose([*others, f"task={task}"] if task else others) for task in named_tasks]
+    checks = {}
+    for config, choices in composed:
+        title = " ".join(f"{group}={choices.get(group)}" for group in ("task", "embedder", "reward"))
+        checks[title] = _check(config)
+        print(f"{title}\n{table(checks[title])}", flush=True)
+    config, choices = composed[0]
+    tasks = "-".join(dict.fromkeys(str(each.get("task")) for _, each in composed))
+    name = "-".join([tasks, *(str(choices.get(group)) for group in ("embedder", "reward"))])
+    try:
+        files = plot(checks, Path(config["paths"]["outputs"]) / "embedder" / name)
+    except OSError as error:
+        outputs = config["paths"]["outputs"]
+        raise UserError(
+            f"paths.outputs={outputs}: can't be written ({error.strerror}); name a folder of yours"
+        ) from error
+    print(*files)
+
+
+def _check(config: dict[str, Any]) -> Any:
+    from pgsrm.config.plan import build_objects
+    from pgsrm.reward.check import check_reward
+
+    task, reward = build_objects(config)
+    examples = task.train + task.holdout
+    if hasattr(reward, "check"):
+        reward.check([example.reference for example in examples])
+    return check_reward(reward, examples)
+
+
+def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The checked config, with interpolations resolved, and the groups' choices."""
+    from omegaconf import OmegaConf
+
+    from pgsrm.config.compose import compose_words
+    from pgsrm.config.schema import read_settings
+
+    config, choices = compose_words(overrides, "python -m pgsrm.embedder check")
+    read_settings(config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}, choices
 
 
 def _download(name: str, out: Path) -> None:

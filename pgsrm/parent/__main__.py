@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pgsrm.util.errors import UserError
-from pgsrm.util.paths import conf_folder
-
 USAGE = """\
 python -m pgsrm.parent task=NAME parent=openai|transformers [key=value ...]
 
@@ -25,25 +22,18 @@ conf/parent explains every key."""
 
 
 def _make(words: list[str]) -> None:
-    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from pgsrm.config.command_line import plain_run
+    from pgsrm.config.compose import compose_words
     from pgsrm.config.schema import read_settings
     from pgsrm.parent.make import make_references
 
-    overrides, folder = plain_run(words)
-    if overrides is None:
-        flag = next(word for word in words if word.startswith(("-", "hydra")))
-        raise UserError(f"{flag}: python -m pgsrm.parent takes group=choice, key=value and --config-dir alone")
-    search = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", overrides + search)
+    config, _ = compose_words(words, "python -m pgsrm.parent")
     settings = read_settings(config)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     path = make_references(plain, settings.parent)
     print(f"references: {_near(path)}")
-    print(f"train on them: python -m pgsrm.run {shlex.join(overrides)}")
+    print(f"train on them: python -m pgsrm.run {shlex.join(words)}")
 
 
 def _near(path: Path) -> Path:

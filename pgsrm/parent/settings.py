@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pgsrm.ppo.settings import Count
+from pgsrm.util.numbers import Count
 
 Amount = Annotated[float, Meta(ge=0)]
 

@@ -6,12 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from pgsrm.util.errors import UserError
-
-Positive = Annotated[float, Meta(gt=0, lt=float("1e30"))]  # no infinities
-NonNegative = Annotated[float, Meta(ge=0, lt=float("1e30"))]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Count = Annotated[int, Meta(ge=1)]
-
+from pgsrm.util.numbers import Count, Fraction, NonNegative, Positive
 
 GROUP_BASELINES = ("group_mean", "leave_one_out")
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.util.errors import UserError
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -130,60 +128,3 @@ def plot(checks: Mapping[str, Check], stem: Path) -> list[Path]:
     for file in files:
         figure.savefig(file, dpi=100)
     return files
-
-
-def check_command(overrides: Sequence[str]) -> None:
-    """Compose the config as a run does, for each of `task=a,b`; print the tables, draw the picture under paths.outputs."""
-    named = [word.partition("=")[2] for word in overrides if word.startswith("task=")]
-    others = [word for word in overrides if not word.startswith("task=")]
-    composed = [_compose([*others, f"task={task}"] if task else others) for task in ",".join(named).split(",")]
-    checks = {}
-    for config, choices in composed:
-        title = " ".join(f"{group}={choices.get(group)}" for group in ("task", "embedder", "reward"))
-        checks[title] = _check(config)
-        print(f"{title}\n{table(checks[title])}", flush=True)
-    config, choices = composed[0]
-    tasks = "-".join(dict.fromkeys(str(each.get("task")) for _, each in composed))
-    name = "-".join([tasks, *(str(choices.get(group)) for group in ("embedder", "reward"))])
-    try:
-        files = plot(checks, Path(config["paths"]["outputs"]) / "embedder" / name)
-    except OSError as error:
-        outputs = config["paths"]["outputs"]
-        raise UserError(
-            f"paths.outputs={outputs}: can't be written ({error.strerror}); name a folder of yours"
-        ) from error
-    print(*files)
-
-
-def _check(config: dict[str, Any]) -> Check:
-    from pgsrm.config.plan import build_objects
-
-    task, reward = build_objects(config)
-    examples = task.train + task.holdout
-    if hasattr(reward, "check"):
-        reward.check([example.reference for example in examples])
-    return check_reward(reward, examples)
-
-
-def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """The checked config, with interpolations resolved, and the groups' choices."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf, open_dict
-
-    from pgsrm.config.command_line import plain_run
-    from pgsrm.config.schema import read_settings
-    from pgsrm.util.paths import conf_folder
-
-    words, folder = plain_run(overrides)
-    if words is None:
-        raise UserError("python -m pgsrm.embedder check: checks one config; leave out -m and Hydra's own options")
-    search = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", [*words, *search], return_hydra_config=True)
-    choices = dict(config.hydra.runtime.choices)
-    with open_dict(config):
-        config.pop("hydra")
-    read_settings(config)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}, choices
