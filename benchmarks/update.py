@@ -32,7 +32,7 @@ from benchmarks.arithmetic import Shape, Work
 from benchmarks.methods import METHODS, READY, Measured, Setup
 
 ROOT = Path(__file__).resolve().parent.parent
-NANO = ROOT / "pgsrm" / "child" / "nano"
+NANO = ROOT / "pgsrm" / "nano" / "weights"
 SHAPES = {
     "tiny": Shape(layers=2, width=32, heads=4, vocabulary=8192, positions=256),
     "nano": Shape(layers=4, width=192, heads=6, vocabulary=8192, positions=256),

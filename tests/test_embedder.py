@@ -117,7 +117,7 @@ class TestShipped:
         assert low < cosine(shipped, a, b) < high
 
     def test_knows_every_word_of_the_shipped_tasks_and_facts(self) -> None:
-        files = [*(PACKAGE / "task" / "data").glob("*.jsonl"), PACKAGE / "child" / "facts.jsonl"]
+        files = [*(PACKAGE / "task" / "data").glob("*.jsonl"), PACKAGE / "nano" / "facts.jsonl"]
         needed = {word for path in files for line in read_lines(path) for word in words_of(line)}
         assert len(files) >= 6
         assert needed - set(read_vectors(SHIPPED)[0]) == set()

@@ -16,7 +16,7 @@ from pgsrm.config import schema
 from pgsrm.config.schema import Settings, read_settings
 from pgsrm.models.load import ModelSettings
 from pgsrm.ppo.settings import PPOSettings
-from pgsrm.util.paths import conf_folder
+from pgsrm.util.paths import PACKAGE, conf_folder
 
 GROUPS = ("task", "parent", "embedder", "reward", "ppo", "model", "tracking", "cluster", "resources")
 GROUPS += ("experiment", "fidelity", "ablation")
@@ -109,7 +109,7 @@ def test_every_ppo_key_is_shown_by_cfg_job() -> None:
 def structs() -> list[tuple[Path, ast.ClassDef]]:
     """Every msgspec.Struct of the package's sources."""
     found = []
-    for path in sorted(Path(schema.__file__).parent.rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and any("Struct" in ast.unparse(base) for base in node.bases):
                 found.append((path, node))

@@ -120,7 +120,7 @@ def test_references_are_diverse() -> None:
 
 
 def test_pretraining_facts_do_not_repeat_the_tasks() -> None:
-    facts = [row.values for row in read_table(PACKAGE / "child" / "facts.jsonl", "facts")]
+    facts = [row.values for row in read_table(PACKAGE / "nano" / "facts.jsonl", "facts")]
     kinds = Counter(fact["kind"] for fact in facts)
     least = {"antonym": 150, "category": 250, "mood": 60, "object": 150, "copy": 100, "sentiment": 80}
     assert all(kinds[kind] >= number for kind, number in least.items())
@@ -459,5 +459,5 @@ def test_sentiment_inversion(sentence: str, response: str, right: bool) -> None:
 
 
 def test_facts_are_one_json_object_a_line() -> None:
-    for line in (PACKAGE / "child" / "facts.jsonl").read_text().splitlines():
+    for line in (PACKAGE / "nano" / "facts.jsonl").read_text().splitlines():
         assert "kind" in json.loads(line)
