@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from pgsrm.record.files import replace
 from pgsrm.record.mlflow_store import connect, experiment_id, tracking_uri, trouble, warn_once
-from pgsrm.record.params import without_user
 from pgsrm.record.run_folder import RunFolder, parse_lines
 from pgsrm.util.errors import UserError
+from pgsrm.util.secrets import without_user
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run

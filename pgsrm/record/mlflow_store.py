@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pgsrm.record.params import without_user
 from pgsrm.util.errors import UserError
+from pgsrm.util.secrets import without_user
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pgsrm.util.secrets import MASK, without_user
+
 _CHOICES = ("task", "reward", "model", "ppo")
 _SECRET = {"key", "apikey", "token", "secret", "password", "passwd", "credential", "auth", "authorization"}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-_USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+@")
-_MASK = "***"
 _LONGEST = 6000  # MLflow cuts longer values, with a warning each.
 
 
@@ -26,11 +26,6 @@ def run_params(config: Mapping[str, Any]) -> dict[str, str]:
     return params
 
 
-def without_user(address: str) -> str:
-    """`address` with user and password masked, for logs and files."""
-    return _USER_IN_ADDRESS.sub(f"{_MASK}@", address)
-
-
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for name, below in value.items():
@@ -45,5 +40,5 @@ def _shown(key: str, value: Any) -> str:
     words = {word.lower() for word in _WORD.findall(key)}
     plurals = {word.removesuffix("s") for word in words}
     if words & _SECRET or (plurals & _SECRET and not isinstance(value, int | float)):
-        return _MASK
+        return MASK
     return without_user(str(value))
