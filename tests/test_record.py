@@ -594,7 +594,9 @@ def test_importing_the_record_does_not_import_mlflow_or_torch() -> None:
 
 def test_every_metric_is_explained() -> None:
     page = (ROOT / "docs/metrics.md").read_text()
-    sources = "".join((ROOT / "pgsrm" / name).read_text() for name in ("trainer.py", "reward/scorer.py", "ppo/update.py"))
+    sources = "".join(
+        (ROOT / "pgsrm" / name).read_text() for name in ("trainer.py", "reward/scorer.py", "ppo/update.py")
+    )
     logged = set(re.findall(r'"((?:reward|response|policy|loss|advantage|value|grad|time)/\w+)"', sources))
     logged.discard("advantage/square")  # an intermediate of advantage/std
     assert len(logged) > 20

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.record import RunFolder
-from pgsrm.record.summary import aligned, clock, number, percent, short_names
+from pgsrm.record.differences import short_names
+from pgsrm.record.summary import aligned, clock, number, percent
 from pgsrm.util.errors import UserError
 
 # What needs a look stands last, where a terminal shows it.

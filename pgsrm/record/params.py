@@ -34,11 +34,16 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _shown(key: str, value: Any) -> str:
+def is_secret(key: str, value: Any) -> bool:
+    """Whether the dotted `key` names a secret, so that `value` must not be shown."""
     if value is None or isinstance(value, bool):
-        return str(value)
+        return False
     words = {word.lower() for word in _WORD.findall(key)}
     plurals = {word.removesuffix("s") for word in words}
-    if words & _SECRET or (plurals & _SECRET and not isinstance(value, int | float)):
+    return bool(words & _SECRET or (plurals & _SECRET and not isinstance(value, int | float)))
+
+
+def _shown(key: str, value: Any) -> str:
+    if is_secret(key, value):
         return MASK
-    return without_user(str(value))
+    return str(value) if value is None or isinstance(value, bool) else without_user(str(value))

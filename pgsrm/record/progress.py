@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf, nan
 from typing import TYPE_CHECKING, Self, TextIO
 
+from pgsrm.record.differences import short_names
 from pgsrm.record.run_folder import RunFolder
-from pgsrm.record.summary import clock, number, short_names
+from pgsrm.record.summary import clock, number
 
 if TYPE_CHECKING:
     from rich.live import Live

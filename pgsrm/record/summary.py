@@ -1,10 +1,10 @@
 """What a run came to, read from its folder: the line after a run and the table after a sweep."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pgsrm.record.differences import short_names
 from pgsrm.record.run_folder import RunFolder
 
 
@@ -96,12 +96,6 @@ def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """Run names without the hash at their end, where they differ without it."""
-    short = [re.sub(r"-[0-9a-f]{8}$", "", name) for name in names]
-    return short if len(set(short)) == len(names) else list(names)
 
 
 def clock(seconds: float) -> str:
