@@ -5,6 +5,8 @@ import pickle
 import re
 import subprocess
 import sys
+import unicodedata
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,10 @@ import pytest
 from pgsrm.embedder import WordVectors
 from pgsrm.embedder.distill import centre_and_reduce, read_lines, save, vocabulary
 from pgsrm.embedder.vector_files import read_vectors
-from pgsrm.embedder.word_table import words_of
 from pgsrm.embedder.word_vectors import SHIPPED
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import PACKAGE
+from pgsrm.util.text import words_of
 
 # Three directions of a plane; east is five times as long, to see that each word counts the same.
 TOY = "3 2\neast 5 0\nnorth 0 1\nsouthwest -0.6 -0.8\n"
@@ -65,17 +67,6 @@ class TestEmbed:
 
     def test_no_texts_no_rows(self, tmp_path: Path) -> None:
         assert toy(tmp_path).embed([]).shape == (0, 2)
-
-    def test_words_are_lower_case_letters(self) -> None:
-        assert words_of(" Don't PANIC: it\u2019s 'light-blue', 3 cafés_x\n") == [
-            "dont",
-            "panic",
-            "its",
-            "light",
-            "blue",
-            "cafés",
-            "x",
-        ]
 
 
 class TestShipped:
@@ -168,6 +159,186 @@ class TestTextFormat:
         reference = KeyedVectors.load_word2vec_format(str(tmp_path / "toy.txt"))
         expected = reference.vectors / np.linalg.norm(reference.vectors, axis=1, keepdims=True)
         np.testing.assert_allclose(embedder.embed(["hot", "cold"]), expected, atol=5e-4)
+
+
+class TestKeys:
+    """Which keys can be found, and that nothing else is."""
+
+    @pytest.mark.parametrize("tag", ["_ADJ", "#a", "1", "/n"])
+    def test_no_usable_key_is_an_error_that_shows_one(self, tmp_path: Path, tag: str) -> None:
+        embedder = toy(tmp_path, f"cold{tag} 1 0\nhot{tag} 0 1\n")
+        message = (
+            rf"embedder\.path=.*toy\.txt: none of its 2 keys \(such as 'cold{tag}'\) is usable; keys must be words"
+        )
+        with pytest.raises(UserError, match=message):
+            embedder.embed(["cold"])
+
+    @pytest.mark.parametrize("text", ["", "-", "unspeakably", "northernmost", "no", "\x00", "n\u200b"])
+    def test_what_is_no_key_has_no_vector(self, tmp_path: Path, text: str) -> None:
+        """Also where a text is longer than every key, or empty."""
+        embedder = toy(tmp_path, "north 0 1\n##ing 1 0\n_ 1 1\n")
+        assert embedder.embed([text, "north"]).any(axis=1).tolist() == [False, True]
+
+    def test_a_reward_of_over_long_and_empty_words_is_0(self, tmp_path: Path) -> None:
+        from pgsrm.reward import SemanticReward
+
+        reward = SemanticReward(toy(tmp_path))
+        rewards, _ = reward(references=["north"] * 4, responses=["unspeakably", "", "n" * 99, "north"])
+        assert rewards == pytest.approx([0, 0, 0, 1])
+
+    def test_keys_may_hold_spaces(self, tmp_path: Path) -> None:
+        """The numbers are counted from the right."""
+        text = "5 2\nNew York 1 0\n. . . 0 1\ncatch 22 0.5 0.5\ncold 0.6 0.8\n\u00a0 1 0\n"
+        np.testing.assert_allclose(toy(tmp_path, text).embed(["cold", "York"]), [[0.6, 0.8], [0, 0]], atol=5e-4)
+
+    def test_keys_with_spaces_in_a_file_without_a_first_line(self, tmp_path: Path) -> None:
+        embedder = toy(tmp_path, "catch 22 0.5 0.5\nhot dog 1.0 0.0\ncold\t0.6\t0.8\n")
+        assert embedder.dimension == 2
+        np.testing.assert_allclose(embedder.embed(["cold"]), [[0.6, 0.8]], atol=5e-4)
+
+    def test_one_form_of_unicode_for_keys_and_texts(self, tmp_path: Path) -> None:
+        nfd = unicodedata.normalize("NFD", "café")
+        embedder = toy(tmp_path, f"{nfd} 1 0\nhôtel 0 1\nहिन्दी 0.6 0.8\n")
+        rows = embedder.embed(
+            ["café", nfd, "CAFÉ", unicodedata.normalize("NFD", "hôtel"), "हिन्दी", "ca\u00adfé", "cafe"]
+        )
+        np.testing.assert_allclose(rows, [[1, 0], [1, 0], [1, 0], [0, 1], [0.6, 0.8], [1, 0], [0, 0]], atol=5e-4)
+
+    def test_half_a_character_in_a_response_is_no_word(self, tmp_path: Path) -> None:
+        np.testing.assert_allclose(toy(tmp_path).embed(["north \ud83d", "\udc00"]), [[0, 1], [0, 0]], atol=1e-6)
+
+    def test_a_file_in_another_encoding(self, tmp_path: Path) -> None:
+        for encoding, problem in [("latin-1", "the key of line 2 is not UTF-8"), ("utf-16", "it is in UTF-16")]:
+            (tmp_path / "other.txt").write_bytes("cold 1 0\ncafé 0 1\n".encode(encoding))
+            with pytest.raises(UserError, match=rf"embedder\.path=.*other\.txt: {problem}; save the file as UTF-8"):
+                WordVectors(str(tmp_path / "other.txt")).embed(["cold"])
+
+    def test_a_few_damaged_keys_are_passed_over(self, tmp_path: Path) -> None:
+        lines = [
+            f"word{'abcdefghij'[n % 10]}{'abcdefghijklmnopqrstuvwxyz'[n // 10]} {n + 1} 1\n".encode()
+            for n in range(200)
+        ]
+        (tmp_path / "good.txt").write_bytes(b"\xff\xfa\xb1 1 0\n".join([b"".join(lines), b"cold 0 1\n"]))
+        np.testing.assert_allclose(WordVectors(str(tmp_path / "good.txt")).embed(["cold"]), [[0, 1]], atol=1e-6)
+
+
+class TestNumbers:
+    """Very long and very short vectors keep their direction: they have length 1 before they are float16."""
+
+    @pytest.mark.parametrize(
+        ("form", "scale"),
+        [
+            *product(["toy.txt"], ["e5", "e30", "e200", "e-9", "e-30", "e-200"]),
+            *product(["toy.bin", "toy.kv"], ["e5", "e30", "e-9", "e-30"]),  # float32 ends there
+        ],
+    )
+    def test_direction_is_kept(self, tmp_path: Path, form: str, scale: str) -> None:
+        east, south = [float(f"3{scale}"), float(f"4{scale}")], [0.0, -float(f"7{scale}")]
+        vectors, path = np.array([east, south]), tmp_path / form
+        if form == "toy.txt":
+            path.write_text(
+                "".join(f"{word} {a!r} {b!r}\n" for word, (a, b) in zip(["ab", "cd"], vectors.tolist(), strict=True))
+            )
+        else:
+            from gensim.models import KeyedVectors
+
+            keyed = KeyedVectors(2)
+            keyed.add_vectors(["ab", "cd"], vectors.astype(np.float32))
+            keyed.save_word2vec_format(str(path), binary=True) if form == "toy.bin" else keyed.save(str(path))
+        np.testing.assert_allclose(WordVectors(str(path)).embed(["ab", "cd"]), [[0.6, 0.8], [0, -1]], atol=5e-4)
+
+    @pytest.mark.parametrize(
+        ("line", "problem"),
+        [
+            ("north 0,5 1,0", "'0,5' has a comma, write a decimal point"),
+            ("north 0 inf", "'inf' is not a finite number"),
+            ("north -NaN 1", "'-NaN' is not a finite number"),
+            ("north 0 1 2", "it has 3"),
+            ("north 0", "it has 1"),
+            ("north 0 one", "'one' is no number"),
+            ("north 1e400 1", "not a word and 2 numbers"),
+            ("north 0 1_0", "not a word and 2 numbers"),
+        ],
+    )
+    def test_what_is_wrong_with_a_line_is_said(self, tmp_path: Path, line: str, problem: str) -> None:
+        for header in ("3 2\n", ""):
+            with pytest.raises(UserError, match=rf"embedder\.path=.*: line {3 if header else 2} .*{problem}"):
+                toy(tmp_path, f"{header}east 1 0\n{line}\nsouth 0 1\n").embed(["east"])
+
+
+SAVED = [
+    "whole.model",
+    "parts.model",
+    "vectors.kv",
+    "packed.kv.gz",
+    "vectors.bin",
+    "packed.bin.gz",
+    "unnamed",
+    "fast.model",
+]
+
+
+class TestWhatGensimReads:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        from gensim.models import FastText, KeyedVectors, Word2Vec
+
+        folder = tmp_path_factory.mktemp("gensim")
+        sentences = [["hot", "cold", "warm"], ["cold", "hot"]] * 4
+        model = Word2Vec(sentences, vector_size=6, min_count=1, workers=1, seed=1, epochs=1)
+        model.save(str(folder / "whole.model"))
+        model.save(str(folder / "parts.model"), sep_limit=0)
+        model.wv.save(str(folder / "vectors.kv"))
+        model.wv.save(str(folder / "packed.kv.gz"), sep_limit=0)
+        for name in ("vectors.bin", "packed.bin.gz", "unnamed"):
+            model.wv.save_word2vec_format(str(folder / name), binary=True)
+        fast_text = FastText(sentences, vector_size=6, min_count=1, workers=1, seed=1, epochs=1, bucket=50)
+        fast_text.save(str(folder / "fast.model"))
+        np.savez(folder / "expected", w2v=model.wv["hot"], fast=fast_text.wv.vectors[fast_text.wv.key_to_index["hot"]])
+        assert isinstance(KeyedVectors.load_word2vec_format(str(folder / "vectors.bin"), binary=True), KeyedVectors)
+        return folder
+
+    @pytest.mark.parametrize("name", SAVED)
+    def test_gives_the_same_vectors(self, folder: Path, name: str) -> None:
+        expected = np.load(folder / "expected.npz")["fast" if name.startswith("fast") else "w2v"]
+        embedder = WordVectors(str(folder / name))
+        assert embedder.dimension == 6
+        np.testing.assert_allclose(embedder.embed(["Hot"])[0], expected / np.linalg.norm(expected), atol=5e-4)
+
+    def test_arrays_beside_a_file_are_part_of_its_digest(self, folder: Path) -> None:
+        digest, part = WordVectors(str(folder / "parts.model")).digest, folder / "parts.model.wv.vectors.npy"
+        part.write_bytes(part.read_bytes()[:-4] + b"\0\0\0\0")
+        assert WordVectors(str(folder / "parts.model")).digest != digest
+
+    def test_fasttexts_own_model_and_archives_are_named(self, tmp_path: Path) -> None:
+        for name, magic, problem in [
+            ("a.bin", b"\xba\x16\x4f\x2f", "fastText's own model"),
+            ("a.zip", b"PK\x03\x04", "a zip archive"),
+        ]:
+            (tmp_path / name).write_bytes(magic + bytes(99))
+            with pytest.raises(UserError, match=rf"embedder\.path=.*{name}: this is {problem}"):
+                WordVectors(str(tmp_path / name))
+
+    def test_a_binary_file_that_is_cut_or_longer(self, folder: Path) -> None:
+        whole = (folder / "vectors.bin").read_bytes()
+        for content, problem in [
+            (whole[:-1], "announces 3 words, 2 whole ones follow"),
+            (whole + b"hot 1", "more follow"),
+        ]:
+            (folder / "damaged.bin").write_bytes(content)
+            with pytest.raises(UserError, match=problem):
+                WordVectors(str(folder / "damaged.bin")).embed(["hot"])
+
+    def test_a_number_that_is_not_finite(self, tmp_path: Path) -> None:
+        from gensim.models import KeyedVectors
+
+        keyed = KeyedVectors(2)
+        keyed.add_vectors(["hot", "cold"], np.array([[0, 1], [np.nan, 1]], dtype=np.float32))
+        keyed.save(str(tmp_path / "a.kv"))
+        keyed.save_word2vec_format(str(tmp_path / "a.bin"), binary=True)
+        for name in ("a.kv", "a.bin"):
+            with pytest.raises(UserError, match=r"embedder\.path=.*cold.*not finite"):
+                WordVectors(str(tmp_path / name)).embed(["hot"])
 
 
 class TestKeyedVectors:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pgsrm.embedder.cache import VectorCache
-from pgsrm.embedder.word_vectors import unit
+from pgsrm.embedder.vector_files import unit
 from pgsrm.util.errors import UserError
+from pgsrm.util.text import nfc, without_invisible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,8 @@ class CachedEmbedder(ABC):
     """Implements `pgsrm.embedder.Embedder` on top of `digest` and `_embed_unseen`.
 
     White space around a text is not part of it: a child's answers begin with a space or do not, by its tokenizer.
-    An empty text gets a row of zeros, and nobody is asked for it.
+    Texts are embedded in Unicode's form NFC. An empty text, or one of invisible characters alone, gets a row of zeros, and
+    nobody is asked for it.
     """
 
     def __init__(self, cache: VectorCache) -> None:
@@ -47,7 +49,8 @@ class CachedEmbedder(ABC):
         """
         import numpy as np
 
-        stripped = [text.strip() for text in texts]
+        stripped = [nfc(text).strip() for text in texts]
+        stripped = [text if without_invisible(text).strip() else "" for text in stripped]
         vectors = self._vectors(list(dict.fromkeys(filter(None, stripped))))
         rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for row, text in enumerate(stripped):
@@ -71,7 +74,7 @@ class CachedEmbedder(ABC):
         return {text: known[key] for text, key in keys.items()}
 
     def _key(self, text: str) -> bytes:
-        return hashlib.sha256(f"{self.digest}\0{text}".encode(errors="surrogatepass")).digest()
+        return hashlib.sha256(f"{self.digest}\0{text}".encode()).digest()
 
     def _checked(self, texts: Sequence[str], vectors: np.ndarray) -> np.ndarray:
         """The vectors at unit length, float32; UserError where one has no direction."""

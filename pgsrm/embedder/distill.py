@@ -28,10 +28,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pgsrm.embedder.word_table import words_of
 from pgsrm.embedder.word_vectors import SHIPPED
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import PACKAGE
+from pgsrm.util.text import words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,8 @@ def _count(lines: Iterable[str]) -> defaultdict[str, Counter[str]]:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for line in lines:
         for written in WRITTEN_WORD.findall(MARKUP.sub(" ", line.lower())):
-            counts[words_of(written)[0]][written] += 1
+            for word in words_of(written)[:1]:  # none in an apostrophe that Unicode counts as a letter
+                counts[word][written] += 1
     return counts
 
 

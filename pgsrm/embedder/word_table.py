@@ -6,7 +6,7 @@ file lies beside its source (`numberbatch-en-19.08.txt.gz.en.vectors`) or, where
 in the user's cache folder. It holds, after a header of 4096 bytes:
 
     words    (n,) bytes of one length, sorted
-    vectors  (n, d) float16, beginning at a multiple of 4096
+    vectors  (n, d) float16, at length 1, beginning at a multiple of 4096
 
 The header says which source it was made of (size, modification time, SHA-256, language); of another one it is
 made again. A converted file that can't be written costs the time of reading at every start, nothing else.
@@ -19,23 +19,23 @@ import hashlib
 import json
 import logging
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.embedder.cache import cache_folder
-from pgsrm.embedder.vector_files import read_vectors
+from pgsrm.embedder.vector_files import files_of, is_gensim, read_vectors
 from pgsrm.util.digest import content_digest
 from pgsrm.util.errors import UserError
+from pgsrm.util.text import only_word
 
 if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 4096  # the header's size, and what the vectors begin at a multiple of: a page of memory
-FORMAT = 1  # of the converted file; another number makes all of them again
+FORMAT = 2  # of the converted file; another number makes all of them again
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +52,20 @@ class WordTable:
     vectors: np.ndarray
 
     def find(self, words: Sequence[str]) -> np.ndarray:
-        """The row of each word's vector, -1 for an unknown word."""
+        """The row of each word's vector, -1 for an unknown word, an empty one among them."""
         import numpy as np
 
-        width = self.words.dtype.itemsize
         encoded = [word.encode(errors="replace") for word in words]
-        # one that is longer than all would be cut to their length, and might then be found
-        wanted = np.array([word if len(word) <= width else b"" for word in encoded], dtype=self.words.dtype)
+        wanted = np.array(encoded, dtype=self.words.dtype)  # cuts what is longer than all words: never one of them
+        whole = np.array([0 < len(word) <= self.words.dtype.itemsize for word in encoded], dtype=bool)
         places = np.minimum(np.searchsorted(self.words, wanted), len(self.words) - 1)
-        return np.where(self.words[places] == wanted, self.rows[places], -1)
+        return np.where(whole & (self.words[places] == wanted), self.rows[places], -1)
 
 
 def load_table(path: Path, language: str) -> WordTable:
     """The words and vectors of a file; raises UserError, naming `embedder.path`, for a damaged one."""
-    if path.suffix == ".kv":
-        return _table(*read_vectors(path))
+    if _loads_at_once(path):
+        return _table(path, *read_vectors(path))
     source = _source(path, language)
     places = _places(path, language)
     for place in places:
@@ -79,46 +78,49 @@ def load_table(path: Path, language: str) -> WordTable:
                 place.parent.mkdir(parents=True, exist_ok=True)
             if os.access(place.parent, os.W_OK):
                 return _map(place, source) or _convert(path, place, source)  # made while this process waited
-    return _table(*read_vectors(path, language))
+    return _table(path, *read_vectors(path, language))
 
 
 def source_digest(path: Path, language: str) -> str:
-    """Hash of the file's content, as `content_digest` has it, without reading it where a converted file knows it."""
-    for place in _places(path, language) if path.suffix != ".kv" else ():
+    """Hash of the content of `files_of(path)`, without reading them where a converted file knows it."""
+    for place in () if _loads_at_once(path) else _places(path, language):
         header = _header(place, _source(path, language))
         if header is not None:
             return hashlib.sha256(header["sha256"].encode()).hexdigest()
-    return content_digest([path])
+    return content_digest(files_of(path))
 
 
-def plain(text: str) -> str:
-    """Lower case, without apostrophes ("Don't" is "dont")."""
-    return text.lower().replace("'", "").replace("\u2019", "")
+def _loads_at_once(path: Path) -> bool:
+    """Whether there is nothing to gain by converting the file."""
+    return path.suffix == ".kv" and is_gensim(path)
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text: lower case, letters only. An apostrophe joins ("don't" is the word "dont")."""
-    return re.findall(r"[^\W\d_]+", plain(text))
+def _table(path: Path, keys: Sequence[str], vectors: np.ndarray) -> WordTable:
+    """Each word's row. Keys that are not one word (phrases, "##", "cold_ADJ") are out: no text can contain them.
 
-
-def _table(keys: Iterable[str], vectors: np.ndarray) -> WordTable:
-    """Each word's row. Keys that no text can contain (phrases, "##") are out."""
+    Raises UserError when no key is left: every text would be without a vector.
+    """
     import numpy as np
 
     rows: dict[bytes, int] = {}
     for row, key in enumerate(keys):
-        word = plain(key)
-        if word.isalpha():
+        word = only_word(key)
+        if word is not None:
             rows.setdefault(word.encode(), row)  # of "May" and "may" the first, as a rule the more frequent one
-    words = np.array(list(rows) or [b""])
+    if not rows:
+        example = f" (such as {keys[0][:40]!r})" if keys else ""
+        problem = f"none of its {len(keys)} keys{example} is usable"
+        raise UserError(f"embedder.path={path}: {problem}; keys must be words of letters alone, like 'cold'")
+    words = np.array(list(rows))
     order = np.argsort(words)
-    return WordTable(words[order], np.array(list(rows.values()) or [0])[order], vectors)
+    return WordTable(words[order], np.array(list(rows.values()))[order], vectors)
 
 
 def _source(path: Path, language: str) -> dict[str, Any]:
     """What a converted file must have been made of."""
-    found = path.stat()
-    return {"format": FORMAT, "size": found.st_size, "mtime_ns": found.st_mtime_ns, "language": language}
+    statuses = [file.stat() for file in files_of(path)]
+    size, changed = sum(status.st_size for status in statuses), max(status.st_mtime_ns for status in statuses)
+    return {"format": FORMAT, "size": size, "mtime_ns": changed, "language": language}
 
 
 def _places(path: Path, language: str) -> list[Path]:
@@ -144,10 +146,10 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 def _convert(path: Path, place: Path, source: dict[str, Any]) -> WordTable:
     import numpy as np
 
-    sha256 = _checked_sha256(path)
+    sha256 = "".join(_checked_sha256(file) for file in sorted(files_of(path)))
     if source["size"] > 10_000_000:
         logger.warning("%s: being converted for quick loading, once; English Numberbatch takes about a minute", path)
-    read = _table(*read_vectors(path, source["language"]))
+    read = _table(path, *read_vectors(path, source["language"]))
     vectors = read.vectors[read.rows].astype(np.float16, copy=False)
     header = {**source, "sha256": sha256, "words": len(read.words), "width": read.words.dtype.itemsize}
     header["dimension"] = vectors.shape[1]
@@ -161,7 +163,7 @@ def _convert(path: Path, place: Path, source: dict[str, Any]) -> WordTable:
         os.replace(temporary, place)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        logger.warning("%s: can't be written (%s); %s is read anew at every start", place, error.strerror, path.name)
+        logger.warning("%s: can't be written (%s); %s is read again at every start", place, error.strerror, path.name)
         return read
     return _map(place, source) or read
 

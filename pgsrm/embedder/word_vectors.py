@@ -1,7 +1,7 @@
 """Static word vectors: a text's embedding is the mean of its words' vectors, at unit length.
 
-As in the released code (docs/fidelity.md, D16): lower case, letters only, the mean over the words that have a
-vector. A text without any such word has no direction and gets a row of zeros.
+As in the released code (docs/fidelity.md, D16): lower case, letters (and marks on them) only, the mean over the words
+that have a vector. A text without any such word has no direction and gets a row of zeros.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from pgsrm.embedder.vector_files import check_vectors
-from pgsrm.embedder.word_table import WordTable, load_table, source_digest, words_of
+from pgsrm.embedder.vector_files import check_vectors, unit
+from pgsrm.embedder.word_table import WordTable, load_table, source_digest
+from pgsrm.util.text import words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,13 +29,12 @@ Language = Annotated[str, Meta(pattern="^[a-z]{2,3}(_[A-Za-z]+)?$")]
 class WordVectors:
     """Embeds texts by word vectors; implements `pgsrm.embedder.Embedder`.
 
-    `path` names a file in gensim's native format (`.kv`) or in word2vec's text format (any other name; `.gz`
-    is unpacked on the way), such as ConceptNet Numberbatch's `numberbatch-en-19.08.txt.gz`; of a multilingual
-    file the words of `language` are used, by ConceptNet's code (en, de, zh). None is the file that ships with
-    the package, distilled from all-MiniLM-L6-v2.
+    `path` names a file that gensim saved (`.kv`, `.model`), or one in word2vec's text or binary format, such as ConceptNet
+    Numberbatch's `numberbatch-en-19.08.txt.gz`; of a multilingual file the words of `language` are used, by ConceptNet's
+    code (en, de, zh). None is the file that ships with the package, distilled from all-MiniLM-L6-v2.
 
     The constructor only looks whether the file can be what it should be; the vectors are read at the first
-    use, and text is converted then into a file that loads at once (`pgsrm.embedder.word_table`). Raises
+    use, and word2vec's formats are converted then into a file that loads at once (`pgsrm.embedder.word_table`). Raises
     UserError naming `embedder.path` for a file that is missing, damaged or of another format.
     """
 
@@ -71,11 +71,3 @@ class WordVectors:
     @cached_property
     def _table(self) -> WordTable:
         return load_table(self._path, self._language)
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows (n, d) at length 1; a row of zeros stays."""
-    import numpy as np
-
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)

@@ -83,8 +83,8 @@ def _rewards(reward: Any, example: Example, responses: list[str]) -> list[float]
 def _random_texts(answers: Sequence[str], draw: random.Random) -> list[str]:
     """Words of the shipped vectors' vocabulary, in the number of an answer's words; none is an answer itself."""
     from pgsrm.embedder.vector_files import read_vectors
-    from pgsrm.embedder.word_table import words_of
     from pgsrm.embedder.word_vectors import SHIPPED
+    from pgsrm.util.text import words_of
 
     used = {word for answer in answers for word in words_of(answer)}
     words = [word for word in read_vectors(SHIPPED)[0] if word not in used]

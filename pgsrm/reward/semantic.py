@@ -90,7 +90,7 @@ class SemanticReward:
         if new:
             for text, embedding in zip(new, self._embedder.embed(new), strict=True):
                 if not embedding.any():
-                    remedy = "change it, or choose an embedder that knows it"
+                    remedy = "change it, or choose an embedder that knows any text: embedder=sentence_transformer"
                     raise UserError(f"embedder: the reference {text!r} has no vector; {remedy}")
                 self._references[text] = embedding
         return np.stack([self._references[text] for text in references])
