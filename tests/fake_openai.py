@@ -51,6 +51,8 @@ class FakeOpenAI(ThreadingHTTPServer):
     of the requests, drawn with `seed`. key: the only one let in, None = anyone. schema: whether response_format is known
     (otherwise 400). plain: the answer as it is, without JSON, where no schema is asked for. delay: seconds that an answer
     takes. slow: seconds that a "timeout" takes. retry_after: that of a 429. dimension: of vectors where none is asked for.
+    finish: the finish_reason of every answer. intercept: (path, body) -> (status, content) in the place of the usual answer, or
+    None for that one: a provider's limits and errors.
     embed: texts -> vectors, instead of `vector`. port: 0 = a free one.
 
     It counts: `requests` (all), `failed` (by name), `asked` (user messages or texts answered well), `most_at_once`.
@@ -73,9 +75,11 @@ class FakeOpenAI(ThreadingHTTPServer):
         dimension: int = 8,
         embed: Callable[[Sequence[str]], Sequence[Sequence[float]]] | None = None,
         port: int = 0,
+        finish: str | None = "stop",
+        intercept: Callable[[str, dict[str, Any]], tuple[int, Any] | None] | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.embed = embed
+        self.embed, self.finish, self.intercept = embed, finish, intercept
         self.answer, self.key, self.schema, self.plain = answer, key, schema, plain
         self.delay, self.slow, self.retry_after, self.dimension = delay, slow, retry_after, dimension
         self.failures = dict(failures or {})
@@ -145,6 +149,12 @@ class _Handler(BaseHTTPRequestHandler):
             # As OpenAI does, which repeats a part of it; here all.
             self._error(401, f"Incorrect API key provided: {given}", "invalid_api_key")
             return
+        instead = self.server.intercept(self.path, body) if self.server.intercept else None
+        if instead is not None:
+            status, content = instead
+            is_bytes = isinstance(content, bytes)
+            self._send_bytes(content if is_bytes else json.dumps(content).encode(), status=status)
+            return
         endpoints = {"/v1/chat/completions": self._chat, "/v1/embeddings": self._embeddings}
         endpoint = endpoints.get(self.path)
         if endpoint is None:
@@ -170,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.asked[asked] += 1
         tokens = sum(len(message["content"].split()) for message in body["messages"])
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": self.server.finish}
         usage = {"prompt_tokens": tokens, "completion_tokens": 5, "total_tokens": tokens + 5}
         self._send({"object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage})
 

@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 
 from pgsrm.config.plan import plan
 from pgsrm.models.server import BudgetExceeded, ServerError
+from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.files import Answers
 from pgsrm.parent.make import make_references
-from pgsrm.parent.question import BadAnswer, Questions
+from pgsrm.parent.question import Questions
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.task import load_task, reference_problem
 from pgsrm.util.errors import UserError

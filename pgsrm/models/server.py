@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ _LONGEST_BACKOFF = 30.0  # seconds
 _LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more is out of quota, or down
 _QUOTED = 200  # characters of a server's message that an error line repeats
 _MESSAGE_OVERHEAD = 16  # at most so many tokens does a chat template add to a message
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a character beyond 16 bits, in JSON
 
 T = TypeVar("T")
 
@@ -467,8 +470,10 @@ def _wrong(problem: str) -> _Failure:
 def _decoded(content: bytes, kind: type[T]) -> T:
     """Strict JSON, so that NaN, a cut-off answer and a missing field are all failures."""
     try:
+        if _HALF.search(content):  # which msgspec refuses; whose text it is decides what becomes of it
+            return msgspec.convert(json.loads(content), type=kind)
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(" ".join(str(error).split())) from None
 
 

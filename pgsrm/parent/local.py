@@ -6,7 +6,8 @@ from typing import Any
 
 from pgsrm.models.load import ModelSettings, check_model, resolve_device
 from pgsrm.models.server import Budget
-from pgsrm.parent.question import Answer, BadAnswer, Questions
+from pgsrm.parent.clean import BadAnswer
+from pgsrm.parent.question import Answer, Questions
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.util.errors import UserError
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from pgsrm.models.server import Budget
+from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.files import Answers, default_references, question_digest
 from pgsrm.parent.local import LocalParent
 from pgsrm.parent.question import Questions
@@ -39,7 +40,7 @@ def make_references(config: Mapping[str, Any], settings: ParentSettings) -> Path
     with Answers(path, question_digest(task, config["parent"])) as answers:
         _keep_out_of_others_files(path)
         wanted = list(dict.fromkeys(questions.asked))
-        missing = [asked for asked in wanted if asked not in answers.known]
+        missing = [asked for asked in wanted if not _is_kept(asked, answers, questions)]
         if missing:
             parent.budget.go_on(answers.calls.values(), answers.note)
             print(
@@ -51,6 +52,17 @@ def make_references(config: Mapping[str, Any], settings: ParentSettings) -> Path
         if len(given) == 1 < len(wanted):  # each may pass as an answer; all of them say that the parent has none
             print(f"all {len(wanted)} answers are {given.pop()!r}: look at them before a run is rewarded for that")
     return path
+
+
+def _is_kept(asked: str, answers: Answers, questions: Questions) -> bool:
+    """Whether there is an answer that is one by today's rules too: it may have been kept under others."""
+    if asked not in answers.known:
+        return False
+    reference = answers.known[asked]["reference"]
+    try:
+        return questions.read(asked, json.dumps({"OUTPUT": reference})) == reference
+    except BadAnswer:
+        return False
 
 
 def _references_path(config: Mapping[str, Any]) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pgsrm.parent.clean import BadAnswer, without_marks, without_template
 from pgsrm.task import load_inputs, reference_problem, render
 from pgsrm.util.errors import UserError
 
@@ -23,10 +24,6 @@ RESPONSE_FORMAT = {
         },
     },
 }
-
-
-class BadAnswer(Exception):
-    """An answer that is no reference; the message says why, to follow "the answer to 'red + blue =' ..."."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,9 @@ class Questions:
         Raises:
             BadAnswer: if it isn't in the form that it must have, or no reference can be like that.
         """
-        reference = _output(text, self.instruction).strip()
+        inputs = " ".join(self._inputs[asked].values())
+        value = _output(text, self.instruction)
+        reference = without_marks(without_template(value), inputs)
         problem = reference_problem(reference, self._inputs[asked], self._task)
         if problem is not None:
             raise BadAnswer(f"{problem}: {reference[:60]!r}")
@@ -76,17 +75,31 @@ class Questions:
 
 
 def _output(text: str, instruction: str) -> str:
-    """The value of {"OUTPUT": "..."}, which is all of the text but for a code fence around it.
+    """The value of {"OUTPUT": "..."}, which is all of the text but for what a chat's template or a code fence puts around it.
 
-    Where the instruction asks for no such form (color mixing), text without it is an answer too.
+    Where the instruction asks for no such form (color mixing), anything but an object is an answer as it stands: `7`,
+    `"purple"` and `true` are JSON by chance.
     """
+    named = _object(text)
+    if named is None:  # a thought may be in front of the object, or within it
+        text = without_template(text)
+        named = _object(text)
+    if named is not None and [name for name, _ in named] == ["OUTPUT"] and isinstance(named[0][1], str):
+        return named[0][1]
+    if named is not None or "OUTPUT" in instruction:
+        raise BadAnswer(f'is not {{"OUTPUT": "..."}}: {text[:60]!r}')
+    return text
+
+
+def _object(text: str) -> "_Pairs | None":
+    """The names and values of a text that is a JSON object, None for any other."""
     fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
     try:
-        value = json.loads(fenced[1] if fenced else text)
-    except ValueError:
-        if "OUTPUT" not in instruction:
-            return text
-        value = None
-    if not isinstance(value, dict) or list(value) != ["OUTPUT"] or not isinstance(value["OUTPUT"], str):
-        raise BadAnswer(f'is not {{"OUTPUT": "..."}}: {text[:60]!r}')
-    return value["OUTPUT"]
+        value = json.loads(fenced[1] if fenced else text, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, _Pairs) else None
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object, names that come twice included."""

@@ -6,7 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from pgsrm.models.server import Budget, Completion, RequestRefused, Server, ServerError
-from pgsrm.parent.question import RESPONSE_FORMAT, Answer, BadAnswer, Questions
+from pgsrm.parent.clean import BadAnswer
+from pgsrm.parent.question import RESPONSE_FORMAT, Answer, Questions
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.util.errors import UserError
 
@@ -90,8 +91,7 @@ class RemoteParent:
             tokens_in += completion.prompt_tokens or 0
             tokens_out += completion.completion_tokens or 0
             try:
-                if completion.finish == "length":
-                    raise BadAnswer("is cut off by parent.max_tokens")
+                _check_whole(completion)
                 reference = self._questions.read(asked, completion.text)
             except BadAnswer as error:
                 if again == _ASKED_AGAIN:
@@ -115,3 +115,12 @@ class RemoteParent:
                 raise refused from None
             self._options = plain  # it was the schema: from here on answers are held to the form by reading alone
             return completion
+
+
+def _check_whole(completion: Completion) -> None:
+    """Raise BadAnswer unless the server says that the answer ended by itself."""
+    if completion.finish == "length":
+        raise BadAnswer("is cut off by parent.max_tokens")
+    if completion.finish != "stop":
+        reason = "none" if completion.finish is None else repr(completion.finish[:40])
+        raise BadAnswer(f"may not be whole, its finish_reason is {reason} and not 'stop': {completion.text[:60]!r}")

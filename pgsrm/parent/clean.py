@@ -1,0 +1,124 @@
+"""A parent's answer without what models and servers put around it: thoughts, special tokens, markdown, invisible characters.
+
+What is stripped leaves the answer whole; what can't be stripped without a guess is refused. A mark that the prompt's inputs
+hold themselves is the prompt's, and stays.
+"""
+
+import json
+import re
+
+from pgsrm.task.references import TEMPLATE_TOKEN, THOUGHT_BEGINS, THOUGHT_ENDS
+from pgsrm.util.text import has_half_character, nfc
+
+_INVISIBLE = re.compile("[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+# Joiners belong to a word of other scripts ("می‌خواهم") and to emoji, never to ASCII letters or to an end.
+_LOOSE_JOINER = re.compile("(?:(?<![^\x00-\x7f])[\u200c\u200d]+)|(?:[\u200c\u200d]+(?![^\x00-\x7f]))")
+_THOUGHT = re.compile(rf"(?:{THOUGHT_BEGINS.pattern}).*?(?:{THOUGHT_ENDS.pattern})", re.DOTALL | re.IGNORECASE)
+# Which answer of several channels (gpt-oss) is the last one; the others are thoughts.
+_CHANNEL = re.compile(r"(?:<\|start\|>\w+)?<\|channel\|>(?:analysis|commentary)\b.*?<\|end\|>", re.DOTALL)
+_TOKEN_IN_FRONT = re.compile(rf"\s*({TEMPLATE_TOKEN.pattern})", re.IGNORECASE)
+_ROLE = re.compile(r"\s*(?:assistant|model|final)\b:?", re.IGNORECASE)
+_ROLE_LINE = re.compile(r"\s*(?:assistant|model)\s*\n+(?=\s*\S)", re.IGNORECASE)
+_TOKENS_BEHIND = re.compile(rf"(?:\s*(?:{TEMPLATE_TOKEN.pattern}))+\s*\Z", re.IGNORECASE)
+_FENCE = re.compile(r"(```+|~~~+)(?:[ \t]*[\w+-]*[ \t]*\n)?(.*?)\s*\1", re.DOTALL)
+_HEADING = re.compile(r"(?:#{1,6}|[*•])[ \t]+(?=\S)")
+_AROUND = (
+    ("**", "**"),
+    ("*", "*"),
+    ("``", "``"),
+    ("`", "`"),
+    ('"', '"'),
+    ("'", "'"),
+    ("“", "”"),
+    ("„", "“"),
+    ("”", "”"),
+    ("‘", "’"),
+    ("«", "»"),
+    ("\\boxed{", "}"),
+    ("\\text{", "}"),
+    ("$", "$"),
+)
+_TAGGED = re.compile(r"<(b|i|em|strong|code|answer|output)>(.*)</\1>", re.DOTALL | re.IGNORECASE)
+_MARKDOWN = re.compile(r"\A(?:\*\*|`|~~|_+(?=\w.*_\Z))|(?:\*\*|`|~~)[.!?,;:]?\Z", re.DOTALL)
+_MOST_LAYERS = 8  # of marks around each other
+
+
+class BadAnswer(Exception):
+    """An answer that is no reference; the message says why, to follow "the answer to 'red + blue =' ..."."""
+
+
+def without_template(text: str) -> str:
+    """An answer's text without closed thoughts, special tokens around it and invisible characters, in NFC.
+
+    Raises:
+        BadAnswer: for a thought that doesn't end, and for half of a character.
+    """
+    if has_half_character(text):
+        raise BadAnswer(f"has half of a character in it: {nfc(text)[:60]!r}")
+    text = _LOOSE_JOINER.sub("", _INVISIBLE.sub("", text))
+    text = _THOUGHT.sub("", _CHANNEL.sub("", text))
+    # Servers that put the beginning of a thought into the prompt answer without it.
+    closed = list(THOUGHT_ENDS.finditer(text))
+    text = text[closed[-1].end() :] if closed else text
+    if THOUGHT_BEGINS.search(text):
+        raise BadAnswer(f"is a thought that does not end: {text.strip()[:60]!r}")
+    return nfc(_without_tokens(text)).strip()
+
+
+def without_marks(text: str, inputs: str) -> str:
+    """A value without the markdown, quotes or code fences around it; inputs: the prompt's, whose own marks stay.
+
+    Raises:
+        BadAnswer: for markdown that is not around the whole of it.
+    """
+    text = text.strip()
+    for _ in range(_MOST_LAYERS):
+        inner = _one_layer_less(text, inputs)
+        if inner == text:
+            break
+        text = inner
+    left = _MARKDOWN.search(text)
+    if left and left[0].strip(".!?,;:") not in inputs:
+        raise BadAnswer(f"has markdown in it: {text[:60]!r}")
+    return text
+
+
+def _without_tokens(text: str) -> str:
+    text = _TOKENS_BEHIND.sub("", text)
+    while token := _TOKEN_IN_FRONT.match(text):
+        text = text[token.end() :]
+        # "<|im_start|>assistant": the role belongs to the token.
+        if (role := _ROLE.match(text)) and re.search("start|channel|header", token[1], re.IGNORECASE):
+            text = text[role.end() :]
+    return _ROLE_LINE.sub("", text, count=1) if _ROLE_LINE.match(text) else text
+
+
+def _one_layer_less(text: str, inputs: str) -> str:
+    if fenced := _FENCE.fullmatch(text):
+        return fenced[2].strip()
+    if "<" not in inputs and (tagged := _TAGGED.fullmatch(text)):
+        return tagged[2].strip()
+    if '"' not in inputs and text.startswith('"'):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, str) and not has_half_character(value):
+            return value.strip()
+    if "#" not in inputs and "*" not in inputs and (heading := _HEADING.match(text)):
+        return text[heading.end() :]
+    for end in ("", *".!?,;:"):
+        for first, last in _AROUND:
+            core = text.removesuffix(end)
+            inner = core[len(first) : len(core) - len(last)]
+            around = text.endswith(end) and core.startswith(first) and core.endswith(last) and inner.strip()
+            if around and first not in inputs and last not in inputs and not _again(first, last, inner):
+                return inner.strip() + end
+    return text
+
+
+def _again(first: str, last: str, inner: str) -> bool:
+    """Whether a mark comes again inside: it is then not one pair around the whole. Apostrophes within words are none."""
+    if last in ("'", "’"):
+        inner = re.sub(r"(?<=\w)['’](?=\w)", "", inner)
+    return first in inner or last in inner
