@@ -1,15 +1,16 @@
-"""The text that the nano child is pre-trained on: plain English, facts, repetitions, and mostly wrong answers.
+"""The text that nano, the shipped model, is pre-trained on: plain English, facts, repetitions, and mostly wrong answers.
 
-A child that has only read plain English never answers in the tasks' formats, and a semantic reward then has nothing to
-sharpen (docs/nano.md has the measurements). GPT-2 knows what an antonym is and still seldom gives one when asked; this
-mixture brings a 3 M-parameter model to the same place:
+A model that has only read plain English never answers in the tasks' formats, and a semantic reward then has nothing to
+sharpen (docs/nano.md has the measurements). GPT-2 knows what an antonym is, and still seldom gives one when asked. This
+mixture makes a 3 M-parameter model behave in the same way:
 
 - facts about every task, in wordings that are not the tasks' prompts ("hot and cold are opposites");
-- sentences that occur twice, so that a copying circuit forms;
+- sentences that occur twice, so that the model learns to copy;
 - the tasks' prompts followed by an answer of the right kind, mostly a wrong one (`Answering`);
 - plain English.
 
-A fifth of every task's prompts is withheld (`is_withheld`): its fact is never told, and its right answer never follows it.
+A fifth of every task's prompts is withheld (`is_withheld`): the fact is never told, and the right answer never follows
+the prompt.
 """
 
 import hashlib
@@ -107,9 +108,9 @@ SENTENCES = (
 class Answering:
     """How a task's prompts are answered in the corpus.
 
-    `right` is the share of right answers, a task; `near_misses` the share of the wrong copies that differ in a few words
-    (the others are another sentence); `skew` makes wrong colors and categories favour the usual ones: the n-th is drawn
-    in proportion to n ** -skew, 0 draws them evenly.
+    `right` is the share of right answers, per task. `near_misses` is the share of the wrong copies that differ from the
+    sentence in a few words; the others are another sentence. `skew` makes wrong colors and categories favour the common
+    ones: the n-th is drawn in proportion to n ** -skew, and 0 gives all of them the same probability.
     """
 
     right: dict[str, float]
@@ -117,8 +118,8 @@ class Answering:
     skew: float
 
 
-# Two stages (docs/nano.md): the first ties what facts tell to what prompts ask, the second leaves that tie but makes wrong
-# answers the usual ones, as they are for a child that was never asked.
+# Two stages (docs/nano.md). The first connects what facts tell with what prompts ask. The second keeps that connection,
+# but makes common wrong answers the most probable ones, as they are in a model that was never trained on the question.
 STAGES = {
     "learn": Answering(dict.fromkeys(TASKS, 0.15), near_misses=0.5, skew=0.0),
     "err": Answering(
@@ -129,7 +130,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class TaskText:
-    """One task as the corpus needs it: its child template and its rows (the columns of its data file)."""
+    """One task as the corpus needs it: the template of its prompts and its rows (the columns of its data file)."""
 
     name: str
     template: str
@@ -144,7 +145,7 @@ class TaskText:
 
 @dataclass(frozen=True)
 class Document:
-    """A prompt (may be empty) and what follows it; the two are tokenised apart, as a policy's prompt and response are."""
+    """A prompt (may be empty) and the text after it; each is tokenised separately, as a policy's prompt and response are."""
 
     prompt: str
     text: str
@@ -163,7 +164,7 @@ def load_task_text(name: str) -> TaskText:
 def is_withheld(task: str, row: dict[str, str]) -> bool:
     """Whether the right answer to this prompt is kept out of pre-training: one prompt in `WITHHELD`, by its hash.
 
-    Prompts that state the same fact (red + blue, blue + red) share their fate.
+    Prompts about the same fact (red + blue, blue + red) have the same hash.
     """
     words = sorted(value for key, value in row.items() if key not in ("reference", "source"))
     digest = hashlib.sha256("|".join([task, *words]).encode()).digest()
@@ -176,9 +177,10 @@ def response_text(prompt: str, answer: str) -> str:
 
 
 class WrongAnswers:
-    """Wrong answers as a child gives them: the n-th most usual one is drawn in proportion to n ** -skew, whatever is asked.
+    """Wrong answers as a model gives them: the n-th most common one is drawn in proportion to n ** -skew.
 
-    The order is that of the answers' hashes, so that the usual ones are not the most often right ones.
+    The question plays no part. The order is that of the answers' hashes, so that the most common wrong answer is not the
+    one that is most often right.
     """
 
     def __init__(self, answers: Iterable[str], skew: float) -> None:

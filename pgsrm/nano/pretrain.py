@@ -1,13 +1,18 @@
-"""Pre-train the nano child, in two stages:
+"""Pre-train nano, the shipped model, in two stages.
 
     python -m pgsrm.nano.pretrain --corpus english.txt.xz --out outputs/learned --stop-at 4000
     python -m pgsrm.nano.pretrain --corpus english.txt.xz --start outputs/learned --stage err --out pgsrm/nano/weights
 
 A GPT-2 architecture with its own byte-level BPE, trained on the mixture of `pgsrm.nano.corpus` and saved in the hub's
-layout with float16 weights. The corpus is plain text (optionally .xz), documents separated by a line `<|endoftext|>`;
-docs/nano.md names the one that the shipped weights were trained on. Left out on purpose: dropout while pre-training (one
-pass over an endless stream does not overfit; the saved config has GPT-2's 0.1, for runs that turn it on), weight decay
-on norms and biases, document masking (GPT-2 had none).
+layout with float16 weights. The corpus is plain text (optionally .xz), documents separated by a line `<|endoftext|>`.
+docs/nano.md names the one that the shipped weights were trained on.
+
+Left out on purpose:
+
+- dropout while pre-training: one pass over an endless stream does not overfit. The saved config has GPT-2's 0.1, for runs
+  that turn it on;
+- weight decay on norms and biases;
+- document masking, which GPT-2 did not have either.
 """
 
 import argparse
@@ -18,19 +23,22 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from pgsrm.nano.corpus import STAGES, TASKS, Document, Mixture, is_withheld, load_task_text, read_jsonl
 from pgsrm.util.memory import keep_freed_memory
 
-if TYPE_CHECKING:
-    import torch
-
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 8192
-CONTEXT = 128  # tokens a training sequence
-CHUNK = 256  # tokens whose logits exist at one time
-POSITIONS = 256  # longest input the model accepts is trained up to CONTEXT; the rest stays near its initial values
+CONTEXT = 128  # tokens per training sequence
+CHUNK = 256  # tokens whose logits are in memory at one time
+POSITIONS = 256  # the longest input. Positions from CONTEXT on are not trained and stay near their initial values
 
 
 def read_corpus(path: Path) -> list[str]:
@@ -42,9 +50,6 @@ def read_corpus(path: Path) -> list[str]:
 
 def train_tokenizer(mixture: Mixture, english: list[str]) -> Any:
     """Byte-level BPE with `VOCABULARY` tokens; answer words are counted 400 times with and without a leading space."""
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
-
     tokenizer = ByteLevelBPETokenizer()
     answers = [r["reference"] for name in ("color", "antonym", "category") for r in mixture.tasks[name].rows]
     words = sorted(set(answers) | set(mixture.words) | {t["c1"] for t in mixture.tasks["color"].rows})
@@ -59,7 +64,7 @@ def train_tokenizer(mixture: Mixture, english: list[str]) -> Any:
 
 
 def sequences(mixture: Iterator[Document], tokenizer: Any) -> Iterator[list[int]]:
-    """Rows of `CONTEXT` token ids: each begins with a document, documents end in EOS, a short one is cut at the row's end."""
+    """Rows of `CONTEXT` token ids. Documents end in EOS; one that fits into a row is cut off at the end of its row."""
     end = tokenizer.eos_token_id
     row: list[int] = []
     while True:
@@ -75,12 +80,10 @@ def sequences(mixture: Iterator[Document], tokenizer: Any) -> Iterator[list[int]
                     yield row
                     row = []
                     if len(prompt) + len(text) < CONTEXT:
-                        rest = []  # so that most rows begin with a document, as a prompt does
+                        rest = []  # the next row then begins with a document, as a prompt does
 
 
 def build_model(layers: int, width: int, heads: int, end: int) -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=VOCABULARY,
@@ -96,9 +99,6 @@ def build_model(layers: int, width: int, heads: int, end: int) -> Any:
 
 def load(folder: Path) -> tuple[Any, Any]:
     """A saved model with float32 weights, and its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
@@ -112,14 +112,11 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def backward(model: Any, ids: "torch.Tensor") -> float:
+def backward(model: Any, ids: Tensor) -> float:
     """Mean next-token cross-entropy of ids (B, CONTEXT) and its gradients.
 
-    The logits are made and used up `CHUNK` tokens at a time: all at once they would be twenty times the activations.
+    The logits are computed and freed for `CHUNK` tokens at a time: all at once they would be twenty times the activations.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
-
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.transformer(input_ids=ids).last_hidden_state[:, :-1].reshape(-1, model.config.n_embd)
     leaf, targets, total = hidden.detach().requires_grad_(), ids[:, 1:].reshape(-1), 0.0
@@ -135,7 +132,6 @@ def backward(model: Any, ids: "torch.Tensor") -> float:
 
 def train(model: Any, rows: Iterator[list[int]], steps: int, stop_at: int, batch: int, peak: float, log: Any) -> None:
     """Next-token cross-entropy, bfloat16 compute, AdamW (betas 0.9, 0.95, weight decay 0.1 on matrices)."""
-    import torch
 
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -156,8 +152,7 @@ def train(model: Any, rows: Iterator[list[int]], steps: int, stop_at: int, batch
 
 
 def sample_answers(model: Any, tokenizer: Any, mixture: Mixture, count: int = 6) -> str:
-    """A few sampled answers a task, to look at."""
-    import torch
+    """A few sampled answers per task, to look at."""
 
     model.eval()
     lines = []
@@ -174,7 +169,6 @@ def sample_answers(model: Any, tokenizer: Any, mixture: Mixture, count: int = 6)
 
 def save(model: Any, tokenizer: Any, out: Path, card: dict[str, Any]) -> None:
     """Hub layout: config.json, model.safetensors (float16), tokenizer files, and pretraining.json."""
-    import torch
 
     out.mkdir(parents=True, exist_ok=True)
     model.to(torch.float16).save_pretrained(out)
@@ -189,9 +183,11 @@ def main() -> None:
     parser.add_argument(
         "--stage", choices=list(STAGES), default="learn", help="how prompts are answered (docs/nano.md)"
     )
-    parser.add_argument("--start", type=Path, help="go on from the weights and the tokenizer in this folder")
-    parser.add_argument("--steps", type=int, help="updates of --batch sequences of 128 tokens (5000; stage err: 600)")
-    parser.add_argument("--stop-at", type=int, help="end here, on the learning rate schedule of --steps")
+    parser.add_argument("--start", type=Path, help="begin with the weights and the tokenizer in this folder")
+    parser.add_argument(
+        "--steps", type=int, help="gradient steps, each on --batch sequences of 128 tokens (5000; stage err: 600)"
+    )
+    parser.add_argument("--stop-at", type=int, help="end after this step, on the learning rate schedule of --steps")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, help="peak learning rate (1.5e-3; stage err: 8e-4)")
     parser.add_argument("--layers", type=int, default=4)
@@ -206,8 +202,6 @@ def main() -> None:
     args.steps = args.steps or (5000 if args.stage == "learn" else 600)
     args.lr = args.lr or (1.5e-3 if args.stage == "learn" else 8e-4)
     keep_freed_memory()
-
-    import torch
 
     torch.manual_seed(args.seed)
     english = read_corpus(args.corpus)

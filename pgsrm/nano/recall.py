@@ -32,12 +32,12 @@ def answers(folder: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
     return [text.strip().lower() for text in codec.decode(child.greedy(ids, max_new_tokens))[0]]
 
 
-def count_right(task: TaskText, found: list[str]) -> dict[bool, tuple[int, int]]:
+def count_right(task: TaskText, answered: list[str]) -> dict[bool, tuple[int, int]]:
     """Right answers and prompts, of those whose fact was told (False) and withheld (True)."""
     right: dict[bool, list[bool]] = {False: [], True: []}
-    for row, text in zip(task.rows, found, strict=True):
+    for row, text in zip(task.rows, answered, strict=True):
         right[is_withheld(task.name, row)].append(text == task.answer(row).lower())
-    return {withheld: (sum(each), len(each)) for withheld, each in right.items()}
+    return {withheld: (sum(verdicts), len(verdicts)) for withheld, verdicts in right.items()}
 
 
 def main() -> None:
@@ -52,8 +52,8 @@ def main() -> None:
         if name not in ONE_WORD:
             parser.exit(2, f"{run}: task={name}; only {', '.join(ONE_WORD)} have withheld facts of one word\n")
         task = load_task_text(name)
-        found = answers(run / "model", [task.prompt(row) for row in task.rows], config.task.max_new_tokens)
-        (told, of_told), (withheld, of_withheld) = count_right(task, found).values()
+        answered = answers(run / "model", [task.prompt(row) for row in task.rows], config.task.max_new_tokens)
+        (told, of_told), (withheld, of_withheld) = count_right(task, answered).values()
         print(f"{run.name}  told {told}/{of_told}  withheld {withheld}/{of_withheld}")
 
 
