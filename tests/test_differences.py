@@ -167,3 +167,15 @@ def test_a_config_is_read_block_by_block_as_in_one_go(tmp_path: Path) -> None:
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys, pgsrm.record.differences; print({'torch', 'numpy', 'pandas', 'hydra'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_labels_get_shorter_before_they_are_cut(tmp_path: Path) -> None:
+    runs = [
+        write(tmp_path, f"run-{task}-{alpha}", frozen(f"task={task}", f"reward.alpha={alpha}"))
+        for task in ("color", "antonym")
+        for alpha in (1, 8)
+    ]
+    assert labels(runs)[-1] == "task=antonym reward.alpha=8"
+    assert labels(runs, 27)[-1] == "task=antonym reward.alpha=8"
+    assert labels(runs, 26)[-1] == "task=antonym alpha=8"
+    assert labels(runs, 19)[-1] == "antonym alpha=8"

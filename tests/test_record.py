@@ -34,6 +34,7 @@ from pgsrm.record.mlflow_store import prepare, tracking_uri, ui_hint
 from pgsrm.record.params import run_params
 from pgsrm.record.progress import RunProgress, SweepTable
 from pgsrm.record.summary import end_of_run_line, end_of_sweep_table, summarise
+from pgsrm.record.tenths import tenth_bounds
 from pgsrm.util.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -634,14 +635,14 @@ def sweep(tmp_path: Path) -> list[RunFolder]:
         run = RunFolder(tmp_path / f"sentiment-pgsrm-gpt2_small-released-s{index}-0123abc{index}")
         run.create()
         if state:
-            for update in range(1, 101):
+            for update in range(1, 100):
                 run.append_metrics(row(update))
-            run.append_metrics({"update": 101, "eval/train_exact_match": 0.75, "eval/holdout_exact_match": 0.25})
+            run.append_metrics({**row(100), "eval/train_exact_match": 0.75, "eval/holdout_exact_match": 0.25})
             reason = "out of memory" if state == "failed" else None
             run.write_status(
                 state=state,
                 reason=reason,
-                updates=2000,
+                updates=100 if state == "finished" else 2000,
                 seconds=161.0,
                 pid=os.getpid(),
                 host=socket.gethostname(),
@@ -678,7 +679,7 @@ def test_sweep_table_fits_the_terminal(sweep: list[RunFolder], columns: int, mon
     lines = [line for line in in_terminal(columns, show) if line.strip()]
     assert max(map(len, lines)) <= columns
     assert [line.split()[1] for line in lines[-5:]] == ["failed", "stopped", "running", "waiting", "finished"]
-    assert lines[-5].split()[2:] == ["101/2000", "-", "-", "-", "2:41"]
+    assert lines[-5].split()[2:] == ["100/2000", "1.000", "7.00", "0.010", "2:41"]
 
 
 def test_plain_lines_where_there_is_no_terminal(sweep: list[RunFolder]) -> None:
@@ -696,34 +697,62 @@ def test_plain_lines_where_there_is_no_terminal(sweep: list[RunFolder]) -> None:
             table.refresh()
     lines = stream.getvalue().splitlines()
     assert lines[0] == "5 runs: 1 failed, 1 stopped, 1 running, 1 waiting, 1 finished"
-    assert lines[1].startswith("  sentiment-pgsrm-gpt2_small-released-s2  101/2000")
+    assert lines[1].startswith("  sentiment-pgsrm-gpt2_small-released-s2  100/2000")
     assert len(lines) == 4 and max(map(len, lines)) <= 100
 
 
 def test_summaries(sweep: list[RunFolder]) -> None:
     runs = [summarise(run) for run in sweep]
     assert runs[0].reward_first == pytest.approx(0.055) and runs[0].reward_last == pytest.approx(0.955)
-    assert (runs[0].exact_match, runs[0].holdout, runs[0].update) == (0.75, 0.25, 101)
+    assert (runs[0].match, runs[0].held_out, runs[0].update, runs[0].reward_now) == (0.75, 0.25, 100, 1.0)
     assert end_of_run_line(runs[0]) == (
-        "sentiment-pgsrm-gpt2_small-released-s0 finished in 2:41: reward 0.06 -> 0.96, exact match 75 %"
+        "sentiment-pgsrm-gpt2_small-released-s0 finished in 2:41: "
+        "reward 0.06 -> 0.96, right answers 75 %, 25 % held out"
     )
-    assert " failed at update 101 of 2000 in 2:41: reward" in end_of_run_line(runs[1])
-    assert end_of_run_line(runs[1]).endswith("exact match 75 %; out of memory")
+    # A tenth of the planned 2000 updates has not been made.
+    assert " failed at update 100 of 2000 in 2:41: reward - -> 1.00 now, right" in end_of_run_line(runs[1])
+    assert end_of_run_line(runs[1]).endswith("right answers 75 %, 25 % held out; out of memory")
     lines = end_of_sweep_table(runs).splitlines()
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 105
     cells = " ".join(lines[2].split())
-    assert cells == "sentiment-pgsrm-gpt2_small-released-s0 finished 101 0.055 0.955 75 % 25 % 2:41"
+    assert cells == "sentiment-pgsrm-gpt2_small-released-s0 finished 100/100 0.055 0.955 75 % 25 % 2:41"
     assert lines[-1] == "sentiment-pgsrm-gpt2_small-released-s1: out of memory"
-    assert lines[-2].split() == [
-        "sentiment-pgsrm-gpt2_small-released-s4",
-        "waiting",
-        "0",
-        "-",
-        "-",
-        "-",
-        "-",
-        "-",
-    ]
+    assert lines[-2].split() == ["sentiment-pgsrm-gpt2_small-released-s4", "waiting", "0/?", *["-"] * 5]
+
+
+def test_tenths_are_of_the_planned_updates_and_are_found_in_long_files(tmp_path: Path) -> None:
+    """The wrong version took tenths of the updates made: a run cut off in its rise seemed to have had less to gain."""
+    run = RunFolder(tmp_path / "color-pgsrm-s0-0123abcd")
+    run.create()
+    run.write_status(state="stopped", updates=1000)
+    for update in range(0, 951):
+        metrics = {"update": update, "padding": "x" * 2000}
+        if update:
+            metrics["reward/mean"] = update / 1000
+        if update in (0, 500):
+            metrics["eval/train_exact_match"] = update / 1000
+        run.append_metrics(metrics)
+    found = summarise(run)
+    assert found.reward_first == pytest.approx(0.0505) and math.isnan(found.reward_last)
+    assert (found.reward_now, found.match) == (0.95, 0.5)  # the last evaluation is megabytes before the end
+    for update in range(951, 1001):
+        run.append_metrics({"update": update, "reward/mean": update / 1000})
+    assert summarise(run).reward_last == pytest.approx(0.9505)
+    run.release()
+    with open(run.metrics, "a") as file:
+        file.write('{"update": 1001, "rew')
+    assert summarise(run).update == 1000
+
+
+def test_below_ten_updates_each_is_a_tenth(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "color-pgsrm-s0-0123abcd")
+    run.create()
+    run.write_status(state="finished", updates=3)
+    for update in (1, 2, 3):
+        run.append_metrics({"update": update, "reward/mean": float(update)})
+    run.release()
+    assert (summarise(run).reward_first, summarise(run).reward_last) == (1.0, 3.0)
+    assert tenth_bounds(25)[0] == (0, 2) and tenth_bounds(25)[-1] == (22, 25) and tenth_bounds(0) == [(0, 0)]
 
 
 # Environment

@@ -28,6 +28,7 @@ from pgsrm.launch.slurm.job import Ending, _seconds
 from pgsrm.launch.slurm.queue import Job, Queue
 from pgsrm.launch.sweep import launching, survey
 from pgsrm.record import RunFolder, lock
+from pgsrm.record.summary import end_of_sweep_table, summarise
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
 
@@ -299,7 +300,9 @@ def some_runs(tmp_path: Path) -> Path:
         folder = RunFolder(tmp_path / f"outputs/runs/color-pgsrm-s{number}-0123abcd")
         folder.create()
         uri = f"sqlite:///{tmp_path}/outputs/mlflow.db"
-        folder.config.write_text(f"tracking: {{uri: '{uri}', experiment: pgsrm}}\nchoices: {{task: color}}\nseed: 0\n")
+        folder.config.write_text(
+            f"tracking: {{uri: '{uri}', experiment: pgsrm}}\nchoices: {{task: color}}\nseed: {number}\n"
+        )
         reason = {"failed": "the disk is full", "stopped": "stopped by a signal"}.get(state)
         folder.write_status(state=state, reason=reason, updates=20, seconds=61.0)
         for update in range(0 if state == "waiting" else 10 + number):
@@ -310,16 +313,36 @@ def some_runs(tmp_path: Path) -> Path:
 
 def test_status_shows_state_progress_metrics_and_reasons(some_runs: Path) -> None:
     lines = status.table(status.find_runs([some_runs])).splitlines()
-    assert lines[0].split() == ["run", "state", "updates", "reward", "entropy", "KL", "match", "time"]
-    assert [line.split()[0][-2:] for line in lines[1:6]] == ["s0", "s4", "s3", "s1", "s2"]  # what needs a look is last
-    assert lines[4].split() == ["color-pgsrm-s1", "failed", "10/20", "0.250", "2.00", "0.500", "-", "1:01"]
-    assert lines[6:] == [
-        "color-pgsrm-s3: stopped by a signal",
-        "color-pgsrm-s1 and 1 more: the disk is full",
+    assert lines[0] == "all runs: task=color"
+    assert lines[1].split() == ["run", "state", "updates", "reward", "entropy", "KL", "right", "time"]
+    assert lines[2].split() == ["first", "last", "now", "now", "now", "trained"]
+    # What needs a look is last.
+    assert [line.split()[0] for line in lines[3:8]] == ["seed=0", "seed=4", "seed=3", "seed=1", "seed=2"]
+    assert lines[6].split() == ["seed=1", "failed", "10/20", "0.250", "-", "0.250", "2.00", "0.500", "-", "1:01"]
+    assert lines[8:] == [
+        "color-pgsrm-s3-0123abcd: stopped by a signal",
+        "color-pgsrm-s1-0123abcd and 1 more: the disk is full",
         "5 runs: 2 failed, 1 stopped, 1 waiting, 1 finished",
     ]
     unfinished = status.table(status.find_runs([some_runs]), unfinished=True)
-    assert "color-pgsrm-s0" not in unfinished and unfinished.endswith(lines[-1])
+    assert "seed=0" not in unfinished and unfinished.endswith(lines[-1])
+
+
+def test_status_and_the_table_after_a_sweep_say_the_same(some_runs: Path) -> None:
+    """`match` was the last tenth in the one and the last update in the other."""
+    folders = status.find_runs([some_runs])
+    for folder in folders:
+        folder.append_metrics(
+            {"update": 20, "reward/mean": 0.5, "eval/train_exact_match": 0.75, "reward/exact_match": 0.1}
+        )
+        folder.release()
+    seeds = [f"seed={number}" for number in range(5)]
+    ours, others = (
+        {cells[0]: cells[1:] for cells in map(str.split, text.splitlines()) if cells[0] in seeds}
+        for text in (status.table(folders), end_of_sweep_table([summarise(folder) for folder in folders]))
+    )
+    assert others["seed=1"] == ["failed", "20/20", "0.250", "0.500", "75", "%", "1:01"]
+    assert {name: [*cells[:4], *cells[-3:]] for name, cells in ours.items()} == others
 
 
 def test_status_takes_any_folder_and_imports_nothing_heavy(some_runs: Path, tmp_path: Path) -> None:

@@ -1,18 +1,17 @@
 """`python -m pgsrm.status [FOLDER ...] [--unfinished]`: how far the runs of a sweep are, from their folders and squeue.
 
-No accounting (sacct) is needed, and no torch: a thousand runs take about a second.
+No accounting (sacct) is needed, and no torch: a thousand runs take about two seconds.
 """
 
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from math import inf, nan
 from pathlib import Path
 
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.record import RunFolder
-from pgsrm.record.differences import short_names
-from pgsrm.record.summary import aligned, clock, number, percent
+from pgsrm.record.differences import labels
+from pgsrm.record.summary import answers, clock, how_far, in_columns, number, shared_line, summarise
 from pgsrm.util.errors import UserError
 
 # What needs a look stands last, where a terminal shows it.
@@ -25,7 +24,7 @@ def find_runs(places: Iterable[Path]) -> list[RunFolder]:
     Raises:
         UserError: a place is no folder.
     """
-    found: dict[Path, RunFolder] = {}
+    folders: dict[Path, RunFolder] = {}
     for place in places:
         if not place.is_dir():
             raise UserError(f"{place}: no such folder; name a run's folder or paths.outputs of a sweep")
@@ -34,8 +33,8 @@ def find_runs(places: Iterable[Path]) -> list[RunFolder]:
         else:
             runs = place / "runs"
             below = sorted((runs if runs.is_dir() else place).iterdir())
-        found |= {path.resolve(): RunFolder(path) for path in below if (path / "config.yaml").exists()}
-    return list(found.values())
+        folders |= {path.resolve(): RunFolder(path) for path in below if (path / "config.yaml").exists()}
+    return list(folders.values())
 
 
 def table(folders: Sequence[RunFolder], unfinished: bool = False) -> str:
@@ -45,39 +44,38 @@ def table(folders: Sequence[RunFolder], unfinished: bool = False) -> str:
         queue = Queue.ask(folders)
     except UserError as error:  # what is in the folders is still worth showing
         queue, note = Queue(None, frozenset()), f"\n{error}"
-    names = short_names([folder.name for folder in folders])
-    states = [queue.state(folder) for folder in folders]
-    shown = sorted(range(len(folders)), key=lambda i: (ORDER.index(states[i]), names[i]))
+    names = labels(folders)
+    runs = [summarise(folder, queue.state(folder)) for folder in folders]
+    shown = sorted(range(len(runs)), key=lambda i: (ORDER.index(runs[i].state), names[i]))
     if unfinished:
-        shown = [i for i in shown if states[i] != "finished"]
-    head = ["run", "state", "updates", "reward", "entropy", "KL", "match", "time"]
-    lines = aligned([head, *([names[i], states[i], *_numbers(folders[i])] for i in shown)], left=2) if shown else []
-    reasons = [(names[i], queue.reason(folders[i], states[i])) for i in shown]
-    counts = Counter(states)
+        shown = [i for i in shown if runs[i].state != "finished"]
+    columns = [
+        ("run", "", names),
+        ("state", "", [run.state for run in runs]),
+        ("updates", "", [how_far(run) for run in runs]),
+        ("reward", "first", [number(run.reward_first, 3) for run in runs]),
+        ("", "last", [number(run.reward_last, 3) for run in runs]),
+        ("", "now", [number(run.reward_now, 3) for run in runs]),
+        ("entropy", "now", [number(run.entropy, 2) for run in runs]),
+        ("KL", "now", [number(run.kl, 3) for run in runs]),
+        *answers(runs),
+        ("time", "", [clock(run.seconds) for run in runs]),
+    ]
+    lines = [*shared_line(folders), *in_columns(columns, shown)] if shown else []
+    # A folder's name, since that is where a reason is looked into.
+    reasons = [(folders[i].name, queue.reason(folders[i], runs[i].state)) for i in shown]
+    counts = Counter(run.state for run in runs)
     summary = ", ".join(f"{counts[state]} {state}" for state in reversed(ORDER) if counts[state])
     return "\n".join([*lines, *_grouped(reasons), f"{len(folders)} runs: {summary}"]) + note
 
 
-def _numbers(folder: RunFolder) -> list[str]:
-    """Updates made of all, the last line's reward, entropy, KL and exact match, and the time of training."""
-    status, last = folder.status() or {}, folder.last_metrics() or {}
-    return [
-        f"{int(last.get('update', 0))}/{status.get('updates', '?')}",
-        number(last.get("reward/mean", nan), 3),
-        number(last.get("policy/entropy", nan), 2),
-        number(last.get("policy/kl", nan), 3),
-        percent(last.get("reward/exact_match", nan)),
-        clock(status.get("seconds") or inf),
-    ]
-
-
 def _grouped(reasons: Iterable[tuple[str, str | None]]) -> list[str]:
     """A line a reason: `NAME: reason`, or `NAME and 36 more: reason`."""
-    names: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for name, reason in reasons:
         if reason:
-            names.setdefault(reason, []).append(name)
-    return [f"{each[0]}{f' and {len(each) - 1} more' if each[1:] else ''}: {why}" for why, each in names.items()]
+            names_of.setdefault(reason, []).append(name)
+    return [f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {why}" for why, names in names_of.items()]
 
 
 def main() -> None:
@@ -87,6 +85,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pgsrm.status", description="How far the runs of a sweep are.")
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="outputs, or run folders (default: outputs)"
+    )
+    parser.epilog = (
+        "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: \
+answers of the last evaluation. docs/metrics.md defines states and numbers."
     )
     parser.add_argument("--unfinished", action="store_true", help="leave out the runs that have finished")
     options = parser.parse_args()

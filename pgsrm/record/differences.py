@@ -67,21 +67,36 @@ def words(parts: Mapping[str, str], separator: str = " ") -> str:
                           for key, value in parts.items())  # fmt: skip
 
 
-def labels(folders: Sequence[RunFolder]) -> list[str]:
+def labels(folders: Sequence[RunFolder], width: int | None = None) -> list[str]:
     """A name for each run among these: what differs, as `task=color reward.alpha=8 seed=1`.
 
     A single run, or one whose config can't be read, has its folder's name without the hash. Runs that no config value
-    tells apart have the folder's name besides.
+    tells apart have the folder's name besides. Names that would be longer than `width` letters lose the beginnings of
+    their keys, `alpha=8`, and then the groups of their choices, `color alpha=8`.
     """
     configs = [read_config(folder.config) for folder in folders]
-    readable = [config for config in configs if config]
-    texts = iter([words(parts) for parts in differing(readable)])
+    parts = differing([config for config in configs if config])
+    ways = (words, _with_short_keys, _with_bare_choices)
+    written = ([way(part) for part in parts] for way in ways)
+    texts = next((texts for texts in written if width is None or max(map(len, texts), default=0) <= width), None)
+    remaining = iter(texts or [_with_bare_choices(part) for part in parts])
     names = short_names([folder.name for folder in folders])
-    texts_or_names = [next(texts) or name if config else name for config, name in zip(configs, names, strict=True)]
+    texts_or_names = [next(remaining) or name if config else name for config, name in zip(configs, names, strict=True)]
     return [
         text if texts_or_names.count(text) == 1 else f"{text} ({folder.name})"
         for text, folder in zip(texts_or_names, folders, strict=True)
     ]
+
+
+def _with_short_keys(parts: Mapping[str, str]) -> str:
+    return words({key.rpartition(".")[2]: value for key, value in parts.items()})
+
+
+def _with_bare_choices(parts: Mapping[str, str]) -> str:
+    bare = [value for key, value in parts.items() if key in _ORDER]
+    return " ".join(
+        [*bare, _with_short_keys({key: value for key, value in parts.items() if key not in _ORDER})]
+    ).strip()
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf, nan
 from typing import TYPE_CHECKING, Self, TextIO
 
-from pgsrm.record.differences import short_names
+from pgsrm.record.differences import labels, short_names
 from pgsrm.record.run_folder import RunFolder
 from pgsrm.record.summary import clock, number
 
@@ -109,7 +109,8 @@ class SweepTable:
     ) -> None:
         """`state` tells a run's state; by default its folder does."""
         self._runs, self._state = runs, state
-        self._names = short_names([run.name for run in runs])
+        self._names = labels(runs)
+        self._fitted_names: dict[int, list[str]] = {}  # by the width that there is for them
         self._stream = stream or sys.stderr
         self._live: Live | None = None
         self._line_due = 0.0
@@ -167,12 +168,17 @@ class SweepTable:
         # What needs a look comes first; a terminal shows only so many lines.
         order = sorted(range(len(states)), key=lambda index: _ORDER.index(states[index]))
         shown = order if len(order) <= height - 3 else order[: height - 4]
+        names = self._names_within(width - _BESIDE_NAME)
         for index in shown:
-            name = _fitted(self._names[index], width - _BESIDE_NAME)
-            table.add_row(name, states[index], *self._cells(index, states[index]))
+            table.add_row(names[index], states[index], *self._cells(index, states[index]))
         if len(shown) < len(order):
             table.add_row(f"and {len(order) - len(shown)} more")
         return table
+
+    def _names_within(self, width: int) -> list[str]:
+        if width not in self._fitted_names:
+            self._fitted_names[width] = [_fitted(name, width) for name in labels(self._runs, width)]
+        return self._fitted_names[width]
 
     def _cells(self, index: int, state: str) -> list[str]:
         status = self._runs[index].status() or {}

@@ -1,88 +1,148 @@
-"""What a run came to, read from its folder: the line after a run and the table after a sweep."""
+"""What a run came to, read from its folder: the line after a run and the tables after a sweep and of the status.
+
+docs/metrics.md says what each number is; the report has the same ones.
+"""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from pgsrm.record.differences import short_names
+import msgspec
+
+from pgsrm.record.config_file import read_config
+from pgsrm.record.differences import in_common, labels, short_names, words
 from pgsrm.record.run_folder import RunFolder
+from pgsrm.record.tenths import tenth_bounds
+
+_SHARED = ("task", "reward", "model", "ppo", "seed")  # what is said of all runs, where they have it in common
+_BLOCK = 65536  # bytes read at a time from either end of a file of metrics
 
 
 @dataclass(frozen=True)
 class Summary:
     """A run's result. A number is NaN where the run did not get as far as having it."""
 
-    name: str
+    folder: RunFolder
     state: str
     reason: str | None
     update: int
-    updates: int
+    updates: int  # planned
     seconds: float
-    reward_first: float  # mean of reward/mean over the first tenth of the run's updates
-    reward_last: float  # and over the last tenth of those it made
-    exact_match: float  # on the trained prompts: the last evaluation, else the last tenth's samples
-    holdout: float  # exact match on the prompts kept out, at the last evaluation
+    reward_first: float  # mean of reward/mean over the first tenth of the planned updates
+    reward_last: float  # and over the last
+    reward_now: float  # of the last update that was made, like entropy and kl
+    entropy: float
+    kl: float
+    match: float  # share of right greedy answers at the last evaluation, on the prompts that are trained on
+    held_out: float  # and on those that are kept out
 
 
-def summarise(folder: RunFolder) -> Summary:
-    """Reads status.json and metrics.jsonl; a run that has not begun is waiting."""
+class _Line(msgspec.Struct):
+    """What a summary reads of a line of metrics.jsonl."""
+
+    update: int
+    reward: float | None = msgspec.field(name="reward/mean", default=None)
+    entropy: float | None = msgspec.field(name="policy/entropy", default=None)
+    kl: float | None = msgspec.field(name="policy/kl", default=None)
+    match: float | None = msgspec.field(name="eval/train_exact_match", default=None)
+    held_out: float | None = msgspec.field(name="eval/holdout_exact_match", default=None)
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+def summarise(folder: RunFolder, state: str | None = None) -> Summary:
+    """Reads status.json and either end of metrics.jsonl; `state` is the folder's by default.
+
+    A run that has not begun is waiting.
+    """
     status = folder.status() or {}
-    rows = folder.read_metrics()
-    steps = [row for row in rows if "reward/mean" in row]
-    tenth = max(1, math.ceil(len(steps) / 10))
-    evaluated = _last(rows, "eval/train_exact_match")
+    updates = int(status.get("updates") or 0)
+    tenths = tenth_bounds(updates)
+    last = _last_lines(folder.metrics, after=tenths[-1][0])
+    made = max(last, default=0)
+    first = _first_lines(folder.metrics, tenths[0][1]) if made >= tenths[0][1] > 0 else {}
+    evaluated = next((last[update] for update in sorted(last, reverse=True) if last[update].match is not None), None)
+    newest = next((last[update] for update in sorted(last, reverse=True) if last[update].reward is not None), _Line(0))
     return Summary(
-        name=folder.name,
-        state=folder.state(),
+        folder=folder,
+        state=state or folder.state(),
         reason=status.get("reason"),
-        update=int(rows[-1]["update"]) if rows else 0,
-        updates=status.get("updates", 0),
+        update=made,
+        updates=updates,
         seconds=status.get("seconds") or math.nan,
-        reward_first=_mean(steps[:tenth], "reward/mean"),
-        reward_last=_mean(steps[-tenth:], "reward/mean"),
-        exact_match=_mean(steps[-tenth:], "reward/exact_match") if math.isnan(evaluated) else evaluated,
-        holdout=_last(rows, "eval/holdout_exact_match"),
+        reward_first=_mean_reward(first, tenths[0]),
+        reward_last=_mean_reward(last, tenths[-1]) if made >= updates else math.nan,
+        reward_now=_number(newest.reward),
+        entropy=_number(newest.entropy),
+        kl=_number(newest.kl),
+        match=_number(evaluated.match if evaluated else None),
+        held_out=_number(evaluated.held_out if evaluated else None),
     )
 
 
 def end_of_run_line(run: Summary) -> str:
-    """`NAME finished in 2:41: reward 0.10 -> 0.78, exact match 61 %`: rewards of the first and last tenth."""
+    """`NAME finished in 2:41: reward 0.10 -> 0.78, right answers 61 %`: rewards of the first and last tenth.
+
+    A run that did not get to its last tenth has the last update's reward, and says so.
+    """
     how_far = "" if run.state == "finished" else f" at update {run.update} of {run.updates}"
     passed = "" if math.isnan(run.seconds) else f" in {clock(run.seconds)}"
+    now = f"{number(run.reward_now, 2)} now" if math.isnan(run.reward_last) else number(run.reward_last, 2)
+    held_out = "" if math.isnan(run.held_out) else f", {percent(run.held_out)} held out"
     reason = f"; {run.reason}" if run.reason else ""
     return (
-        f"{short_names([run.name])[0]} {run.state}{how_far}{passed}: "
-        f"reward {number(run.reward_first, 2)} -> {number(run.reward_last, 2)}, "
-        f"exact match {percent(run.exact_match)}{reason}"
+        f"{short_names([run.folder.name])[0]} {run.state}{how_far}{passed}: "
+        f"reward {number(run.reward_first, 2)} -> {now}, right answers {percent(run.match)}{held_out}{reason}"
     )
 
 
 def end_of_sweep_table(runs: Sequence[Summary]) -> str:
-    """A table with a line a run, then the reasons of those that did not finish."""
-    names = short_names([run.name for run in runs])
-    with_holdout = any(not math.isnan(run.holdout) for run in runs)
-    head = ["run", "state", "updates", "reward", "", "match", "time"]
-    table = [head, ["", "", "", "first", "last", "", ""]]
-    for name, run in zip(names, runs, strict=True):
-        table.append(
-            [
-                name,
-                run.state,
-                str(run.update),
-                number(run.reward_first, 3),
-                number(run.reward_last, 3),
-                percent(run.exact_match),
-                clock(run.seconds),
-            ]
-        )
-    if with_holdout:
-        head.insert(6, "holdout")
-        table[1].insert(6, "")
-        for row, run in zip(table[2:], runs, strict=True):
-            row.insert(6, percent(run.holdout))
-    lines = aligned(table, left=2)
-    lines += [f"{name}: {run.reason}" for name, run in zip(names, runs, strict=True) if run.reason]
-    return "\n".join(lines)
+    """What the runs share, a table with a line for each, then the reasons of those that did not finish."""
+    names = labels([run.folder for run in runs])
+    columns = [
+        ("run", "", names),
+        ("state", "", [run.state for run in runs]),
+        ("updates", "", [how_far(run) for run in runs]),
+        ("reward", "first", [number(run.reward_first, 3) for run in runs]),
+        ("", "last", [number(run.reward_last, 3) for run in runs]),
+        *answers(runs),
+        ("time", "", [clock(run.seconds) for run in runs]),
+    ]
+    reasons = [f"{name}: {run.reason}" for name, run in zip(names, runs, strict=True) if run.reason]
+    return "\n".join([*shared_line([run.folder for run in runs]), *in_columns(columns), *reasons])
+
+
+def how_far(run: Summary) -> str:
+    """Updates made of those planned, `60/100`."""
+    return f"{run.update}/{run.updates or '?'}"
+
+
+Column = tuple[str, str, Sequence[str]]  # two lines of head, and a cell for each run
+
+
+def answers(runs: Sequence[Summary]) -> list[Column]:
+    """The columns of right answers; of the prompts that are kept out where there are any."""
+    columns: list[Column] = [("right", "trained", [percent(run.match) for run in runs])]
+    if any(not math.isnan(run.held_out) for run in runs):
+        columns.append(("", "held out", [percent(run.held_out) for run in runs]))
+    return columns
+
+
+def in_columns(columns: Sequence[Column], shown: Sequence[int] | None = None) -> list[str]:
+    """A table as lines, of all runs or of those `shown`; its first two columns are texts."""
+    rows = range(len(columns[0][2])) if shown is None else shown
+    heads = [[column[line] for column in columns] for line in (0, 1)]
+    return aligned([*heads, *([column[2][row] for column in columns] for row in rows)], left=2)
+
+
+def shared_line(folders: Sequence[RunFolder]) -> list[str]:
+    """`all runs: reward=pgsrm model=nano`, as a list of one line; of none for a single run, whose name says it."""
+    configs = [config for folder in folders if (config := read_config(folder.config))]
+    shared = {key: value for key, value in in_common(configs).items() if key in _SHARED}
+    return [f"all runs: {words(shared)}"] if shared and len(configs) == len(folders) > 1 else []
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
@@ -117,10 +177,54 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.0f} %"
 
 
-def _mean(rows: Sequence[dict[str, float]], name: str) -> float:
-    values = [row[name] for row in rows if name in row]
-    return math.fsum(values) / len(values) if values else math.nan
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
-def _last(rows: Sequence[dict[str, float]], name: str) -> float:
-    return next((row[name] for row in reversed(rows) if name in row), math.nan)
+def _mean_reward(lines: Mapping[int, _Line], tenth: tuple[int, int]) -> float:
+    after, until = tenth
+    rewards = [line.reward for update, line in lines.items() if after < update <= until and line.reward is not None]
+    return math.fsum(rewards) / len(rewards) if rewards else math.nan
+
+
+def _first_lines(path: Path, until: int) -> dict[int, _Line]:
+    """The lines of the updates up to `until`, read from the beginning of the file."""
+    lines: dict[int, _Line] = {}
+    with open(path, "rb") as file:
+        for content in file:
+            line = next(_whole([content]), None)
+            if line is not None:
+                lines[line.update] = line
+                if line.update >= until:
+                    break
+    return lines
+
+
+def _last_lines(path: Path, after: int) -> dict[int, _Line]:
+    """The lines of the updates after `after`, at least the last line and the last evaluation, read from the file's end."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            span = min(size, _BLOCK)
+            while True:
+                file.seek(size - span)
+                content = file.read(span)
+                if span < size:  # the first piece may be the rest of a line that starts further up
+                    content = content[content.find(b"\n") + 1 :]
+                lines = {line.update: line for line in _whole(content.splitlines(keepends=True))}
+                enough = min(lines, default=0) <= after and any(line.match is not None for line in lines.values())
+                if enough or span == size:
+                    return lines
+                span = min(size, 4 * span)
+    except FileNotFoundError:
+        return {}
+
+
+def _whole(contents: Sequence[bytes]) -> Iterator[_Line]:
+    """The lines that can be read: a crash leaves the last one half-written."""
+    for content in contents:
+        if content.endswith(b"\n"):
+            try:
+                yield _decode(content)
+            except msgspec.DecodeError:
+                continue
