@@ -134,8 +134,8 @@ def answers(runs: Sequence[Summary]) -> list[Column]:
 def in_columns(columns: Sequence[Column], shown: Sequence[int] | None = None) -> list[str]:
     """A table as lines, of all runs or of those `shown`; its first two columns are texts."""
     rows = range(len(columns[0][2])) if shown is None else shown
-    heads = [[column[line] for column in columns] for line in (0, 1)]
-    return aligned([*heads, *([column[2][row] for column in columns] for row in rows)], left=2)
+    first, second = ([column[0] for column in columns], [column[1] for column in columns])
+    return aligned([first, second, *([column[2][row] for column in columns] for row in rows)], left=2)
 
 
 def shared_line(folders: Sequence[RunFolder]) -> list[str]:
