@@ -81,7 +81,7 @@ def one_experiment(words: Sequence[str]) -> None:
             raise UserError(f"{word}: several experiments; give each a command of its own")
 
 
-def refuse_sweep(config: "DictConfig") -> None:
+def refuse_sweep(config: "DictConfig", remedy: str = "add -m, or give each one value") -> None:
     """Raise UserError for a single run of an experiment that is a sweep, unless every swept key has been given a value.
 
     `config`: composed with its `hydra` node.
@@ -90,7 +90,7 @@ def refuse_sweep(config: "DictConfig") -> None:
     lacking = [key for key in _experiment_params(config) if key not in given]
     if lacking:
         name = config.hydra.runtime.choices.get("experiment")
-        raise UserError(f"experiment={name}: is a sweep over {', '.join(lacking)}; add -m, or give each one value")
+        raise UserError(f"experiment={name}: is a sweep over {', '.join(lacking)}; {remedy}")
 
 
 def _experiment_params(config: "DictConfig") -> dict[str, Any]:

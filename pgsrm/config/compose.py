@@ -1,16 +1,44 @@
 """Hydra's overrides -> plans of runs."""
 
 import copy
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pgsrm.config.command_line import plain_run, search_path
+from pgsrm.config.command_line import plain_run, refuse_sweep, search_path
+from pgsrm.config.messages import one_line
+from pgsrm.config.own_reward import own_reward
 from pgsrm.config.plan import LAUNCH, Plan, Shared, plan
 from pgsrm.config.schema import read_settings
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
+
+_ONE_AT_A_TIME = threading.RLock()  # Hydra's state belongs to the process, not to a thread
+
+
+@contextmanager
+def hydra_of_our_own() -> Iterator[None]:
+    """Hydra over this package's conf/ for `hydra.compose`; the state it had before is put back at the end.
+
+    Hydra keeps one configuration for the whole process. A program that itself uses Hydra has its own there, and Hydra
+    refuses a second one.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.version import VersionBase
+
+    with _ONE_AT_A_TIME:
+        theirs, their_version = GlobalHydra.instance().hydra, VersionBase.instance().version_base
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = theirs
+            VersionBase.instance().version_base = their_version
 
 
 def compose_words(words: Sequence[str], command: str) -> tuple[DictConfig, dict[str, str]]:
@@ -19,14 +47,80 @@ def compose_words(words: Sequence[str], command: str) -> tuple[DictConfig, dict[
     Raises:
         UserError: for Hydra's own options, which `command` does not take.
     """
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
 
     overrides, folder = plain_run(words)
     if overrides is None:
         flag = next(word for word in words if word.startswith(("-", "hydra")))
         raise UserError(f"{flag}: {command} takes group=choice, key=value and --config-dir alone")
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with hydra_of_our_own():
         return _without_hydra(compose("config", overrides + search_path(folder), return_hydra_config=True))
+
+
+def compose_run(
+    words: Sequence[str | DictConfig], reward: Callable[..., Any] | None = None
+) -> tuple[DictConfig, dict[str, str]]:
+    """The checked config of one run and the choice of each group, for callers in Python.
+
+    Args:
+        words: the command line's (`task=antonym`, `seed=3`, `--config-dir=mine`); or one config that is composed already,
+            with the choices in its key `choices`, as `pgsrm.compose` returns it.
+        reward: a reward of the caller's own instead of the one that the words choose.
+
+    Raises:
+        UserError: for whatever is wrong with the words, in one line.
+    """
+    config, choices = _given(words)
+    if reward is not None:
+        if any(isinstance(word, str) and word.startswith(("reward=", "reward.")) for word in words):
+            raise UserError("reward: given twice, as an argument and as an override; leave one out")
+        choices["reward"], node = own_reward(reward)
+        with open_dict(config):
+            config["reward"] = node
+    read_settings(config)
+    return config, choices
+
+
+def _given(words: Sequence[str | DictConfig]) -> tuple[DictConfig, dict[str, str]]:
+    overrides = [word for word in words if isinstance(word, str)]
+    if len(overrides) < len(words):
+        if len(words) > 1 or not isinstance(words[0], DictConfig):
+            kinds = ", ".join(type(word).__name__ for word in words)
+            raise UserError(f"{kinds}: expected overrides such as 'seed=3', or one config that pgsrm.compose returned")
+        config = words[0].copy()
+        with open_dict(config):
+            chosen = config.pop("choices", {})
+        return config, {str(group): str(choice) for group, choice in chosen.items()}
+    from hydra import compose
+
+    try:
+        values, folder = plain_run(overrides)
+        if values is None:
+            option = next(word for word in overrides if word.startswith(("-", "hydra")))
+            raise UserError(
+                f"{option}: is the command line's; one run takes group=choice, key=value and --config-dir=DIR"
+            )
+        _refuse_several(values)
+        with hydra_of_our_own():
+            config = compose("config", values + search_path(folder), return_hydra_config=True)
+        refuse_sweep(config, "give each one value")
+    except Exception as error:
+        line = one_line(error, overrides)
+        if line is None:
+            raise
+        raise UserError(line) from None
+    return _without_hydra(config)
+
+
+def _refuse_several(overrides: Sequence[str]) -> None:
+    """Raise UserError for `seed=0,1,2`, which the command line's -m would make three runs of."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for text, override in zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True):
+        if override.is_sweep_override():
+            key = override.key_or_group
+            remedy = f'[pgsrm.train(..., f"{key}={{value}}") for value in (...)]'
+            raise UserError(f"{text}: several values are several runs, and this is one; write a loop: {remedy}")
 
 
 def plan_run(config: DictConfig) -> Plan:

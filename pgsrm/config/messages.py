@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -11,8 +12,11 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
 
 
-def one_line(error: BaseException) -> str | None:
-    """What to tell the user, or None for an error that is ours and deserves its traceback."""
+def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | None:
+    """What to tell the user, or None for an error that is ours and deserves its traceback.
+
+    `words` are the overrides that were composed, by default those of the command line.
+    """
     from hydra.core.override_parser.overrides_parser import OverrideParseException
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +27,7 @@ def one_line(error: BaseException) -> str | None:
             return str(cause)
     text = " ".join(str(error).split())
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):  # task=null, task=3
-        return _without_option(sys.argv[1:]) or text
+        return _without_option(sys.argv[1:] if words is None else words) or text
     if isinstance(error, OSError) and error.filename and not _in_our_code(error):  # Hydra makes the sweep's folder
         return f"paths.outputs={error.filename}: can't be written ({error.strerror}); name a folder of yours"
     if not isinstance(error, HydraException | OmegaConfBaseException):
@@ -65,7 +69,7 @@ def _in_our_code(error: BaseException) -> bool:
     return any(name.startswith("pgsrm.") and name != "pgsrm.run" for name in modules)
 
 
-def _without_option(overrides: list[str]) -> str | None:
+def _without_option(overrides: Sequence[str]) -> str | None:
     """The first choice of a config group that names none of its files."""
     for override in overrides:
         group, _, names = override.partition("=")

@@ -110,11 +110,7 @@ def plan(config: DictConfig, choices: dict[str, str], shared: Shared | None = No
     shared = shared or Shared()
     settings = read_settings(config)
     check_model(settings.model)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    frozen = {str(key): value for key, value in plain.items()}
-    frozen["parent"]["references"] = find_references(frozen, choices)
-    frozen = _absolute_paths(frozen)
+    frozen = resolve(config, choices)
     if frozen["tracking"] is not None:
         frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"])
     task, reward = shared.objects(frozen)
@@ -130,6 +126,19 @@ def plan(config: DictConfig, choices: dict[str, str], shared: Shared | None = No
     for key in LAUNCH:
         frozen.pop(key, None)
     return Plan(folder, settings, frozen, settings.ppo.updates, identity, variant)
+
+
+def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
+    """A checked config as plain data: interpolations resolved, the parent's answers found, paths made absolute.
+
+    Raises:
+        UserError: where the parent has not answered yet.
+    """
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    resolved = {str(key): value for key, value in plain.items()}
+    resolved["parent"]["references"] = find_references(resolved, choices)
+    return _absolute_paths(resolved)
 
 
 def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
