@@ -34,10 +34,8 @@ def measure(task: str, updates: int, keep: bool) -> float:
         run, seconds = Trainer.from_folder(this.folder), []
         for _ in range(updates + 5):
             started = time.perf_counter()
-            examples = run.draw_prompts()
-            responses = run.sample(examples)
-            rewards, _ = run.score(examples, responses)
-            run.learn(examples, responses, rewards)
+            rollout = run.sample(run.draw_prompts())
+            run.learn(rollout, run.score(rollout))
             seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[5:])
 

@@ -157,10 +157,8 @@ def train(overrides: Sequence[str], updates: int) -> dict[str, float]:
             spent |= dict.fromkeys(spent, 0.0)
             seconds = 0.0
         started = time.process_time()
-        examples = run.draw_prompts()
-        responses = run.sample(examples)
-        rewards, _ = run.score(examples, responses)
-        run.learn(examples, responses, rewards)
+        rollout = run.sample(run.draw_prompts())
+        run.learn(rollout, run.score(rollout))
         seconds += time.process_time() - started
     return {"seconds": seconds / updates, **{key: value / updates for key, value in spent.items()}}
 

@@ -121,29 +121,27 @@ def load_run(setup: Setup) -> Any:
     return run
 
 
-def update_once(run: Any) -> tuple[Any, Any]:
-    """The steps of `pgsrm.train.train`, without record and evaluation; returns examples and responses."""
-    examples = run.draw_prompts()
-    responses = run.sample(examples)
-    rewards, _ = run.score(examples, responses)
-    run.learn(examples, responses, rewards)
-    return examples, responses
+def update_once(run: Any) -> Any:
+    """The steps of `pgsrm.train.train`, without record and evaluation; returns the rollout."""
+    rollout = run.sample(run.draw_prompts())
+    run.learn(rollout, run.score(rollout))
+    return rollout
 
 
 def fast(setup: Setup) -> Measured:
     """This package."""
     from pgsrm.policy.fast.batch import common_prefix
 
-    run, last = load_run(setup), list[Any]()
+    run, last = load_run(setup), list[Any]()  # the last rollout
 
     def update() -> None:
-        last[:] = update_once(run)
+        last[:] = [update_once(run)]
 
     stopwatch = Stopwatch(setup)
     stopwatch.repeat(update)
-    examples, responses = last
+    (rollout,) = last
     prefix = common_prefix([run.prompt_ids[example.prompt] for example in run.task.train])
-    work = count_work(prefix, [run.prompt_ids[example.prompt] for example in examples], responses.ids)
+    work = count_work(prefix, rollout.prompt_ids, rollout.response_ids)
     return stopwatch.measured(asdict(work))
 
 

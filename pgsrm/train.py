@@ -50,11 +50,10 @@ def train(
     while run.update < run.updates and not run.agreed(stop.ending):
         started = time.perf_counter()
         with run.checkpoint_on_outage():
-            examples = run.draw_prompts()
-            responses = run.sample(examples)
-            rewards, reward_metrics = run.score(examples, responses)
-            update_metrics = run.learn(examples, responses, rewards)
-            show(run.record(examples, responses, rewards, {**reward_metrics, **update_metrics}, started))
+            rollout = run.sample(run.draw_prompts())
+            scored = run.score(rollout)
+            metrics = run.learn(rollout, scored)
+            show(run.record(rollout, scored, metrics, started))
         due = run.settings.checkpoint.updates is not None and run.update % run.settings.checkpoint.updates == 0
         if run.agreed(stop.asked or due or time.monotonic() - saved > run.settings.checkpoint.minutes * 60):
             run.save_checkpoint()

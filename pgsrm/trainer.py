@@ -1,6 +1,6 @@
 """A run's state and its steps; `pgsrm.train` reads as the loop over them.
 
-What flows: prompts and references (task) -> responses (child) -> rewards (reward) -> update (ppo) -> record.
+What flows: prompts and references (task) -> `Rollout` (policy) -> `Scored` (reward) -> update (ppo) -> record.
 """
 
 import copy
@@ -24,8 +24,9 @@ from pgsrm.policy.fast.policy import Child, Sampling
 from pgsrm.ppo import Learner, step
 from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.files import writing
-from pgsrm.reward import Reward, Rewards, SemanticReward
-from pgsrm.reward.scorer import Responses, Scorer
+from pgsrm.reward import Reward, SemanticReward
+from pgsrm.reward.scorer import Scorer
+from pgsrm.rollout import Rollout, Scored
 from pgsrm.task import Example, Task
 from pgsrm.util.distributed import ALONE, Processes, divided_as, local_device, shard, undivided
 from pgsrm.util.errors import UserError
@@ -111,36 +112,30 @@ class Trainer:
         drawn = torch.randint(len(self.task.train), (ppo.batch_size // ppo.group_size,), generator=self.data_rng)
         return [self.task.train[i] for i in drawn.repeat_interleave(ppo.group_size).tolist()]
 
-    def sample(self, examples: Sequence[Example]) -> Responses:
-        """One sampled response a prompt."""
+    def sample(self, examples: Sequence[Example]) -> Rollout:
+        """One sampled response for each prompt."""
         size = len(examples), self.sampling.max_new_tokens
         uniforms = torch.rand(size, generator=self.sampling_rng, dtype=torch.float64)
         with_graph = self.learner.reuses_prompts(len(examples))
         share = self.processes.share(torch.arange(len(examples))) if self.processes.count > 1 else None
-        sampled = self.child.sample(self._ids(examples), uniforms, self.sampling, with_graph, share)
+        prompt_ids = [self.prompt_ids[example.prompt] for example in examples]
+        sampled = self.child.sample(prompt_ids, uniforms, self.sampling, with_graph, share)
         ids = self.processes.join_lists(sampled.responses)
         texts, offsets = self.codec.decode(ids)
-        return Responses(ids, texts, offsets, sampled.prompts)
+        return Rollout(examples, prompt_ids, ids, texts, offsets, sampled.prompts)
 
-    def learn(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> dict[str, float]:
-        """One PPO update."""
-        return step(self.learner, self._ids(examples), responses.ids, rewards, responses.read)
+    def learn(self, rollout: Rollout, scored: Scored) -> dict[str, float]:
+        """One PPO update; returns its metrics."""
+        return step(self.learner, rollout.prompt_ids, rollout.response_ids, scored.token_rewards, rollout.prefill)
 
-    def record(
-        self,
-        examples: Sequence[Example],
-        responses: Responses,
-        rewards: Rewards,
-        metrics: dict[str, float],
-        started: float,
-    ) -> dict[str, float]:
+    def record(self, rollout: Rollout, scored: Scored, metrics: dict[str, float], started: float) -> dict[str, float]:
         """Append this update's line, and at every `evaluation.every`-th its evaluation and samples."""
         self.update += 1
         line: dict[str, float] = {"update": self.update, "episodes": self.update * self.settings.ppo.batch_size}
-        line |= metrics
+        line |= {**scored.metrics, **metrics}
         line["time/update"] = time.perf_counter() - started
         if self.update % self.settings.evaluation.every == 0 or self.update == self.updates:
-            self._unrecorded = {"line": line, "samples": self._samples(examples, responses, rewards)}
+            self._unrecorded = {"line": line, "samples": self._samples(rollout, scored)}
             return self._write_record()
         self.folder.append_metrics(line)
         return line
@@ -178,25 +173,23 @@ class Trainer:
         """The evaluation before the first update, as line 0."""
         self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate(0)})
 
-    def _samples(self, examples: Sequence[Example], responses: Responses, rewards: Rewards) -> list[dict[str, Any]]:
-        correct = self.score.correct(examples, responses.texts)
-        count = self.settings.evaluation.samples
+    def _samples(self, rollout: Rollout, scored: Scored) -> list[dict[str, Any]]:
+        """The lines of samples.jsonl: the first `evaluation.samples` responses of this update."""
+        rows = range(min(self.settings.evaluation.samples, len(rollout)))
+        examples, texts = [rollout.examples[row] for row in rows], [rollout.texts[row] for row in rows]
+        correct = self.score.correct(examples, texts)
         return [
             {
                 "update": self.update,
-                "prompt": example.prompt,
-                "reference": example.taught,
-                "response": text,
-                "reward": reward,
-                "exact_match": exact,
+                "prompt": examples[row].prompt,
+                "reference": examples[row].taught,
+                "response": texts[row],
+                "reward": scored.totals[row],
+                "exact_match": correct[row],
+                **_details(rollout, scored, row),
             }
-            for example, text, reward, exact in list(zip(examples, responses.texts, rewards, correct, strict=True))[
-                :count
-            ]
+            for row in rows
         ]
-
-    def _ids(self, examples: Sequence[Example]) -> list[list[int]]:
-        return [self.prompt_ids[example.prompt] for example in examples]
 
     def _check_lengths(self) -> None:
         """Raise UserError where the longest prompt and its response exceed the model's positions."""
@@ -287,6 +280,16 @@ class Trainer:
         np.random.set_state(tuple(state["rng/numpy"]))
         if "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.child.device)
+
+
+def _details(rollout: Rollout, scored: Scored, row: int) -> dict[str, Any]:
+    """What a sample's line says besides: rewards per token with the characters of each token, and annotations."""
+    details: dict[str, Any] = {}
+    if scored.per_token:
+        details = {"token_rewards": scored.token_rewards[row], "offsets": [list(pair) for pair in rollout.offsets[row]]}
+    if scored.annotations:
+        details["annotations"] = scored.annotations[row].plain()
+    return details
 
 
 def _flatten(modules: dict[str, Any]) -> dict[str, torch.Tensor]:

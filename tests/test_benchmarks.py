@@ -62,9 +62,8 @@ def test_the_profile_of_an_update() -> None:
 def test_the_fast_path_has_the_benchmarks_reward(tmp_path: Path, tiny: Path) -> None:
     """Wrong version: the others train on a free reward, the fast path on its task's own."""
     run = methods.load_run(methods.Setup(str(tiny), "color", 4, 2, "float32", "cpu", 1, 0.1))
-    examples = run.draw_prompts()
-    responses = run.sample(examples)
-    assert run.score(examples, responses)[0] == methods.reward(responses.ids)
+    rollout = run.sample(run.draw_prompts())
+    assert run.score(rollout).totals == methods.reward(rollout.response_ids)
 
 
 def test_the_work_of_an_update_by_hand() -> None:

@@ -400,14 +400,15 @@ def test_only_a_finished_run_is_evaluated_anew(run_cli: Callable[..., Any]) -> N
 
 def test_exact_match_is_against_the_right_reference_whatever_is_rewarded() -> None:
     from pgsrm.reward import BinaryReward
-    from pgsrm.reward.scorer import Responses, Scorer
+    from pgsrm.reward.scorer import Scorer
+    from pgsrm.rollout import Rollout
 
     score = Scorer(BinaryReward(NormalizedEquality()), NormalizedEquality(), eos=0)
     examples = [Example("up: ", "down", {}, "user", error="cold"), Example("hot: ", "cold", {}, "user")]
     for texts, rewards, exact in ((["cold", "cold"], [1.0, 1.0], 0.5), (["down", "cold"], [0.0, 1.0], 1.0)):
-        given, metrics = score(examples, Responses([[1], [1]], texts, [[(0, 4)], [(0, 4)]]))
-        assert given == rewards
-        assert metrics["reward/exact_match"] == exact
+        scored = score(Rollout(examples, [[1], [1]], [[1], [1]], texts, [[(0, 4)], [(0, 4)]]))
+        assert scored.totals == rewards
+        assert scored.metrics["reward/exact_match"] == exact
 
 
 def test_the_page_says_how_every_evaluation_is_made() -> None:

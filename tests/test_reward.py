@@ -10,7 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from pgsrm.embedder import WordVectors
-from pgsrm.reward import BinaryReward, Reward, SemanticReward, normalise
+from pgsrm.reward import Annotation, BinaryReward, Reward, Scored, SemanticReward, Span, at_last_token, normalise
+from pgsrm.reward.scorer import Scorer
+from pgsrm.rollout import Rollout
+from pgsrm.task import Example
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
 
@@ -136,27 +139,29 @@ class TestNormalise:
         ],
     )
     def test_one_number_a_response(self, output: Any) -> None:
-        rewards, metrics = normalise(output, [[1], [2, 3]])
-        assert (rewards, metrics) == ([1.0, 0.5], {})
-        assert all(type(reward) is float for reward in rewards)
+        scored = normalise(output, [[1], [2, 3]])
+        assert (scored.totals, scored.metrics) == ([1.0, 0.5], {})
+        assert scored.token_rewards == [[1.0], [0.0, 0.5]] and not scored.per_token
+        assert all(type(reward) is float for rewards in scored.token_rewards for reward in rewards)
 
     @pytest.mark.parametrize("output", [[[1], [0, 2]], [np.array([1]), (0, 2)]])
     def test_one_number_a_token(self, output: Any) -> None:
-        rewards, metrics = normalise((output, {"length": np.float32(1.5)}), [[1], [2, 3]])
-        assert (rewards, metrics) == ([[1.0], [0.0, 2.0]], {"length": 1.5})
+        scored = normalise((output, {"length": np.float32(1.5)}), [[1], [2, 3]])
+        assert (scored.token_rewards, scored.metrics) == ([[1.0], [0.0, 2.0]], {"length": 1.5})
+        assert scored.totals == [1.0, 2.0] and scored.per_token
 
     def test_tensors(self) -> None:
         import torch
 
         token_ids = [[1, 2], [3, 4]]
-        assert normalise(torch.tensor([1, 2]), token_ids)[0] == [1.0, 2.0]
-        assert normalise(list(torch.tensor([1, 2])), token_ids)[0] == [1.0, 2.0]
-        assert normalise(torch.tensor([[1, 2], [3, 4]]), token_ids)[0] == [[1.0, 2.0], [3.0, 4.0]]
+        assert normalise(torch.tensor([1, 2]), token_ids).totals == [1.0, 2.0]
+        assert normalise(list(torch.tensor([1, 2])), token_ids).totals == [1.0, 2.0]
+        assert normalise(torch.tensor([[1, 2], [3, 4]]), token_ids).token_rewards == [[1.0, 2.0], [3.0, 4.0]]
 
     @pytest.mark.parametrize(
         ("output", "message"),
         [
-            ([1.0], "returned 1 rewards for 2 responses"),
+            ([1.0], "returned 1 rewards for 2 responses; return one for each"),
             ([1.0, 2.0, 3.0], "returned 3 rewards for 2 responses"),
             ([1.0, math.nan], "the reward of response 1 is nan; it must be a finite number"),
             ([math.inf, 1.0], "the reward of response 0 is inf"),
@@ -169,11 +174,115 @@ class TestNormalise:
             ([[1.0], [1.0]], "the reward of response 1 has 1 numbers for 2 tokens"),
             ([[1.0], [0.0, math.nan]], "the reward of response 1, token 1, is nan"),
             (([1.0, 2.0], {"length": math.nan}), "the metric length is nan"),
+            (([1.0, 2.0], {"mean": 1.0}), "reward/mean is a metric that every run has; call its mean otherwise"),
+            (([1.0, 2.0], {}, [{}]), "it returned 1 annotations for 2 responses"),
+            (([1.0, 2.0], {}, 7), "its annotations are 7; return a list"),
+            (
+                ([1.0, 2.0], {}, [{}, {"span": []}]),
+                "annotation of response 1 is .*; return a dict of spans and components",
+            ),
+            (
+                ([1.0, 2.0], {}, [{"spans": [(0, 1)]}, {}]),
+                r"response 0 has the span \(0, 1\); return \(start, end, label",
+            ),
+            (([1.0, 2.0], {}, [{"spans": 3}, {}]), "response 0 has the spans 3; return a list"),
+            (([1.0, 2.0], {}, [{"spans": [(2, 1, "a", 0)]}, {}]), "response 0 marks characters 2 to 1"),
+            (([1.0, 2.0], {}, [{"components": {"a": None}}, {}]), "the component a is None; it must be a finite"),
+            (([1.0, 2.0], {}, [{"components": [1.0]}, {}]), r"the components \[1.0\]; return a dict"),
         ],
     )
     def test_anything_else_is_an_error_that_names_the_reward(self, output: Any, message: str) -> None:
         with pytest.raises(UserError, match=f"^reward=mine: .*{message}"):
             normalise(output, [[1], [2, 3]], name="mine")
+
+    def test_annotations(self) -> None:
+        """Spans with and without a worth, components, and a response without either."""
+        given = [{"spans": [(0, 2, "praise", np.float32(0.5)), (3, 4, "dull", None)]}, {"components": {"near": 1}}]
+        scored = normalise(([1.0, 2.0], {}, given), [[1], [2, 3]], responses=["good", "b"])
+        assert scored.annotations == [
+            Annotation((Span(0, 2, "praise", 0.5), Span(3, 4, "dull"))),
+            Annotation(components={"near": 1.0}),
+        ]
+        assert scored.annotations[0].plain() == {"spans": [[0, 2, "praise", 0.5], [3, 4, "dull", None]]}
+        assert scored.annotations[1].plain() == {"components": {"near": 1.0}}
+        with pytest.raises(UserError, match="the annotation of response 0 marks characters 3 to 4 of 3; count within"):
+            normalise(([1.0, 2.0], {}, given), [[1], [2, 3]], responses=["god", "b"])
+
+
+class TestWhatFlows:
+    """A rollout and what it is worth are checked where they are made."""
+
+    EXAMPLES = (Example("up: ", "down", {}, "user"), Example("hot: ", "cold", {}, "user"))
+
+    def rollout(self, **changes: Any) -> Rollout:
+        given: dict[str, Any] = {
+            "examples": self.EXAMPLES,
+            "prompt_ids": [[1], [2]],
+            "response_ids": [[5, 6], [7]],
+            "texts": ["down", "c"],
+            "offsets": [[(0, 2), (2, 4)], [(0, 1)]],
+        }
+        return Rollout(**{**given, **changes})
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"texts": ["down"]}, "2, 2, 2, 1, 2 examples, prompts, responses, texts and offsets"),
+            (
+                {"examples": [], "prompt_ids": [], "response_ids": [], "texts": [], "offsets": []},
+                "0, 0, 0, 0, 0 examples",
+            ),
+            ({"response_ids": [[5, 6], []], "offsets": [[(0, 2), (2, 4)], []]}, "row 1 has no token in its response"),
+            ({"prompt_ids": [[1], []]}, "row 1 has no token in its prompt"),
+            ({"offsets": [[(0, 2)], [(0, 1)]]}, "row 0 has 1 offsets for 2 tokens"),
+            ({"offsets": [[(0, 2), (2, 4)], [(0, 2)]]}, "row 1 has an offset outside its text of 1 characters"),
+        ],
+    )
+    def test_a_rollout_that_does_not_fit_together_names_the_row(self, changes: dict[str, Any], message: str) -> None:
+        assert len(self.rollout()) == 2
+        with pytest.raises(UserError, match=message):
+            self.rollout(**changes)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"token_rewards": [[1.0], []]}, r"row 1 has the rewards \[\]"),
+            ({"token_rewards": [[1.0, math.inf]]}, "row 0 has the rewards"),
+            ({"token_rewards": [[1.0]], "annotations": [Annotation(), Annotation()]}, "2 annotations for 1 responses"),
+            (
+                {"token_rewards": [[1.0]], "annotations": [Annotation((Span(2, 1, "a"),))]},
+                "row 0 has a span from 2 to 1",
+            ),
+        ],
+    )
+    def test_rewards_that_do_not_fit_together_name_the_row(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            Scored(**given)
+
+    def test_one_number_stands_at_the_last_token(self) -> None:
+        assert at_last_token([0.5, -1.0], [[7, 8, 9], "a"]) == [[0.0, 0.0, 0.5], [-1.0]]
+
+    def test_the_metrics_of_rewards_per_token(self) -> None:
+        """Tokens 0.5, 0, -1: mean -1/6, deviation from it, two of three with a reward; totals 0.5 and -1."""
+
+        def reward(**_: Any) -> Any:
+            annotations = [
+                {"spans": [(0, 1, "a", 0.5)], "components": {"near": 0.5}},
+                {"components": {"near": 1.5, "own": 2}},
+            ]
+            return [[0.5, 0.0], [-1.0]], {"odd": 3.0}, annotations
+
+        metrics = Scorer(reward, lambda *_: True, eos=6)(self.rollout()).metrics
+        assert metrics["reward/mean"] == pytest.approx(-0.25)
+        assert metrics["reward/token_mean"] == pytest.approx(-0.5 / 3)
+        assert metrics["reward/token_std"] == pytest.approx(math.sqrt(1.25 / 3 - (0.5 / 3) ** 2))
+        assert metrics["reward/token_share"] == pytest.approx(2 / 3)
+        assert metrics["reward/odd"] == 3.0
+        assert metrics["reward/spans"] == 0.5
+        assert (metrics["reward/component_near"], metrics["reward/component_own"]) == (1.0, 2.0)
+        assert metrics["response/length"] == 1.5 and metrics["response/eos"] == 0.5
+        plain = Scorer(lambda **_: [0.5, -1.0], lambda *_: True, eos=6)(self.rollout()).metrics
+        assert not [name for name in plain if "token" in name or "component" in name or "spans" in name]
 
 
 def brevity(*, responses: list[str], weight: float, **_: Any) -> list[float]:
@@ -190,7 +299,8 @@ class TestConfig:
 
     def test_pgsrm(self) -> None:
         reward: Reward = self.build("pgsrm", embedder=OmegaConf.load(conf_folder() / "embedder" / "static.yaml"))
-        rewards, metrics = normalise(reward(**batch(["hot", "table", "", "Cold."], ["cold"] * 4)), [[7, 8]] * 4)
+        scored = normalise(reward(**batch(["hot", "table", "", "Cold."], ["cold"] * 4)), [[7, 8]] * 4)
+        rewards, metrics = scored.totals, scored.metrics
         assert rewards[0] == pytest.approx(((1 + self.cosine("hot", "cold")) / 2) ** 4, abs=1e-6)
         assert rewards[1:] == pytest.approx([1 / 16, 0, 1], abs=0.02)
         assert metrics["without_vector"] == 1 / 4
@@ -207,4 +317,4 @@ class TestConfig:
     def test_a_function_by_name(self) -> None:
         config = {"_target_": f"{__name__}.brevity", "_partial_": True, "weight": 0.5}
         reward: Callable[..., Any] = instantiate(OmegaConf.create(config))
-        assert normalise(reward(**batch(["ab", ""])), [[7, 8]] * 2)[0] == [-1.0, 0.0]
+        assert normalise(reward(**batch(["ab", ""])), [[7, 8]] * 2).totals == [-1.0, 0.0]

@@ -345,6 +345,41 @@ def test_a_reward_a_token(train_here: Train, own_module: Callable[[str], str], m
     assert all(text.startswith("Mix the two colors and ") for text in encoded)  # prompts alone
     totals = [sum(map(sum, batch)) / 4 for batch in mine.REWARDS]
     assert [line["reward/mean"] for line in rows(folder.metrics)[1:]] == pytest.approx(totals)
+    samples = rows(folder.samples)
+    of_second = [sample for sample in samples if sample["update"] == 2]
+    assert [sample["token_rewards"] for sample in of_second] == mine.REWARDS[1][:3]
+    assert [len(sample["offsets"]) for sample in of_second] == [len(ids) for ids in mine.IDS[1][:3]]
+    for sample in samples:
+        assert sample["reward"] == pytest.approx(sum(sample["token_rewards"]))
+        pieces = [sample["response"][start:end] for start, end in sample["offsets"]]
+        assert "".join(pieces) == sample["response"]
+        assert [0.5 if piece.isalpha() else -0.25 for piece in pieces] == sample["token_rewards"]
+        assert "annotations" not in sample
+    assert all(
+        {"reward/token_mean", "reward/token_std", "reward/token_share"} <= line.keys()
+        for line in rows(folder.metrics)[1:]
+    )
+
+
+def test_annotations_are_in_the_samples_and_their_components_in_the_metrics(
+    train_here: Train, own_module: Callable[[str], str]
+) -> None:
+    module = own_module(
+        "def reward(*, responses, **_):\n"
+        "    notes = [{'spans': [(0, len(r), 'all', 0.5)], 'components': {'long': len(r) / 10}} for r in responses]\n"
+        "    return [0.5 + len(r) / 10 for r in responses], {}, notes\n"
+    )
+    folder = train_here(*own(module))
+    for sample in rows(folder.samples):
+        length = len(sample["response"])
+        expected = {"spans": [[0, length, "all", 0.5]], "components": {"long": length / 10}}
+        assert sample["annotations"] == expected
+        assert "token_rewards" not in sample and "offsets" not in sample
+    assert all(
+        line["reward/component_long"] == pytest.approx(line["reward/mean"] - 0.5, abs=1e-6)
+        and line["reward/spans"] == 1
+        for line in rows(folder.metrics)[1:]
+    )
 
 
 # Data and tasks of the user's own
@@ -483,7 +518,10 @@ def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_again(train_h
 
 @pytest.mark.parametrize(
     ("returns", "what"),
-    [("[1.0]", "it returned 1 rewards for 90 responses; return one each"), ("1 / 0", "ZeroDivisionError: division by")],
+    [
+        ("[1.0]", "it returned 1 rewards for 90 responses; return one for each"),
+        ("1 / 0", "ZeroDivisionError: division by"),
+    ],
 )
 def test_a_reward_that_fails_is_the_reason_of_its_run(
     train_here: Train, own_module: Callable[[str], str], tmp_path: Path, returns: str, what: str

@@ -15,7 +15,8 @@ import torch
 from pgsrm.models.text import Codec
 from pgsrm.policy.fast.policy import Child, Sampling
 from pgsrm.reward import SemanticReward
-from pgsrm.reward.scorer import Responses, Scorer, mean
+from pgsrm.reward.scorer import Scorer, mean
+from pgsrm.rollout import Rollout
 from pgsrm.task import Example, Task
 
 WINDOW = 128  # tokens of a text that are read at once: what nano was pre-trained on
@@ -64,16 +65,17 @@ class Evaluation:
         """The metrics of one split."""
         length = self._sampling.max_new_tokens
         ids = self._child.greedy(prompt_ids, length)
-        greedy = Responses(ids, *self._codec.decode(ids))
-        _, scored = self._score([replace(example, error=None) for example in examples], greedy)
+        rightly = [replace(example, error=None) for example in examples]
+        greedy = Rollout(rightly, prompt_ids, ids, *self._codec.decode(ids))
+        metrics = self._score(greedy).metrics
         uniforms = torch.from_numpy(draws.random((len(examples), length)))
         sampled, _ = self._codec.decode(self._child.answer(prompt_ids, uniforms, self._sampling))
         values = {
-            "exact_match": scored["reward/exact_match"],
+            "exact_match": metrics["reward/exact_match"],
             "sampled_exact_match": mean(self._score.correct(examples, sampled)),
-            "reward": scored["reward/mean"],
-            "distinct": scored["response/distinct"],
-            "top_share": scored["response/top_share"],
+            "reward": metrics["reward/mean"],
+            "distinct": metrics["response/distinct"],
+            "top_share": metrics["response/top_share"],
         }
         if self._other is not None:
             references = [example.reference for example in examples]

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.text import nfc
 
 
 class Codec:
@@ -42,4 +43,5 @@ class Codec:
         return text, tuple((min(start, end), end) for start, end in zip(starts, ends, strict=True))
 
     def _text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """In NFC, as everything is that responses are compared with; offsets count the characters of that form."""
+        return nfc(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

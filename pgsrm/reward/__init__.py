@@ -6,31 +6,39 @@ one. It knows texts, references and tokens, and nothing of the policy or the opt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from pgsrm.reward.binary import BinaryReward
-from pgsrm.reward.output import Metrics, Rewards, normalise
+from pgsrm.reward.output import normalise
 from pgsrm.reward.semantic import SemanticReward
+from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 
-__all__ = ["BinaryReward", "Metrics", "Reward", "Rewards", "SemanticReward", "normalise"]
+__all__ = [
+    "Annotation",
+    "BinaryReward",
+    "Reward",
+    "Scored",
+    "SemanticReward",
+    "Span",
+    "at_last_token",
+    "normalise",
+]
 
 
 class Reward(Protocol):
-    """What a reward is called with, once per batch of n responses. All arguments are keywords.
+    """What a reward is called with, once for each batch of n responses. All arguments are keywords.
 
-    prompts: n prompts as the child got them.
-    references: n reference outputs, the parent's.
-    responses: n response texts, up to the end-of-sequence token, which is not part of them. inputs: n
-    mappings, the prompt's columns in the task's data file (`{"c1": "red", "c2": "blue"}`). token_ids: n lists
-    of the response's token ids as sampled, an end-of-sequence token included. offsets: n lists, the same
-    lengths as `token_ids`: the characters [start, end) of the response text that each
-        token wrote; an end-of-sequence token has (len(response), len(response)).
+    prompts: n prompts as the policy got them. references: n reference outputs, the parent's. responses: n response texts
+    in NFC, up to the end-of-sequence token, which is not part of them. inputs: n mappings, the prompt's columns in the
+    task's data file (`{"c1": "red", "c2": "blue"}`). token_ids: n lists of the response's token ids as sampled, an
+    end-of-sequence token included. offsets: n lists, as long as those of `token_ids`: the characters [start, end) of the
+    response text that each token wrote; an end-of-sequence token has (len(response), len(response)).
 
-    Returns either one number a response (n numbers) or one number a token (n lists, the same lengths as
-    `token_ids`); or a pair of that and a mapping of metrics, which are logged as `reward/<name>`. Numbers
-    must be finite; NumPy arrays and tensors will do as well as lists. A function that needs few of the
-    arguments takes the rest as `**_`.
+    Returns rewards: either n numbers, one per response, or n lists with one number per token (as long as `token_ids`). Or
+    (rewards, metrics), where metrics is a mapping, logged as `reward/<name>`. Or (rewards, metrics, annotations), where
+    annotations is a list of n mappings: `spans`, a list of (start, end, label, value) of characters of the response, and
+    `components`, the named numbers that the response's total is made of; either may be left out. Numbers must be finite;
+    NumPy arrays and tensors will do as well as lists. A function that needs few of the arguments takes the rest as `**_`.
     """
 
     def __call__(
@@ -42,4 +50,4 @@ class Reward(Protocol):
         inputs: list[dict[str, str]],
         token_ids: list[list[int]],
         offsets: list[list[tuple[int, int]]],
-    ) -> Rewards | Sequence[float] | tuple[Rewards | Sequence[float], Mapping[str, float]]: ...
+    ) -> Any: ...

@@ -76,8 +76,7 @@ def _rewards(reward: Any, example: Example, responses: list[str]) -> list[float]
         token_ids=[[0]] * n,  # a reward that goes by tokens sees a response as one
         offsets=[[(0, len(text))] for text in responses],
     )
-    rewards, _ = normalise(output, [[0]] * n, type(reward).__name__)
-    return [sum(each) if isinstance(each, list) else each for each in rewards]
+    return normalise(output, [[0]] * n, type(reward).__name__).totals
 
 
 def _random_texts(answers: Sequence[str], draw: random.Random) -> list[str]:

@@ -4,53 +4,117 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
+from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 from pgsrm.util.errors import UserError
 
-Rewards: TypeAlias = list[float] | list[list[float]]  # one a response, or one a token of each response
-Metrics: TypeAlias = dict[str, float]
+RESERVED = frozenset(("mean", "std", "no_signal", "exact_match", "token_mean", "token_std", "token_share", "spans"))
 
 
-def normalise(output: Any, token_ids: Sequence[Sequence[int]], name: str = "reward") -> tuple[Rewards, Metrics]:
-    """Bring a reward's output into one form: `(rewards, metrics)`, in plain floats.
+def normalise(
+    output: Any, token_ids: Sequence[Sequence[int]], name: str = "reward", responses: Sequence[str] | None = None
+) -> Scored:
+    """Bring a reward's output into one form, in plain floats.
 
-    output: what a `Reward` returned for n responses; lists, NumPy arrays and tensors are all welcome.
-    token_ids: the n responses' token ids, for their number and lengths.
-    name: what an error calls the reward.
+    output: what a `Reward` returned for n responses: rewards, or (rewards, metrics), or (rewards, metrics, annotations);
+    lists, NumPy arrays and tensors are all welcome. token_ids: the n responses' token ids, for their number and lengths.
+    name: what an error calls the reward. responses: their texts, for the check that spans lie within them.
 
-    Raises UserError if the number of rewards is not n, if a response's rewards are not one a token, if the
-    two shapes are mixed, or if a reward or metric is not a finite number.
+    Raises UserError if the number of rewards is not n, if a response's rewards are not as many as its tokens, if the two
+    shapes are mixed, if a reward or metric is not a finite number, or if an annotation is not one.
     """
-    rewards, metrics = output if _is_pair(output) else (output, {})
+    rewards, metrics, annotations = _parts(output)
     rewards = _as_list(rewards, f"reward={name}: it returned")
     if len(rewards) != len(token_ids):
         counts = f"{len(rewards)} rewards for {len(token_ids)} responses"
-        raise UserError(f"reward={name}: it returned {counts}; return one each")
+        raise UserError(f"reward={name}: it returned {counts}; return one for each")
     per_token = [_is_sequence(reward) for reward in rewards]
     if any(per_token) and not all(per_token):
         raise UserError(f"reward={name}: it returned numbers and lists side by side; return one or the other")
     where = f"reward={name}: the reward of response"
-    checked: Rewards
     if any(per_token):
         pairs = enumerate(zip(rewards, token_ids, strict=True))
-        checked = [_token_rewards(row, ids, f"{where} {i}") for i, (row, ids) in pairs]
+        token_rewards = [_token_rewards(row, ids, f"{where} {i}") for i, (row, ids) in pairs]
     else:
-        checked = [_number(reward, f"{where} {i}") for i, reward in enumerate(rewards)]
-    return checked, {str(key): _number(value, f"reward={name}: the metric {key}") for key, value in metrics.items()}
+        numbers = [_number(reward, f"{where} {i}") for i, reward in enumerate(rewards)]
+        token_rewards = at_last_token(numbers, token_ids)
+    return Scored(
+        token_rewards, any(per_token), _metrics(metrics, name), _annotations(annotations, token_ids, responses, name)
+    )
+
+
+def _parts(output: Any) -> tuple[Any, Mapping[Any, Any], Any]:
+    """Rewards, metrics and annotations. A tuple of numbers is one of rewards: metrics are what tells it apart."""
+    if isinstance(output, tuple) and len(output) in (2, 3) and isinstance(output[1], Mapping):
+        rewards, metrics, *annotations = output
+        return rewards, metrics, annotations[0] if annotations else ()
+    return output, {}, ()
 
 
 def _token_rewards(row: Any, token_ids: Sequence[int], where: str) -> list[float]:
     row = _as_list(row, where)
     if len(row) != len(token_ids):
         raise UserError(
-            f"{where} has {len(row)} numbers for {len(token_ids)} tokens; return one a token, or one in all"
+            f"{where} has {len(row)} numbers for {len(token_ids)} tokens; return one for each token, or one number"
         )
     return [_number(reward, f"{where}, token {t},") for t, reward in enumerate(row)]
 
 
-def _is_pair(output: Any) -> bool:
-    return isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], Mapping)
+def _metrics(metrics: Mapping[Any, Any], name: str) -> dict[str, float]:
+    taken = sorted(RESERVED & {str(key) for key in metrics})
+    if taken:
+        raise UserError(
+            f"reward={name}: reward/{taken[0]} is a metric that every run has; call its {taken[0]} otherwise"
+        )
+    return {str(key): _number(value, f"reward={name}: the metric {key}") for key, value in metrics.items()}
+
+
+def _annotations(
+    given: Any, token_ids: Sequence[Sequence[int]], responses: Sequence[str] | None, name: str
+) -> list[Annotation]:
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise UserError(f"reward={name}: its annotations are {given!r}; return a list with one for each response")
+    if not given:
+        return []
+    if len(given) != len(token_ids):
+        counts = f"{len(given)} annotations for {len(token_ids)} responses"
+        raise UserError(f"reward={name}: it returned {counts}; return one for each")
+    ends = [math.inf] * len(given) if responses is None else map(len, responses)
+    return [
+        _annotation(each, end, f"reward={name}: the annotation of response {row}")
+        for row, (each, end) in enumerate(zip(given, ends, strict=True))
+    ]
+
+
+def _annotation(given: Any, end: float, where: str) -> Annotation:
+    """One response's, from an `Annotation` or from a mapping of `spans` and `components`."""
+    if not isinstance(given, Annotation):
+        if not isinstance(given, Mapping) or not set(given) <= {"spans", "components"}:
+            raise UserError(f"{where} is {given!r}; return a dict of spans and components, empty for none")
+        spans, components = given.get("spans", ()), given.get("components", {})
+        if not isinstance(spans, Sequence) or isinstance(spans, str):
+            raise UserError(f"{where} has the spans {spans!r}; return a list of (start, end, label, value)")
+        if not isinstance(components, Mapping):
+            raise UserError(f"{where} has the components {components!r}; return a dict of name and number")
+        named = {str(key): _number(value, f"{where}: the component {key}") for key, value in components.items()}
+        given = Annotation(tuple(_span(span, where) for span in spans), named)
+    for span in given.spans:
+        if not 0 <= span.start <= span.end <= end:
+            raise UserError(f"{where} marks characters {span.start} to {span.end} of {end}; count within the response")
+    return given
+
+
+def _span(given: Any, where: str) -> Span:
+    if isinstance(given, Span):
+        return given
+    try:
+        start, end, label, value = given
+        return Span(int(start), int(end), str(label), None if value is None else _number(value, f"{where}: a span"))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where} has the span {given!r}; return (start, end, label, value)") from error
 
 
 def _is_sequence(value: Any) -> bool:

@@ -2,28 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 
-from pgsrm.reward import Reward, Rewards
+from pgsrm.reward import Reward
 from pgsrm.reward.output import normalise
+from pgsrm.rollout import Annotation, Rollout, Scored
 from pgsrm.task import Checker, Example
 from pgsrm.util.distributed import ALONE, Processes
-
-if TYPE_CHECKING:
-    from pgsrm.policy.fast.forward import Prefill
-
-
-@dataclass(frozen=True)
-class Responses:
-    """B sampled responses: token ids (EOS kept where sampled), their text, and each token's characters in it."""
-
-    ids: list[list[int]]
-    texts: list[str]
-    offsets: list[list[tuple[int, int]]]
-    read: "Prefill | None" = None  # the policy's pass over the prompts, for the update
 
 
 class Scorer:
@@ -36,32 +23,31 @@ class Scorer:
     def __init__(self, reward: Reward, checker: Checker, eos: int, processes: Processes = ALONE) -> None:
         self.reward, self.checker, self.eos, self.processes = reward, checker, eos, processes
 
-    def __call__(self, examples: Sequence[Example], responses: Responses) -> tuple[Rewards, dict[str, float]]:
-        """The reward of each response (or token), and the metrics of the reward and the responses."""
-        return self.processes.from_first(lambda: self._score(examples, responses))
+    def __call__(self, rollout: Rollout) -> Scored:
+        """The rewards of the responses, and the metrics of both."""
+        return self.processes.from_first(lambda: self._score(rollout))
 
-    def _score(self, examples: Sequence[Example], responses: Responses) -> tuple[Rewards, dict[str, float]]:
+    def _score(self, rollout: Rollout) -> Scored:
         output = self.reward(
-            prompts=[example.prompt for example in examples],
-            references=[example.taught for example in examples],
-            responses=responses.texts,
-            inputs=[example.inputs for example in examples],
-            token_ids=responses.ids,
-            offsets=responses.offsets,
+            prompts=[example.prompt for example in rollout.examples],
+            references=[example.taught for example in rollout.examples],
+            responses=rollout.texts,
+            inputs=[example.inputs for example in rollout.examples],
+            token_ids=rollout.response_ids,
+            offsets=rollout.offsets,
         )
-        rewards, extra = normalise(output, responses.ids, type(self.reward).__name__)
-        totals = torch.tensor([sum(r) if isinstance(r, list) else r for r in rewards])
-        counts = Counter(responses.texts)
-        return rewards, {
-            "reward/mean": totals.mean().item(),
-            "reward/std": totals.std(unbiased=False).item(),
-            "reward/no_signal": float(bool((totals == totals[0]).all())),
-            "reward/exact_match": mean(self.correct(examples, responses.texts)),
-            **{f"reward/{name}": value for name, value in extra.items()},
-            "response/length": mean([len(ids) for ids in responses.ids]),
-            "response/eos": mean([ids[-1] == self.eos for ids in responses.ids]),
-            "response/distinct": len(counts) / len(responses.texts),
-            "response/top_share": counts.most_common(1)[0][1] / len(responses.texts),
+        scored = normalise(output, rollout.response_ids, type(self.reward).__name__, rollout.texts)
+        own = {f"reward/{name}": value for name, value in scored.metrics.items()}
+        return replace(scored, metrics={**_of_rewards(scored), **own, **self._of_responses(rollout)})
+
+    def _of_responses(self, rollout: Rollout) -> dict[str, float]:
+        counts = Counter(rollout.texts)
+        return {
+            "reward/exact_match": mean(self.correct(rollout.examples, rollout.texts)),
+            "response/length": mean([len(ids) for ids in rollout.response_ids]),
+            "response/eos": mean([ids[-1] == self.eos for ids in rollout.response_ids]),
+            "response/distinct": len(counts) / len(rollout),
+            "response/top_share": counts.most_common(1)[0][1] / len(rollout),
         }
 
     def correct(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
@@ -69,6 +55,34 @@ class Scorer:
         return [
             self.checker(text, example.reference, example.inputs) for example, text in zip(examples, texts, strict=True)
         ]
+
+
+def _of_rewards(scored: Scored) -> dict[str, float]:
+    """Of the totals; of the tokens, where the reward is per token; of the annotations, where there are any."""
+    totals = torch.tensor(scored.totals)
+    metrics = {
+        "reward/mean": totals.mean().item(),
+        "reward/std": totals.std(unbiased=False).item(),
+        "reward/no_signal": float(bool((totals == totals[0]).all())),
+    }
+    if scored.per_token:
+        tokens = torch.tensor([reward for rewards in scored.token_rewards for reward in rewards], dtype=torch.float64)
+        metrics["reward/token_mean"] = tokens.mean().item()
+        metrics["reward/token_std"] = tokens.std(unbiased=False).item()
+        metrics["reward/token_share"] = (tokens != 0).double().mean().item()
+    return metrics | _of_annotations(scored.annotations)
+
+
+def _of_annotations(annotations: Sequence[Annotation]) -> dict[str, float]:
+    """The mean of each named component over the responses that have it, and marked spans per response."""
+    metrics: dict[str, float] = {}
+    if any(annotation.spans for annotation in annotations):
+        metrics["reward/spans"] = mean([len(annotation.spans) for annotation in annotations])
+    names = dict.fromkeys(name for annotation in annotations for name in annotation.components)
+    for name in names:
+        values = [annotation.components[name] for annotation in annotations if name in annotation.components]
+        metrics[f"reward/component_{name}"] = mean(values)
+    return metrics
 
 
 def mean(values: Sequence[float]) -> float:

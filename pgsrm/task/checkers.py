@@ -13,6 +13,7 @@ from pgsrm.task.lexicon import (
     POSITIVE,
     POSITIVE_PAIRS,
 )
+from pgsrm.util.text import nfc, without_invisible, words_of
 
 # White space, punctuation that opens or ends a sentence, straight and curly quotes, guillemets, brackets.
 _SURROUNDING = " \t\n\r\f\v\u00a0" + ".,;:!?\u2026" + "\"'`\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb" + "()[]{}"
@@ -22,11 +23,12 @@ _NEGATION_REACH = 3  # words: "not a very happy day"
 def normalize(text: str) -> str:
     """The form in which two texts are compared.
 
-    Lower-case; runs of white space become one space; white space, quotes, brackets and . , ; : ! ? … are
+    Lower-case, in Unicode's form NFC (an accented letter is one character), without invisible characters (soft hyphens,
+    zero-width spaces); runs of white space become one space; white space, quotes, brackets and . , ; : ! ? … are
     stripped from both ends. Punctuation inside, hyphens and signs (-5, 5 %) stay. A text of punctuation alone
     is kept as it is.
     """
-    text = " ".join(text.lower().split())
+    text = " ".join(_lower(text).split())
     return text.strip(_SURROUNDING) or text
 
 
@@ -125,10 +127,15 @@ def _keeps_topic(response: str, sentence: str, reference: str) -> bool:
     return bool(topic & topic_words(response)) if topic else not topic_words(response)
 
 
+def _lower(text: str) -> str:
+    return text.lower() if text.isascii() else nfc(without_invisible(nfc(text)).lower())
+
+
 def _words(text: str) -> list[str]:
-    text = text.lower().replace("\u2019", "'").replace("can't", "cannot").replace("won't", "will not")
-    text = re.sub(r"'(m|s|re|ve|ll|d)\b", " ", text.replace("n't", " not"))
-    return re.findall(r"[a-z]+", text)
+    """Words, short forms written out: "I can't" is i, cannot."""
+    text = _lower(text).replace("\u2019", "'").replace("\u02bc", "'")
+    text = text.replace("can't", "cannot").replace("won't", "will not").replace("n't", " not")
+    return words_of(re.sub(r"'(m|s|re|ve|ll|d)\b", " ", text).replace("'", " "))
 
 
 @lru_cache(maxsize=4096)
