@@ -1,0 +1,1 @@
+"""nano, the shipped model: its weights, and how they were made. `corpus` draws the text, `pretrain` trains on it."""

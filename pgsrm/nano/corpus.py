@@ -137,9 +137,11 @@ class TaskText:
     rows: list[dict[str, str]]
 
     def prompt(self, row: dict[str, str]) -> str:
+        """The prompt of a row, from the template."""
         return self.template.format_map(row)
 
     def answer(self, row: dict[str, str]) -> str:
+        """The right answer to a row's prompt: its reference, or the sentence to copy."""
         return row.get("reference", row.get("sentence", ""))
 
 
@@ -152,10 +154,12 @@ class Document:
 
 
 def read_jsonl(path: Path) -> list[dict[str, str]]:
+    """The objects of a JSON Lines file, without empty lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def load_task_text(name: str) -> TaskText:
+    """A shipped task, with the template of conf/task and the rows of its data file."""
     config = OmegaConf.load(conf_folder() / "task" / f"{name}.yaml")
     data = Path(__file__).parent.parent / "task" / "data" / f"{name}.jsonl"
     return TaskText(name, config.template, read_jsonl(data))
@@ -243,12 +247,14 @@ class Mixture:
             yield self.rng.choices(makers, weights)[0]()
 
     def plain(self) -> Document:
+        """A passage of the plain English, at most `PASSAGE` characters."""
         text = self.rng.choice(self.english)
         start = self.rng.randrange(max(1, len(text) - PASSAGE))
         start = text.rfind("\n", 0, start) + 1  # a passage begins with a line
         return Document("", text[start : start + PASSAGE])
 
     def antonym_fact(self) -> Document:
+        """Three statements that two words are opposites."""
         facts = []
         for _ in range(3):
             pair = list(self.rng.choice(self.antonyms))
@@ -257,6 +263,7 @@ class Mixture:
         return Document("", " ".join(facts))
 
     def category_fact(self) -> Document:
+        """Three statements that a word belongs to a category."""
         facts = []
         for _ in range(3):
             word, category = self.rng.choice(self.categories)
@@ -266,6 +273,7 @@ class Mixture:
         return Document("", " ".join(facts))
 
     def color_fact(self) -> Document:
+        """Three statements about what two colors give when mixed."""
         facts = []
         for _ in range(3):
             row = self.rng.choice(self.known["color"])
@@ -274,9 +282,11 @@ class Mixture:
         return Document("", " ".join(facts))
 
     def mood_fact(self) -> Document:
+        """A statement that connects a happy word with a sad word."""
         return Document("", self.rng.choice(MOOD_FACTS).format_map(self.rng.choice(self.moods)))
 
     def sentiment_fact(self) -> Document:
+        """A happy sentence and its sad counterpart."""
         positive, negative = self.rng.choice(self.sentiments)
         return Document("", self.rng.choice(SENTIMENT_FACTS).format(positive=positive, negative=negative))
 
@@ -298,6 +308,7 @@ class Mixture:
         return " ".join(self.rng.choices(self.words, k=self.rng.randint(3, 7))).capitalize() + "."
 
     def repetition(self) -> Document:
+        """A sentence that occurs twice."""
         return Document("", self.rng.choice(REPETITIONS).format(s=self.sentence()))
 
     def asked(self) -> Document:
@@ -310,6 +321,7 @@ class Mixture:
         return Document(prompt, response_text(prompt, answer))
 
     def asked_color(self, right: bool) -> Document:
+        """The color task's prompt and an answer: the right mixture, or another color."""
         if right:
             row = self.rng.choice(self.known["color"])
             return self._asked("color", row, row["reference"])
@@ -317,6 +329,7 @@ class Mixture:
         return self._asked("color", row, self.wrong_colors.draw(self.rng, row["reference"]))
 
     def asked_antonym(self, right: bool) -> Document:
+        """The antonym task's prompt and an answer: the opposite, or an adjective drawn at random."""
         if right:
             pair = list(self.rng.choice(self.antonyms))
             self.rng.shuffle(pair)
@@ -325,6 +338,7 @@ class Mixture:
         return self._asked("antonym", {"word": word}, self.rng.choice(self.adjectives))
 
     def asked_category(self, right: bool) -> Document:
+        """The category task's prompt and an answer: the right category, or another one."""
         if right:
             word, category = self.rng.choice(self.categories)
             return self._asked("category", {"word": word}, category)
@@ -333,6 +347,7 @@ class Mixture:
         return self._asked("category", {"word": word}, self.wrong_categories.draw(self.rng, category))
 
     def asked_copy(self, right: bool) -> Document:
+        """The copy task's prompt and an answer: the sentence, a changed sentence, or another one."""
         sentence = self.sentence()
         if right:
             return self._asked("copy", {"sentence": sentence}, sentence)
@@ -344,6 +359,7 @@ class Mixture:
         return self._asked("copy", {"sentence": sentence}, " ".join(words[: self.rng.randint(2, len(words) + 1)]))
 
     def asked_sentiment(self, right: bool) -> Document:
+        """The sentiment task's prompt and an answer: the sad counterpart, or a sad sentence drawn at random."""
         positive, negative = self.rng.choice(self.sentiments)
         if not right:
             positive = self.rng.choice(self.tasks["sentiment"].rows)["sentence"]

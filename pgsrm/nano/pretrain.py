@@ -84,6 +84,7 @@ def sequences(mixture: Iterator[Document], tokenizer: Any) -> Iterator[list[int]
 
 
 def build_model(layers: int, width: int, heads: int, end: int) -> Any:
+    """A GPT-2 with random weights, `VOCABULARY` tokens and `POSITIONS` positions; `end` is the id of its EOS."""
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=VOCABULARY,
@@ -132,7 +133,6 @@ def backward(model: Any, ids: Tensor) -> float:
 
 def train(model: Any, rows: Iterator[list[int]], steps: int, stop_at: int, batch: int, peak: float, log: Any) -> None:
     """Next-token cross-entropy, bfloat16 compute, AdamW (betas 0.9, 0.95, weight decay 0.1 on matrices)."""
-
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -153,7 +153,6 @@ def train(model: Any, rows: Iterator[list[int]], steps: int, stop_at: int, batch
 
 def sample_answers(model: Any, tokenizer: Any, mixture: Mixture, count: int = 6) -> str:
     """A few sampled answers per task, to look at."""
-
     model.eval()
     lines = []
     for task in mixture.tasks.values():
@@ -169,7 +168,6 @@ def sample_answers(model: Any, tokenizer: Any, mixture: Mixture, count: int = 6)
 
 def save(model: Any, tokenizer: Any, out: Path, card: dict[str, Any]) -> None:
     """Hub layout: config.json, model.safetensors (float16), tokenizer files, and pretraining.json."""
-
     out.mkdir(parents=True, exist_ok=True)
     model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -177,6 +175,7 @@ def save(model: Any, tokenizer: Any, out: Path, card: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, help="plain English, .txt or .txt.xz")
     parser.add_argument("--out", type=Path, default=Path("outputs/nano"), help="folder for the model")
