@@ -139,7 +139,7 @@ def train(overrides: Sequence[str], updates: int) -> dict[str, float]:
     from pgsrm.config.plan import plan
     from pgsrm.embedder import WordVectors
     from pgsrm.embedder.cached import CachedEmbedder
-    from pgsrm.policy.fast.policy import Child
+    from pgsrm.policy.fast.policy import FastPolicy
     from pgsrm.trainer import Trainer
     from pgsrm.util.paths import conf_folder
 
@@ -150,7 +150,7 @@ def train(overrides: Sequence[str], updates: int) -> dict[str, float]:
     run = Trainer.from_folder(planned.folder)
     spent = {"embedder": 0.0, "reference": 0.0, "unseen": 0.0}
     _count(WordVectors, CachedEmbedder, spent)
-    Child.score_reference = _timed(Child.score_reference, spent, "reference")
+    FastPolicy.score_reference = _timed(FastPolicy.score_reference, spent, "reference")
     seconds = 0.0
     for update in range(updates + 1):
         if update == 1:  # the first one loads what is loaded at first use

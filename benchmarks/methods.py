@@ -221,7 +221,7 @@ def plain(setup: Setup) -> Measured:
     from pgsrm.ppo.plain import PlainLearner
 
     given = Material.of(setup)
-    learner = PlainLearner(given.load_model(), given.eos, given.settings)
+    learner = PlainLearner(given.load_model(), (given.eos,), given.settings)
     sampler = TransformersLearner(learner.policy, learner.reference, given.settings, given.eos, rows=1)
 
     def update() -> None:

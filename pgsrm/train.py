@@ -16,12 +16,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.record import Onlooker, RunFolder
-from pgsrm.util.distributed import ALONE, Processes, together
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     from pgsrm.config.schema import Settings
     from pgsrm.record.mlflow_mirror import MlflowMirror
+    from pgsrm.util.distributed import Processes
 
 
 OTHERS = 4  # exit code of a process whose run another one trains
@@ -31,9 +31,7 @@ class Stopped(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has written a checkpoint."""
 
 
-def train(
-    folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Signals", processes: Processes = ALONE
-) -> None:
+def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Signals", processes: "Processes") -> None:
     """Train the run of `folder` to its end, from its latest checkpoint if it has one.
 
     Raises:
@@ -147,6 +145,8 @@ def run(folder: RunFolder, show_progress: bool = True, stop: "Signals | None" = 
 def _train_together(
     folder: RunFolder, settings: "Settings", show: Callable[[dict[str, float]], None], stop: "Signals"
 ) -> None:
+    from pgsrm.util.distributed import together  # torch
+
     with together(settings.processes, ["-m", "pgsrm.train", str(folder.path)]) as processes:
         train(folder, show, stop, processes)
 

@@ -20,8 +20,10 @@ from pgsrm.models.load import load_model, load_tokenizer, resolve_device
 from pgsrm.models.lora import add_adapters, merged
 from pgsrm.models.server import ServerError
 from pgsrm.models.text import Codec
-from pgsrm.policy.fast.policy import Child, Sampling
-from pgsrm.ppo import Learner, step
+from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.policy.protocol import Policy
+from pgsrm.policy.sampling import Sampling
+from pgsrm.ppo.update import Learner, step
 from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.files import writing
 from pgsrm.reward import Reward, SemanticReward
@@ -41,7 +43,7 @@ class Trainer:
         settings: Settings,
         task: Task,
         reward: Reward,
-        child: Child,
+        child: Policy,
         codec: Codec,
         evaluated_with: tuple[str | None, SemanticReward | None] = (None, None),
         processes: Processes = ALONE,
@@ -88,10 +90,10 @@ class Trainer:
         if sharded:
             model, reference = shard(model, device, processes), shard(reference, device, processes)
         prompts = [codec.encode(example.prompt) for example in task.train]
-        child = Child(
+        child = FastPolicy(
             model,
             reference,
-            codec.eos,
+            (codec.eos,),
             prompts,
             settings.ppo.padding,
             share=not settings.ppo.dropout,
@@ -116,13 +118,13 @@ class Trainer:
         """One sampled response for each prompt."""
         size = len(examples), self.sampling.max_new_tokens
         uniforms = torch.rand(size, generator=self.sampling_rng, dtype=torch.float64)
-        with_graph = self.learner.reuses_prompts(len(examples))
+        with_graph = self.learner.reuses_prefill(len(examples))
         share = self.processes.share(torch.arange(len(examples))) if self.processes.count > 1 else None
         prompt_ids = [self.prompt_ids[example.prompt] for example in examples]
         sampled = self.child.sample(prompt_ids, uniforms, self.sampling, with_graph, share)
         ids = self.processes.join_lists(sampled.responses)
         texts, offsets = self.codec.decode(ids)
-        return Rollout(examples, prompt_ids, ids, texts, offsets, sampled.prompts)
+        return Rollout(examples, prompt_ids, ids, texts, offsets, sampled.prefill)
 
     def learn(self, rollout: Rollout, scored: Scored) -> dict[str, float]:
         """One PPO update; returns its metrics."""

@@ -100,21 +100,22 @@ def tiny(model_folders: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def load_child(model_folders: dict[str, Path]) -> Callable[..., Any]:
-    """`load_child(architecture, prompts=(), double=False, **child_options)`: a fresh Child of a tiny model."""
+def load_policy(model_folders: dict[str, Path]) -> Callable[..., Any]:
+    """`load_policy(architecture, prompts=(), double=False, **policy_options)`: a fresh FastPolicy of a tiny model."""
 
     def load(architecture: str = "gpt2", double: bool = False, **options: Any) -> Any:
         import copy
 
         import torch
 
-        from pgsrm.models.load import ModelSettings, load_model
-        from pgsrm.policy.fast.policy import Child
+        from pgsrm.models.load import load_model
+        from pgsrm.models.settings import ModelSettings
+        from pgsrm.policy.fast.policy import FastPolicy
 
         model = load_model(ModelSettings(path=str(model_folders[architecture])), torch.device("cpu"))
         if double:
             model = model.double()
-        return Child(model, copy.deepcopy(model), eos=0, **options)
+        return FastPolicy(model, copy.deepcopy(model), eos=(0,), **options)
 
     return load
 
@@ -148,7 +149,7 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 def spread(scores: Any) -> Any:
     """Logits (B, T, V) of a `Scores`, each row its own; at padding they mean nothing."""
-    return scores.logits[scores.packing.place]
+    return scores.logits[scores.contexts.place]
 
 
 # The command line

@@ -1,4 +1,4 @@
-"""What tests/test_processes.py compares: a few updates of a tiny child, alone or as one of several processes.
+"""What tests/test_processes.py compares: a few updates of a tiny policy, alone or as one of several processes.
 
 `python tests/several_processes.py MODEL OUT` does it in each process that torchrun's environment variables tell of.
 """
@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
-from pgsrm.models.load import ModelSettings, load_model
+from pgsrm.models.load import load_model
+from pgsrm.models.settings import ModelSettings
 from pgsrm.policy.fast import matmul, matrices
-from pgsrm.policy.fast.policy import Child, Sampling
-from pgsrm.ppo import Learner, PPOSettings, step
+from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.policy.sampling import Sampling
+from pgsrm.ppo.settings import PPOSettings
+from pgsrm.ppo.update import Learner, step
 from pgsrm.util.distributed import ALONE, Processes, shard, together, undivided
 
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40]]
@@ -74,18 +77,18 @@ def updates(folder: str, changes: dict[str, Any], processes: Processes, sharded:
     if sharded:
         matmul.WIDE = matrices.WIDE = 1  # as for layers of a size that is worth sharding
         policy, reference = (shard(model, torch.device("cpu"), processes) for model in (policy, reference))
-    child = Child(policy, reference, eos=0, prompts=PROMPTS, sharded_with=processes if sharded else None)
-    learner = Learner(child, settings, torch.Generator().manual_seed(0), processes)
+    policy = FastPolicy(policy, reference, eos=(0,), prompts=PROMPTS, sharded_with=processes if sharded else None)
+    learner = Learner(policy, settings, torch.Generator().manual_seed(0), processes)
     prompts, randomness = [PROMPTS[row // 4] for row in range(8)], torch.Generator().manual_seed(1)
     found: dict[str, Any] = {"responses": [], "metrics": []}
     for _ in range(2):
         rows = processes.share(torch.arange(8))
         uniforms = torch.rand(8, 3, generator=randomness)
-        sampled = child.sample(prompts, uniforms, Sampling(3), learner.reuses_prompts(8), rows)
+        sampled = policy.sample(prompts, uniforms, Sampling(3), learner.reuses_prefill(8), rows)
         responses = processes.join_lists(sampled.responses)
         rewards = [sum(response) % 7 / 7 for response in responses]
         found["responses"].append(responses)
-        found["metrics"].append(step(learner, prompts, responses, rewards, sampled.prompts))
+        found["metrics"].append(step(learner, prompts, responses, rewards, sampled.prefill))
     found["weights"] = torch.cat([undivided(p.detach()).flatten() for p in policy.parameters()]).tolist()
     return found
 

@@ -20,7 +20,8 @@ from benchmarks.embedder import _count
 from pgsrm.config.schema import read_settings
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
-from pgsrm.ppo import Learner, PPOSettings, step
+from pgsrm.ppo.settings import PPOSettings
+from pgsrm.ppo.update import Learner, step
 from pgsrm.util.paths import conf_folder
 
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 7]]  # ragged, one twice
@@ -83,10 +84,10 @@ def sound() -> PPOSettings:
 
 
 @pytest.mark.parametrize("rows", [4, 1])
-def test_the_baseline_makes_the_packages_update(rows: int, load_child: Callable[..., Any]) -> None:
+def test_the_baseline_makes_the_packages_update(rows: int, load_policy: Callable[..., Any]) -> None:
     """Losses, gradients and new weights of two updates: the value head is zero before the first."""
     settings = sound()
-    ours, theirs = load_child(prompts=PROMPTS[:3]), load_child()
+    ours, theirs = load_policy(prompts=PROMPTS[:3]), load_policy()
     with torch.no_grad():  # a policy that is its own reference has no KL
         for parameter in [*ours.model.parameters(), *theirs.model.parameters()]:
             parameter.mul_(1.1)
@@ -108,16 +109,16 @@ def compare_gradients(plain: Any, ours: Any) -> None:
         assert (mine.grad - other.grad).norm() <= 1e-4 * other.grad.norm() + 1e-7, name
 
 
-def test_the_baseline_cuts_a_response_behind_its_eos(load_child: Callable[..., Any]) -> None:
+def test_the_baseline_cuts_a_response_behind_its_eos(load_policy: Callable[..., Any]) -> None:
     """The first response's second token is made EOS, and the same random numbers are drawn again."""
-    child = load_child()
+    policy = load_policy()
 
     def sample(eos: int) -> list[list[int]]:
         torch.manual_seed(3)
-        child.model.generation_config.eos_token_id = eos
-        return TransformersLearner(child.model, child.reference, sound(), eos, rows=1).sample(PROMPTS, 4)
+        policy.model.generation_config.eos_token_id = eos
+        return TransformersLearner(policy.model, policy.reference, sound(), eos, rows=1).sample(PROMPTS, 4)
 
-    whole = sample(eos=0)[0]
+    whole = sample(eos=(0,))[0]
     assert len(whole) == 4
     assert sample(eos=whole[1])[0] == whole[: whole.index(whole[1]) + 1]
 

@@ -81,9 +81,9 @@ def codec(tiny: Path) -> Codec:
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_perplexity_is_that_of_a_plain_forward_pass(load_child: Callable[..., Any], architecture: str) -> None:
+def test_perplexity_is_that_of_a_plain_forward_pass(load_policy: Callable[..., Any], architecture: str) -> None:
     """One window at a time, from the model itself. Wrong versions: the first token counted, dropout on, windows joined."""
-    child = load_child(architecture)
+    child = load_policy(architecture)
     windows = torch.randint(0, 300, (9, 20), generator=torch.Generator().manual_seed(0))
     total = 0.0
     with torch.no_grad():
@@ -153,10 +153,10 @@ def test_an_evaluation_leaves_the_training_as_it_is(train_here: Train) -> None:
 
 
 def test_sampled_answers_are_drawn_by_seed_and_update_and_greedy_ones_are_not(
-    load_child: Callable[..., Any], codec: Codec
+    load_policy: Callable[..., Any], codec: Codec
 ) -> None:
     from pgsrm.evaluation.evaluation import Evaluation
-    from pgsrm.policy.fast.policy import Sampling
+    from pgsrm.policy.sampling import Sampling
     from pgsrm.reward.scorer import Scorer
 
     texts: list[list[str]] = []
@@ -175,7 +175,7 @@ def test_sampled_answers_are_drawn_by_seed_and_update_and_greedy_ones_are_not(
     def answers(seed: int, update: int) -> tuple[list[str], list[str]]:
         """Greedy and sampled: the checker is asked for both, in this order."""
         texts.append([])
-        evaluate = Evaluation(task, load_child(), codec, ids, Scorer(reward, checker, 0), Sampling(3), seed)
+        evaluate = Evaluation(task, load_policy(), codec, ids, Scorer(reward, checker, 0), Sampling(3), seed)
         metrics = evaluate(update)
         assert metrics["eval/train_sampled_exact_match"] == sum(len(t) % 2 == 0 for t in texts[-1][40:]) / 40
         return texts[-1][:40], texts[-1][40:]
@@ -190,13 +190,14 @@ def test_the_share_of_the_commonest_answer(train_here: Train, tmp_path: Path) ->
     """Against the greedy answers of the model that the run saved."""
     from collections import Counter
 
-    from pgsrm.models.load import ModelSettings, load_model, load_tokenizer
-    from pgsrm.policy.fast.policy import Child
+    from pgsrm.models.load import load_model, load_tokenizer
+    from pgsrm.models.settings import ModelSettings
+    from pgsrm.policy.fast.policy import FastPolicy
 
     folder = train_here("ppo.actor_lr=1e-3")
     settings = ModelSettings(path=str(folder.model))
     codec = Codec(load_tokenizer(settings))
-    child = Child(load_model(settings, torch.device("cpu")), None, codec.eos)
+    child = FastPolicy(load_model(settings, torch.device("cpu")), None, codec.eos)
     last = evaluations(folder)[-1]
     task = load_task({**json_config(folder)["task"]})
     for split, examples in (("train", task.train), ("holdout", task.holdout)):
@@ -344,7 +345,7 @@ def test_training_sees_the_errors_and_evaluations_the_right_references(
 def test_what_the_misled_prompts_are_answered() -> None:
     """Five prompts, three of them misled: one answered rightly, one with the error, one neither way."""
     from pgsrm.evaluation.evaluation import Evaluation
-    from pgsrm.policy.fast.policy import Sampling
+    from pgsrm.policy.sampling import Sampling
     from pgsrm.reward.scorer import Scorer
 
     rows = [("a", "x", None), ("b", "x", "y"), ("c", "x", "y"), ("d", "x", "y"), ("e", "y", None)]
@@ -370,7 +371,7 @@ def test_what_the_misled_prompts_are_answered() -> None:
 
     def metrics_of(train: list[Example]) -> dict[str, float]:
         fixed: Any = Fixed()
-        scorer = Scorer(reward, lambda text, reference, inputs: text == reference, eos=0)
+        scorer = Scorer(reward, lambda text, reference, inputs: text == reference, eos=(0,))
         task = Task(train, [], scorer.checker, 1, "")
         ids = {example.prompt: [ord(example.prompt)] for example in train}
         return Evaluation(task, fixed, fixed, ids, scorer, Sampling(1), 0)(0)
@@ -403,7 +404,7 @@ def test_exact_match_is_against_the_right_reference_whatever_is_rewarded() -> No
     from pgsrm.reward.scorer import Scorer
     from pgsrm.rollout import Rollout
 
-    score = Scorer(BinaryReward(NormalizedEquality()), NormalizedEquality(), eos=0)
+    score = Scorer(BinaryReward(NormalizedEquality()), NormalizedEquality(), eos=(0,))
     examples = [Example("up: ", "down", {}, "user", error="cold"), Example("hot: ", "cold", {}, "user")]
     for texts, rewards, exact in ((["cold", "cold"], [1.0, 1.0], 0.5), (["down", "cold"], [0.0, 1.0], 1.0)):
         scored = score(Rollout(examples, [[1], [1]], [[1], [1]], texts, [[(0, 4)], [(0, 4)]]))

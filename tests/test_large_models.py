@@ -15,16 +15,19 @@ from conftest import in_float64, spread
 from test_pitfalls import SETTINGS
 from test_run import make_plan, without_times
 
-from pgsrm.models import lora
-from pgsrm.models.load import ModelSettings, check_model, load_model
-from pgsrm.models.lora import LoraSettings, add_adapters, merged
-from pgsrm.policy.fast import forward, policy
-from pgsrm.policy.fast.policy import Child, Sampling
-from pgsrm.ppo import Learner, step
+from pgsrm.models import settings as model_settings
+from pgsrm.models.load import load_model
+from pgsrm.models.lora import add_adapters, merged
+from pgsrm.models.settings import LoraSettings, ModelSettings, check_model
+from pgsrm.policy.checkpointing import checkpointable_layers
+from pgsrm.policy.fast import policy as fast_policy
+from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.policy.sampling import Sampling
+from pgsrm.ppo.update import Learner, step
 from pgsrm.record import RunFolder
 from pgsrm.util.errors import UserError
 
-LoadChild = Callable[..., Any]
+LoadPolicy = Callable[..., Any]
 CPU = torch.device("cpu")
 
 # Ragged prompts that share two tokens, one of them twice with the same answer; EOS (0) at the end, first, and absent.
@@ -65,17 +68,17 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.usefixtures("in_double", "width")
 @pytest.mark.parametrize(("architecture", "switches"), CASES, ids=str)
 def test_checkpointing_changes_no_loss_and_no_gradient(
-    load_child: LoadChild, architecture: str, switches: dict[str, Any]
+    load_policy: LoadPolicy, architecture: str, switches: dict[str, Any]
 ) -> None:
     settings, results = msgspec.structs.replace(SOUND, **switches), []
     for on in (True, False):
-        child = load_child(
+        policy = load_policy(
             architecture, double=True, prompts=PROMPTS, padding=settings.padding, gradient_checkpointing=on
         )
-        learner = Learner(child, settings, torch.Generator().manual_seed(0))
+        learner = Learner(policy, settings, torch.Generator().manual_seed(0))
         learner.value_head.double()
         metrics = [step(learner, PROMPTS, RESPONSES, REWARDS) for _ in range(2)]
-        results.append((metrics, gradients(child.model)))
+        results.append((metrics, gradients(policy.model)))
     for mine, theirs in zip(results[0][0], results[1][0], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-10, abs=1e-10)
     assert max(gradient.abs().max() for gradient in results[0][1]) > 1e-3
@@ -84,105 +87,107 @@ def test_checkpointing_changes_no_loss_and_no_gradient(
 
 @pytest.mark.parametrize(("on", "again"), [(True, 2), (False, 0)])
 def test_layers_are_computed_again_in_the_backward_pass_without_dropout(
-    load_child: LoadChild, on: bool, again: int
+    load_policy: LoadPolicy, on: bool, again: int
 ) -> None:
     """Wrong versions: transformers' switch alone, which does nothing in eval mode; or all of the model in training mode."""
-    child = load_child(prompts=PROMPTS, gradient_checkpointing=on)
+    policy = load_policy(prompts=PROMPTS, gradient_checkpointing=on)
     calls = []
-    for block in child.model.transformer.h:
-        block.mlp.register_forward_pre_hook(lambda module, _: calls.append([m.training for m in child.model.modules()]))
-    logits = child.score(child.pad(PROMPTS, RESPONSES)).logits
+    for block in policy.model.transformer.h:
+        block.mlp.register_forward_pre_hook(
+            lambda module, _: calls.append([m.training for m in policy.model.modules()])
+        )
+    logits = policy.score(policy.pad(PROMPTS, RESPONSES)).logits
     before = len(calls)
     logits.square().mean().backward()
     assert len(calls) - before == again  # two layers
     assert not any(map(any, calls))
 
 
-def test_checkpointing_keeps_less(load_child: LoadChild) -> None:
+def test_checkpointing_keeps_less(load_policy: LoadPolicy) -> None:
     kept = {}
     for on in (True, False):
-        child, sizes = load_child(prompts=PROMPTS, gradient_checkpointing=on), []
+        policy, sizes = load_policy(prompts=PROMPTS, gradient_checkpointing=on), []
 
         def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
             sizes.append(tensor.numel())
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            child.score(child.pad(PROMPTS, RESPONSES))
+            policy.score(policy.pad(PROMPTS, RESPONSES))
         kept[on] = sum(sizes)
     assert kept[True] < kept[False] / 2
 
 
 def test_dropout_that_is_asked_for_is_the_same_when_computed_again(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And sampling, with the model in training mode, still has its cache."""
     results = []
     for on in (True, False):
-        child = load_child(share=False, gradient_checkpointing=True)
-        child.model.train()
-        sampled = child.sample(PROMPTS, torch.full((5, 3), 0.5), Sampling(3))
+        policy = load_policy(share=False, gradient_checkpointing=True)
+        policy.model.train()
+        sampled = policy.sample(PROMPTS, torch.full((5, 3), 0.5), Sampling(3))
         torch.manual_seed(1)
         if not on:
-            monkeypatch.setattr(policy, "checkpointing", lambda layers: nullcontext())
-        logits = child.score(child.pad(PROMPTS, RESPONSES)).logits
+            monkeypatch.setattr(fast_policy, "checkpointing", lambda layers: nullcontext())
+        logits = policy.score(policy.pad(PROMPTS, RESPONSES)).logits
         logits.square().mean().backward()
-        results.append(gradients(child.model))
+        results.append(gradients(policy.model))
         assert max(map(len, sampled.responses)) == 3
     assert_equal(*results, 0)
 
 
-def test_checkpointing_makes_no_use_of_the_samplings_pass(load_child: LoadChild) -> None:
-    child = load_child(prompts=PROMPTS, gradient_checkpointing=True)
-    assert child.sample(PROMPTS, torch.full((5, 3), 0.5), Sampling(3), with_graph=True).prompts is None
+def test_checkpointing_makes_no_use_of_the_samplings_pass(load_policy: LoadPolicy) -> None:
+    policy = load_policy(prompts=PROMPTS, gradient_checkpointing=True)
+    assert policy.sample(PROMPTS, torch.full((5, 3), 0.5), Sampling(3), with_graph=True).prefill is None
 
 
 def test_a_model_without_such_layers() -> None:
     with pytest.raises(UserError, match=r"model.gradient_checkpointing=true: Linear has no .*; set it to false"):
-        forward.checkpointable_layers(torch.nn.Linear(2, 2))
+        checkpointable_layers(torch.nn.Linear(2, 2))
 
 
 # Adapters
 
 
-def load_adapted(folder: Path, settings: LoraSettings | None = None, **options: Any) -> Child:
+def load_adapted(folder: Path, settings: LoraSettings | None = None, **options: Any) -> FastPolicy:
     torch.manual_seed(3)
     model = add_adapters(load_model(ModelSettings(path=str(folder)), CPU), settings or LoraSettings())
-    return Child(model, None, eos=0, prompts=PROMPTS, **options)
+    return FastPolicy(model, None, eos=(0,), prompts=PROMPTS, **options)
 
 
-def both(child: Child) -> tuple[torch.Tensor, torch.Tensor]:
+def both(policy: FastPolicy) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (C, V) of policy and reference."""
-    batch = child.pad(PROMPTS, RESPONSES)
-    return child.score(batch).logits.detach(), child.score_reference(batch)[0]
+    batch = policy.pad(PROMPTS, RESPONSES)
+    return policy.score(batch).logits.detach(), policy.score_reference(batch)[0]
 
 
 @pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 def test_the_reference_is_the_policy_without_adapters(
-    model_folders: dict[str, Path], load_child: LoadChild, architecture: str, checkpointed: bool
+    model_folders: dict[str, Path], load_policy: LoadPolicy, architecture: str, checkpointed: bool
 ) -> None:
     """Equal at first; then the policy moves, and the reference and every weight of the model stay bit for bit."""
-    child = load_adapted(model_folders[architecture], gradient_checkpointing=checkpointed)
-    child.score_reference(child.pad(PROMPTS, RESPONSES))
-    plain = load_child(architecture, prompts=PROMPTS)
-    frozen = {name: p.clone() for name, p in child.model.named_parameters() if not p.requires_grad}
-    policy_before, reference_before = both(child)
+    policy = load_adapted(model_folders[architecture], gradient_checkpointing=checkpointed)
+    policy.score_reference(policy.pad(PROMPTS, RESPONSES))
+    plain = load_policy(architecture, prompts=PROMPTS)
+    frozen = {name: p.clone() for name, p in policy.model.named_parameters() if not p.requires_grad}
+    policy_before, reference_before = both(policy)
     torch.testing.assert_close(policy_before, reference_before, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(reference_before, both(plain)[1], rtol=1e-5, atol=1e-5)
-    learner = Learner(child, msgspec.structs.replace(SOUND, actor_lr=1e-2), torch.Generator().manual_seed(0))
-    trained = [p for p in child.model.parameters() if p.requires_grad]
-    assert sum(p.numel() for p in trained) < sum(p.numel() for p in child.model.parameters()) / 4
+    learner = Learner(policy, msgspec.structs.replace(SOUND, actor_lr=1e-2), torch.Generator().manual_seed(0))
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    assert sum(p.numel() for p in trained) < sum(p.numel() for p in policy.model.parameters()) / 4
     assert [id(p) for p in learner.actor_optimizer.param_groups[0]["params"]] == [id(p) for p in trained]
     metrics = [step(learner, PROMPTS, RESPONSES, REWARDS) for _ in range(3)]
     assert metrics[0]["grad/actor_norm"] > 0
-    policy_after, reference_after = both(child)
+    policy_after, reference_after = both(policy)
     assert (policy_after - policy_before).abs().max() > 0.01
     assert torch.equal(reference_after, reference_before)
-    child._reference_prompts, child._keeps_reference = None, False  # nothing from before
-    torch.testing.assert_close(both(child)[1], reference_before, rtol=1e-5, atol=1e-5)
-    for name, parameter in child.model.named_parameters():
+    policy._kept_prefill, policy._keeps_reference = None, False  # nothing from before
+    torch.testing.assert_close(both(policy)[1], reference_before, rtol=1e-5, atol=1e-5)
+    for name, parameter in policy.model.named_parameters():
         assert name not in frozen or torch.equal(parameter, frozen[name])
 
 
@@ -190,38 +195,38 @@ def test_the_samplings_graph_outlives_the_references_pass(tiny: Path) -> None:
     """Adapters are off between the policy's pass over the prompts and its gradient."""
     results = []
     for reuse in (True, False):
-        child = load_adapted(tiny)
-        learner = Learner(child, msgspec.structs.replace(SOUND, actor_lr=1e-2), torch.Generator().manual_seed(0))
+        policy = load_adapted(tiny)
+        learner = Learner(policy, msgspec.structs.replace(SOUND, actor_lr=1e-2), torch.Generator().manual_seed(0))
         metrics = []
         for _ in range(3):
             uniforms = torch.rand(5, 3, generator=torch.Generator().manual_seed(1))
-            sampled = child.sample(PROMPTS, uniforms, Sampling(3), with_graph=reuse)
-            assert (sampled.prompts is None) == (not reuse)
-            metrics.append(step(learner, PROMPTS, sampled.responses, REWARDS, sampled.prompts))
-        results.append((metrics, gradients(child.model)))
+            sampled = policy.sample(PROMPTS, uniforms, Sampling(3), with_graph=reuse)
+            assert (sampled.prefill is None) == (not reuse)
+            metrics.append(step(learner, PROMPTS, sampled.responses, REWARDS, sampled.prefill))
+        results.append((metrics, gradients(policy.model)))
     for mine, theirs in zip(results[0][0], results[1][0], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-4)
     assert_equal(results[0][1], results[1][1], 1e-4)
 
 
 def test_the_reference_has_no_dropout(tiny: Path) -> None:
-    child = load_adapted(tiny, share=False)
-    expected = both(child)[1]
-    child.model.train()
-    batch = child.pad(PROMPTS, RESPONSES)
-    assert torch.equal(child.score_reference(batch)[0], expected)
-    assert not torch.equal(child.score(batch).logits, child.score(batch).logits)  # the policy has
+    policy = load_adapted(tiny, share=False)
+    expected = both(policy)[1]
+    policy.model.train()
+    batch = policy.pad(PROMPTS, RESPONSES)
+    assert torch.equal(policy.score_reference(batch)[0], expected)
+    assert not torch.equal(policy.score(batch).logits, policy.score(batch).logits)  # the policy has
 
 
-def test_the_merged_model_is_the_policy_and_plain(tiny: Path, load_child: LoadChild) -> None:
-    child = load_adapted(tiny, LoraSettings(rank=2, alpha=8, targets="all-linear"))
-    learner = Learner(child, msgspec.structs.replace(SOUND, actor_lr=1e-2), torch.Generator().manual_seed(0))
+def test_the_merged_model_is_the_policy_and_plain(tiny: Path, load_policy: LoadPolicy) -> None:
+    policy = load_adapted(tiny, LoraSettings(rank=2, alpha=8, targets="all-linear"))
+    learner = Learner(policy, msgspec.structs.replace(SOUND, actor_lr=1e-2), torch.Generator().manual_seed(0))
     for _ in range(2):
         step(learner, PROMPTS, RESPONSES, REWARDS)
-    expected, before = both(child)
-    plain = merged(child.model)
-    assert [name for name, _ in plain.named_parameters()] == [n for n, _ in load_child().model.named_parameters()]
-    actual = Child(plain, None, eos=0, prompts=PROMPTS)
+    expected, before = both(policy)
+    plain = merged(policy.model)
+    assert [name for name, _ in plain.named_parameters()] == [n for n, _ in load_policy().model.named_parameters()]
+    actual = FastPolicy(plain, None, eos=(0,), prompts=PROMPTS)
     logits = actual.score(actual.pad(PROMPTS, RESPONSES)).logits
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert (logits - before).abs().max() > 0.01
@@ -242,7 +247,7 @@ def test_targets_that_do_not_do(tiny: Path, targets: list[str], what: str) -> No
 
 def test_peft_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     check_model(ModelSettings(lora=LoraSettings()))
-    monkeypatch.setattr(lora, "find_spec", lambda name: None)
+    monkeypatch.setattr(model_settings, "find_spec", lambda name: None)
     check_model(ModelSettings())
     with pytest.raises(UserError, match=r"model\.lora: needs the peft library; .*pip install peft"):
         check_model(ModelSettings(lora=LoraSettings()))
@@ -306,8 +311,8 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_happened(
         return learn(self, *arguments)
 
     def note_and_finish(self: Trainer) -> None:
-        batch = self.child.pad(PROMPTS, RESPONSES)
-        policies.append((spread(self.child.score(batch)).detach(), self.child.score_reference(batch)[0]))
+        batch = self.policy.pad(PROMPTS, RESPONSES)
+        policies.append((spread(self.policy.score(batch)).detach(), self.policy.score_reference(batch)[0]))
         finish(self)
 
     monkeypatch.setattr(Trainer, "finish", note_and_finish)
@@ -334,7 +339,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_happened(
     for name in [each for each in sys.modules if each.partition(".")[0] == "peft"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "peft", None)
-    plain = Child(AutoModelForCausalLM.from_pretrained(cut.model), None, eos=0)
+    plain = FastPolicy(AutoModelForCausalLM.from_pretrained(cut.model), None, eos=(0,))
     batch = plain.pad(PROMPTS, RESPONSES)
     mask = batch.response_mask
     torch.testing.assert_close(spread(plain.score(batch))[mask], policies[-1][0][mask], rtol=1e-4, atol=1e-3)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from conftest import in_float64, spread
 
-from pgsrm.policy.fast.policy import Sampling
-from pgsrm.ppo import Learner, PPOSettings, step
+from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.advantages import (
     generalized_advantages,
     group_baseline,
@@ -22,10 +21,12 @@ from pgsrm.ppo.advantages import (
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_entropy, token_logprobs, value_loss
 from pgsrm.ppo.plain import PlainLearner
+from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.statistics import token_statistics
+from pgsrm.ppo.update import Learner, step
 from pgsrm.util.errors import UserError
 
-LoadChild = Callable[..., Any]
+LoadPolicy = Callable[..., Any]
 LN2, LN3 = math.log(2), math.log(3)
 
 # Prompts that share two tokens and are ragged; responses with EOS (0) at the end, in the first place, and absent.
@@ -240,10 +241,10 @@ def test_no_target_keeps_the_coefficient() -> None:
 # One step against its definition
 
 
-def double_learner(child: Any, settings: PPOSettings, monkeypatch: pytest.MonkeyPatch) -> Learner:
+def double_learner(policy: Any, settings: PPOSettings, monkeypatch: pytest.MonkeyPatch) -> Learner:
     """The package's own code in float64, so that it can be compared to the tenth digit."""
     in_float64(monkeypatch)
-    learner = Learner(child, settings, torch.Generator().manual_seed(0))
+    learner = Learner(policy, settings, torch.Generator().manual_seed(0))
     learner.value_head.double()
     return learner
 
@@ -257,12 +258,12 @@ def assert_same_step(
     if learner.settings.minibatches > 1:
         return
     kept = min(1.0, learner.settings.max_grad_norm / (expected["grad/actor_norm"] + 1e-6))
-    for parameter, gradient in zip(learner.child.model.parameters(), plain.gradients, strict=True):
+    for parameter, gradient in zip(learner.policy.model.parameters(), plain.gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient * kept, rtol=tolerance, atol=tolerance)
 
 
 def compare(
-    load_child: LoadChild,
+    load_policy: LoadPolicy,
     monkeypatch: pytest.MonkeyPatch,
     settings: PPOSettings,
     architecture: str = "gpt2",
@@ -276,13 +277,13 @@ def compare(
 
     From the second on, value head, KL and moments are not zero.
     """
-    child = load_child(architecture, double=True, prompts=prompts, padding=settings.padding)
-    assert child.prefix == (prompts[0][:2] if prompts[0][0] == 5 else [])
-    plain, learner = PlainLearner(child.model, child.eos, settings), double_learner(child, settings, monkeypatch)
+    policy = load_policy(architecture, double=True, prompts=prompts, padding=settings.padding)
+    assert policy.prefix == (prompts[0][:2] if prompts[0][0] == 5 else [])
+    plain, learner = PlainLearner(policy.model, policy.eos, settings), double_learner(policy, settings, monkeypatch)
     shuffle, rows = torch.Generator().manual_seed(0), len(prompts)  # as the learner's
     width = max(map(len, prompts)) if settings.padding == "right" else None
     for _ in range(updates):
-        scores = spread(child.score(child.pad(prompts, responses)))
+        scores = spread(policy.score(policy.pad(prompts, responses)))
         for mine, prompt, response in zip(scores, prompts, responses, strict=True):
             look = plain.look(plain.policy, prompt, response, width)
             close(mine[: len(response)].log_softmax(-1), look.logits.log_softmax(-1), tolerance)
@@ -292,40 +293,40 @@ def compare(
             parts = [part.tolist() for order in orders for part in order.tensor_split(settings.minibatches)]
         expected, actual = plain.step(prompts, responses, rewards, parts), step(learner, prompts, responses, rewards)
         assert_same_step(learner, plain, expected, actual, tolerance)
-    for mine, theirs in zip(child.model.parameters(), plain.policy.parameters(), strict=True):
+    for mine, theirs in zip(policy.model.parameters(), plain.policy.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
     close(learner.value_head.weight[0], plain.weight, tolerance)
     close(learner.value_head.bias, plain.bias, tolerance)
 
 
 @pytest.mark.usefixtures("width")
-def test_step_is_algorithm_1(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
-    compare(load_child, monkeypatch, PAPER)
+def test_step_is_algorithm_1(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(load_policy, monkeypatch, PAPER)
 
 
 @pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-def test_step_is_algorithm_1_for(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
-    compare(load_child, monkeypatch, PAPER, architecture)
+def test_step_is_algorithm_1_for(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    compare(load_policy, monkeypatch, PAPER, architecture)
 
 
 @pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 @pytest.mark.parametrize("prompts", [PROMPTS, [[7, 1], [8, 2, 3, 4], [9, 5, 6], [3]]], ids=["prefix", "no prefix"])
-def test_losses_and_gradients_in_float32(load_child: LoadChild, architecture: str, prompts: list[list[int]]) -> None:
+def test_losses_and_gradients_in_float32(load_policy: LoadPolicy, architecture: str, prompts: list[list[int]]) -> None:
     """Within 1e-5 of the definition's, relative to the whole gradient's norm; no clipping between."""
     settings = msgspec.structs.replace(PAPER, **SOUND, max_grad_norm=1e9)
-    child = load_child(architecture, prompts=prompts)
+    policy = load_policy(architecture, prompts=prompts)
     with torch.no_grad():  # a policy that is its own reference has no KL
-        for parameter in child.model.parameters():
+        for parameter in policy.model.parameters():
             parameter *= 1.1
-    plain = PlainLearner(child.model, child.eos, settings)
-    plain.reference.load_state_dict(child.reference.state_dict())
-    learner = Learner(child, settings, torch.Generator())
+    plain = PlainLearner(policy.model, policy.eos, settings)
+    plain.reference.load_state_dict(policy.reference.state_dict())
+    learner = Learner(policy, settings, torch.Generator())
     expected, actual = plain.step(prompts, RESPONSES, REWARDS), step(learner, prompts, RESPONSES, REWARDS)
     for name in ("loss/policy", "loss/kl", "loss/actor", "loss/value", "policy/entropy", "grad/actor_norm"):
         assert actual[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
-    for parameter, gradient in zip(child.model.parameters(), plain.gradients, strict=True):
+    for parameter, gradient in zip(policy.model.parameters(), plain.gradients, strict=True):
         assert (parameter.grad - gradient).norm() <= 1e-5 * expected["grad/actor_norm"]
 
 
@@ -333,7 +334,7 @@ def test_losses_and_gradients_in_float32(load_child: LoadChild, architecture: st
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 @pytest.mark.parametrize("prompts", [PROMPTS, [[7, 1], [8, 2, 3, 4], [9, 5, 6]]], ids=["prefix", "no prefix"])
 def test_step_with_eos_in_every_position(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str, prompts: list[list[int]]
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str, prompts: list[list[int]]
 ) -> None:
     """First, second, third and nowhere, for each of the prompts; some rows are equal."""
     endings = [[0], [50, 0], [50, 51, 0], [50, 51, 52]]
@@ -342,7 +343,7 @@ def test_step_with_eos_in_every_position(
     settings = msgspec.structs.replace(PAPER, **SOUND)
     asked, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
     rewards = [0.1 * (i % 7) for i in range(len(rows))]
-    compare(load_child, monkeypatch, settings, architecture, rewards, 2, prompts=asked, responses=answers)
+    compare(load_policy, monkeypatch, settings, architecture, rewards, 2, prompts=asked, responses=answers)
 
 
 SOUND = {"baseline": "prompt_value", "whiten_advantages": True, "kl_estimator": "exact"}
@@ -384,31 +385,31 @@ SOUND |= {"scored_distribution": "sampled", "kl_coef": 0.01, "entropy_coef": 0.0
     ids=lambda switches: ",".join(f"{key}={value}" for key, value in switches.items()),
 )
 def test_step_with_each_switch(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, switches: dict[str, Any]
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, switches: dict[str, Any]
 ) -> None:
-    compare(load_child, monkeypatch, msgspec.structs.replace(PAPER, **switches))
+    compare(load_policy, monkeypatch, msgspec.structs.replace(PAPER, **switches))
 
 
 @pytest.mark.parametrize("train_eos", [True, False])
 @pytest.mark.parametrize("baseline", ["prompt_value", "response_value", "token_values", "batch_mean", "none"])
 def test_step_with_rewards_a_token(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, baseline: Any, train_eos: bool
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, baseline: Any, train_eos: bool
 ) -> None:
     """What is given at an EOS counts for the tokens before it, also where the EOS itself is not trained."""
     settings = msgspec.structs.replace(PAPER, baseline=baseline, train_eos=train_eos)
-    compare(load_child, monkeypatch, settings, rewards=TOKEN_REWARDS)
+    compare(load_policy, monkeypatch, settings, rewards=TOKEN_REWARDS)
 
 
 @pytest.mark.usefixtures("width")
-def test_step_with_epochs_minibatches_and_clipping(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_with_epochs_minibatches_and_clipping(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Advantages and old log-probs are fixed before the first of the gradient steps; large steps, so that some clip."""
     settings = msgspec.structs.replace(
         PAPER, epochs=2, minibatches=2, clip_range=0.05, actor_lr=1e-2, whiten_advantages=True
     )
     with monkeypatch.context() as patch:
-        compare(load_child, patch, settings)
-    child = load_child(prompts=PROMPTS)
-    metrics = step(Learner(child, settings, torch.Generator().manual_seed(0)), PROMPTS, RESPONSES, REWARDS)
+        compare(load_policy, patch, settings)
+    policy = load_policy(prompts=PROMPTS)
+    metrics = step(Learner(policy, settings, torch.Generator().manual_seed(0)), PROMPTS, RESPONSES, REWARDS)
     assert 0 < metrics["policy/clip_fraction"] < 1
     assert metrics["policy/ratio_max"] > 1.05
 
@@ -416,53 +417,53 @@ def test_step_with_epochs_minibatches_and_clipping(load_child: LoadChild, monkey
 @pytest.mark.parametrize("control", ["paper", "ziegler"])
 @pytest.mark.parametrize("micro_batch", [None, 1])
 def test_the_controller_goes_by_the_policy_that_sampled(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, control: Any, micro_batch: int | None
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, control: Any, micro_batch: int | None
 ) -> None:
     """Wrong version: the mean over the gradient steps, whose policies did not draw these tokens."""
     steps = {"epochs": 2, "minibatches": 2, "clip_range": 0.2, "micro_batch": micro_batch, "actor_lr": 1e-3}
     adaptive = {"kl_coef": 0.1, "kl_control": control, "kl_target": 0.01, "kl_horizon": 20.0}
-    compare(load_child, monkeypatch, msgspec.structs.replace(PAPER, **steps, **adaptive))
+    compare(load_policy, monkeypatch, msgspec.structs.replace(PAPER, **steps, **adaptive))
 
 
-def test_step_with_equal_rewards_and_whitening(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_with_equal_rewards_and_whitening(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """As reward=binary gives where no answer is right: no signal, whatever the values are by then."""
     settings = msgspec.structs.replace(PAPER, **SOUND)
     with monkeypatch.context() as patch:
-        compare(load_child, patch, settings, rewards=REWARDS, updates=1)
-    compare(load_child, monkeypatch, msgspec.structs.replace(settings, critic_lr=0.1), rewards=[0.5] * 4)
+        compare(load_policy, patch, settings, rewards=REWARDS, updates=1)
+    compare(load_policy, monkeypatch, msgspec.structs.replace(settings, critic_lr=0.1), rewards=[0.5] * 4)
 
 
-def test_step_with_one_response(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_with_one_response(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = msgspec.structs.replace(PAPER, **SOUND)
-    compare(load_child, monkeypatch, settings, rewards=[0.7], prompts=PROMPTS[:1], responses=RESPONSES[:1])
+    compare(load_policy, monkeypatch, settings, rewards=[0.7], prompts=PROMPTS[:1], responses=RESPONSES[:1])
 
 
 @pytest.mark.parametrize("baseline", ["prompt_value", "token_values"])
 def test_step_with_a_minibatch_of_nothing_but_untrained_eos(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, baseline: Any
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, baseline: Any
 ) -> None:
     assert RESPONSES[2] == [0]
     steps = {"minibatches": 4, "clip_range": 0.2, "train_eos": False, "baseline": baseline}
-    compare(load_child, monkeypatch, msgspec.structs.replace(PAPER, **steps))
+    compare(load_policy, monkeypatch, msgspec.structs.replace(PAPER, **steps))
 
 
 @pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 def test_step_on_the_samplings_own_pass(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     """As runs do it: what sampling computed of the prompts is what the update differentiates."""
     settings = msgspec.structs.replace(PAPER, **SOUND)
-    child = load_child(architecture, double=True, prompts=PROMPTS)
-    plain, learner = PlainLearner(child.model, child.eos, settings), double_learner(child, settings, monkeypatch)
+    policy = load_policy(architecture, double=True, prompts=PROMPTS)
+    plain, learner = PlainLearner(policy.model, policy.eos, settings), double_learner(policy, settings, monkeypatch)
     prompts = [PROMPTS[i] for i in (0, 1, 1, 2, 3, 0)]
-    assert learner.reuses_prompts(len(prompts))
+    assert learner.reuses_prefill(len(prompts))
     for update in range(2):
         uniforms = torch.rand(6, 3, generator=torch.Generator().manual_seed(update), dtype=torch.float64)
-        sampled = child.sample(prompts, uniforms, Sampling(3), with_graph=True)
+        sampled = policy.sample(prompts, uniforms, Sampling(3), with_graph=True)
         rewards = [float(len(response) + response[0] % 5) for response in sampled.responses]
         expected = plain.step(prompts, sampled.responses, rewards)
-        actual = step(learner, prompts, sampled.responses, rewards, sampled.prompts)
+        actual = step(learner, prompts, sampled.responses, rewards, sampled.prefill)
         assert_same_step(learner, plain, expected, actual, 1e-10)
 
 
@@ -479,43 +480,43 @@ def test_step_on_the_samplings_own_pass(
     ],
 )
 def test_a_batch_that_does_not_fit_together_is_refused(
-    load_child: LoadChild, given: Any, switches: dict[str, Any], what: str
+    load_policy: LoadPolicy, given: Any, switches: dict[str, Any], what: str
 ) -> None:
     """Wrong version: one reward for four responses is broadcast."""
-    child = load_child(prompts=PROMPTS)
-    learner = Learner(child, msgspec.structs.replace(PAPER, **switches), torch.Generator())
+    policy = load_policy(prompts=PROMPTS)
+    learner = Learner(policy, msgspec.structs.replace(PAPER, **switches), torch.Generator())
     with pytest.raises(UserError, match=f"ppo.step: .*{what}"):
         step(learner, *given)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "exact"])
-def test_padding_is_no_token(load_child: LoadChild, estimator: Any) -> None:
+def test_padding_is_no_token(load_policy: LoadPolicy, estimator: Any) -> None:
     """Wrong version: EOS, which pads, is so improbable that k3 of it is infinite, and the run stops as if it had diverged."""
-    child = load_child("llama", prompts=PROMPTS)
-    head = child.model.get_output_embeddings().weight
+    policy = load_policy("llama", prompts=PROMPTS)
+    head = policy.model.get_output_embeddings().weight
     with torch.no_grad():
         head.mul_(0.01)
-        row = child.score(child.pad(PROMPTS, RESPONSES)).prompt_hidden[0]
-        head[child.eos] = -300 * row / row.square().sum()  # after the first prompt
+        row = policy.score(policy.pad(PROMPTS, RESPONSES)).prompt_hidden[0]
+        head[policy.eos[0]] = -300 * row / row.square().sum()  # after the first prompt
     settings = msgspec.structs.replace(PAPER, kl_estimator=estimator, kl_coef=0.1)
-    learner = Learner(child, settings, torch.Generator())
+    learner = Learner(policy, settings, torch.Generator())
     metrics = step(learner, PROMPTS, [[50, 51, 52], [53], [54], [55]], REWARDS)
     assert all(math.isfinite(value) for value in metrics.values())
 
 
-def test_micro_batches_bound_what_the_reference_holds(load_child: LoadChild, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batches_bound_what_the_reference_holds(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong version: its log-probabilities of the whole batch, a vocabulary a token, are held through all steps."""
-    from pgsrm.policy.fast.policy import Child
+    from pgsrm.policy.fast.policy import FastPolicy
 
-    rows, score = [], Child.score_reference
+    rows, score = [], FastPolicy.score_reference
 
-    def counted(self: Child, batch: Any) -> Any:
+    def counted(self: FastPolicy, batch: Any) -> Any:
         rows.append(len(batch))
         return score(self, batch)
 
-    monkeypatch.setattr(Child, "score_reference", counted)
+    monkeypatch.setattr(FastPolicy, "score_reference", counted)
     settings = msgspec.structs.replace(PAPER, micro_batch=2, epochs=2, clip_range=0.2)
-    learner = Learner(load_child(prompts=PROMPTS), settings, torch.Generator())
+    learner = Learner(load_policy(prompts=PROMPTS), settings, torch.Generator())
     step(learner, PROMPTS, RESPONSES, REWARDS)
     assert set(rows) == {2}
 
@@ -523,13 +524,13 @@ def test_micro_batches_bound_what_the_reference_holds(load_child: LoadChild, mon
 # The switches change what they say
 
 
-def weights_after(load_child: LoadChild, updates: int = 2, **switches: Any) -> torch.Tensor:
+def weights_after(load_policy: LoadPolicy, updates: int = 2, **switches: Any) -> torch.Tensor:
     settings = msgspec.structs.replace(PAPER, **switches)
-    child = load_child(prompts=PROMPTS, padding=settings.padding)
-    learner = Learner(child, settings, torch.Generator().manual_seed(0))
+    policy = load_policy(prompts=PROMPTS, padding=settings.padding)
+    learner = Learner(policy, settings, torch.Generator().manual_seed(0))
     for _ in range(updates):
         step(learner, PROMPTS, RESPONSES, REWARDS)
-    return torch.nn.utils.parameters_to_vector(child.model.parameters())
+    return torch.nn.utils.parameters_to_vector(policy.model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -557,21 +558,23 @@ def weights_after(load_child: LoadChild, updates: int = 2, **switches: Any) -> t
     ],
     ids=lambda switches: ",".join(f"{key}={value}" for key, value in switches.items()),
 )
-def test_each_switch_changes_the_weights(load_child: LoadChild, switches: dict[str, Any]) -> None:
+def test_each_switch_changes_the_weights(load_policy: LoadPolicy, switches: dict[str, Any]) -> None:
     updates = 3  # the KL coefficient moves after the first, and then acts on a policy that has left the reference
     plain = {"kl_estimator": "k3"} if "kl_reference" in switches else {}  # k1's gradient knows no reference
-    assert not torch.equal(weights_after(load_child, updates, **plain), weights_after(load_child, updates, **switches))
+    assert not torch.equal(
+        weights_after(load_policy, updates, **plain), weights_after(load_policy, updates, **switches)
+    )
 
 
-def test_an_untrained_eos_gets_no_gradient_and_a_trained_one_does(load_child: LoadChild) -> None:
+def test_an_untrained_eos_gets_no_gradient_and_a_trained_one_does(load_policy: LoadPolicy) -> None:
     """FIDELITY D3, with a batch of which every response is an EOS alone: nothing is left to train on without it."""
     changes = {}
     for train_eos in (True, False):
-        child = load_child(prompts=PROMPTS)
+        policy = load_policy(prompts=PROMPTS)
         settings = msgspec.structs.replace(PAPER, train_eos=train_eos, weight_decay=0.0, entropy_coef=0.0, kl_coef=0.0)
-        before = torch.nn.utils.parameters_to_vector(child.model.parameters()).clone()
-        step(Learner(child, settings, torch.Generator()), PROMPTS, [[0]] * 4, REWARDS)
-        after = torch.nn.utils.parameters_to_vector(child.model.parameters())
+        before = torch.nn.utils.parameters_to_vector(policy.model.parameters()).clone()
+        step(Learner(policy, settings, torch.Generator()), PROMPTS, [[0]] * 4, REWARDS)
+        after = torch.nn.utils.parameters_to_vector(policy.model.parameters())
         assert after.isfinite().all()
         changes[train_eos] = (after - before).abs().max().item()
     assert changes[True] > 1e-4
@@ -579,13 +582,13 @@ def test_an_untrained_eos_gets_no_gradient_and_a_trained_one_does(load_child: Lo
 
 
 @pytest.mark.parametrize("baseline", ["none", "batch_mean", "prompt_value"])
-def test_a_batch_without_a_trained_token_does_no_harm(load_child: LoadChild, baseline: Any) -> None:
+def test_a_batch_without_a_trained_token_does_no_harm(load_policy: LoadPolicy, baseline: Any) -> None:
     """Wrong version: whitening divides by a mask's sum of zero, and every weight is NaN."""
-    child = load_child(prompts=PROMPTS)
+    policy = load_policy(prompts=PROMPTS)
     settings = msgspec.structs.replace(PAPER, train_eos=False, whiten_advantages=True, baseline=baseline)
-    metrics = step(Learner(child, settings, torch.Generator()), PROMPTS, [[0]] * 4, REWARDS)
+    metrics = step(Learner(policy, settings, torch.Generator()), PROMPTS, [[0]] * 4, REWARDS)
     assert all(math.isfinite(value) for value in metrics.values()), metrics
-    assert torch.nn.utils.parameters_to_vector(child.model.parameters()).isfinite().all()
+    assert torch.nn.utils.parameters_to_vector(policy.model.parameters()).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -593,7 +596,7 @@ def test_a_batch_without_a_trained_token_does_no_harm(load_child: LoadChild, bas
     [{}, SOUND, {"baseline": "response_value", "train_eos": False}, {"epochs": 2, "minibatches": 3, "micro_batch": 2}],
 )
 def test_equal_rows_give_what_they_give_apart(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, switches: dict[str, Any]
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, switches: dict[str, Any]
 ) -> None:
     """Equal prompts and equal answers are computed once; wrong version: their gradients are counted once, too."""
     rows = [0, 1, 1, 2, 0, 3, 0, 1]
@@ -602,66 +605,66 @@ def test_equal_rows_give_what_they_give_apart(
     rewards = [0.1 * i for i in range(len(rows))]
     results = []
     for share in (True, False):
-        child = load_child(double=True, prompts=PROMPTS, share=share)
-        learner = double_learner(child, msgspec.structs.replace(PAPER, **switches), monkeypatch)
+        policy = load_policy(double=True, prompts=PROMPTS, share=share)
+        learner = double_learner(policy, msgspec.structs.replace(PAPER, **switches), monkeypatch)
         metrics = [step(learner, prompts, responses, rewards) for _ in range(2)]
-        results.append((metrics, list(child.model.parameters())))
+        results.append((metrics, list(policy.model.parameters())))
     for mine, theirs in zip(results[0][0], results[1][0], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-10, abs=1e-10)
     for ours, others in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(ours, others, rtol=1e-10, atol=1e-10)
 
 
-def test_the_value_of_an_untrained_eos_is_still_its_reward(load_child: LoadChild) -> None:
+def test_the_value_of_an_untrained_eos_is_still_its_reward(load_policy: LoadPolicy) -> None:
     """The value loss is MSE(v, r) (Algorithm 1, line 12), whatever tokens are in the policy's loss."""
-    child = load_child(prompts=PROMPTS)
+    policy = load_policy(prompts=PROMPTS)
     settings = msgspec.structs.replace(PAPER, train_eos=False)
-    metrics = step(Learner(child, settings, torch.Generator()), PROMPTS, RESPONSES, REWARDS)
+    metrics = step(Learner(policy, settings, torch.Generator()), PROMPTS, RESPONSES, REWARDS)
     assert metrics["loss/value"] == pytest.approx((1 + 0.0625 + 0.25 + 0) / 4)  # v = 0, rewards 1, 1/4, 1/2, 0
 
 
-def test_dropout_is_on_when_asked_in_sampling_and_in_scoring(load_child: LoadChild) -> None:
+def test_dropout_is_on_when_asked_in_sampling_and_in_scoring(load_policy: LoadPolicy) -> None:
     """FIDELITY D5; and the greedy evaluation stays without."""
 
-    child = load_child(prompts=PROMPTS)
-    Learner(child, msgspec.structs.replace(PAPER, dropout=True), torch.Generator())
-    uniforms, batch = torch.full((4, 3), 0.5), child.pad(PROMPTS, RESPONSES)
+    policy = load_policy(prompts=PROMPTS)
+    Learner(policy, msgspec.structs.replace(PAPER, dropout=True), torch.Generator())
+    uniforms, batch = torch.full((4, 3), 0.5), policy.pad(PROMPTS, RESPONSES)
     torch.manual_seed(1)
-    sampled = [child.sample(PROMPTS, uniforms, Sampling(3)).logprobs[:, 0] for _ in range(2)]
-    scored = [child.score(batch).logits for _ in range(2)]
+    sampled = [policy.sample(PROMPTS, uniforms, Sampling(3)).logprobs[:, 0] for _ in range(2)]
+    scored = [policy.score(batch).logits for _ in range(2)]
     assert not torch.equal(sampled[0], sampled[1])
     assert not torch.equal(scored[0], scored[1])
-    assert torch.equal(child.score_reference(batch)[0], child.score_reference(batch)[0])
-    assert child.greedy(PROMPTS, 8) == child.greedy(PROMPTS, 8)
-    assert child.model.training  # and greedy puts it back
+    assert torch.equal(policy.score_reference(batch)[0], policy.score_reference(batch)[0])
+    assert policy.greedy(PROMPTS, 8) == policy.greedy(PROMPTS, 8)
+    assert policy.model.training  # and greedy puts it back
 
 
-def test_previous_reference_is_the_policy_before_the_last_update(load_child: LoadChild) -> None:
+def test_previous_reference_is_the_policy_before_the_last_update(load_policy: LoadPolicy) -> None:
     """FIDELITY D6: the KL is one update's change, where that against the initial model is the sum of all."""
     kls: dict[str, list[float]] = {"initial": [], "previous": []}
     for reference, kl in kls.items():
-        child = load_child(prompts=PROMPTS)
+        policy = load_policy(prompts=PROMPTS)
         settings = msgspec.structs.replace(PAPER, kl_reference=reference, kl_estimator="exact", actor_lr=3e-3)
-        learner = Learner(child, settings, torch.Generator())
+        learner = Learner(policy, settings, torch.Generator())
         for _ in range(4):
-            before = {name: value.clone() for name, value in child.model.state_dict().items()}
+            before = {name: value.clone() for name, value in policy.model.state_dict().items()}
             kl.append(step(learner, PROMPTS, RESPONSES, REWARDS)["loss/kl"])
         if reference == "previous":
-            assert all(torch.equal(child.reference.state_dict()[name], value) for name, value in before.items())
+            assert all(torch.equal(policy.reference.state_dict()[name], value) for name, value in before.items())
     assert kls["initial"][0] == kls["previous"][0] == pytest.approx(0, abs=1e-6)
     assert kls["initial"][1] == pytest.approx(kls["previous"][1], rel=1e-4)
     assert kls["previous"][3] < 0.7 * kls["initial"][3]
 
 
-def test_the_adaptive_coefficient_moves_with_the_measured_kl(load_child: LoadChild) -> None:
+def test_the_adaptive_coefficient_moves_with_the_measured_kl(load_policy: LoadPolicy) -> None:
     """The first update's KL is 0, below target / 1.5; Ziegler's measures the sum over a response, not a token."""
     settings = msgspec.structs.replace(PAPER, kl_control="paper", kl_target=0.8)
-    learner = Learner(load_child(prompts=PROMPTS), settings, torch.Generator())
+    learner = Learner(load_policy(prompts=PROMPTS), settings, torch.Generator())
     assert step(learner, PROMPTS, RESPONSES, REWARDS)["policy/kl_coef"] == 0.05
     assert step(learner, PROMPTS, RESPONSES, REWARDS)["policy/kl_coef"] == pytest.approx(0.05 / 1.5)
 
     settings = msgspec.structs.replace(PAPER, kl_control="ziegler", kl_target=1.2, kl_horizon=40, actor_lr=1e-3)
-    learner = Learner(load_child(prompts=PROMPTS), settings, torch.Generator())
+    learner = Learner(load_policy(prompts=PROMPTS), settings, torch.Generator())
     step(learner, PROMPTS, RESPONSES, REWARDS)
     assert learner.kl_coef == pytest.approx(0.05 * (1 - 0.2 * 4 / 40))
     coefficient = learner.kl_coef
@@ -693,14 +696,14 @@ def test_contradictions_are_named(changes: dict[str, Any], key: str) -> None:
         msgspec.structs.replace(PAPER, **changes).check()
 
 
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(load_child: LoadChild) -> None:
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(load_policy: LoadPolicy) -> None:
     """Wrong version: the weights are NaN from there on, and the run goes on with them."""
-    child = load_child(prompts=PROMPTS)
-    learner = Learner(child, msgspec.structs.replace(PAPER, kl_coef=1e38, kl_estimator="k1"), torch.Generator())
-    before = [parameter.clone() for parameter in child.model.parameters()]
+    policy = load_policy(prompts=PROMPTS)
+    learner = Learner(policy, msgspec.structs.replace(PAPER, kl_coef=1e38, kl_estimator="k1"), torch.Generator())
+    before = [parameter.clone() for parameter in policy.model.parameters()]
     with pytest.raises(UserError, match=r"not finite \(policy/kl_coef 1e\+38.*ppo.kl_control=fixed"):
         step(learner, PROMPTS, RESPONSES, REWARDS)
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(before, child.model.parameters(), strict=True))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(before, policy.model.parameters(), strict=True))
 
 
 def test_an_incomplete_batch_is_not_drawn() -> None:

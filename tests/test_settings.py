@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.config import schema
 from pgsrm.config.schema import Settings, read_settings
-from pgsrm.models.load import ModelSettings
+from pgsrm.models.settings import ModelSettings
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.paths import PACKAGE, conf_folder
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
 from pgsrm.evaluation import other_reward, read_text
-from pgsrm.models.load import check_model, weights_digest
+from pgsrm.models.settings import check_model, weights_digest
 from pgsrm.parent import find_references
 from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.record import RunFolder

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.config.cluster import ClusterSettings, ResourceSettings
 from pgsrm.evaluation import AUSTEN
-from pgsrm.models.load import ModelSettings
+from pgsrm.models.settings import ModelSettings
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.errors import UserError

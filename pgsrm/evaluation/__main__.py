@@ -19,7 +19,8 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
     from pgsrm.evaluation.evaluation import Evaluation
     from pgsrm.models.load import load_model, load_tokenizer, resolve_device
     from pgsrm.models.text import Codec
-    from pgsrm.policy.fast.policy import Child, Sampling
+    from pgsrm.policy.fast.policy import FastPolicy
+    from pgsrm.policy.sampling import Sampling
     from pgsrm.reward.scorer import Scorer
 
     settings, config = load_settings(folder)
@@ -27,10 +28,10 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
     saved = msgspec.structs.replace(settings.model, path=str(folder.model), revision=None, lora=None)
     codec = Codec(load_tokenizer(saved))
     prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
-    child = Child(
+    child = FastPolicy(
         load_model(saved, resolve_device(saved.device)),
         None,
-        codec.eos,
+        (codec.eos,),
         [prompt_ids[example.prompt] for example in task.train],
         settings.ppo.padding,
         share=not settings.ppo.dropout,

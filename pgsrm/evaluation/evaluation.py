@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from pgsrm.models.text import Codec
-from pgsrm.policy.fast.policy import Child, Sampling
+from pgsrm.policy.protocol import Policy
+from pgsrm.policy.sampling import Sampling
 from pgsrm.reward import SemanticReward
 from pgsrm.reward.scorer import Scorer, mean
 from pgsrm.rollout import Rollout
@@ -33,7 +34,7 @@ class Evaluation:
     def __init__(
         self,
         task: Task,
-        child: Child,
+        child: Policy,
         codec: Codec,
         prompt_ids: Mapping[str, list[int]],
         scorer: Scorer,
@@ -104,7 +105,7 @@ def text_windows(codec: Codec, text: str, positions: int | None) -> torch.Tensor
     return torch.tensor(ids[: count * length]).view(count, length)
 
 
-def perplexity(child: Child, windows: torch.Tensor) -> float:
+def perplexity(child: Policy, windows: torch.Tensor) -> float:
     """exp of the mean negative log-probability of every token but the first of its window, given those before it there."""
     try:
         return math.exp(-child.text_logprob(windows))

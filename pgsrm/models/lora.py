@@ -5,30 +5,12 @@ adapters alone.
 """
 
 import warnings
-from importlib.util import find_spec
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
-from msgspec import Meta
+from transformers.pytorch_utils import Conv1D
 
+from pgsrm.models.settings import LoraSettings
 from pgsrm.util.errors import UserError
-
-
-class LoraSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The adapters: W x becomes W x + alpha / rank * B A x, with B zero at first."""
-
-    # Rows of A and columns of B.
-    rank: Annotated[int, Meta(ge=1)] = 8
-    # Scale of what the adapters add, divided by the rank.
-    alpha: Annotated[float, Meta(gt=0, lt=1e30)] = 16.0
-    # Names of the layers that get adapters ([q_proj, v_proj]), or all-linear; null = peft's choice for the architecture.
-    targets: list[str] | Literal["all-linear"] | None = None
-
-
-def check_peft() -> None:
-    """Raise UserError unless the `peft` library is installed."""
-    if find_spec("peft") is None:
-        raise UserError("model.lora: needs the peft library; install it with: pip install peft")
 
 
 def add_adapters(model: Any, settings: LoraSettings) -> Any:
@@ -38,7 +20,6 @@ def add_adapters(model: Any, settings: LoraSettings) -> Any:
         UserError: for targets that the model has not, or that can't be merged into its weights in the end.
     """
     from peft import LoraConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(
         r=settings.rank,

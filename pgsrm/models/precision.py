@@ -2,6 +2,11 @@
 
 from typing import Any
 
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
 
 def attend_in_float32(model: Any) -> None:
     """Let a model's attention, and that alone, compute in float32; for bfloat16 on a CPU.
@@ -9,10 +14,6 @@ def attend_in_float32(model: Any) -> None:
     There the backward pass of torch's bfloat16 attention takes ten times as long as float32's, and attention is one
     hundredth of an update's arithmetic at a prompt's length. Models without torch's attention stay as they are.
     """
-    import torch
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
 
     def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
         kind = query.dtype

@@ -1,35 +1,33 @@
-"""What trained children answer where nano was told the fact and where it was not: `python -m pgsrm.nano.recall RUN ...`.
+"""What trained policies answer where nano was told the fact and where it was not: `python -m pgsrm.nano.recall RUN ...`.
 
 RUN is the folder of a finished run of `model=nano` on color, antonym or category. Prints a line a run: greedy answers that equal
 the reference, of the prompts whose fact pre-training told and of those that it withheld (docs/nano.md).
 """
 
 import argparse
+import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
+from pgsrm.models.load import load_model, load_tokenizer
+from pgsrm.models.settings import ModelSettings
+from pgsrm.models.text import Codec
 from pgsrm.nano.corpus import TaskText, is_withheld, load_task_text
+from pgsrm.policy.fast.policy import FastPolicy
 
 ONE_WORD = ("color", "antonym", "category")
 
 
 def answers(folder: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
     """Greedy answers (n,) of the model in a folder, lower case."""
-    import copy
-
-    import torch
-
-    from pgsrm.models.load import ModelSettings, load_model, load_tokenizer
-    from pgsrm.models.text import Codec
-    from pgsrm.policy.fast.policy import Child
-
     settings = ModelSettings(path=str(folder))
     codec, model = Codec(load_tokenizer(settings)), load_model(settings, torch.device("cpu"))
     ids = [codec.encode(prompt) for prompt in prompts]
-    child = Child(model, copy.deepcopy(model), codec.eos, ids)
-    return [text.strip().lower() for text in codec.decode(child.greedy(ids, max_new_tokens))[0]]
+    policy = FastPolicy(model, copy.deepcopy(model), (codec.eos,), ids)
+    return [text.strip().lower() for text in codec.decode(policy.greedy(ids, max_new_tokens))[0]]
 
 
 def count_right(task: TaskText, answered: list[str]) -> dict[bool, tuple[int, int]]:

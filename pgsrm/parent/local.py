@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pgsrm.models.load import ModelSettings, check_model, resolve_device
 from pgsrm.models.server import Budget
+from pgsrm.models.settings import ModelSettings, check_model
 from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.question import Answer, Questions
 from pgsrm.parent.settings import ParentSettings
@@ -21,6 +21,8 @@ class LocalParent:
     host = None
 
     def __init__(self, settings: ParentSettings, questions: Questions) -> None:
+        from pgsrm.models.load import resolve_device  # torch
+
         if settings.model is None:
             raise UserError("parent.model=null: no model to ask; set it to a hub name or a folder")
         self._name = settings.model

@@ -5,26 +5,26 @@ the mask divided by `count`, the mask's sum over the WHOLE batch, so that micro-
 Units: nats.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 KLEstimator = Literal["k1", "k2", "k3", "exact"]
 
 
-def masked_mean(values: "Tensor", mask: "Tensor", count: "Tensor | float | None" = None) -> "Tensor":
+def masked_mean(values: Tensor, mask: Tensor, count: Tensor | float | None = None) -> Tensor:
     """Sum of `values` over `mask` divided by `count` (default: the mask's own sum)."""
     total = mask.sum() if count is None else count
     return (values * mask).sum() / total
 
 
-def token_logprobs(logits: "Tensor", tokens: "Tensor") -> "Tensor":
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probabilities (B, T) of `tokens` (B, T) under `logits` (B, T, V)."""
     return logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-def token_entropy(logits: "Tensor") -> "Tensor":
+def token_entropy(logits: Tensor) -> Tensor:
     """Entropy (B, T) of each position's distribution; a token at -inf counts as 0 (0 log 0)."""
     logp = logits.log_softmax(-1)
     return -(logp.exp() * logp.clamp(min=-1e9)).sum(-1)
@@ -32,11 +32,11 @@ def token_entropy(logits: "Tensor") -> "Tensor":
 
 def kl_divergence(
     estimator: KLEstimator,
-    logprobs: "Tensor",
-    reference_logprobs: "Tensor",
-    logits: "Tensor | None" = None,
-    reference_logits: "Tensor | None" = None,
-) -> "Tensor":
+    logprobs: Tensor,
+    reference_logprobs: Tensor,
+    logits: Tensor | None = None,
+    reference_logits: Tensor | None = None,
+) -> Tensor:
     """KL(policy || reference) per token (B, T), from the sampled tokens' log-probs or, exactly, from all logits.
 
     With d = log pi - log pi_ref on a token drawn from pi (Schulman, "Approximating KL divergence"):
@@ -56,13 +56,13 @@ def kl_divergence(
 
 
 def policy_loss(
-    logprobs: "Tensor",
-    old_logprobs: "Tensor",
-    advantages: "Tensor",
-    mask: "Tensor",
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
     clip_range: float | None,
-    count: "Tensor | float | None" = None,
-) -> "Tensor":
+    count: Tensor | float | None = None,
+) -> Tensor:
     """-mean(log pi A) without ratio (Algorithm 1, line 11), or PPO's clipped surrogate (Schulman et al. 2017, eq. 7).
 
     `clip_range` None is the former; eps > 0 gives -mean(min(r A, clip(r, 1 - eps, 1 + eps) A)), r = pi / pi_old.
@@ -71,14 +71,13 @@ def policy_loss(
         return -masked_mean(logprobs * advantages, mask, count)
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    import torch
 
     return -masked_mean(torch.min(ratio * advantages, clipped * advantages), mask, count)
 
 
 def value_loss(
-    values: "Tensor", targets: "Tensor", mask: "Tensor | None" = None, count: "Tensor | float | None" = None
-) -> "Tensor":
+    values: Tensor, targets: Tensor, mask: Tensor | None = None, count: Tensor | float | None = None
+) -> Tensor:
     """Mean squared error of the values: one a response (B,) (Algorithm 1, line 12), or one a token (B, T) over `mask`.
 
     `count` is the number of responses, or of tokens, in the whole batch.

@@ -9,31 +9,29 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.settings import PPOSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Look:
     """What the model says about one response of T tokens."""
 
-    logits: "Tensor"  # (T, V) of the distributions that predict its tokens
-    states: "Tensor"  # (T + 1, D) last layer from the prompt's last token on
-    logprobs: "Tensor"  # (T,) of its tokens under the distribution that they are scored under (D9)
-    values: "Tensor"  # (T,) V before each token; all the same where a response has one
+    logits: Tensor  # (T, V) of the distributions that predict its tokens
+    states: Tensor  # (T + 1, D) last layer from the prompt's last token on
+    logprobs: Tensor  # (T,) of its tokens under the distribution that they are scored under (D9)
+    values: Tensor  # (T,) V before each token; all the same where a response has one
 
 
 class PlainLearner:
     """A policy, its reference (a copy), a linear value head that starts at zero, and AdamW for both."""
 
-    def __init__(self, model: Any, eos: int, settings: PPOSettings) -> None:
-        import torch
-
+    def __init__(self, model: Any, eos: tuple[int, ...], settings: PPOSettings) -> None:
         self.settings, self.eos = settings, eos
         self.policy, self.reference = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
         some = model.get_input_embeddings().weight
@@ -52,8 +50,6 @@ class PlainLearner:
         parts: Sequence[Sequence[int]] | None = None,
     ) -> dict[str, float]:
         """One update; `parts` are the rows of each gradient step (default: one step on all rows). Returns its metrics."""
-        import torch
-
         settings = self.settings
         before = {name: tensor.clone() for name, tensor in self.policy.state_dict().items()}
         width = max(map(len, prompts)) if settings.padding == "right" else None
@@ -80,24 +76,20 @@ class PlainLearner:
 
     def look(self, model: Any, prompt: list[int], response: list[int], width: int | None) -> Look:
         """Score one response. `width` is the longest prompt's length with padding on the right (D4), else None."""
-        import torch
-
         ids, start, extra = [*prompt, *response], len(prompt), {}
         device = self.weight.device
         if width:  # prompt, pads, response; positions count the pads
             pads = width - start
             mask = [1] * start + [0] * pads + [1] * len(response)
-            ids, start = [*prompt, *[self.eos] * pads, *response], width
+            ids, start = [*prompt, *[self.eos[0]] * pads, *response], width
             positions = torch.arange(len(ids), device=device)[None]
             extra = {"attention_mask": torch.tensor([mask], device=device), "position_ids": positions}
         out = model(torch.tensor([ids], device=device), output_hidden_states=True, use_cache=False, **extra)
         logits, states = out.logits[0, start - 1 : -1], out.hidden_states[-1][0, start - 1 :]
         return Look(logits, states, self.logprobs(logits, response), self.values(states.detach(), response))
 
-    def logprobs(self, logits: "Tensor", response: list[int]) -> "Tensor":
+    def logprobs(self, logits: Tensor, response: list[int]) -> Tensor:
         """Log-probabilities (T,) of the response's tokens; with D9's `sampled` under temperature and top-k."""
-        import torch
-
         s, logp = self.settings, []
         for row, token in zip(logits, response, strict=True):
             if s.scored_distribution == "sampled":
@@ -110,7 +102,7 @@ class PlainLearner:
             logp.append(row.log_softmax(-1)[token])
         return torch.stack(logp)
 
-    def values(self, states: "Tensor", response: list[int]) -> "Tensor":
+    def values(self, states: Tensor, response: list[int]) -> Tensor:
         """V (T,): before each token, of the prompt, or of the last token in the loss (Algorithm 1: "last non-pad", D2)."""
         if self.settings.baseline == "token_values":
             return states[:-1] @ self.weight + self.bias
@@ -119,9 +111,9 @@ class PlainLearner:
 
     def in_loss(self, response: list[int]) -> list[bool]:
         """Which tokens are in the loss: all, or all but EOS (D3)."""
-        return [token != self.eos or self.settings.train_eos for token in response]
+        return [token not in self.eos or self.settings.train_eos for token in response]
 
-    def kl(self, look: Look, reference: Look, response: list[int]) -> "Tensor":
+    def kl(self, look: Look, reference: Look, response: list[int]) -> Tensor:
         """KL (T,) of policy and reference by `kl_estimator` (Schulman, "Approximating KL divergence"; D14)."""
         full, ref = look.logits.log_softmax(-1), reference.logits.log_softmax(-1)
         if self.settings.kl_estimator == "exact":
@@ -196,8 +188,6 @@ class PlainLearner:
         self, rows: Sequence[tuple[tuple[list[int], list[int], int | None], Look, list[float | None], list[float]]]
     ) -> dict[str, float]:
         """One step of both optimisers; a row is what `look` takes, the old policy's look, advantages, value targets."""
-        import torch
-
         s = self.settings
         policy, entropy, kl, difference, square = [], [], [], [], []
         for row, before, advantage, target in rows:
@@ -239,20 +229,16 @@ class PlainLearner:
             "grad/critic_norm": self.adamw(critic, torch.autograd.grad(s.value_coef * value, critic), s.critic_lr),
         }
 
-    def surrogate(self, logprob: "Tensor", old: "Tensor", advantage: float) -> "Tensor":
+    def surrogate(self, logprob: Tensor, old: Tensor, advantage: float) -> Tensor:
         """-log pi A (Algorithm 1, line 11), or the clipped surrogate (Schulman et al. 2017, eq. 7)."""
-        import torch
-
         clip = self.settings.clip_range
         if clip is None:
             return -logprob * advantage
         ratio = (logprob - old).exp()
         return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
-    def adamw(self, parameters: "Sequence[Tensor]", gradients: "Sequence[Tensor]", lr: float) -> float:
+    def adamw(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float) -> float:
         """Clip to the norm, then AdamW (Loshchilov and Hutter 2019, algorithm 2); returns the norm before clipping."""
-        import torch
-
         s, (b1, b2) = self.settings, (0.9, 0.999)
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
         shrink = min(1.0, s.max_grad_norm / (norm + 1e-6))

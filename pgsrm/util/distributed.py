@@ -15,13 +15,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pgsrm.util.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 T = TypeVar("T")
 GRACE = 5.0  # seconds for the others to end by themselves, after the first has
@@ -38,16 +42,14 @@ class Processes:
         """Whether this process is the one that writes the run's folder."""
         return self.rank == 0
 
-    def share(self, rows: "Tensor") -> "Tensor":
+    def share(self, rows: Tensor) -> Tensor:
         """This process's part of `rows` (n,), n a multiple of `count`."""
         return rows if self.count == 1 else rows.tensor_split(self.count)[self.rank]
 
-    def join(self, share: "Tensor") -> "Tensor":
+    def join(self, share: Tensor) -> Tensor:
         """The shares (n / count, ...) of all processes, one below the other, without gradient."""
         if self.count == 1:
             return share.detach()
-        import torch
-        import torch.distributed as dist
 
         parts = [torch.empty_like(share) for _ in range(self.count)]
         dist.all_gather(parts, share.detach().contiguous())
@@ -57,17 +59,15 @@ class Processes:
         """The same for lists of anything that can be pickled."""
         if self.count == 1:
             return list(share)
-        import torch.distributed as dist
 
         parts: list[Any] = [None] * self.count
         dist.all_gather_object(parts, list(share))
         return [each for part in parts for each in part]
 
-    def add_gradients(self, parameters: "Iterable[Tensor]") -> None:
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up every parameter's gradient over the processes, in place. FSDP has averaged those of sharded ones."""
         if self.count == 1:
             return
-        import torch.distributed as dist
 
         for gradient in [p.grad for p in parameters if p.grad is not None]:
             if is_sharded(gradient):
@@ -75,12 +75,10 @@ class Processes:
             else:
                 dist.all_reduce(gradient)
 
-    def combine(self, totals: "Mapping[str, Tensor]", largest: str) -> "dict[str, Tensor]":
+    def combine(self, totals: Mapping[str, Tensor], largest: str) -> dict[str, Tensor]:
         """Scalars added up over the processes; of those called `largest`, the largest."""
         if self.count == 1:
             return dict(totals)
-        import torch
-        import torch.distributed as dist
 
         added, most = torch.stack([value.double() for value in totals.values()]), totals[largest].clone()
         dist.all_reduce(added)
@@ -95,7 +93,6 @@ class Processes:
         """What `compute` returns in the first process, which alone calls it; an error of it is raised in all."""
         if self.count == 1:
             return compute()
-        import torch.distributed as dist
 
         found: list[Any] = [None, None]
         if self.first:
@@ -112,36 +109,28 @@ class Processes:
 ALONE = Processes()
 
 
-def is_sharded(tensor: "Tensor") -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether FSDP has divided a tensor among the processes."""
-    from torch.distributed.tensor import DTensor
-
     return isinstance(tensor, DTensor)
 
 
-def undivided(tensor: "Tensor") -> "Tensor":
+def undivided(tensor: Tensor) -> Tensor:
     """A tensor as one process would have it; all processes have to call this together."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
-def divided_as(tensor: "Tensor", other: "Tensor") -> "Tensor":
+def divided_as(tensor: Tensor, other: Tensor) -> Tensor:
     """A whole `tensor` divided among the processes as `other` is, if it is."""
     if not is_sharded(other):
         return tensor
-    from torch.distributed.tensor import distribute_tensor
-
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)  # type: ignore[attr-defined]
 
 
-def shard(model: Any, device: "torch.device", processes: Processes) -> Any:
+def shard(model: Any, device: torch.device, processes: Processes) -> Any:
     """Divide a transformers model's weights among the processes, layer by layer (torch.distributed.fsdp.fully_shard).
 
     A layer's weights are whole only while it computes, on `device`.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     mesh = init_device_mesh(device.type, (processes.count,))
     for layer in [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]:
         fully_shard(layer, mesh=mesh)
@@ -173,7 +162,6 @@ def together(count: int, command: Sequence[str]) -> Iterator[Processes]:
             started.append(subprocess.Popen([sys.executable, *command], env=environment, start_new_session=True))
     elif here.count != count:
         raise UserError(f"processes={count}: {here.count} were started (WORLD_SIZE); start {count}")
-    import torch.distributed as dist
 
     try:
         dist.init_process_group(backend=None)  # NCCL for tensors on GPUs, gloo for those on CPUs
@@ -188,10 +176,8 @@ def together(count: int, command: Sequence[str]) -> Iterator[Processes]:
             process.wait()
 
 
-def local_device(device: "torch.device") -> "torch.device":
+def local_device(device: torch.device) -> torch.device:
     """`cuda` as this process's own GPU (LOCAL_RANK)."""
-    import torch
-
     if device.type != "cuda" or device.index is not None:
         return device
     own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -20,8 +20,8 @@ from torch.nn import Embedding, Linear
 from torch.nn.functional import embedding
 from transformers.pytorch_utils import Conv1D
 
-from pgsrm.policy.fast.gradients import put_back, take_distinct
 from pgsrm.policy.fast.matmul import WIDE, multiply
+from pgsrm.policy.gradients import put_back, take_distinct
 
 
 class _Uses:

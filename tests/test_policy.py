@@ -1,4 +1,4 @@
-"""The child: padding, positions, shared prefix, scoring, sampling, loading, and text."""
+"""The policy: padding, positions, shared prefix, scoring, sampling, loading, and text."""
 
 import gc
 import json
@@ -12,15 +12,20 @@ import pytest
 import torch
 from conftest import spread
 
-from pgsrm.models.load import SHIPPED, ModelSettings, check_model, load_model, load_tokenizer, resolve_device
+from pgsrm.models.load import load_model, load_tokenizer, resolve_device
+from pgsrm.models.settings import SHIPPED, ModelSettings, check_model
 from pgsrm.models.text import Codec
+from pgsrm.policy import base
+from pgsrm.policy.batch import pad_rows
 from pgsrm.policy.fast import forward
-from pgsrm.policy.fast.batch import common_prefix, pad_prompts, positions
-from pgsrm.policy.fast.gradients import take_rows
-from pgsrm.policy.fast.policy import Child, Sampling, draw, truncate
+from pgsrm.policy.fast import policy as fast_policy
+from pgsrm.policy.fast.batch import common_prefix, positions
+from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.policy.gradients import take_rows
+from pgsrm.policy.sampling import Sampling, draw, truncate
 from pgsrm.util.errors import UserError
 
-LoadChild = Callable[..., Any]
+LoadPolicy = Callable[..., Any]
 CPU = torch.device("cpu")
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40]]
 RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [55, 0]]
@@ -44,10 +49,10 @@ def test_common_prefix(prompts: list[list[int]], length: int) -> None:
 
 
 def test_padding_and_masks() -> None:
-    ids, mask = pad_prompts([[1, 0], [2]], 0, "left", CPU)  # the 0 in the first prompt is a token, not a pad
+    ids, mask = pad_rows([[1, 0], [2]], 0, "left", CPU)  # the 0 in the first prompt is a token, not a pad
     assert ids.tolist() == [[1, 0], [0, 2]]
     assert mask.tolist() == [[True, True], [False, True]]
-    ids, mask = pad_prompts([[1, 0], [2]], 0, "right", CPU)
+    ids, mask = pad_rows([[1, 0], [2]], 0, "right", CPU)
     assert ids.tolist() == [[1, 0], [2, 0]]
     assert mask.tolist() == [[True, True], [True, False]]
 
@@ -58,25 +63,25 @@ def test_positions() -> None:
     assert positions(mask, "right").tolist() == [[0, 1, 2], [0, 1, 2]]  # D4: pads take places
 
 
-def test_the_prefix_is_taken_out_and_left_in_for_other_prompts(load_child: LoadChild) -> None:
-    child = load_child(prompts=PROMPTS)
-    batch = child.pad(PROMPTS, RESPONSES)
+def test_the_prefix_is_taken_out_and_left_in_for_other_prompts(load_policy: LoadPolicy) -> None:
+    policy = load_policy(prompts=PROMPTS)
+    batch = policy.pad(PROMPTS, RESPONSES)
     assert batch.prefix_ids.tolist() == [5, 6]
     assert batch.prompt_ids.tolist() == [[0, 0, 7], [20, 21, 22], [0, 30, 31], [0, 0, 40]]
     assert batch.response_ids.tolist() == [[50, 51, 0], [52, 53, 54], [0, 0, 0], [55, 0, 0]]
     assert batch.response_mask.sum(1).tolist() == [3, 3, 1, 2]
     for other in ([9, 6, 7], [5], [5, 6]):  # another beginning; the prefix's own beginning; the prefix itself
-        outside = child.pad([PROMPTS[0], other], RESPONSES[:2])
+        outside = policy.pad([PROMPTS[0], other], RESPONSES[:2])
         assert outside.prefix_ids.tolist() == []
         assert outside.prompt_mask.sum(1).tolist() == [3, len(other)]
 
 
-def test_rows_of_a_batch(load_child: LoadChild) -> None:
-    child = load_child(prompts=PROMPTS)
-    batch = child.pad(PROMPTS, RESPONSES)
+def test_rows_of_a_batch(load_policy: LoadPolicy) -> None:
+    policy = load_policy(prompts=PROMPTS)
+    batch = policy.pad(PROMPTS, RESPONSES)
     part = batch.rows(torch.tensor([2, 0]))
     assert (len(batch), len(part)) == (4, 2)
-    mine, theirs = spread(child.score(part)), spread(child.score(batch))[[2, 0]]
+    mine, theirs = spread(policy.score(part)), spread(policy.score(batch))[[2, 0]]
     mask = part.response_mask
     torch.testing.assert_close(mine[mask], theirs[mask], rtol=1e-5, atol=1e-5)
 
@@ -87,50 +92,50 @@ def test_rows_of_a_batch(load_child: LoadChild) -> None:
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 def test_shared_prefix_changes_no_number_and_no_gradient(
-    load_child: LoadChild, architecture: str, padding: str
+    load_policy: LoadPolicy, architecture: str, padding: str
 ) -> None:
     results, sampled = [], []
     for share in (True, False):
-        child = load_child(architecture, prompts=PROMPTS, padding=padding, share=share)
-        assert child.prefix[-2:] == ([5, 6] if share else [])
-        batch = child.pad(PROMPTS, RESPONSES)
-        scores = child.score(batch, torch.tensor([3, 0, 1, 2]))
+        policy = load_policy(architecture, prompts=PROMPTS, padding=padding, share=share)
+        assert policy.prefix[-2:] == ([5, 6] if share else [])
+        batch = policy.pad(PROMPTS, RESPONSES)
+        scores = policy.score(batch, torch.tensor([3, 0, 1, 2]))
         logp = spread(scores).log_softmax(-1)[batch.response_mask]  # (tokens, V)
         loss = (logp * torch.linspace(-1, 1, logp.shape[-1])).mean() + scores.value_hidden.sin().mean()
-        gradients = torch.autograd.grad(loss, list(child.model.parameters()))
+        gradients = torch.autograd.grad(loss, list(policy.model.parameters()))
         results.append((logp, scores.prompt_hidden, scores.value_hidden, *gradients))
-        sampled.append(child.sample(PROMPTS, torch.full((4, 5), 0.7), Sampling(5)).responses)
+        sampled.append(policy.sample(PROMPTS, torch.full((4, 5), 0.7), Sampling(5)).responses)
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
     assert sampled[0] == sampled[1]
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_the_hidden_state_after_so_many_tokens_is_there_when_asked_for(load_child: LoadChild, share: bool) -> None:
-    child = load_child(prompts=PROMPTS, share=share)
-    batch, close = child.pad(PROMPTS, RESPONSES), {"rtol": 1e-5, "atol": 1e-5}
-    asked, plain = child.score(batch, torch.tensor([3, 2, 0, 2])), child.score(batch)
+def test_the_hidden_state_after_so_many_tokens_is_there_when_asked_for(load_policy: LoadPolicy, share: bool) -> None:
+    policy = load_policy(prompts=PROMPTS, share=share)
+    batch, close = policy.pad(PROMPTS, RESPONSES), {"rtol": 1e-5, "atol": 1e-5}
+    asked, plain = policy.score(batch, torch.tensor([3, 2, 0, 2])), policy.score(batch)
     assert plain.value_hidden is None
     torch.testing.assert_close(plain.logits, asked.logits, **close)
     torch.testing.assert_close(plain.prompt_hidden, asked.prompt_hidden, **close)
     for i, count in enumerate([3, 2, 0, 2]):
         ids = torch.tensor([PROMPTS[i] + RESPONSES[i][:count]])
-        hidden = child.model(ids, output_hidden_states=True).hidden_states[-1][0]
+        hidden = policy.model(ids, output_hidden_states=True).hidden_states[-1][0]
         torch.testing.assert_close(asked.value_hidden[i], hidden[-1], **close)
         torch.testing.assert_close(asked.prompt_hidden[i], hidden[len(PROMPTS[i]) - 1], **close)
-    one = child.pad(PROMPTS, [[r[0]] for r in RESPONSES])  # a single response token: nothing of it is read
-    torch.testing.assert_close(spread(child.score(one)), spread(plain)[:, :1], **close)
+    one = policy.pad(PROMPTS, [[r[0]] for r in RESPONSES])  # a single response token: nothing of it is read
+    torch.testing.assert_close(spread(policy.score(one)), spread(plain)[:, :1], **close)
 
 
-def test_equal_rows_are_computed_once(load_child: LoadChild) -> None:
+def test_equal_rows_are_computed_once(load_policy: LoadPolicy) -> None:
     """Wrong version: a prompt that is drawn twice is read twice, an answer that is given twice scored twice."""
     rows = [0, 1, 1, 2, 0, 0]
     prompts = [PROMPTS[i] for i in rows]
     responses = [RESPONSES[i] for i in rows[:-1]] + [[9, 9, 0]]  # of three equal prompts, one is answered otherwise
-    child, apart, seen = load_child(prompts=PROMPTS), load_child(prompts=PROMPTS, share=False), []
-    child.model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw["input_ids"].shape[0]), with_kwargs=True)
-    batch, place = child.pad(prompts, responses), torch.tensor([1, 2, 2, 0, 1, 3])
-    mine, theirs = child.score(batch, place), apart.score(apart.pad(prompts, responses), place)
+    policy, apart, seen = load_policy(prompts=PROMPTS), load_policy(prompts=PROMPTS, share=False), []
+    policy.model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw["input_ids"].shape[0]), with_kwargs=True)
+    batch, place = policy.pad(prompts, responses), torch.tensor([1, 2, 2, 0, 1, 3])
+    mine, theirs = policy.score(batch, place), apart.score(apart.pad(prompts, responses), place)
     assert seen == [1, 3, 4]  # the prefix, the prompts, the pairs
     later = sum(len(response) - 1 for response in (*RESPONSES[:3], [9, 9, 0]))
     assert len(mine.logits) == 3 + later < sum(map(len, responses)) == len(theirs.logits)  # a prompt's end, once
@@ -138,17 +143,19 @@ def test_equal_rows_are_computed_once(load_child: LoadChild) -> None:
     torch.testing.assert_close(spread(mine)[mask], spread(theirs)[mask], **close)
     torch.testing.assert_close(mine.prompt_hidden, theirs.prompt_hidden, **close)
     torch.testing.assert_close(mine.value_hidden, theirs.value_hidden, **close)
-    logits, packing = child.score_reference(batch)
-    torch.testing.assert_close(logits[packing.place][mask], spread(mine)[mask], **close)
+    logits, contexts = policy.score_reference(batch)
+    torch.testing.assert_close(logits[contexts.place][mask], spread(mine)[mask], **close)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
-def test_of_a_prompt_the_last_layers_mlp_is_computed_at_its_end_alone(load_child: LoadChild, architecture: str) -> None:
+def test_of_a_prompt_the_last_layers_mlp_is_computed_at_its_end_alone(
+    load_policy: LoadPolicy, architecture: str
+) -> None:
     """Wrong version: everywhere, though of the other tokens no more than keys and values are used."""
-    child, seen = load_child(architecture, prompts=PROMPTS), []
-    mlp = forward.last_mlp(child.model)
+    policy, seen = load_policy(architecture, prompts=PROMPTS), []
+    mlp = forward.last_mlp(policy.model)
     next(mlp.children()).register_forward_hook(lambda module, inputs, out: seen.append(tuple(inputs[0].shape[:2])))
-    child.score(child.pad(PROMPTS, RESPONSES))
+    policy.score(policy.pad(PROMPTS, RESPONSES))
     assert seen == [
         (1, 1),
         (len(PROMPTS), 1),
@@ -176,7 +183,7 @@ EXPERTS = {**WINDOW, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok
 )
 def test_other_architectures_read_on_top_of_a_cache_as_at_once(kind: str, sizes: dict[str, Any]) -> None:
     """Mixtures of experts, ALiBi, and a window that is long enough."""
-    Child(tiny_of(kind, **sizes), None, eos=0, prompts=[[5, 6, 7], [5, 6, 8, 9]]).check_cache(2)
+    FastPolicy(tiny_of(kind, **sizes), None, eos=(0,), prompts=[[5, 6, 7], [5, 6, 8, 9]]).check_cache(2)
 
 
 @pytest.mark.parametrize(
@@ -184,26 +191,26 @@ def test_other_architectures_read_on_top_of_a_cache_as_at_once(kind: str, sizes:
     [
         ("mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4}, "otherwise on top of a cache than at once"),
         ("mistral", WINDOW, "4 prompt and 9 response tokens otherwise"),
-        ("mamba", {"hidden_size": 32, "num_hidden_layers": 2}, "can't be read on top of a cache"),
+        ("mamba", {"hidden_size": 32, "num_hidden_layers": 2}, "can't be computed on top of a cache"),
     ],
 )
 def test_a_model_that_a_cache_does_not_suit_is_refused(kind: str, sizes: dict[str, Any], what: str) -> None:
     """Wrong version: it is trained on wrong log-probabilities."""
-    child = Child(tiny_of(kind, **sizes), None, eos=0, prompts=[[5, 6, 7], [5, 6, 8, 9]])
+    policy = FastPolicy(tiny_of(kind, **sizes), None, eos=(0,), prompts=[[5, 6, 7], [5, 6, 8, 9]])
     with pytest.raises(UserError, match=what):
-        child.check_cache(9)
+        policy.check_cache(9)
 
 
 @pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize("options", [{}, {"padding": "right"}, {"share": False}, {"gradient_checkpointing": True}])
-def test_the_cache_of_the_usual_ones_is_accepted(load_child: LoadChild, length: int, options: dict[str, Any]) -> None:
+def test_the_cache_of_the_usual_ones_is_accepted(load_policy: LoadPolicy, length: int, options: dict[str, Any]) -> None:
     for architecture in ("gpt2", "llama", "qwen2"):
-        load_child(architecture, prompts=PROMPTS, **options).check_cache(length)
+        load_policy(architecture, prompts=PROMPTS, **options).check_cache(length)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
 def test_linear_layers_of_wide_models_leave_padding_out(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, architecture: str
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     """Wrong version: a long prompt in a batch makes all of them as long."""
     from pgsrm.policy.fast import matrices
@@ -215,23 +222,23 @@ def test_linear_layers_of_wide_models_leave_padding_out(
         rows.append(len(left))
         return multiply(left, *others)
 
-    child = load_child(architecture, prompts=PROMPTS)
+    policy = load_policy(architecture, prompts=PROMPTS)
     monkeypatch.setattr(matrices, "multiply", counted)
     with torch.no_grad():
-        child.score(child.pad(PROMPTS, RESPONSES))
+        policy.score(policy.pad(PROMPTS, RESPONSES))
     own, responses = 1 + 3 + 2 + 1, len(RESPONSES)
     assert set(rows) - {0} == {2, own, 1, len(PROMPTS), 2 * responses, 5}  # prefix, prompts, ends, responses, logits
 
 
-def test_in_bfloat16_looking_at_the_cache_leaves_no_copy_of_the_weights(load_child: LoadChild) -> None:
+def test_in_bfloat16_looking_at_the_cache_leaves_no_copy_of_the_weights(load_policy: LoadPolicy) -> None:
     """Wrong version: a checkpoint is loaded next, and the copies are of the weights before it."""
-    child, other = load_child(prompts=PROMPTS, bfloat16=True), load_child(prompts=PROMPTS, bfloat16=True)
-    weights = {name: tensor * 1.3 for name, tensor in child.model.state_dict().items()}
-    child.check_cache(3)
-    for each in (child, other):
+    policy, other = load_policy(prompts=PROMPTS, bfloat16=True), load_policy(prompts=PROMPTS, bfloat16=True)
+    weights = {name: tensor * 1.3 for name, tensor in policy.model.state_dict().items()}
+    policy.check_cache(3)
+    for each in (policy, other):
         each.model.load_state_dict(weights)
-    batch = child.pad(PROMPTS, RESPONSES)
-    assert torch.equal(child.score(batch).logits, other.score(batch).logits)
+    batch = policy.pad(PROMPTS, RESPONSES)
+    assert torch.equal(policy.score(batch).logits, other.score(batch).logits)
 
 
 def test_an_mlp_of_another_kind_is_computed_everywhere() -> None:
@@ -241,43 +248,42 @@ def test_an_mlp_of_another_kind_is_computed_everywhere() -> None:
     assert forward.last_mlp(OPTForCausalLM(OPTConfig(ffn_dim=16, word_embed_proj_dim=16, **sizes))) is None
     model = BloomForCausalLM(BloomConfig(n_layer=2, n_head=2, **sizes)).eval()  # its MLP adds the residual itself
     ids = torch.tensor([[3, 4, 5]])
-    out = forward.Reader(model).run_for_end(input_ids=ids)
+    out = forward.Forward(model).run_for_end(input_ids=ids)
     torch.testing.assert_close(out.logits, model(input_ids=ids).logits)
 
 
-def test_a_row_that_has_ended_is_no_longer_computed(load_child: LoadChild) -> None:
+def test_a_row_that_has_ended_is_no_longer_computed(load_policy: LoadPolicy) -> None:
     """Wrong version: every row goes on until the last one ends."""
-    child, seen = load_child(prompts=PROMPTS), []
+    policy, seen = load_policy(prompts=PROMPTS), []
     uniforms = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
-    child.eos = child.sample(PROMPTS * 10, uniforms, Sampling(6)).responses[0][1]
-    child.model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw["input_ids"].shape[0]), with_kwargs=True)
-    responses = child.sample(PROMPTS * 10, uniforms, Sampling(6)).responses
-    going_on = [
-        sum(len(r) > step + 1 or (len(r) == step + 1 and r[-1] != child.eos) for r in responses) for step in range(5)
-    ]
+    eos = policy.sample(PROMPTS * 10, uniforms, Sampling(6)).responses[0][1]
+    policy.eos = (eos,)
+    policy.model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw["input_ids"].shape[0]), with_kwargs=True)
+    responses = policy.sample(PROMPTS * 10, uniforms, Sampling(6)).responses
+    going_on = [sum(len(r) > step + 1 or (len(r) == step + 1 and r[-1] != eos) for r in responses) for step in range(5)]
     assert seen[2:] == going_on  # after the prefix and the prompts
     assert len(set(going_on)) > 1
 
 
-def test_the_samplings_pass_over_the_prompts_is_as_good_as_a_new_one(load_child: LoadChild) -> None:
-    child = load_child(prompts=PROMPTS)
+def test_the_samplings_pass_over_the_prompts_is_as_good_as_a_new_one(load_policy: LoadPolicy) -> None:
+    policy = load_policy(prompts=PROMPTS)
     uniforms = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
-    sampled = child.sample(PROMPTS, uniforms, Sampling(3), with_graph=True)
-    batch, results = child.pad(PROMPTS, sampled.responses), []
-    for read in (sampled.prompts, None):
-        logits = child.score(batch, None, read).logits
-        gradients = torch.autograd.grad(logits.log_softmax(-1)[..., 7].sum(), list(child.model.parameters()))
+    sampled = policy.sample(PROMPTS, uniforms, Sampling(3), with_graph=True)
+    batch, results = policy.pad(PROMPTS, sampled.responses), []
+    for read in (sampled.prefill, None):
+        logits = policy.score(batch, None, read).logits
+        gradients = torch.autograd.grad(logits.log_softmax(-1)[..., 7].sum(), list(policy.model.parameters()))
         results.append((logits, *gradients))
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
-    assert child.sample(PROMPTS, uniforms, Sampling(3)).prompts is None
+    assert policy.sample(PROMPTS, uniforms, Sampling(3)).prefill is None
 
 
-def test_the_reference_that_is_kept_scores_as_one_that_is_not(load_child: LoadChild) -> None:
+def test_the_reference_that_is_kept_scores_as_one_that_is_not(load_policy: LoadPolicy) -> None:
     """Prompts are padded to another width in it; after `set_reference` nothing of the old one is left."""
-    kept, fresh = load_child(prompts=PROMPTS), load_child()
-    for child in (kept, fresh):
-        child.score_reference(child.pad(PROMPTS, RESPONSES))  # made at first use
+    kept, fresh = load_policy(prompts=PROMPTS), load_policy()
+    for policy in (kept, fresh):
+        policy.score_reference(policy.pad(PROMPTS, RESPONSES))  # made at first use
     weights = {name: value * 1.1 for name, value in kept.model.state_dict().items()}
     scored = []
     for _ in range(2):
@@ -288,30 +294,30 @@ def test_the_reference_that_is_kept_scores_as_one_that_is_not(load_child: LoadCh
             )
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
         scored.append(mine)
-        for child in (kept, fresh):
-            child.set_reference(weights)
+        for policy in (kept, fresh):
+            policy.set_reference(weights)
     assert not torch.allclose(*scored, atol=0.1)
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_whether_the_references_prompts_are_kept_does_not_depend_on_the_first_batch(
-    load_child: LoadChild, monkeypatch: pytest.MonkeyPatch, first: int
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, first: int
 ) -> None:
     """Wrong version: judged by the first prompt's length, while all are kept at the longest one's."""
-    from pgsrm.policy.fast import policy
-
     prompts = [[5, 6, 7], [5, 6, *range(10, 40)]]
-    child = load_child(prompts=prompts)
-    monkeypatch.setattr(policy, "REFERENCE_LIMIT", 2 * 20 * 2 * 2 * 32 * 4)  # 20 tokens: layers, keys and values, width
-    child.score_reference(child.pad([prompts[first]], [[7, 0]]))
-    assert child._reference_prompts is None
+    policy = load_policy(prompts=prompts)
+    monkeypatch.setattr(
+        fast_policy, "REFERENCE_LIMIT", 2 * 20 * 2 * 2 * 32 * 4
+    )  # 20 tokens: layers, keys and values, width
+    policy.score_reference(policy.pad([prompts[first]], [[7, 0]]))
+    assert policy._kept_prefill is None
 
 
-def test_the_reference_is_frozen(load_child: LoadChild) -> None:
-    child = load_child()
-    assert not any(p.requires_grad for p in child.reference.parameters())
-    assert not child.score_reference(child.pad(PROMPTS, RESPONSES))[0].requires_grad
-    assert child.score(child.pad(PROMPTS, RESPONSES)).logits.requires_grad
+def test_the_reference_is_frozen(load_policy: LoadPolicy) -> None:
+    policy = load_policy()
+    assert not any(p.requires_grad for p in policy.reference.parameters())
+    assert not policy.score_reference(policy.pad(PROMPTS, RESPONSES))[0].requires_grad
+    assert policy.score(policy.pad(PROMPTS, RESPONSES)).logits.requires_grad
 
 
 # Sampling
@@ -345,35 +351,36 @@ def test_draw_keeps_the_tail_of_a_large_vocabulary() -> None:
         assert abs(token - expected) <= 1
 
 
-def test_sampling_ends_at_eos_keeps_it_and_adds_none(load_child: LoadChild) -> None:
-    child = load_child(prompts=PROMPTS)
+def test_sampling_ends_at_eos_keeps_it_and_adds_none(load_policy: LoadPolicy) -> None:
+    policy = load_policy(prompts=PROMPTS)
     uniforms = torch.rand(400, 6, generator=torch.Generator().manual_seed(0))
-    free = child.sample(PROMPTS * 100, uniforms, Sampling(6)).responses
+    free = policy.sample(PROMPTS * 100, uniforms, Sampling(6)).responses
     tokens = [token for response in free for token in response]
-    child.eos = max(set(tokens), key=tokens.count)  # the token that it likes best ends a response from now on
-    responses = child.sample(PROMPTS * 100, uniforms, Sampling(6)).responses
-    ended = [r for r in responses if child.eos in r]
+    eos = max(set(tokens), key=tokens.count)  # the token that it likes best ends a response from now on
+    policy.eos = (eos,)
+    responses = policy.sample(PROMPTS * 100, uniforms, Sampling(6)).responses
+    ended = [r for r in responses if eos in r]
     assert len({len(r) for r in ended}) > 1
-    assert all(r.index(child.eos) == len(r) - 1 for r in ended)
-    assert all(len(r) == 6 for r in responses if child.eos not in r)
-    assert any(child.eos not in r for r in responses)
+    assert all(r.index(eos) == len(r) - 1 for r in ended)
+    assert all(len(r) == 6 for r in responses if eos not in r)
+    assert any(eos not in r for r in responses)
     for cut, whole in zip(responses, free, strict=True):  # up to there nothing has changed
         if 0 not in whole:
             assert cut == whole[: len(cut)]
 
 
-def test_greedy_takes_the_most_probable_token(load_child: LoadChild) -> None:
-    child = load_child(prompts=PROMPTS)
-    for prompt, response in zip(PROMPTS, child.greedy(PROMPTS, 4), strict=True):
+def test_greedy_takes_the_most_probable_token(load_policy: LoadPolicy) -> None:
+    policy = load_policy(prompts=PROMPTS)
+    for prompt, response in zip(PROMPTS, policy.greedy(PROMPTS, 4), strict=True):
         ids = list(prompt)
         for token in response:
             with torch.no_grad():
-                assert child.model(torch.tensor([ids])).logits[0, -1].argmax().item() == token
+                assert policy.model(torch.tensor([ids])).logits[0, -1].argmax().item() == token
             ids.append(token)
 
 
-def test_max_new_tokens_one(load_child: LoadChild) -> None:
-    sampled = load_child(prompts=PROMPTS).sample(PROMPTS, torch.rand(4, 1), Sampling(1))
+def test_max_new_tokens_one(load_policy: LoadPolicy) -> None:
+    sampled = load_policy(prompts=PROMPTS).sample(PROMPTS, torch.rand(4, 1), Sampling(1))
     assert [len(r) for r in sampled.responses] == [1, 1, 1, 1]
 
 
@@ -396,17 +403,18 @@ def test_bfloat16_is_for_the_arithmetic_alone(tiny: Path, tmp_path: Path) -> Non
     """Wrong version: bfloat16 weights, from which AdamW's small steps are rounded away."""
     import copy
 
-    from pgsrm.models.load import ModelSettings, load_model
-    from pgsrm.policy.fast.policy import Child
+    from pgsrm.models.load import load_model
+    from pgsrm.models.settings import ModelSettings
+    from pgsrm.policy.fast.policy import FastPolicy
 
     model = load_model(ModelSettings(path=str(tiny), dtype="bfloat16"), CPU)
     assert next(model.parameters()).dtype == torch.float32
     assert model.config._attn_implementation == "sdpa_float32"
     model.save_pretrained(tmp_path)
     assert "sdpa_float32" not in (tmp_path / "config.json").read_text()  # it is this package's, and not the model's
-    exact = Child(model, copy.deepcopy(model), eos=0, prompts=PROMPTS)
-    low = Child(copy.deepcopy(model), copy.deepcopy(model), eos=0, prompts=PROMPTS, bfloat16=True)
-    mine, theirs = (child.score(child.pad(PROMPTS, RESPONSES)).logits for child in (low, exact))
+    exact = FastPolicy(model, copy.deepcopy(model), eos=(0,), prompts=PROMPTS)
+    low = FastPolicy(copy.deepcopy(model), copy.deepcopy(model), eos=(0,), prompts=PROMPTS, bfloat16=True)
+    mine, theirs = (policy.score(policy.pad(PROMPTS, RESPONSES)).logits for policy in (low, exact))
     assert mine.dtype == torch.float32
     assert not torch.equal(mine, theirs)
     torch.testing.assert_close(mine, theirs, rtol=0.05, atol=0.05)
@@ -499,22 +507,21 @@ def test_decoding_tidies_nothing_up(tiny: Path) -> None:
     assert codec.decode([codec.encode("hot . don 't")])[0] == ["hot . don 't"]
 
 
-def test_many_prompts_are_read_in_chunks(load_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_prompts_are_read_in_chunks(load_policy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong version: all prompts of a task in one forward pass, however many there are."""
-    from pgsrm.policy.fast import policy
-
     prompts = [[5, 6, *range(10, 10 + length)] for length in range(1, 8)]
     responses = [[7, 8, 0]] * len(prompts)
-    whole = load_child(prompts=prompts)
-    logits, packing = whole.score_reference(whole.pad(prompts, responses))
+    whole = load_policy(prompts=prompts)
+    logits, contexts = whole.score_reference(whole.pad(prompts, responses))
     greedy = whole.greedy(prompts, 4)
-    monkeypatch.setattr(policy, "ROWS_AT_ONCE", 3)
-    child, rows = load_child(prompts=prompts), []
-    for model in (child.model, child.reference):
+    for module in (base, fast_policy):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    policy, rows = load_policy(prompts=prompts), []
+    for model in (policy.model, policy.reference):
         model.register_forward_pre_hook(lambda m, a, kw: rows.append(kw["input_ids"].shape[0]), with_kwargs=True)
-    two, packing_of_two = child.score_reference(child.pad(prompts[:2], responses[:2]))
-    torch.testing.assert_close(two[packing_of_two.place], logits[packing.place[:2]])
-    assert child.greedy(prompts, 4) == greedy
+    two, contexts_of_two = policy.score_reference(policy.pad(prompts[:2], responses[:2]))
+    torch.testing.assert_close(two[contexts_of_two.place], logits[contexts.place[:2]])
+    assert policy.greedy(prompts, 4) == greedy
     assert max(rows) == 3
 
 
@@ -540,11 +547,11 @@ def gradients_of_two_passes(model: Any, run: Callable[..., Any], ids: torch.Tens
 @pytest.mark.parametrize("frozen", [(), ("lm_head", "wte", "embed"), ("mlp",), ("bias",), ("weight",)], ids=str)
 @pytest.mark.parametrize("bias", [False, True], ids=["", "biased output"])
 def test_gradients_of_weights_that_several_passes_use(
-    load_child: LoadChild, architecture: str, frozen: tuple[str, ...], bias: bool
+    load_policy: LoadPolicy, architecture: str, frozen: tuple[str, ...], bias: bool
 ) -> None:
     """Wrong versions: one pass is lost, a frozen layer lets nothing through, a bias is forgotten."""
-    child, ids = load_child(architecture), torch.tensor([[5, 6, 5, 7]])
-    model = child.model
+    policy, ids = load_policy(architecture), torch.tensor([[5, 6, 5, 7]])
+    model = policy.model
     if bias:
         model.lm_head.bias = torch.nn.Parameter(torch.rand(model.lm_head.out_features))
     for name, parameter in model.named_parameters():
@@ -553,70 +560,72 @@ def test_gradients_of_weights_that_several_passes_use(
         return  # Llama has no biases
     theirs = gradients_of_two_passes(model, model, ids)
     for _ in range(2):  # the second graph has nothing of the first
-        child._reader.matrices.restart()
-        torch.testing.assert_close(gradients_of_two_passes(model, child._reader.run, ids), theirs)
+        policy._forward.matrices.restart()
+        torch.testing.assert_close(gradients_of_two_passes(model, policy._forward.run, ids), theirs)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_gradients_in_bfloat16_are_autocasts(load_child: LoadChild, architecture: str) -> None:
+def test_gradients_in_bfloat16_are_autocasts(load_policy: LoadPolicy, architecture: str) -> None:
     """Up to the rounding of a sum of gradients; wrong version: a pass that is lost or counted twice."""
-    child, ids = load_child(architecture, bfloat16=True), torch.tensor([[5, 6, 5, 7]])
+    policy, ids = load_policy(architecture, bfloat16=True), torch.tensor([[5, 6, 5, 7]])
     with torch.autocast("cpu", torch.bfloat16):
-        theirs = gradients_of_two_passes(child.model, child.model, ids)
-    child._reader.matrices.restart()
-    mine = gradients_of_two_passes(child.model, child._reader.run, ids)
+        theirs = gradients_of_two_passes(policy.model, policy.model, ids)
+    policy._forward.matrices.restart()
+    mine = gradients_of_two_passes(policy.model, policy._forward.run, ids)
     for a, b in zip(mine, theirs, strict=True):
         assert (a - b).norm() <= 0.02 * b.norm() + 1e-6
 
 
 @pytest.mark.usefixtures("width")
-def test_what_gradients_are_made_of_is_let_go(load_child: LoadChild) -> None:
+def test_what_gradients_are_made_of_is_let_go(load_policy: LoadPolicy) -> None:
     """Wrong versions: factors that live as long as the losses do, or that hold their own graph until Python looks for cycles."""
-    child = load_child(prompts=PROMPTS)
-    matrices = child._reader.matrices
+    policy = load_policy(prompts=PROMPTS)
+    matrices = policy._forward.matrices
     gc.disable()
     try:
         for backward in (True, False):
-            scores = child.score(child.pad(PROMPTS, [[7, 8, 9]] * len(PROMPTS)))
+            scores = policy.score(policy.pad(PROMPTS, [[7, 8, 9]] * len(PROMPTS)))
             if backward:
                 scores.logits.sum().backward()
                 assert not any(uses.products or uses.rows for uses in matrices._uses.values())
             held = [weakref.ref(uses) for uses in matrices._uses.values()]
             assert held
             del scores
-            child.weights_changed()
+            policy.weights_changed()
             assert not any(each() is not None for each in held)
     finally:
         gc.enable()
 
 
-def test_bfloat16_weights_are_made_once_an_update(load_child: LoadChild) -> None:
+def test_bfloat16_weights_are_made_once_an_update(load_policy: LoadPolicy) -> None:
     """And anew when the weights have changed; wrong version: the next update runs on those before it."""
-    child = load_child(prompts=PROMPTS, bfloat16=True)
-    sampled = child.sample(PROMPTS, torch.full((4, 3), 0.7), Sampling(3), with_graph=True)
-    made = dict(child._reader.matrices._copies)
-    assert child.model.lm_head in made
-    batch = child.pad(PROMPTS, sampled.responses)
-    before = child.score(batch, None, sampled.prompts).logits.detach()
-    child.score_reference(batch)
-    now = child._reader.matrices._copies
+    policy = load_policy(prompts=PROMPTS, bfloat16=True)
+    sampled = policy.sample(PROMPTS, torch.full((4, 3), 0.7), Sampling(3), with_graph=True)
+    made = dict(policy._forward.matrices._copies)
+    assert policy.model.lm_head in made
+    batch = policy.pad(PROMPTS, sampled.responses)
+    before = policy.score(batch, None, sampled.prefill).logits.detach()
+    policy.score_reference(batch)
+    now = policy._forward.matrices._copies
     assert now.keys() == made.keys() and all(now[layer][0] is made[layer][0] for layer in made)
     with torch.no_grad():
-        for parameter in child.model.parameters():
+        for parameter in policy.model.parameters():
             parameter *= 1.1
-    child.weights_changed()
-    assert not torch.allclose(child.score(batch).logits, before, atol=0.01)
-    gradients = torch.autograd.grad(child.score(batch).logits.sum(), list(child.model.parameters()), allow_unused=True)
+    policy.weights_changed()
+    assert not torch.allclose(policy.score(batch).logits, before, atol=0.01)
+    gradients = torch.autograd.grad(
+        policy.score(batch).logits.sum(), list(policy.model.parameters()), allow_unused=True
+    )
     assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in gradients)
 
 
-def test_bfloat16_copies_of_frozen_weights_stay(load_child: LoadChild) -> None:
-    child = load_child(prompts=PROMPTS, bfloat16=True)
-    child.model.transformer.h[0].mlp.c_fc.requires_grad_(False)
-    child.greedy(PROMPTS, 2)
-    frozen = child._reader.matrices._copies[child.model.transformer.h[0].mlp.c_fc]
-    child.weights_changed()
-    assert child._reader.matrices._copies == {child.model.transformer.h[0].mlp.c_fc: frozen}
+def test_bfloat16_copies_of_frozen_weights_stay(load_policy: LoadPolicy) -> None:
+    policy = load_policy(prompts=PROMPTS, bfloat16=True)
+    policy.model.transformer.h[0].mlp.c_fc.requires_grad_(False)
+    policy.greedy(PROMPTS, 2)
+    frozen = policy._forward.matrices._copies[policy.model.transformer.h[0].mlp.c_fc]
+    policy.weights_changed()
+    assert policy._forward.matrices._copies == {policy.model.transformer.h[0].mlp.c_fc: frozen}
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="needs torch's oneDNN")

@@ -1,0 +1,68 @@
+"""Prompts and responses as rectangles of token ids: padding and masks, made from lengths alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """B prompts of up to P tokens and their responses of up to T.
+
+    Masks come from lengths and never from `ids != pad`: GPT-2 has no pad token, and its EOS may be sampled.
+    """
+
+    prompt_ids: Tensor  # (B, P)
+    prompt_mask: Tensor  # (B, P) bool
+    response_ids: Tensor  # (B, T) padded on the right
+    response_mask: Tensor  # (B, T) bool, true up to and including a sampled EOS
+
+    def __len__(self) -> int:
+        return self.response_ids.shape[0]
+
+    def rows(self, index: Tensor) -> Self:
+        """The sub-batch of the rows `index` (n,), same padding."""
+        return type(self)(**{field.name: self._rows_of(field.name, index) for field in fields(self)})
+
+    def _rows_of(self, name: str, index: Tensor) -> Any:
+        return getattr(self, name)[index]
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The C contexts that logits are made for; a context is what a response token is predicted from.
+
+    Several tokens may have one context, as where equal rows are computed once.
+    """
+
+    place: Tensor  # (B, T) which of the C contexts each token is predicted from; 0 at padding
+    row: Tensor  # (C,) a row of the batch that the context is of
+    position: Tensor  # (C,) how many of that row's response tokens it has, from 0: the prompt alone
+
+    @staticmethod
+    def one_per_token(mask: Tensor) -> "Contexts":
+        """A context for each response token, where `mask` (B, T) is true."""
+        row, position = mask.nonzero(as_tuple=True)
+        return Contexts((mask.flatten().cumsum(0) - 1).view(mask.shape) * mask, row, position)
+
+    def of_rows(self, index: Tensor, part: "Contexts") -> Tensor:
+        """Which of these contexts those of `part` are (n,): the contexts of the rows `index` of this batch."""
+        return self.place[index[part.row], part.position]
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: Side, device: torch.device) -> tuple[Tensor, Tensor]:
+    """ids (B, L) and mask (B, L) of ragged rows."""
+    width = max(len(row) for row in rows)
+    ids, mask = [], []
+    for row in rows:
+        pads = width - len(row)
+        before, after = (pads, 0) if side == "left" else (0, pads)
+        ids.append([pad] * before + list(row) + [pad] * after)
+        mask.append([False] * before + [True] * len(row) + [False] * after)
+    # one call each: a call a row took 2 ms
+    return torch.tensor(ids, dtype=torch.long).to(device), torch.tensor(mask).to(device)

@@ -1,0 +1,59 @@
+"""How a token is drawn from logits, and where a response ends."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn: `temperature` > 0; `top_k` tokens are kept, 0 keeps all; at most `max_new_tokens`."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+
+
+def truncate(logits: Tensor, temperature: float, top_k: int, keep: Tensor | None = None) -> Tensor:
+    """Logits (..., V) of the sampled distribution: divided by the temperature, all but the top k at -inf.
+
+    `keep` (...) are sampled tokens, which stay: rounding or a gradient step may have moved one out of the top k.
+    """
+    if temperature != 1.0:
+        logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        threshold = logits.topk(top_k, dim=-1).values[..., -1:]
+        dropped = logits < threshold
+        if keep is not None:
+            dropped = dropped.scatter(-1, keep.unsqueeze(-1), False)
+        logits = logits.masked_fill(dropped, float("-inf"))
+    return logits
+
+
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a row (B,) from logits (B, V) by inverting the distribution function at `uniform` (B,), and its log-prob.
+
+    `uniform` is in [0, 1), in float64: float32 has 2^24 numbers there, which would never meet the rarest of 50,257 tokens.
+    Nor would a sum in float32.
+    """
+    probabilities = torch.softmax(logits, dim=-1)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    target = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
+    return token.squeeze(-1), probabilities.gather(-1, token).squeeze(-1).log()
+
+
+def is_end(tokens: Tensor, eos: tuple[int, ...]) -> Tensor:
+    """Whether each of `tokens` ends a response (bool, same shape)."""
+    ends = tokens == eos[0]
+    for other in eos[1:]:
+        ends = ends | (tokens == other)
+    return ends
+
+
+def cut(tokens: Tensor, eos: tuple[int, ...]) -> list[list[int]]:
+    """Rows of `tokens` (B, T) as lists, each up to and including its first EOS."""
+    ended = is_end(tokens, eos).long().cumsum(-1)
+    lengths = ((ended == 0).sum(-1) + 1).clamp(max=tokens.shape[1])
+    return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]

@@ -1,0 +1,64 @@
+"""What training carries from update to update: value head, optimisers, KL coefficient."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgsrm.policy.protocol import Policy, Scores
+from pgsrm.ppo.settings import PPOSettings
+from pgsrm.util.distributed import ALONE, Processes
+
+
+class Learner:
+    """A policy with what its training carries from update to update.
+
+    `shuffle` draws the minibatches. The value head starts at zero, so the first advantages are the rewards. `processes`
+    divide the rows of every gradient step among them.
+    """
+
+    def __init__(
+        self, policy: Policy, settings: PPOSettings, shuffle: torch.Generator, processes: Processes = ALONE
+    ) -> None:
+        self.policy, self.settings, self.shuffle, self.processes = policy, settings, shuffle, processes
+        self.value_head = torch.nn.Linear(policy.width, 1, device=policy.device)
+        torch.nn.init.zeros_(self.value_head.weight)
+        torch.nn.init.zeros_(self.value_head.bias)
+        self.kl_coef = settings.kl_coef
+        self.actor_optimizer = self._adamw(policy.model, settings.actor_lr)
+        self.critic_optimizer = self._adamw(self.value_head, settings.critic_lr)
+        if settings.dropout:
+            policy.model.train()
+
+    def _adamw(self, module: Any, lr: float) -> torch.optim.AdamW:
+        settings = self.settings
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]  # adapters alone, if any
+        return torch.optim.AdamW(trained, lr=lr, eps=settings.adam_eps, weight_decay=settings.weight_decay, fused=True)
+
+    def one_pass(self, rows: int) -> bool:
+        """Whether an update on `rows` responses is one gradient step on one forward pass, whose probability ratio is 1."""
+        s = self.settings
+        share = rows // self.processes.count
+        return s.epochs == 1 and s.minibatches == 1 and (s.micro_batch is None or s.micro_batch >= share)
+
+    def reuses_prefill(self, rows: int) -> bool:
+        """Whether sampling's pass over the prompts is also the update's: same weights, padding, and no dropout."""
+        return self.one_pass(rows) and self.settings.padding == "left" and not self.settings.dropout
+
+    def minibatches(self, rows: int) -> list[Tensor]:
+        """The rows of each gradient step of an update on `rows` responses, drawn at random where they are split."""
+        settings = self.settings
+        if settings.minibatches == 1:
+            return [torch.arange(rows)] * settings.epochs
+        orders = [torch.randperm(rows, generator=self.shuffle) for _ in range(settings.epochs)]
+        return [part for order in orders for part in order.tensor_split(settings.minibatches)]
+
+    def values(self, scores: Scores) -> Tensor:
+        """V on detached hidden states: of the prompt or of the last response token (B,), or before each token (B, T) (D2).
+
+        The last response token's hidden state is there only when `baseline` asks for it.
+        """
+        if self.settings.baseline == "token_values":
+            return self.value_head(scores.states.float()).squeeze(-1)[scores.contexts.place]
+        hidden = scores.prompt_hidden if scores.value_hidden is None else scores.value_hidden
+        return self.value_head(hidden.detach().float()).squeeze(-1)

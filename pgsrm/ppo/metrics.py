@@ -1,0 +1,56 @@
+"""The metrics of one gradient step (docs/metrics.md), added up over its micro-batches and the processes."""
+
+import torch
+from torch import Tensor
+
+from pgsrm.ppo.losses import masked_mean
+from pgsrm.ppo.tokens import Tokens
+from pgsrm.util.distributed import Processes
+
+LARGEST = "policy/ratio_max"
+
+
+class Totals:
+    """Sums of metrics by name; of `LARGEST` the largest value. Each is a part of a mean over the whole gradient step."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Tensor] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """A micro-batch's part."""
+        for name, value in metrics.items():
+            value, before = value.detach(), self.values.get(name)
+            if before is not None:
+                value = torch.maximum(before, value) if name == LARGEST else before + value
+            self.values[name] = value
+
+    def combine(self, processes: Processes) -> None:
+        """Add up those of all processes."""
+        self.values = processes.combine(self.values, largest=LARGEST)
+
+    def floats(self) -> dict[str, float]:
+        """The step's metrics."""
+        numbers = torch.stack([value.float() for value in self.values.values()]).tolist()  # one wait for a GPU
+        metrics = dict(zip(self.values, numbers, strict=True))
+        square = metrics.pop("advantage/square") - metrics["advantage/mean"] ** 2
+        metrics["advantage/std"] = max(0.0, square) ** 0.5
+        return metrics
+
+
+def token_metrics(
+    tokens: Tokens, old: Tensor, advantages: Tensor, mask: Tensor, count: Tensor, responses: int, clip: float | None
+) -> dict[str, Tensor]:
+    """Of n responses, parts of the means over `count` tokens and `responses` responses; `old` are log-probabilities (n, T)."""
+    logprobs, values = tokens.logprobs.detach(), tokens.values
+    ratio = (logprobs - old).exp()
+    metrics = {
+        "policy/kl": masked_mean(tokens.full.detach() - tokens.reference, mask, count),
+        "value/mean": masked_mean(values, mask, count) if values.dim() == 2 else values.sum() / responses,
+        "advantage/mean": masked_mean(advantages, mask, count),
+        "advantage/square": masked_mean(advantages.square(), mask, count),
+        LARGEST: (ratio * mask).max(),
+        "policy/kl_previous": masked_mean(old - logprobs, mask, count),
+    }
+    if clip is not None:
+        metrics["policy/clip_fraction"] = masked_mean(((ratio - 1).abs() > clip).float(), mask, count)
+    return metrics
