@@ -2,7 +2,10 @@
 
 import json
 import re
+import shlex
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +205,7 @@ def test_an_existing_path_goes_before_a_shipped_name(tmp_path: Path, monkeypatch
         (
             "d.jsonl",
             ['{"country": "France", "reference": "Paris"}', '{"country": "Peru"'],
-            "line 2: not valid JSON",
+            "line 2, column 19: not valid JSON",
         ),
         ("d.jsonl", ['{"country": "France"}', '["Peru"]'], "line 2: not a JSON object"),
         (
@@ -249,7 +252,67 @@ def test_malformed_data_is_refused(tmp_path: Path, name: str, lines: list[str], 
 def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "latin.csv"
     path.write_bytes("country,reference\nPeru,Lima\nCuraçao,Willemstad\n".encode("latin-1"))
-    assert "line 3: not UTF-8" in refusal(capital_config(path))
+    assert "line 3, column 5: not UTF-8" in refusal(capital_config(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("d.csv", "country,reference\nPeru,Lima\n".encode("utf-16"), "line 1: in UTF-16, not UTF-8"),
+        ("d.csv", "country,reference\nPeru,Lima\n".encode("utf-16-le"), "line 1, column 2: a NUL byte"),
+        ("d.jsonl", b'{"country": "Peru", "reference": "Li\0ma"}', "line 1, column 37: a NUL byte"),
+        ("d.csv", b"country\treference\nPeru\tLima\n", "line 1: a tab between the columns"),
+        ("d.csv", b"country;reference\nPeru;Lima\n", "line 1: a semicolon between the columns"),
+        ("d.csv", b'country,reference\nPeru,"Lima\nChad,x\n', "line 2: not valid CSV: a double quote is opened here"),
+        (
+            "d.csv",
+            b"country,reference\nPeru," + b"x" * 200_000,
+            "line 2: a value of more than 131,072 characters; shorten",
+        ),
+        (
+            "d.csv",
+            b'"coun\ntry",reference\nPeru,Lima\n',
+            "line 3: no column `country` (or `countrys`), it has coun try,",
+        ),
+        ("d.csv", ",".join(f"c{n}" for n in range(99)).encode() + b"\n" + b"x," * 98 + b"x", "it has c0, c1, c2,"),
+        ("d.jsonl", rb'{"country": "Per\ud83d", "reference": "Lima"}', "line 1: `country` has half of a character"),
+        ("d.jsonl", rb'{"country": "Peru", "\udc00": "Lima"}', "line 1: `\\udc00` has half of a character"),
+        ("d.jsonl", b'{"country": "Peru", "country": "Chad"}', "line 1: not valid JSON (key `country` appears twice)"),
+        ("d.jsonl", b'{"country": 1' + b"0" * 5000 + b"}", "line 1: not valid JSON (Exceeds the limit"),
+        ("d.jsonl", b"[" * 100_000, "line 1: not valid JSON"),
+        ("d.jsonl", b'[{"country": "Peru"}]', "line 1: not a JSON object"),
+        ("d.jsonl", b"", "no rows"),
+        ("d.csv", "country,reference\n\u200b,Lima\n".encode(), "line 2: `country` is empty"),
+        ("d.csv", "country,reference\ncafé,a\ncafe\u0301,b\n".encode(), "line 3: the prompt of line 2 again"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_a_line(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    message = refusal(capital_config(tmp_path / name))
+    assert message.startswith(f"task.data={tmp_path / name}: ")
+    assert expected in message
+    assert len(message) < 500
+    assert message.encode()  # can be written
+
+
+def test_any_line_ends_will_do(tmp_path: Path) -> None:
+    for end in ("\n", "\r\n", "\r"):
+        (tmp_path / "d.csv").write_bytes(end.join(["country,reference", "Peru,Lima", ""]).encode())
+        assert [example.reference for example in load_task(capital_config(tmp_path / "d.csv")).train] == ["Lima"]
+
+
+def test_a_path_that_can_not_be_looked_up_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read (File name too long)" in refusal(capital_config(tmp_path / ("x" * 300 + ".csv")))
+    assert "no such file" in refusal(capital_config(tmp_path / "a\0.csv"))
+
+
+def test_text_is_in_one_form_of_unicode(tmp_path: Path) -> None:
+    cafe = unicodedata.normalize("NFD", "café")
+    data = write(tmp_path / "d.csv", f"{cafe},reference", f"{cafe},t{cafe}")
+    task = load_task(capital_config(data, template=f"{cafe}: {{café}} is "))
+    assert task.train == [Example("café: café is ", "tcafé", {"café": "café"}, "user")]
+    answers = write(tmp_path / "answers.csv", "café,reference", f"café,{cafe}!")
+    assert load_task(capital_config(data, template="{café} is "), str(answers)).train[0].reference == "café!"
 
 
 def test_a_missing_file_is_refused_naming_the_shipped_ones(tmp_path: Path) -> None:
@@ -266,6 +329,7 @@ def test_a_missing_file_is_refused_naming_the_shipped_ones(tmp_path: Path) -> No
         ("The capital of {country is ", "write placeholders as {column}"),
         ("The capital of {} is ", "write placeholders as {column}"),
         ("The capital of {country!r} is ", "write placeholders as {column}"),
+        ("The capital \ud83d of {country} is ", "has half of a character"),
     ],
 )
 def test_a_bad_template_is_refused(tmp_path: Path, template: str, expected: str) -> None:
@@ -392,6 +456,9 @@ def test_the_digest_is_stable_and_sees_prompts_references_and_split(tmp_path: Pa
         ("-5", "-5"),
         ("it's well-known", "it's well-known"),
         ("?!", "?!"),
+        ("STRASSE", normalize("Straße")),
+        (unicodedata.normalize("NFD", "Café."), "café"),
+        ("co\u00adld\u200b", "cold"),
         ("", ""),
     ],
 )
@@ -434,6 +501,7 @@ def test_sentiment_inversion_refuses_sad_sentences_about_something_else() -> Non
     ("sentence", "response", "right"),
     [
         ("I love my job.", "I hate my job.", True),
+        ("I love my job.", "I hate my j\u00adob.", True),
         ("I love my job.", "i am not happy with my job", True),
         ("I love my job.", "My jobs make me cry.", True),
         ("I love my job.", "I do not hate my job.", False),  # polarity: the negation turns it back
@@ -461,3 +529,51 @@ def test_sentiment_inversion(sentence: str, response: str, right: bool) -> None:
 def test_facts_are_one_json_object_a_line() -> None:
     for line in (PACKAGE / "nano" / "facts.jsonl").read_text().splitlines():
         assert "kind" in json.loads(line)
+
+
+# The command line
+
+
+def test_data_without_references_leads_to_a_parent(tmp_path: Path, call_cli: Callable[..., Any]) -> None:
+    write(tmp_path / "my words.csv", "word", "zebra-like")
+    line = call_cli("task=antonym", "task.data='my words.csv'", "dry_run=true").error_line
+    assert "task.data=" in line and "1 of 1 rows have no reference" in line
+    command = shlex.split(line.split("`")[-2])
+    assert command[:3] == ["python", "-m", "pgsrm.parent"]
+    assert command[3:] == ["task=antonym", f"task.data='{tmp_path / 'my words.csv'}'", "parent=openai"]
+
+
+def test_half_a_character_in_the_config_is_one_line(tmp_path: Path, call_cli: Callable[..., Any]) -> None:
+    (tmp_path / "own" / "task").mkdir(parents=True)
+    text = 'defaults: [antonym]\ninstruction: "half \\ud83d"\n'
+    (tmp_path / "own" / "task" / "half.yaml").write_text(text)
+    result = call_cli("--config-dir", "own", "task=half", "dry_run=true")
+    assert result.code == 2
+    assert "task.instruction='half \\ud83d': has half of a character" in result.error_line
+
+
+def test_the_recipe_for_a_task_of_ones_own_learns(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    """examples/own_task as docs/tasks.md has it, with fewer updates: what nano was told it learns to say in a new wording."""
+    examples = PACKAGE.parent / "examples" / "own_task"
+    result = run_cli(
+        "--config-dir",
+        str(examples),
+        "task=kind",
+        f"task.data={examples / 'kind.csv'}",
+        "ppo.episodes=1500",
+        "evaluation.text=null",
+        "tracking=none",
+        "threads=1",
+        f"paths.outputs={tmp_path / 'outputs'}",
+        timeout=300,
+    )
+    assert result.code == 0, result.err
+    (metrics,) = (tmp_path / "outputs" / "runs").glob("*/metrics.jsonl")
+    evaluations = [
+        line for line in map(json.loads, metrics.read_text().splitlines()) if "eval/holdout_exact_match" in line
+    ]
+    first, last = evaluations[0], evaluations[-1]
+    assert first["eval/holdout_exact_match"] < 0.3
+    assert last["eval/holdout_exact_match"] > 0.6
+    assert last["eval/train_exact_match"] > 0.6
+    assert last["eval/holdout_reward"] > first["eval/holdout_reward"] + 0.3

@@ -17,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
 from pgsrm.evaluation import other_reward, read_text
 from pgsrm.models.settings import check_model, weights_digest
-from pgsrm.parent import find_references
+from pgsrm.parent import find_references, parent_command
 from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import tracking_uri
+from pgsrm.task import LacksReferencesError
 from pgsrm.util.errors import UserError
 
 LAUNCH = ("cluster", "resources", "dry_run")  # what a launch reads and a run does not
@@ -113,7 +114,10 @@ def plan(config: DictConfig, choices: dict[str, str], shared: Shared | None = No
     frozen = resolve(config, choices)
     if frozen["tracking"] is not None:
         frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"])
-    task, reward = shared.objects(frozen)
+    try:
+        task, reward = shared.objects(frozen)
+    except LacksReferencesError as error:
+        raise UserError(f"{error}; `{parent_command(frozen, choices)}` asks a parent for them") from error
     identity, variant = (_identity(settings, frozen, task, reward, seed) for seed in (True, False))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}

@@ -19,6 +19,7 @@ from pgsrm.parent.settings import ParentSettings
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import Count
+from pgsrm.util.text import has_half_character
 
 
 class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -124,6 +125,7 @@ def read_settings(config: DictConfig) -> Settings:
         raise UserError(f"{missing[0]}=???: has no value; set {missing[0]}=...")
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
+    _refuse_half_characters(plain)
     try:
         settings = msgspec.convert(plain, Settings)
     except msgspec.ValidationError as error:
@@ -141,6 +143,19 @@ def read_settings(config: DictConfig) -> Settings:
         if key != "evaluation.embedder" or node is not None:
             _check_target(node, key)
     return settings
+
+
+def _refuse_half_characters(node: Any, path: str = "") -> None:
+    """Raise UserError for text that no file can hold: a lone surrogate, of YAML's "\\ud83d" or of bytes that are not UTF-8."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            _refuse_half_characters(key, path)
+            _refuse_half_characters(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            _refuse_half_characters(value, f"{path}[{place}]")
+    elif isinstance(node, str) and has_half_character(node):
+        raise UserError(f"{path}={ascii(node)[:80]}: has half of a character; write the character itself, in UTF-8")
 
 
 def _check_processes(settings: Settings) -> None:

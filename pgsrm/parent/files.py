@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 from pgsrm.models.server import Spending
 from pgsrm.task import SHIPPED
+from pgsrm.task.table import shipped_names
 from pgsrm.util.errors import UserError
 
 
@@ -53,12 +55,31 @@ def find_references(config: Mapping[str, Any], choices: Mapping[str, str]) -> st
     path = Path(given or default_references(task, parent, config["paths"]["outputs"])).expanduser()
     if path.is_file():
         return str(path)
-    option = "openai" if kind == "curated" else choices.get("parent", kind)
-    command = f"python -m pgsrm.parent task={choices.get('task', '...')} parent={option}"
-    command += f" parent.references={given}" if given else ""
     raise UserError(
-        f"parent.references={path}: no such file; `{command}`, with this run's other task.* and parent.* settings, makes it"
+        f"parent.references={path}: no such file; `{parent_command(config, choices)}`, with this run's other task.* and "
+        "parent.* settings, makes it"
     )
+
+
+def parent_command(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
+    """The command that makes a run's references, to be pasted into a shell. config, choices: as `find_references` has them."""
+    parent = config["parent"]
+    kind = parent.get("kind", "curated")
+    words = [f"task={choices.get('task', '...')}"]
+    if config["task"]["data"] not in shipped_names():
+        words.append(_setting("task.data", config["task"]["data"]))
+    words.append(f"parent={'openai' if kind == 'curated' else choices.get('parent', kind)}")
+    if parent.get("references"):
+        words.append(_setting("parent.references", parent["references"]))
+    return shlex.join(["python", "-m", "pgsrm.parent", *words])
+
+
+def _setting(key: str, value: str) -> str:
+    """key=value as Hydra reads it: what is not plain in quotes of its own."""
+    if re.fullmatch(r"[\w./~-]+", value):
+        return f"{key}={value}"
+    escaped = re.sub(r"\\*'", lambda quote: "\\" * len(quote[0]) + "'", value)
+    return f"{key}='{escaped}'"
 
 
 class Answers:

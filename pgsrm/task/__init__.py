@@ -3,13 +3,14 @@
 from pgsrm.task.checkers import NormalizedEquality, SentimentInversion, normalize
 from pgsrm.task.references import reference_problem
 from pgsrm.task.table import SHIPPED, Row, find_data, read_table
-from pgsrm.task.task import Checker, Example, Task, load_inputs, load_task, task_digest
+from pgsrm.task.task import Checker, Example, LacksReferencesError, Task, load_inputs, load_task, task_digest
 from pgsrm.task.template import placeholders, render
 
 __all__ = [
     "SHIPPED",
     "Checker",
     "Example",
+    "LacksReferencesError",
     "NormalizedEquality",
     "Row",
     "SentimentInversion",

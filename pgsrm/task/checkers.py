@@ -23,12 +23,12 @@ _NEGATION_REACH = 3  # words: "not a very happy day"
 def normalize(text: str) -> str:
     """The form in which two texts are compared.
 
-    Lower-case, in Unicode's form NFC (an accented letter is one character), without invisible characters (soft hyphens,
+    Case-folded, in Unicode's form NFC (an accented letter is one character), without invisible characters (soft hyphens,
     zero-width spaces); runs of white space become one space; white space, quotes, brackets and . , ; : ! ? … are
     stripped from both ends. Punctuation inside, hyphens and signs (-5, 5 %) stay. A text of punctuation alone
     is kept as it is.
     """
-    text = " ".join(_lower(text).split())
+    text = " ".join(_folded(text).split())
     return text.strip(_SURROUNDING) or text
 
 
@@ -127,13 +127,13 @@ def _keeps_topic(response: str, sentence: str, reference: str) -> bool:
     return bool(topic & topic_words(response)) if topic else not topic_words(response)
 
 
-def _lower(text: str) -> str:
-    return text.lower() if text.isascii() else nfc(without_invisible(nfc(text)).lower())
+def _folded(text: str) -> str:
+    return text.lower() if text.isascii() else nfc(without_invisible(nfc(text)).casefold())
 
 
 def _words(text: str) -> list[str]:
     """Words, short forms written out: "I can't" is i, cannot."""
-    text = _lower(text).replace("\u2019", "'").replace("\u02bc", "'")
+    text = _folded(text).replace("\u2019", "'").replace("\u02bc", "'")
     text = text.replace("can't", "cannot").replace("won't", "will not").replace("n't", " not")
     return words_of(re.sub(r"'(m|s|re|ve|ll|d)\b", " ", text).replace("'", " "))
 

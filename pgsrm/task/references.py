@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pgsrm.task.template import render
+from pgsrm.util.text import nfc
 
 _LEFT_OVER = re.compile(r"""```|[\{\[]\s*["']|["']?OUTPUT["']?\s*:|^\s*\{.*\}\s*$""", re.DOTALL)
 # Special tokens as chat templates write them: no answer to a prompt that doesn't hold them itself.
@@ -71,4 +72,4 @@ def _overlap(said: str, line: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" -.:'\"")
+    return " ".join(nfc(text).casefold().split()).strip(" -.:'\"")

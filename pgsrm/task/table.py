@@ -3,21 +3,24 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.text import has_half_character, nfc, without_invisible
 
 SHIPPED = Path(__file__).parent / "data"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how such files begin
+EACH_LINE = 'each line is one object, like {"word": "hot"}'
 
 
 @dataclass(frozen=True)
 class Row:
     """One record of a data file.
 
-    line: its first line in the file, from 1. values: column -> text, white space around it stripped,
-    "" for a null; numbers, true and false as JSON writes them.
+    line: its first line in the file, from 1. values: column -> text in Unicode's form NFC, white space around it
+    stripped, "" for a null or a text of invisible characters alone; numbers, true and false as JSON writes them.
     """
 
     line: int
@@ -35,11 +38,14 @@ def find_data(data: str, key: str) -> Path:
     Raises UserError, naming `key`, when it is neither.
     """
     path = Path(data).expanduser()
-    if path.is_file():
-        return path
-    if data in shipped_names():
-        return SHIPPED / data
-    problem = "is a folder" if path.is_dir() else "no such file, and no shipped data of that name"
+    try:
+        if path.is_file():
+            return path
+        if data in shipped_names():
+            return SHIPPED / data
+        problem = "is a folder" if path.is_dir() else "no such file, and no shipped data of that name"
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        problem = f"cannot be read ({error.strerror})"
     raise UserError(f"{key}={data}: {problem}; give a CSV or JSONL file, or one of {', '.join(shipped_names())}")
 
 
@@ -57,36 +63,51 @@ def read_table(path: Path, key: str) -> list[Row]:
     except OSError as error:
         raise UserError(f"{key}={path}: cannot be read ({error.strerror}); check the file") from error
     except _MalformedError as error:
-        raise UserError(f"{key}={path}: line {error.line}: {error}") from error
+        column = "" if error.column is None else f", column {error.column}"
+        raise UserError(f"{key}={path}: line {error.line}{column}: {error}") from error
     if not rows:
         raise UserError(f"{key}={path}: no rows; give a file with at least one")
     return rows
 
 
 class _MalformedError(Exception):
-    """What is wrong at one line of a file, and the remedy."""
+    """What is wrong at one line (and column, where it has one) of a file, and the remedy."""
 
-    def __init__(self, line: int, problem: str) -> None:
+    def __init__(self, line: int, problem: str, column: int | None = None) -> None:
         super().__init__(problem)
-        self.line = line
+        self.line, self.column = line, column
 
 
 def _read_text(path: Path) -> str:
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # the byte order mark that spreadsheets write
+    raw = path.read_bytes()
+    if raw.startswith(UTF_16):
+        raise _MalformedError(1, "in UTF-16, not UTF-8; save the file as UTF-8")
+    raw = raw.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that spreadsheets write
+    if b"\0" in raw:
+        raise _malformed_at(raw, raw.index(b"\0"), "a NUL byte, which no text has; save the file as UTF-8 text")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise _MalformedError(line, "not UTF-8; save the file as UTF-8") from error
+        raise _malformed_at(raw, error.start, "not UTF-8; save the file as UTF-8") from error
+
+
+def _malformed_at(raw: bytes, position: int, problem: str) -> _MalformedError:
+    """The error at a byte of a file; its column is counted in characters, from 1."""
+    start = raw.rfind(b"\n", 0, position) + 1
+    column = len(raw[start:position].decode(errors="replace")) + 1
+    return _MalformedError(raw.count(b"\n", 0, position) + 1, problem, column)
 
 
 def _csv_rows(text: str) -> Iterator[Row]:
     records = _csv_records(text)
     header_line, header = next(records, (1, []))
-    columns = [name.strip() for name in header]
+    columns = [nfc(name).strip() for name in header]
     repeated = {name for name in columns if name and columns.count(name) > 1}
     if repeated:
-        raise _MalformedError(header_line, f"column `{min(repeated)}` appears twice; rename one")
+        raise _MalformedError(header_line, f"column `{shown([min(repeated)])}` appears twice; rename one")
+    for separator, name in (("\t", "a tab"), (";", "a semicolon")):
+        if len(columns) == 1 and separator in columns[0]:
+            raise _MalformedError(header_line, f"{name} between the columns; save the file with commas")
     for line, fields in records:
         if len(fields) != len(columns):
             raise _MalformedError(
@@ -95,7 +116,7 @@ def _csv_rows(text: str) -> Iterator[Row]:
                 "and put a value with a comma between double quotes",
             )
         # A column without a name is the row index that pandas writes.
-        yield Row(line, {name: field.strip() for name, field in zip(columns, fields, strict=True) if name})
+        yield Row(line, {name: _clean(field) for name, field in zip(columns, fields, strict=True) if name})
 
 
 def _csv_records(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -106,7 +127,7 @@ def _csv_records(text: str) -> Iterator[tuple[int, list[str]]]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise _MalformedError(start, f"not valid CSV ({error}); check the quotes") from error
+            raise _MalformedError(start, _csv_problem(str(error))) from error
         if fields is None:
             return
         blank = not fields or (len(fields) == 1 and not fields[0].strip())
@@ -115,22 +136,62 @@ def _csv_records(text: str) -> Iterator[tuple[int, list[str]]]:
         start = reader.line_num + 1
 
 
+def _csv_problem(reason: str) -> str:
+    """What the csv module's error means, and the remedy."""
+    if "field limit" in reason:
+        limit = csv.field_size_limit()
+        return f"a value of more than {limit:,} characters; shorten it, or close the double quote that it begins with"
+    if "unexpected end" in reason:
+        return "not valid CSV: a double quote is opened here and never closed; close it"
+    return f"not valid CSV ({reason}); write a double quote inside a quoted value twice"
+
+
 def _jsonl_rows(text: str) -> Iterator[Row]:
     # Not splitlines(): it also breaks at characters that JSON allows inside a string (U+2028).
     for line, record in enumerate(text.split("\n"), start=1):
         if not record.strip():
             continue
         try:
-            values = json.loads(record)
+            values = json.loads(record, object_pairs_hook=_without_repeats)
         except json.JSONDecodeError as error:
-            problem = f"not valid JSON ({error.msg}, column {error.colno})"
-            raise _MalformedError(line, f'{problem}; each line is one object, like {{"word": "hot"}}') from error
+            problem = f"not valid JSON ({error.msg}); {EACH_LINE}"
+            raise _MalformedError(line, problem, column=error.colno) from error
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a repeated key, a number of thousands of digits, nesting without end
+            raise _MalformedError(line, f"not valid JSON ({str(error).partition(';')[0]}); {EACH_LINE}") from error
         if not isinstance(values, dict):
-            raise _MalformedError(line, 'not a JSON object; each line is one object, like {"word": "hot"}')
-        yield Row(line, {name.strip(): _as_text(value) for name, value in values.items()})
+            raise _MalformedError(line, f"not a JSON object; {EACH_LINE}")
+        row = {name: _as_text(value) for name, value in values.items()}
+        for name, value in row.items():
+            if has_half_character(name + value):
+                where = f"`{shown([name])}` has half of a character (such as \\ud83d alone)"
+                raise _MalformedError(line, f"{where}; write the character itself, in UTF-8")
+        yield Row(line, {nfc(name).strip(): _clean(value) for name, value in row.items()})
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key `{shown([repeated])}` appears twice")
+    return values
+
+
+def shown(names: Iterable[str]) -> str:
+    """Names of columns as an error says them: in one line, none of them long, not all of many."""
+    short = [" ".join(name.split())[:40].encode("utf-8", "backslashreplace").decode() for name in names]
+    return ", ".join(short[:12]) + (", ..." if len(short) > 12 else "")
+
+
+def _clean(value: str) -> str:
+    text = nfc(value).strip()
+    return text if without_invisible(text).strip() else ""
 
 
 def _as_text(value: object) -> str:
     if value is None:
         return ""
-    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

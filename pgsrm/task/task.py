@@ -21,9 +21,15 @@ from typing import Any
 
 from pgsrm.task.checkers import NormalizedEquality
 from pgsrm.task.references import reference_problem
-from pgsrm.task.table import Row, find_data, read_table
+from pgsrm.task.table import Row, find_data, read_table, shown
 from pgsrm.task.template import find_column, placeholders, render
 from pgsrm.util.errors import UserError
+from pgsrm.util.text import nfc
+
+
+class LacksReferencesError(UserError):
+    """A prompt has no reference, in the data or elsewhere: a parent can be asked for it."""
+
 
 Checker = Callable[[str, str, Mapping[str, str]], bool]
 
@@ -121,11 +127,11 @@ def _as_prompt(row: Row, template: str, names: list[str], where: str) -> _Prompt
         if column is None:
             raise UserError(
                 f"{where}: line {row.line}: no column `{name}` (or `{name}s`), it has "
-                f"{', '.join(row.values)}; rename a column or change task.template"
+                f"{shown(row.values)}; rename a column or change task.template"
             )
         inputs[name] = inputs.pop(column)
     used = tuple(inputs[name] for name in names)
-    text = render(template, inputs, "task.template")
+    text = nfc(render(template, inputs, "task.template"))
     return _Prompt(row.line, text, inputs, used, reference, source or "user")
 
 
@@ -167,7 +173,7 @@ def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], referenc
         elif prompt.reference:
             reference, source = prompt.reference, prompt.source
         elif template:
-            reference, source = render(template, prompt.inputs, "task.reference"), prompt.source
+            reference, source = nfc(render(template, prompt.inputs, "task.reference")), prompt.source
         else:
             reference, source = curated.get(prompt.text, ("", ""))
         if not reference:
@@ -181,7 +187,7 @@ def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], referenc
                 f"parent.references={references}: {what} in it, the first is line {lacking[0]} of "
                 f"task.data={config['data']}; add them to the file (columns {columns} and reference)"
             )
-        raise UserError(
+        raise LacksReferencesError(
             f"task.data={config['data']}: {what}, the first is line {lacking[0]}; add a `reference` column, "
             f"or set parent.references=FILE, a JSONL with {columns} and reference"
         )

@@ -4,6 +4,7 @@ import string
 from collections.abc import Iterable, Mapping
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.text import has_half_character
 
 
 def placeholders(template: str, key: str) -> list[str]:
@@ -11,6 +12,8 @@ def placeholders(template: str, key: str) -> list[str]:
 
     Raises UserError, naming `key`, for unbalanced braces and for placeholders that are no plain name.
     """
+    if has_half_character(template):
+        raise UserError(f"{key}={template!r}: has half of a character; write the character itself, in UTF-8")
     remedy = "write placeholders as {column}, literal braces as {{ and }}"
     try:
         parts = list(string.Formatter().parse(template))
