@@ -1,7 +1,8 @@
-"""What trained policies answer where nano was told the fact and where it was not: `python -m pgsrm.nano.recall RUN ...`.
+"""How many right answers trained policies give on told and on withheld facts: `python -m pgsrm.nano.recall RUN ...`.
 
-RUN is the folder of a finished run of `model=nano` on color, antonym or category. Prints a line a run: greedy answers that equal
-the reference, of the prompts whose fact pre-training told and of those that it withheld (docs/nano.md).
+RUN is the folder of a finished run of `model=nano` on color, antonym or category. The command prints one line per run, with
+the number of greedy answers that equal the reference: of the prompts whose fact pre-training told, and of those whose fact it
+withheld (docs/nano.md).
 """
 
 import argparse
@@ -22,7 +23,7 @@ ONE_WORD = ("color", "antonym", "category")
 
 
 def answers(folder: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
-    """Greedy answers (n,) of the model in a folder, lower case."""
+    """Greedy answers of the model in a folder, one per prompt, in lower case."""
     settings = ModelSettings(path=str(folder))
     codec, model = Codec(load_tokenizer(settings)), load_model(settings, torch.device("cpu"))
     ids = [codec.encode(prompt) for prompt in prompts]
@@ -31,7 +32,7 @@ def answers(folder: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
 
 
 def count_right(task: TaskText, answered: list[str]) -> dict[bool, tuple[int, int]]:
-    """Right answers and prompts, of those whose fact was told (False) and withheld (True)."""
+    """(right answers, prompts) of the prompts whose fact was told (False) and of those whose fact was withheld (True)."""
     right: dict[bool, list[bool]] = {False: [], True: []}
     for row, text in zip(task.rows, answered, strict=True):
         right[is_withheld(task.name, row)].append(text == task.answer(row).lower())
@@ -39,6 +40,7 @@ def count_right(task: TaskText, answered: list[str]) -> dict[bool, tuple[int, in
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     args = parser.parse_args()
