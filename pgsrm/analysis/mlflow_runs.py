@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgsrm.analysis.runs import NoRunsError, Run, examine, has_choices
 from pgsrm.analysis.variants import Variant, group_runs
+from pgsrm.record.mlflow_store import sqlite_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,11 +50,12 @@ def load_mlflow_variants(uri: str, columns: Sequence[str]) -> tuple[list[Variant
 
 
 def _client(uri: str) -> MlflowClient:
-    scheme, _, path = uri.partition("://")
+    scheme, _, _ = uri.partition("://")
+    scheme = scheme.partition("+")[0]
     if scheme not in ("sqlite", "http", "https"):
         raise NoRunsError(f"--tracking={uri}: is no address; give sqlite:///outputs/mlflow.db or http://host:5000")
     # MLflow would make a database that is not there.
-    if scheme == "sqlite" and not Path(path.removeprefix("/")).is_file():
+    if scheme == "sqlite" and not (sqlite_file(uri) or Path()).is_file():
         raise NoRunsError(f"--tracking={uri}: no such database; three slashes and a path: sqlite:///outputs/mlflow.db")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -14,7 +14,7 @@ from pgsrm.config.own_reward import own_reward
 from pgsrm.config.plan import LAUNCH, Plan, Shared, plan
 from pgsrm.config.schema import read_settings
 from pgsrm.util.errors import UserError
-from pgsrm.util.paths import conf_folder
+from pgsrm.util.paths import conf_folder, local_path
 
 _ONE_AT_A_TIME = threading.RLock()  # Hydra's state belongs to the process, not to a thread
 
@@ -54,7 +54,8 @@ def compose_words(words: Sequence[str], command: str) -> tuple[DictConfig, dict[
         flag = next(word for word in words if word.startswith(("-", "hydra")))
         raise UserError(f"{flag}: {command} takes group=choice, key=value and --config-dir alone")
     with hydra_of_our_own():
-        return _without_hydra(compose("config", overrides + search_path(folder), return_hydra_config=True))
+        composed = compose("config", overrides + search_path(folder), return_hydra_config=True)
+    return _read_paths(*_without_hydra(composed))
 
 
 def compose_run(
@@ -125,7 +126,7 @@ def _refuse_several(overrides: Sequence[str]) -> None:
 
 def plan_run(config: DictConfig) -> Plan:
     """The plan of a composed config that still has its `hydra` node, from which the groups' choices are read."""
-    return plan(*_without_hydra(config))
+    return plan(*_read_paths(*_without_hydra(config)))
 
 
 class Composer:
@@ -176,8 +177,8 @@ class Composer:
             for override in values:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         except Exception:  # said better, and as for a single run, by Hydra
-            return _without_hydra(self._loader.load_sweep_config(self._config, list(overrides)))
-        return config, chosen
+            config, chosen = _without_hydra(self._loader.load_sweep_config(self._config, list(overrides)))
+        return _read_paths(config, chosen)
 
     def _is_value(self, override: Any) -> bool:
         """Whether an override sets a key's value, and neither chooses from a group, nor adds or deletes a key."""
@@ -189,6 +190,23 @@ class Composer:
         return not self._groups[key]
 
 
+# Every key that names a file or a folder of the user's. tracking.uri, which may hold one, is read by the mirror's own parser.
+PATHS = (
+    "paths.outputs",
+    "task.data",
+    "task.curated",
+    "parent.references",
+    "model.path",
+    "embedder.path",
+    "embedder.cache",
+    "reward.embedder.path",
+    "reward.embedder.cache",
+    "evaluation.text",
+    "evaluation.embedder.path",
+    "evaluation.embedder.cache",
+)
+
+
 def _without_hydra(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     choices = {
         str(group): str(option)
@@ -198,4 +216,17 @@ def _without_hydra(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     config = config.copy()
     with open_dict(config):
         config.pop("hydra")
+    return config, choices
+
+
+def _read_paths(config: DictConfig, choices: dict[str, str]) -> tuple[DictConfig, dict[str, str]]:
+    """Put what `local_path` makes of them in the place of the keys that name files and folders."""
+    for key in PATHS:
+        section, _, name = key.rpartition(".")
+        node = OmegaConf.select(config, section, throw_on_missing=False, throw_on_resolution_failure=False)
+        # An interpolation (reward.embedder=${embedder}) is read where it points.
+        if not isinstance(node, DictConfig) or name not in node or OmegaConf.is_missing(node, name):
+            continue
+        if not OmegaConf.is_interpolation(node, name) and isinstance(node[name], str):
+            node[name] = str(local_path(node[name], key))
     return config, choices

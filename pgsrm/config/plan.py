@@ -113,7 +113,7 @@ def plan(config: DictConfig, choices: dict[str, str], shared: Shared | None = No
     check_model(settings.model)
     frozen = resolve(config, choices)
     if frozen["tracking"] is not None:
-        frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"])
+        frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"], frozen["paths"]["outputs"])
     try:
         task, reward = shared.objects(frozen)
     except LacksReferencesError as error:
@@ -188,8 +188,8 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     places.append((config["evaluation"], "text"))
     for node, key in places:
         value = node.get(key)
-        if isinstance(value, str) and Path(value).expanduser().exists():
-            node[key] = str(Path(value).expanduser().absolute())
+        if isinstance(value, str) and Path(value).exists():
+            node[key] = str(Path(value).absolute())
     config["paths"]["outputs"] = str(Path(config["paths"]["outputs"]).absolute())
     return config
 

@@ -50,8 +50,8 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
 class TrackingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The `tracking` config group: where MLflow mirrors the run folders."""
 
-    # sqlite:///file.db, or a server's http://host:port.
-    uri: str
+    # sqlite:///file.db, or a server's http://host:port; null = mlflow.db in paths.outputs.
+    uri: str | None
     # MLflow's experiment that all runs go into.
     experiment: Annotated[str, Meta(min_length=1)]
 

@@ -12,6 +12,7 @@ from typing import Any
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
     from pgsrm.config.messages import exit_with_line
+    from pgsrm.util.paths import local_path
 
     parser = argparse.ArgumentParser(prog="python -m pgsrm.embedder", description="Embedders, apart from a run.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -29,7 +30,7 @@ def main() -> None:
         if options.command == "check":
             check_command(options.overrides + others)
         else:
-            _download(options.name, options.out)
+            _download(options.name, local_path(options.out, "--out"))
     except KeyboardInterrupt:
         print("pgsrm: interrupted; the same command goes on with what it has so far", file=sys.stderr, flush=True)
         sys.exit(130)
@@ -91,10 +92,11 @@ def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any
 
 def _download(name: str, out: Path) -> None:
     from pgsrm.embedder.download import PUBLISHED, download
+    from pgsrm.util.shell import override
 
     path, sha256 = download(PUBLISHED[name], out)
     print(f"{path}: {path.stat().st_size:,} bytes, SHA-256 {sha256}")
-    print(f"python -m pgsrm.run embedder={name} embedder.path={path}")
+    print(f"python -m pgsrm.run embedder={name} {override('embedder.path', str(path))}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ checksum, so that no damage becomes a wrong vector.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import time
 import zlib
@@ -17,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pgsrm.util.paths import cache_folder, local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,21 +32,15 @@ NETWORK = ("nfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "afs", "9p"
 logger = logging.getLogger(__name__)
 
 
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/pgsrm, ~/.cache/pgsrm without that."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "pgsrm"
-
-
 class VectorCache:
     """key -> float32 vector, on disk.
 
-    folder: where; None is `cache_folder()`. megabytes: of vectors, above which those that were not used for
+    folder: where; None is `pgsrm.util.paths.cache_folder()`. megabytes: of vectors, above which those that were not used for
     longest go; 0 keeps nothing on the disk. Opening is put off to the first use.
     """
 
     def __init__(self, folder: str | None = None, megabytes: int = 1000) -> None:
-        self._folder = cache_folder() if folder is None else Path(folder).expanduser()
+        self._folder = cache_folder() if folder is None else local_path(folder, "embedder.cache")
         self._limit = (megabytes or 1000) * 1_000_000
         self._on_disk = megabytes > 0
         self._opened: sqlite3.Connection | None = None

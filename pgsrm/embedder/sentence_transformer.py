@@ -15,6 +15,7 @@ from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
 from pgsrm.util.digest import content_digest
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ class SentenceTransformerEmbedder(CachedEmbedder):
             raise UserError(f"embedder=sentence_transformer: needs the library sentence-transformers; {INSTALL}")
         self._path = str(_packaged() if path is None else path)
         self._revision, self._prompt, self._device = revision, prompt, device
-        folder = Path(self._path).expanduser()
+        folder = local_path(self._path, "embedder.path")
         if folder.is_dir():
             self._path = str(folder)
             if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():

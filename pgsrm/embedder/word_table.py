@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.embedder.cache import cache_folder
 from pgsrm.embedder.vector_files import files_of, is_gensim, read_vectors
 from pgsrm.util.digest import content_digest
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import cache_folder
 from pgsrm.util.text import only_word
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from pgsrm.embedder.vector_files import check_vectors, unit
 from pgsrm.embedder.word_table import WordTable, load_table, source_digest
+from pgsrm.util.paths import local_path
 from pgsrm.util.text import words_of
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class WordVectors:
     """
 
     def __init__(self, path: str | None = None, language: Language = "en") -> None:
-        self._path = SHIPPED if path is None else Path(path).expanduser()
+        self._path = SHIPPED if path is None else local_path(path, "embedder.path")
         self._language = language
         check_vectors(self._path)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import local_path
 
 if TYPE_CHECKING:
     from pgsrm.reward import SemanticReward
@@ -14,7 +15,7 @@ AUSTEN = "austen.txt"  # "Pride and Prejudice" (1813, public domain): chapter 1,
 
 def read_text(name: str) -> str:
     """The text of a file, or of the shipped one of that name; raises UserError where there is none."""
-    path = Path(name).expanduser()
+    path = local_path(name, "evaluation.text")
     if not path.is_file() and name == AUSTEN:
         path = SHIPPED / AUSTEN
     remedy = f"give a file of plain text, {AUSTEN} (shipped), or null for no perplexity"

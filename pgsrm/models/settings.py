@@ -2,7 +2,6 @@
 
 import re
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -10,7 +9,7 @@ from msgspec import Meta
 
 from pgsrm.util.digest import content_digest
 from pgsrm.util.errors import UserError
-from pgsrm.util.paths import PACKAGE
+from pgsrm.util.paths import PACKAGE, local_path
 
 SHIPPED = PACKAGE / "nano" / "weights"
 
@@ -58,7 +57,7 @@ def check_model(settings: ModelSettings) -> None:
     path = settings.path
     if path is None:
         return
-    folder = Path(path).expanduser()
+    folder = local_path(path, "model.path")
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"model.path={path}: the folder has no config.json; name one in the hub's layout")
@@ -81,7 +80,7 @@ def check_model(settings: ModelSettings) -> None:
 
 def weights_digest(settings: ModelSettings) -> str | None:
     """Hash of a local model's weights and tokenizer; None for a hub model, which its name and revision identify."""
-    folder = Path(settings.path or SHIPPED).expanduser()
+    folder = local_path(settings.path or SHIPPED, "model.path")
     if not folder.is_dir():
         return None
     return content_digest([*folder.glob("*.safetensors"), *folder.glob("tokenizer.json"), folder / "config.json"])

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -23,6 +22,8 @@ from pgsrm.models.server import Spending
 from pgsrm.task import SHIPPED
 from pgsrm.task.table import shipped_names
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import local_path
+from pgsrm.util.shell import override
 
 
 def question_digest(task: Mapping[str, Any], parent: Mapping[str, Any]) -> str:
@@ -52,7 +53,7 @@ def find_references(config: Mapping[str, Any], choices: Mapping[str, str]) -> st
     given, kind = parent.get("references"), parent.get("kind", "curated")
     if kind == "curated" and (given is None or Path(given).suffix != ".jsonl" or (SHIPPED / given).is_file()):
         return given
-    path = Path(given or default_references(task, parent, config["paths"]["outputs"])).expanduser()
+    path = local_path(given or default_references(task, parent, config["paths"]["outputs"]), "parent.references")
     if path.is_file():
         return str(path)
     raise UserError(
@@ -67,19 +68,11 @@ def parent_command(config: Mapping[str, Any], choices: Mapping[str, str]) -> str
     kind = parent.get("kind", "curated")
     words = [f"task={choices.get('task', '...')}"]
     if config["task"]["data"] not in shipped_names():
-        words.append(_setting("task.data", config["task"]["data"]))
+        words.append(override("task.data", config["task"]["data"]))
     words.append(f"parent={'openai' if kind == 'curated' else choices.get('parent', kind)}")
     if parent.get("references"):
-        words.append(_setting("parent.references", parent["references"]))
-    return shlex.join(["python", "-m", "pgsrm.parent", *words])
-
-
-def _setting(key: str, value: str) -> str:
-    """key=value as Hydra reads it: what is not plain in quotes of its own."""
-    if re.fullmatch(r"[\w./~-]+", value):
-        return f"{key}={value}"
-    escaped = re.sub(r"\\*'", lambda quote: "\\" * len(quote[0]) + "'", value)
-    return f"{key}='{escaped}'"
+        words.append(override("parent.references", parent["references"]))
+    return " ".join(["python -m pgsrm.parent", *words])
 
 
 class Answers:

@@ -18,6 +18,7 @@ from pgsrm.parent.remote import RemoteParent
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.record.files import replace
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import local_path
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -69,7 +70,7 @@ def _references_path(config: Mapping[str, Any]) -> Path:
     given = config["parent"].get("references")
     if given is None:
         return default_references(config["task"], config["parent"], config["paths"]["outputs"])
-    path = Path(given).expanduser()
+    path = local_path(given, "parent.references")
     if path.suffix != ".jsonl":
         raise UserError(f"parent.references={given}: the name must end in .jsonl, as what is written; rename it")
     return path

@@ -3,8 +3,8 @@
 import fcntl
 import logging
 import os
+import re
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import local_path
 from pgsrm.util.secrets import without_user
+from pgsrm.util.shell import python
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -24,21 +26,53 @@ logger = logging.getLogger(__name__)
 _told: set[str] = set()
 
 
-def tracking_uri(tracking: Mapping[str, Any]) -> str:
+def tracking_uri(tracking: Mapping[str, Any], outputs: str | Path | None = None) -> str:
     """MLflow's address for the config group `tracking`; a path to an SQLite file is made absolute.
+
+    outputs: `paths.outputs`, where the file lies that `tracking.uri=null` means.
 
     Raises:
         UserError: an address that MLflow 3 has no store for.
     """
+    if tracking["uri"] is None and outputs is not None:
+        return sqlite_uri(Path(outputs) / "mlflow.db")
     uri = tracking["uri"] or "null"
     scheme, _, rest = uri.partition("://")
     if rest and scheme.split("+")[0] in _SCHEMES:
         # MLflow would take a relative path from wherever the process stands.
-        return f"sqlite:///{Path(rest[1:]).absolute()}" if scheme == "sqlite" else uri
+        file = sqlite_file(uri)
+        return uri if file is None else sqlite_uri(local_path(file, "tracking.uri"), uri.partition("?")[2])
     raise UserError(
         f"tracking.uri={without_user(uri)}: not an address of MLflow; give http://host:port, "
         "sqlite:///file.db or another database's URI, or choose tracking=none"
     )
+
+
+def sqlite_uri(file: Path, query: str = "") -> str:
+    """The address of an SQLite file, whatever characters its path has."""
+    path = str(file.absolute())
+    if not re.search(r"[^\w/.,:@=+ ~-]", path, re.ASCII):
+        return f"sqlite:///{path}" + (f"?{query}" if query else "")
+    from sqlalchemy import URL, make_url
+
+    # By its driver's name: MLflow makes folders for what follows sqlite:///, and reads %3F there as it stands.
+    uri = URL.create("sqlite+pysqlite", database=path).render_as_string() + (f"?{query}" if query else "")
+    if make_url(uri).database != path:
+        raise UserError(f"{path}: SQLAlchemy 2.1 or later has addresses for such a name; pip install -U sqlalchemy")
+    return uri
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file that an address names; None if it is no SQLite file's."""
+    scheme, _, rest = uri.partition("://")
+    if scheme.split("+")[0] != "sqlite":
+        return None
+    path = rest.removeprefix("/").partition("?")[0]
+    if "%" not in path:
+        return Path(path)
+    from sqlalchemy import make_url
+
+    return Path(make_url(uri).database or "")
 
 
 def prepare(tracking: Mapping[str, Any]) -> str | None:
@@ -61,7 +95,7 @@ def prepare(tracking: Mapping[str, Any]) -> str | None:
 
 def is_sqlite(tracking: Mapping[str, Any] | None) -> bool:
     """Whether MLflow's store is a file, which serves the processes of one machine."""
-    return tracking is not None and tracking["uri"].startswith("sqlite")
+    return tracking is not None and sqlite_file(tracking["uri"]) is not None
 
 
 def ui_hint(tracking: Mapping[str, Any], experiment: str | None) -> str:
@@ -73,15 +107,9 @@ def ui_hint(tracking: Mapping[str, Any], experiment: str | None) -> str:
     # Without job execution and with one worker: 2 processes and 0.5 GB instead of 15 and 2.6 GB.
     return (
         "curves: MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
-        f"{shown_python()} -m mlflow server --workers 1 "
+        f"{python()} -m mlflow server --workers 1 "
         f"--backend-store-uri {shlex.quote(without_user(uri))}, then open http://127.0.0.1:5000/{page}"
     )
-
-
-def shown_python() -> str:
-    """This Python as a command to copy: from here where it lies below."""
-    python = os.path.relpath(sys.executable)
-    return shlex.quote(sys.executable if python.startswith("..") else python)
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -100,9 +128,9 @@ def connect(uri: str) -> "MlflowClient":
     logging.getLogger("alembic").setLevel(logging.ERROR)
     from mlflow.tracking import MlflowClient
 
-    if not uri.startswith("sqlite:///"):
+    database = sqlite_file(uri)
+    if database is None:
         return MlflowClient(tracking_uri=uri)
-    database = Path(uri.removeprefix("sqlite:///"))
     with _alone(database):
         if not database.exists():
             _make(database)
@@ -115,7 +143,7 @@ def _make(database: Path) -> None:
 
     half_made = database.with_name(f".{database.name}.new")
     half_made.unlink(missing_ok=True)
-    store = SqlAlchemyStore(f"sqlite:///{half_made}", str(database.with_name("mlartifacts")))
+    store = SqlAlchemyStore(sqlite_uri(half_made), database.with_name("mlartifacts").as_uri())
     store.engine.dispose()
     os.rename(half_made, database)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import local_path
 from pgsrm.util.text import has_half_character, nfc, without_invisible
 
 SHIPPED = Path(__file__).parent / "data"
@@ -37,15 +38,12 @@ def find_data(data: str, key: str) -> Path:
 
     Raises UserError, naming `key`, when it is neither.
     """
-    path = Path(data).expanduser()
-    try:
-        if path.is_file():
-            return path
-        if data in shipped_names():
-            return SHIPPED / data
-        problem = "is a folder" if path.is_dir() else "no such file, and no shipped data of that name"
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        problem = f"cannot be read ({error.strerror})"
+    path = local_path(data, key)
+    if path.is_file():
+        return path
+    if data in shipped_names():
+        return SHIPPED / data
+    problem = "is a folder" if path.is_dir() else "no such file, and no shipped data of that name"
     raise UserError(f"{key}={data}: {problem}; give a CSV or JSONL file, or one of {', '.join(shipped_names())}")
 
 

@@ -1,5 +1,6 @@
 """A sweep as Slurm jobs: submitted, or also watched to its end."""
 
+import shlex
 import time
 from collections.abc import Sequence
 
@@ -17,7 +18,8 @@ from pgsrm.launch.sweep import (
     survey,
 )
 from pgsrm.record import RunFolder
-from pgsrm.record.mlflow_store import is_sqlite, shown_python
+from pgsrm.record.mlflow_store import is_sqlite
+from pgsrm.util.shell import python
 
 POLL_SECONDS = 15.0  # between two questions to Slurm's controller, which all users share
 
@@ -58,7 +60,7 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, wait: bool, retry_failed
 
 
 def _command(module: str, plans: Sequence[Plan]) -> str:
-    return f"{shown_python()} -m pgsrm.{module} {outputs_of(plans)}"
+    return f"{python()} -m pgsrm.{module} {shlex.quote(str(outputs_of(plans)))}"
 
 
 def _watch(folders: Sequence[RunFolder]) -> None:

@@ -1,0 +1,145 @@
+"""Paths that a user names, at every key; commands that can be pasted back."""
+
+import os
+import shlex
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from pgsrm.config.compose import PATHS, compose_words
+from pgsrm.record.mlflow_store import connect, sqlite_file, sqlite_uri, tracking_uri
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import cache_folder, local_path
+from pgsrm.util.shell import override
+
+ODD = ["a b", "a?b", "a%b", "a%20b", "a%3Fb", "a#b", "a'b", "a=b", "a,b", "a;b&c", "café", "~x", "[a]", "${a}", "a\\"]
+
+
+def word(key: str, value: str) -> str:
+    """As `override`, for what no shell has read."""
+    (read,) = shlex.split(override(key, value))
+    return read
+
+
+# One function
+
+
+def test_a_home_folder_is_written_out_and_nothing_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/data/x.csv", "k") == tmp_path / "data/x.csv"
+    for name in ("x.csv", "../x", "/a/~b", "$HOME/x", "a/~/b"):
+        assert local_path(name, "k") == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("~nobody-of-that-name/x", r"k=~nobody-of-that-name/x: ~nobody-of-that-name stands for a home folder"),
+        ("x" * 300, r"k=x+: can't be read \(File name too long\)"),
+        ("a\0b", r"k='a\\x00b': can't be the name of a file"),
+        ("a\udcff", r"k='a\\udcff': the name is not UTF-8"),
+    ],
+)
+def test_what_can_be_no_path_is_one_line_with_its_key(value: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        local_path(value, "k")
+
+
+def test_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that gives its processes a number and no entry in /etc/passwd."""
+    monkeypatch.setattr("pwd.getpwuid", lambda _: (_ for _ in ()).throw(KeyError("no such user")))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(UserError, match=r"model\.path=~/m: ~ stands for a home folder; this user has none"):
+        local_path("~/m", "model.path")
+    assert cache_folder() == tmp_path / f"pgsrm-{os.getuid()}"
+    assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
+    monkeypatch.setenv("HOME", "/nonexistent")  # what some images set
+    assert cache_folder() == tmp_path / f"pgsrm-{os.getuid()}"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    assert cache_folder() == tmp_path / "home/.cache/pgsrm"
+    monkeypatch.setattr("os.access", lambda *_: False)  # a home folder that can't be written
+    assert cache_folder() == tmp_path / f"pgsrm-{os.getuid()}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine/pgsrm"
+
+
+# Every key
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_every_key_is_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["embedder@evaluation.embedder=sentence_transformer", "embedder=sentence_transformer"]
+    if key.startswith("reward"):  # an embedder of the reward's own, instead of the run's
+        words.append("reward.embedder={path: null, cache: null}")
+    config, _ = compose_words([*words, word(key, "~/a=b c")], "test")
+    assert OmegaConf.select(config, key) == str(tmp_path / "a=b c")
+    with pytest.raises(UserError, match=rf"{key}=~nobody"):
+        compose_words([*words, word(key, "~nobody-of-that-name")], "test")
+
+
+def test_outputs_in_the_home_folder_and_no_folder_called_tilde(
+    run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: a sweep makes a folder called `~` here, for Hydra's multirun.yaml and for its runs."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    words = [each for each in small if not each.startswith("paths.outputs")]
+    result = run_cli("-m", *words, word("paths.outputs", "~/a b?"), "ppo.episodes=4", "seed=0")
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in (tmp_path / "home/a b?").iterdir()) == ["multirun.yaml", "runs"]
+    assert not [path for path in tmp_path.iterdir() if "~" in path.name]
+
+
+# Databases
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_database_lies_where_its_folder_is_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    uri = tracking_uri({"uri": None, "experiment": "pgsrm"}, folder)
+    assert sqlite_file(uri) == folder / "mlflow.db"
+    assert tracking_uri({"uri": uri, "experiment": "pgsrm"}) == uri
+    connect(uri).create_experiment("x")
+    assert (folder / "mlflow.db").stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # no folder beside it
+
+
+def test_an_address_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def read(uri: str) -> str:
+        return tracking_uri({"uri": uri, "experiment": "x"})
+
+    assert read("sqlite:///~/m.db") == f"sqlite:///{tmp_path}/m.db"
+    assert read("sqlite:///m.db?timeout=30") == f"sqlite:///{tmp_path}/m.db?timeout=30"
+    assert read("postgresql://a:b%20c@h/d?x=1") == "postgresql://a:b%20c@h/d?x=1"
+    assert sqlite_file("http://host:5000/sqlite") is None
+    assert sqlite_file(sqlite_uri(tmp_path / "a%20b/m.db")) == tmp_path / "a%20b/m.db"
+
+
+# Commands to paste
+
+
+@pytest.mark.parametrize(
+    "value", [*ODD, "~/x", "x y=z", "null", "1", "1e3", "it's", 'say "x"', "\\'", "a\\\\'", "", "é!(x)"]
+)
+def test_an_override_to_paste_is_read_back_as_it_was(value: str) -> None:
+    read = OverridesParser.create().parse_override(word("task.data", value))
+    config = OmegaConf.create({"data": read.value()})
+    assert read.key_or_group == "task.data" and config.data == value
+
+
+def test_an_override_that_needs_no_quotes_has_none() -> None:
+    assert override("task.data", "data/my-file_1.csv") == "task.data=data/my-file_1.csv"
+    assert override("seed", 3) == "seed=3"
+    assert override("task.data", "my data.csv") == "\"task.data='my data.csv'\""
