@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from sqlalchemy import make_url
 
-from pgsrm.config.compose import PATHS, compose_words
+from pgsrm.config.compose import PATHS, _read_paths, compose_words
 from pgsrm.record.mlflow_store import connect, sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import cache_folder, local_path
@@ -74,43 +75,49 @@ def test_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 # Every key
 
 
-@pytest.mark.parametrize("key", PATHS)
-def test_every_key_is_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_every_key_is_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     words = ["embedder@evaluation.embedder=sentence_transformer", "embedder=sentence_transformer"]
-    if key.startswith("reward"):  # an embedder of the reward's own, instead of the run's
-        words.append("reward.embedder={path: null, cache: null}")
-    config, _ = compose_words([*words, word(key, "~/a=b c")], "test")
-    assert OmegaConf.select(config, key) == str(tmp_path / "a=b c")
-    with pytest.raises(UserError, match=rf"{key}=~nobody"):
-        compose_words([*words, word(key, "~nobody-of-that-name")], "test")
+    words.append("reward.embedder={path: null, cache: null}")  # one of the reward's own, instead of the run's
+    config, _ = compose_words([*words, *(word(key, f"~/a=b {key}") for key in PATHS)], "test")
+    assert {key: OmegaConf.select(config, key) for key in PATHS} == {key: f"{tmp_path}/a=b {key}" for key in PATHS}
+    for key in PATHS:
+        wrong = OmegaConf.create({})
+        OmegaConf.update(wrong, key, "~nobody-of-that-name")
+        with pytest.raises(UserError, match=rf"^{key}=~nobody-of-that-name: "):
+            _read_paths(wrong, {})
 
 
 def test_outputs_in_the_home_folder_and_no_folder_called_tilde(
-    run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong version: a sweep makes a folder called `~` here, for Hydra's multirun.yaml and for its runs."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     words = [each for each in small if not each.startswith("paths.outputs")]
-    result = run_cli("-m", *words, word("paths.outputs", "~/a b?"), "ppo.episodes=4", "seed=0")
+    result = call_cli("-m", *words, word("paths.outputs", "~/a b?"), "seed=0,1", "dry_run=true")
     assert result.code == 0, result.err
-    assert sorted(path.name for path in (tmp_path / "home/a b?").iterdir()) == ["multirun.yaml", "runs"]
+    assert [path.name for path in (tmp_path / "home/a b?").iterdir()] == ["multirun.yaml"]
     assert not [path for path in tmp_path.iterdir() if "~" in path.name]
 
 
 # Databases
 
 
-@pytest.mark.parametrize("name", ODD)
+def test_an_address_names_the_file_that_it_was_built_for() -> None:
+    for name in ODD:
+        file = Path("/tmp") / name / "mlflow.db"
+        uri = sqlite_uri(file)
+        assert make_url(uri).database == str(file) and sqlite_file(uri) == file
+        assert tracking_uri({"uri": uri, "experiment": "pgsrm"}) == uri
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b#'"])
 def test_a_database_lies_where_its_folder_is_whatever_that_is_called(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / name
-    uri = tracking_uri({"uri": None, "experiment": "pgsrm"}, folder)
-    assert sqlite_file(uri) == folder / "mlflow.db"
-    assert tracking_uri({"uri": uri, "experiment": "pgsrm"}) == uri
-    connect(uri).create_experiment("x")
-    assert (folder / "mlflow.db").stat().st_size > 0
-    assert [path.name for path in tmp_path.iterdir()] == [name]  # no folder beside it
+    """Wrong versions: another file, a folder beside it whose name is the address's spelling."""
+    connect(tracking_uri({"uri": None, "experiment": "pgsrm"}, tmp_path / name)).create_experiment("x")
+    assert (tmp_path / name / "mlflow.db").stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_an_address_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
