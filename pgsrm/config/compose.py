@@ -79,7 +79,7 @@ def compose_run(
         with open_dict(config):
             config["reward"] = node
     read_settings(config)
-    return config, choices
+    return _read_paths(config, choices)
 
 
 def _given(words: Sequence[str | DictConfig]) -> tuple[DictConfig, dict[str, str]]:
