@@ -10,7 +10,7 @@ USAGE = """\
 python -m pgsrm.parent task=NAME parent=openai|transformers [key=value ...]
 
 Asks a parent for the references of a task's prompts and writes them to parent.references (null: a file under
-paths.outputs/references). The same command goes on with what is missing. A run then reads them:
+paths.outputs/references). The same command resumes with what is missing. A run then reads them:
   python -m pgsrm.run task=NAME parent=openai
 
   parent.model, parent.base_url    who is asked
@@ -53,7 +53,7 @@ def main() -> None:
         else:
             _make(sys.argv[1:])
     except KeyboardInterrupt:
-        print("pgsrm.parent: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        print("pgsrm.parent: interrupted; the same command resumes from here", file=sys.stderr, flush=True)
         os._exit(130)  # answers are on the disk; threads that wait for the server would hold up a plain exit
     except Exception as error:
         exit_with_line(error, "pgsrm.parent", wants_traceback)

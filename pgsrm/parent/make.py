@@ -43,7 +43,7 @@ def make_references(config: Mapping[str, Any], settings: ParentSettings) -> Path
         wanted = list(dict.fromkeys(questions.asked))
         missing = [asked for asked in wanted if not _is_kept(asked, answers, questions)]
         if missing:
-            parent.budget.go_on(answers.calls.values(), answers.note)
+            parent.budget.resume(answers.calls.values(), answers.note)
             print(
                 _so_far(parent.budget, len(wanted) - len(missing), len(wanted)) + parent.estimate(missing), flush=True
             )
