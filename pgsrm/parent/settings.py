@@ -65,4 +65,4 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     # Type of the weights.
     dtype: Literal["float32", "bfloat16"] = "float32"
     # Prompts that are answered together.
-    batch_size: Count = 8
+    batch_size: Count = 32
