@@ -80,5 +80,5 @@ class OpenAIEmbeddings(CachedEmbedder):
     def _embed_unseen(self, texts: list[str]) -> np.ndarray:
         import numpy as np
 
-        options = {"encoding_format": self._encoding_format, "batch_size": self._batch_size}
-        return np.array(self._server.embeddings(texts, self._model, self._dimensions, **options))
+        model, dimensions, encoding, most = self._model, self._dimensions, self._encoding_format, self._batch_size
+        return np.array(self._server.embeddings(texts, model, dimensions, encoding, most))

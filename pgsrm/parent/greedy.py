@@ -75,7 +75,8 @@ class GreedyDecoder:
     def _repeated(self, rows: int) -> DynamicCache:
         repeated = DynamicCache()
         if self._prefix and self._cache is not None:
-            for number, layer in enumerate(self._cache.layers):
+            layers: list[Any] = self._cache.layers
+            for number, layer in enumerate(layers):
                 repeated.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), number)
         return repeated
 
