@@ -35,17 +35,22 @@ __all__ = [
     "train",
 ]
 
-_ELSEWHERE = {"Trainer": "pgsrm.trainer", "UserError": "pgsrm.util.errors"}  # all other names are of pgsrm.api
+_ELSEWHERE = {  # all other names are of pgsrm.api
+    "Trainer": "pgsrm.trainer",
+    "UserError": "pgsrm.util.errors",
+}
 
 
-def __getattr__(name: str) -> Any:
-    if name == "train":
-        return import_module("pgsrm.train")  # which Python then binds to the name, see below
-    if name not in __all__:
-        raise AttributeError(f"module 'pgsrm' has no attribute {name!r}")
-    value = getattr(import_module(_ELSEWHERE.get(name, "pgsrm.api")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker every name would be there
+
+    def __getattr__(name: str) -> Any:
+        if name == "train":
+            return import_module("pgsrm.train")  # which Python then binds to the name, see below
+        if name not in __all__:
+            raise AttributeError(f"module 'pgsrm' has no attribute {name!r}")
+        value = getattr(import_module(_ELSEWHERE.get(name, "pgsrm.api")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

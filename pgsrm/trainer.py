@@ -5,15 +5,22 @@ What flows: prompts and references (task) -> `Rollout` (policy) -> `Scored` (rew
 
 import copy
 import random
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 
-from pgsrm.config.plan import build_evaluation, build_objects, check_unchanged, load_settings
+from pgsrm.config.compose import compose_run
+from pgsrm.config.plan import build_evaluation, build_objects, check_unchanged, load_settings, plan
 from pgsrm.config.schema import Settings
 from pgsrm.evaluation.evaluation import Evaluation
 from pgsrm.models.load import load_model, load_tokenizer, resolve_device
@@ -68,6 +75,31 @@ class Trainer:
         self.update, self.updates = 0, settings.ppo.updates
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
         self._restorable = self._random_state()  # from here on an outage has the run go on
+
+    @classmethod
+    def build(
+        cls,
+        *overrides: str | DictConfig,
+        reward: Callable[..., Any] | None = None,
+        folder: str | Path | None = None,
+    ) -> "Trainer":
+        """A trainer for a loop of your own, from the words of the command line; docs/python.md has such a loop.
+
+        Args:
+            overrides, reward: as in `pgsrm.train`.
+            folder: where metrics, samples and checkpoints are written; by default a temporary one, which goes with the
+                trainer. Not the folder of the run that `pgsrm.train` makes of this config: another loop is another run.
+
+        Raises:
+            UserError: for what you can mend, in one line.
+        """
+        this = plan(*compose_run(overrides, reward))
+        path = Path(tempfile.mkdtemp(prefix="pgsrm-") if folder is None else folder)
+        replace(this, folder=RunFolder(path)).freeze()
+        trainer = cls.from_folder(RunFolder(path))
+        if folder is None:
+            weakref.finalize(trainer, shutil.rmtree, path, ignore_errors=True)
+        return trainer
 
     @classmethod
     def from_folder(cls, folder: RunFolder, processes: Processes = ALONE) -> "Trainer":

@@ -1,14 +1,18 @@
 """The Python front door: `import pgsrm` and what it gives, in one process, with nothing left behind."""
 
 import functools
+import gc
+import importlib
 import inspect
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -318,3 +322,130 @@ def test_frames_of_a_run_that_has_not_begun_are_empty_and_have_their_columns(tmp
     run = pgsrm.Run(folder.path)
     assert run.state == "waiting" and run.metrics.empty and run.evaluations.empty and run.samples.empty
     assert list(run.metrics) == ["update", "episodes"] and "response" in run.samples
+
+
+# A loop of one's own
+
+
+def test_a_loop_of_ones_own_learns_what_the_packages_loop_learns(small: Sequence[str]) -> None:
+    words = [*small, "task=antonym", "seed=2"]
+    trainer = pgsrm.Trainer.build(*words)
+    folder = trainer.folder.path
+    lines = []
+    while trainer.update < trainer.updates:
+        rollout = trainer.sample(trainer.draw_prompts())
+        scored = trainer.score(rollout)
+        lines.append(trainer.record(rollout, scored, trainer.learn(rollout, scored), started=0.0))
+    assert not (Path(pgsrm.compose(*words).paths.outputs) / "runs").exists()
+    run = pgsrm.train(*words, progress=False)
+    assert [line["reward/mean"] for line in lines] == list(run.metrics["reward/mean"])
+    assert [line["policy/entropy"] for line in lines] == list(run.metrics["policy/entropy"])
+    del trainer
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_a_trainer_writes_where_it_is_told(small: Sequence[str], tmp_path: Path) -> None:
+    trainer = pgsrm.Trainer.build(*small, "task=antonym", folder=tmp_path / "mine")
+    trainer.record_evaluation()
+    del trainer
+    gc.collect()
+    assert list(pgsrm.Run(tmp_path / "mine").evaluations["update"]) == [0]
+
+
+# A notebook
+
+
+def test_a_notebooks_worth_of_python(small: Sequence[str], tmp_path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import pandas as pd
+    from transformers import pipeline
+
+    runs = {name: pgsrm.train(*small, "task=antonym", f"reward={name}", progress=False) for name in ("pgsrm", "binary")}
+    frame = pd.concat([run.metrics.assign(reward=name) for name, run in runs.items()])
+    axes = frame.pivot_table(index="episodes", columns="reward", values="reward/mean").plot()
+    axes.figure.savefig(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    run = runs["pgsrm"]
+    generate = pipeline("text-generation", model=run.model, tokenizer=run.tokenizer)
+    (answer,) = generate("The opposite of 'hot' is", max_new_tokens=2)
+    assert answer["generated_text"].startswith("The opposite of 'hot' is")
+
+
+class Kernel:
+    """What a notebook's IPython has, as far as progress uses it: lines that are displayed, and rewritten in place."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cells: list[list[str]] = []
+        ipython, display = ModuleType("IPython"), ModuleType("IPython.display")
+        ipython.get_ipython = lambda: SimpleNamespace(kernel=object())  # type: ignore[attr-defined]
+        display.display = self.display  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+
+    def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> Any:
+        assert raw and display_id
+        self.cells.append([data["text/plain"]])
+        return SimpleNamespace(update=lambda data, raw: self.cells[-1].append(data["text/plain"]))
+
+
+def test_a_notebook_shows_one_line_that_is_rewritten(
+    small: Sequence[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kernel = Kernel(monkeypatch)
+    pgsrm.train(*small, "task=antonym", "seed=10")
+    (lines,) = kernel.cells
+    assert "antonym-pgsrm-" in lines[-1] and "4/4  reward" in lines[-1]
+    assert "4/4" not in "".join(capfd.readouterr())
+
+
+def test_no_progress_is_shown_when_none_is_wanted(small: Sequence[str], capfd: pytest.CaptureFixture[str]) -> None:
+    pgsrm.train(*small, "task=antonym", "seed=11", "ppo.episodes=4", progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+# The page and the example
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def shortened(small: Sequence[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All runs of this process are tiny, whatever their words say, and write below tmp_path."""
+    import matplotlib
+
+    from pgsrm.config.compose import compose_run
+
+    def compose(words: Sequence[Any], reward: Any = None) -> Any:
+        return compose_run([*words, *small] if all(isinstance(word, str) for word in words) else words, reward)
+
+    matplotlib.use("Agg")
+    monkeypatch.setattr("pgsrm.api.compose_run", compose)
+    monkeypatch.setattr("pgsrm.trainer.compose_run", compose)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_snippets_of_the_page_run_one_after_another(
+    shortened: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snippets = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(snippets) == 6
+    notebook = ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", notebook)  # whose functions a run finds by module and name
+    for snippet in snippets:
+        exec(compile(snippet, "docs/python.md", "exec"), notebook.__dict__)
+    assert "purple" in capsys.readouterr().out
+    assert notebook.run.name.startswith("copy-short-") and notebook.shorter.config.reward.most == 5
+
+
+def test_the_example_of_a_reward_of_ones_own_draws_its_picture(
+    shortened: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    example: Any = importlib.import_module("own_reward")
+    assert example.spelling(references=["cold", "up"], responses=[" cold", ""]) == [1.0, 0.0]
+    runs = example.main([], tmp_path / "own_reward.png")
+    assert {run.state for run in runs.values()} == {"finished"}
+    assert (tmp_path / "own_reward.png").stat().st_size > 1000

@@ -1,4 +1,4 @@
-"""The built wheel: all of conf/ and the data are in it, and it trains outside the checkout."""
+"""The built wheel: all of conf/ and the data are in it, and it trains, reports and works from Python outside the checkout."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,6 +80,7 @@ def test_all_of_package_conf_and_launcher_are_in_the_wheel(wheel: Path) -> None:
     expected = {f"pgsrm/{name}" for name in files(ROOT / "pgsrm")}
     expected |= {f"pgsrm/conf/{name}" for name in files(ROOT / "conf")}
     expected |= {f"hydra_plugins/{name}" for name in files(ROOT / "launchers" / "hydra_plugins")}
+    assert {"pgsrm/py.typed", "pgsrm/analysis/report.html.j2"} <= expected
     assert "pgsrm/conf/config.yaml" in expected and "pgsrm/task/data/color.jsonl" in expected
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
@@ -107,3 +109,31 @@ def test_the_installed_wheel_trains_a_sweep(python: str, tiny_model: Path, tmp_p
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["update"] for line in lines] == [0, 1, 2]
     assert str(tmp_path / "outputs" / "runs") in printed
+
+
+def test_the_version_is_the_same_everywhere(python: str, tmp_path: Path) -> None:
+    code = "import pgsrm, importlib.metadata; print(pgsrm.__version__, importlib.metadata.version('pgsrm'))"
+    assert len({*run([python, "-c", code], tmp_path).split(), citation_version()}) == 1
+
+
+def citation_version() -> str:
+    return str(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"])
+
+
+def test_the_installed_wheel_works_from_python_and_reports(python: str, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"""
+import pgsrm
+
+def short(*, responses, **_):
+    return [1 / (1 + len(text)) for text in responses]
+
+for seed in (0, 1):
+    sizes = ["ppo.episodes=8", "ppo.batch_size=4", "tracking=none", f"seed={{seed}}"]
+    run = pgsrm.train("task=antonym", "model.path={tiny_model}", *sizes, reward=short, progress=False)
+print(run.state, len(run.metrics), type(run.model).__name__)
+"""
+    )
+    assert run([python, "mine.py"], tmp_path) == "finished 2 GPT2LMHeadModel\n"
+    run([python, "-m", "pgsrm.analysis", "--out", "figures", "--formats", "png"], tmp_path)
+    assert list((tmp_path / "figures").glob("*.png")) and (tmp_path / "figures" / "report.html").is_file()

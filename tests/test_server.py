@@ -114,9 +114,10 @@ def test_a_refused_request_is_not_repeated_and_quotes_the_server(fake: FakeOpenA
     server = client(fake)
     message = refusal(RequestRefused, server.embeddings, ["a"], "unknown")
     assert "refused (404: The model `unknown` does not exist); check parent.model" in message
+    fake.schema = False
     with pytest.raises(RequestRefused) as caught:
-        server.embeddings([""], "tiny", encoding_format=None)
-    assert caught.value.status == 400 and caught.value.reason == "input cannot be an empty string"
+        chat(server, response_format={"type": "json_object"})
+    assert caught.value.status == 400
     assert fake.requests == 2
 
 
@@ -127,8 +128,7 @@ def test_a_key_that_is_not_let_in(fake: FakeOpenAI, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("MY_KEY", set_to)
     message = refusal(ServerError, chat, client(fake, api_key_env="MY_KEY"))
     assert (
-        f"not let in (401, {'wrong key' if set_to else 'no key given'}: Incorrect API key provided: " in message
-        and "; set the environment variable MY_KEY to a key for it" in message
+        f"not let in (401, {'wrong key' if set_to else 'no key given'}); set the environment variable MY_KEY" in message
     )
     assert KEY not in message
     assert fake.requests == 1

@@ -1,4 +1,7 @@
-"""Progress on standard error: a bar for a run, a live table for a sweep; plain lines off a terminal."""
+"""Progress on standard error: a bar for a run, a live table for a sweep; plain lines off a terminal.
+
+In a notebook a run has one line below its cell, which is rewritten in place.
+"""
 
 import sys
 import time
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _SHARE_A_LINE = 10  # percent of a run between two plain lines
+_SECONDS_BETWEEN = 0.25  # two rewritings of a notebook's line
 _SECONDS_A_LINE = 60.0  # between two plain lines of a sweep
 _BESIDE_BAR = 62  # columns that a bar of 6 and the numbers take beside a run's name
 _BESIDE_NAME = 57  # and those that the numbers take in a sweep's table
@@ -33,11 +37,12 @@ class RunProgress:
         self._before = done
         self._stream = stream or sys.stderr
         self._bar: Progress | None = None
+        self._cell = _notebook_line() if stream is None else None
         self._next_line = 0.0
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._stream.isatty():
+        if self._cell is None and self._stream.isatty():
             self._bar = _bar(self._stream)
             name = _fitted(self._name, self._bar.console.width - _BESIDE_BAR)
             self._task = self._bar.add_task(
@@ -65,15 +70,32 @@ class RunProgress:
         reward, entropy, kl = _numbers(metrics)
         if self._bar is not None:
             self._bar.update(self._task, completed=update, reward=reward, entropy=entropy, kl=kl, left=left)
+            return
+        name = _fitted(self._name, _PLAIN_NAME)
+        line = f"{name}  {update}/{self._updates}  reward {reward}  entropy {entropy}  KL {kl}  left {left}"
+        if self._cell is not None:
+            if passed >= self._next_line or update == self._updates:
+                self._next_line = passed + _SECONDS_BETWEEN
+                self._cell(line)
         elif update >= self._next_line:
             step = self._updates * _SHARE_A_LINE / 100
             self._next_line = (update // step + 1) * step
-            print(
-                f"{_fitted(self._name, _PLAIN_NAME)}  {update}/{self._updates}  "
-                f"reward {reward}  entropy {entropy}  KL {kl}  left {left}",
-                file=self._stream,
-                flush=True,
-            )
+            print(line, file=self._stream, flush=True)
+
+
+def _notebook_line() -> Callable[[str], None] | None:
+    """What rewrites a new line below the notebook's cell that is executed now; None outside a notebook.
+
+    IPython's own display, which every notebook has: rich's bar needs ipywidgets there.
+    """
+    ipython = sys.modules.get("IPython")  # a kernel has imported it
+    shell = None if ipython is None else ipython.get_ipython()
+    if getattr(shell, "kernel", None) is None:
+        return None
+    from IPython.display import display
+
+    handle = display({"text/plain": ""}, raw=True, display_id=True)
+    return lambda text: handle.update({"text/plain": text}, raw=True)
 
 
 def _bar(stream: TextIO) -> "Progress":
