@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from analysis_runs import ANALYSIS, BATCH, UPDATES, ramp, table_rows, write_run
 
-from pgsrm.analysis import curves, figures, plot_figures, results
+from pgsrm.analysis import curves, figures, measures, plot_figures, results
 from pgsrm.analysis.paper_tables import paper_tables
 from pgsrm.analysis.runs import NoRunsError, find_run_folders, read_metrics, read_run
 from pgsrm.analysis.variants import load_variants
+from pgsrm.record import RunFolder
+from pgsrm.record.summary import summarise
 
 COLUMNS = ["reward/mean", "policy/entropy", "policy/kl"]
 
@@ -168,7 +170,7 @@ def test_variants_are_named_by_choices_and_by_values_where_the_choices_agree(tmp
     write_run(tmp_path, reward="binary", config={"ppo": {"lr": 1e-5}, "reward": {"checker": "equality"}})
     variants, _ = load_variants([tmp_path], COLUMNS)
     assert [v.title for v in variants] == [
-        "PGSRM, ppo=paper",
+        "PGSRM, ppo=paper, ppo.lr=3e-05",
         "PGSRM, ppo=sound, ppo.lr=1e-05",
         "PGSRM, ppo=sound, ppo.lr=2e-05",
         "Binary, ppo=sound, ppo.lr=1e-05",
@@ -180,6 +182,21 @@ def test_a_value_that_differs_between_the_rewards_is_named_in_both(tmp_path: Pat
     write_run(tmp_path, reward="binary", config={"ppo": {"entropy": 0.01}, "reward": {"checker": "equality"}})
     variants, _ = load_variants([tmp_path], COLUMNS)
     assert [v.title for v in variants] == ["PGSRM, ppo.entropy=0.02", "Binary, ppo.entropy=0.01"]
+
+
+def test_a_mixed_folder_says_alpha_and_no_hash(tmp_path: Path) -> None:
+    """The wrong version kept three words of a label and put a hash in the place of the others."""
+    for alpha in (1, 8):
+        for model, ppo, embedder in (("nano", "sound", "static"), ("gpt2_small", "textbook", "openai")):
+            write_run(tmp_path, config={"reward": {"alpha": alpha}, "embedder": {"path": None}},
+                      choices={"model": model, "ppo": ppo, "embedder": embedder})  # fmt: skip
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    assert [v.settings for v in variants] == [
+        "model=gpt2_small, ppo=textbook, embedder=openai, reward.alpha=1",
+        "model=gpt2_small, ppo=textbook, embedder=openai, reward.alpha=8",
+        "model=nano, ppo=sound, embedder=static, reward.alpha=1",
+        "model=nano, ppo=sound, embedder=static, reward.alpha=8",
+    ]
 
 
 def test_an_embedder_is_named_once(tmp_path: Path) -> None:
@@ -394,7 +411,8 @@ def test_head_and_note_fit_the_width_also_with_long_labels(tmp_path: Path) -> No
     panels = [box for axes in figure.axes if (box := axes.get_tightbbox())]
     assert legend.y0 > max(box.y1 for box in panels)
     assert note.get_window_extent().y1 < min(box.y0 for box in panels)
-    assert ", +1 more" in figure.legends[0].get_texts()[0].get_text().replace("\n", " ")
+    # Nothing that differs is left out of a label: the fourth value may be the one that tells two curves apart.
+    assert "ppo.x=0 (1 seed)" in figure.legends[0].get_texts()[0].get_text().replace("\n", " ")
 
 
 def test_the_longest_note_fits_the_width(tmp_path: Path) -> None:
@@ -463,7 +481,7 @@ def test_help_loads_nothing_heavy() -> None:
     command = [sys.executable, "-X", "importtime", str(ANALYSIS / "plot_figures.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
-    assert not loaded & {"numpy", "scipy", "pandas", "matplotlib", "yaml", "msgspec", "jinja2"}
+    assert not loaded & {"numpy", "scipy", "pandas", "matplotlib", "yaml", "jinja2", "torch"}
     assert "--runs" in done.stdout
 
 
@@ -678,3 +696,26 @@ def test_load_raises_for_folders_without_a_readable_run(tmp_path: Path, capsys: 
     with pytest.raises(NoRunsError, match=r"none of the 1 run folder\(s\)"):
         load_variants([tmp_path], COLUMNS)
     assert "it has no update yet" in capsys.readouterr().err
+
+
+def test_terminal_and_report_have_one_first_and_last_tenth(tmp_path: Path) -> None:
+    """Finished or not, whatever the number of updates: the wrong version divided by the updates made in the one place."""
+    for updates, made in ((97, 97), (100, 60), (7, 7), (1000, 3)):
+        folder = write_run(tmp_path / f"{updates}", rewards=[u**0.5 for u in range(made)], updates=updates,
+                           state="finished" if made == updates else "stopped")  # fmt: skip
+        (variant,), _ = load_variants([folder], COLUMNS)
+        reward = measures.series(variant.runs[0], "reward/mean")
+        shown = summarise(RunFolder(folder))
+        np.testing.assert_allclose(
+            [shown.reward_first, shown.reward_last], [measures.first(reward), measures.last(reward)]
+        )
+
+
+def test_a_run_whose_process_has_gone_is_cut_off_as_in_the_status(tmp_path: Path) -> None:
+    import socket
+
+    folder = write_run(tmp_path, rewards=[0.1] * 10, updates=100, state="running",
+                       status={"pid": 2**22 + 1, "host": socket.gethostname()})  # fmt: skip
+    (variant,), notes = load_variants([tmp_path], COLUMNS)
+    assert variant.runs[0].state == RunFolder(folder).state() == "cut off"
+    assert notes == [f"{folder}: not finished, 10 of 100 updates, cut off"]

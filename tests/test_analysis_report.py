@@ -198,8 +198,8 @@ def test_an_experiment_without_levels_has_a_section_that_leads_to_its_figures(tm
         write_run(tmp_path / "runs", task, choices={"experiment": "quickstart"})
     page = make_report(tmp_path)
     assert (
-        "quickstart 2 runs A first look in a few minutes: a tenth of the paper's episodes on the shipped child. python -m "
-        "pgsrm.run -m experiment=quickstart task=color,antonym reward=pgsrm,binary Figures, claims and results of"
+        "quickstart 2 runs A first look in a few minutes: a tenth of the paper's episodes on nano, the shipped model. "
+        "python -m pgsrm.run -m experiment=quickstart task=color,antonym reward=pgsrm,binary Figures, claims and results of"
     ) in page.words
     assert "antonym generation are those of the tasks." in page.words
     assert {"#curves-color", "#curves-antonym"} <= set(page.all("a", "href"))

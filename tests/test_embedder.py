@@ -6,13 +6,15 @@ import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pgsrm.embedder import WordVectors
+from pgsrm.embedder import WordVectors, auto
 from pgsrm.embedder.distill import centre_and_reduce, read_lines, save, vocabulary
 from pgsrm.embedder.vector_files import read_vectors
 from pgsrm.embedder.word_vectors import SHIPPED
@@ -439,3 +441,37 @@ class TestDistill:
             save(tmp_path / name, ["hot", "cold"], vectors)
         assert (tmp_path / "a.kv").read_bytes() == (tmp_path / "b.kv").read_bytes()
         np.testing.assert_allclose(WordVectors(str(tmp_path / "a.kv")).embed(["cold", "hot"]), vectors[::-1], atol=1e-3)
+
+
+class TestAuto:
+    """embedder=auto: word vectors where every reference has one, else the sentence transformer."""
+
+    @pytest.mark.parametrize(("reference", "chosen"), [("cold", "static"), ("4711", "sentence_transformer")])
+    def test_is_the_run_of_what_it_chooses(
+        self, tmp_path: Path, call_cli: Callable[..., Any], reference: str, chosen: str
+    ) -> None:
+        (tmp_path / "d.csv").write_text(f"word,reference\nhot,{reference}\n")
+        words = ("task=antonym", "task.data=d.csv", "tracking=none", "dry_run=true")
+        runs = [re.findall(r"antonym-pgsrm\S+", call_cli(*words, f"embedder={name}").out) for name in ("auto", chosen)]
+        assert runs[0] == runs[1] != []
+
+    def test_without_the_library_a_line_leads_there(
+        self, tmp_path: Path, call_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(auto, "find_spec", lambda name: None)
+        (tmp_path / "d.csv").write_text("word,reference\nhot,4711\n")
+        line = call_cli("task=antonym", "task.data=d.csv", "embedder=auto", "dry_run=true").error_line
+        assert "embedder=auto: the reference '4711' has no word vector" in line
+        assert "pip install 'pgsrm[sentence-transformers]'" in line
+
+    def test_chooses_for_the_reward_alone(self, call_cli: Callable[..., Any]) -> None:
+        line = call_cli("task=antonym", "embedder@evaluation.embedder=auto", "dry_run=true").error_line
+        assert "only the reward's own embedder can be chosen so" in line
+
+    def test_a_reference_without_a_vector_names_the_embedder_that_has_one(
+        self, tmp_path: Path, call_cli: Callable[..., Any]
+    ) -> None:
+        (tmp_path / "d.csv").write_text("word,reference\nhot,4711\n")
+        line = call_cli("task=antonym", "task.data=d.csv", "dry_run=true").error_line
+        assert "the reference '4711' has no vector" in line
+        assert "embedder=sentence_transformer" in line

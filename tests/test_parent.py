@@ -313,7 +313,7 @@ def test_max_calls_holds_over_starts_and_a_raised_one_goes_on(
     words = [f"w{number}" for number in range(50)]
     fake.delay, task = 0.002, antonyms(tmp_path, words)
     for _ in range(2):  # the second start has nothing left
-        with pytest.raises(BudgetExceeded, match=r"max_calls=20: all made; raise it, and the same command goes on"):
+        with pytest.raises(BudgetExceeded, match=r"max_calls=20: all made; raise it, and the same command resumes"):
             make(task, tmp_path, fake, max_calls=20)
         assert fake.requests == len(fake.asked) == 20
     assert "20 of 50 answered before (20 calls); 30 calls of tiny" in capsys.readouterr().out
@@ -389,10 +389,10 @@ def test_the_command_and_the_run_that_reads(
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
     wrong = run_cli(*settings, module="pgsrm.parent")
     assert wrong.code == 2
-    assert "no key given); set the environment variable OPENAI_API_KEY" in wrong.err.splitlines()[-1]
+    assert "no key given: Incorrect API key provided: none); set the environment variable" in wrong.err.splitlines()[-1]
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-0123456789")
     wrong = run_cli(*settings, module="pgsrm.parent")
-    assert "wrong key); set the environment variable OPENAI_API_KEY" in wrong.err.splitlines()[-1]
+    assert "wrong key: Incorrect API key provided: ***); set the environment variable" in wrong.err.splitlines()[-1]
     assert "sk-wrong" not in wrong.out + wrong.err
     assert fake.requests == 2
 

@@ -114,10 +114,9 @@ def test_a_refused_request_is_not_repeated_and_quotes_the_server(fake: FakeOpenA
     server = client(fake)
     message = refusal(RequestRefused, server.embeddings, ["a"], "unknown")
     assert "refused (404: The model `unknown` does not exist); check parent.model" in message
-    fake.schema = False
     with pytest.raises(RequestRefused) as caught:
-        chat(server, response_format={"type": "json_object"})
-    assert caught.value.status == 400
+        server.embeddings([""], "tiny", encoding_format=None)
+    assert caught.value.status == 400 and caught.value.reason == "input cannot be an empty string"
     assert fake.requests == 2
 
 
@@ -128,7 +127,8 @@ def test_a_key_that_is_not_let_in(fake: FakeOpenAI, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("MY_KEY", set_to)
     message = refusal(ServerError, chat, client(fake, api_key_env="MY_KEY"))
     assert (
-        f"not let in (401, {'wrong key' if set_to else 'no key given'}); set the environment variable MY_KEY" in message
+        f"not let in (401, {'wrong key' if set_to else 'no key given'}: Incorrect API key provided: " in message
+        and "; set the environment variable MY_KEY to a key for it" in message
     )
     assert KEY not in message
     assert fake.requests == 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pgsrm.analysis.curves import rolling_mean, window
 from pgsrm.analysis.runs import Run
+from pgsrm.record.tenths import tenth_bounds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,12 +77,10 @@ def tenth_means(updates: np.ndarray, values: np.ndarray, planned: int) -> list[f
 
     Below ten updates every update is a window of its own.
     """
-    windows = min(10, planned)
     means = []
-    for k in range(windows):
-        start, end = round(k * planned / windows), round((k + 1) * planned / windows)
-        inside = values[(updates > start) & (updates <= end)]
-        passed = len(updates) > 0 and updates[-1] >= end
+    for after, until in tenth_bounds(planned):
+        inside = values[(updates > after) & (updates <= until)]
+        passed = len(updates) > 0 and updates[-1] >= until
         means.append(float(inside.mean()) if passed and len(inside) else NAN)
     return means
 

@@ -18,16 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgsrm.record import RunFolder
+from pgsrm.record.config_file import read_config
+from pgsrm.record.differences import settings
+from pgsrm.util.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
 DEFAULT_RUNS = Path("outputs/runs")
 # Config groups and keys that say how a run was recorded, not what was trained.
 NOT_CHOICES = ("tracking", "experiment", "hydra", "seed", "evaluation.embedder")
-NOT_SETTINGS = ("seed", "paths", "tracking", "choices", "threads", "checkpoint", "hydra")
 
 
-class NoRunsError(Exception):
+class NoRunsError(UserError):
     """No run folder where one was looked for; the message is one line for the user."""
 
 
@@ -72,7 +76,7 @@ class Run:
     @functools.cached_property
     def settings(self) -> dict[str, str]:
         """Every config value that may change a result, as dotted key -> text; the seed is not one."""
-        return dict(_leaves({k: v for k, v in self.config.items() if k not in NOT_SETTINGS}))
+        return settings(self.config)
 
     @functools.cached_property
     def values(self) -> dict[str, str]:
@@ -161,7 +165,7 @@ def find_run_folders(root: Path) -> list[Path]:
 
 def read_run(folder: Path, columns: Sequence[str]) -> tuple[Run | None, list[str]]:
     """Read one run folder; None where there is nothing to analyse. The notes say what is wrong with it."""
-    config = _read_config(folder / "config.yaml")
+    config = read_config(folder / "config.yaml")
     if not has_choices(config):
         return None, [f"{folder}: left out, config.yaml is missing or has no choices of task and reward"]
     if not (folder / "metrics.jsonl").is_file():
@@ -291,29 +295,11 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        yield prefix, str(int(value))  # 4 and 4.0 are one value
-    else:
-        yield prefix, value if isinstance(value, str) else json.dumps(value)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        config = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError):
-        return {}
-    return config if isinstance(config, dict) else {}
-
-
 def _read_status(path: Path) -> dict[str, Any]:
-    try:
-        status = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
+    """status.json with the state that the folder is in: a run whose process has gone is cut off, whatever the file says."""
+    status = RunFolder(path.parent).status()
+    return (
+        {}
+        if status is None
+        else {**status, "state": RunFolder(path.parent).state() if "state" in status else "unknown"}
+    )

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pgsrm.analysis.runs import NoRunsError, Run, find_run_folders, print_notes, read_run
+from pgsrm.record.differences import differing, words
 
 T = TypeVar("T")
 
-LABELLED_VALUES = 3
 # Settings that decide a result by their value. Others (a file's path, what a parent is asked) may differ under one
 # identity, which holds their contents.
 DECIDING = (
@@ -224,29 +224,27 @@ def _other_choices(run: Run) -> list[str]:
 
 
 def _labels(examples: Mapping[Key, Run]) -> tuple[dict[Key, str], dict[Key, list[str]]]:
-    """What tells the variants of one task apart: a label for each, and the values in it that rewards can share.
-
-    Choices come first ("ppo=sound"), then single values. Values of two variants are compared where their
-    choices are the same (else the choice says it); those of the reward only within the same reward.
-    """
+    """What tells the variants of one task apart: a label for each, and the values in it that rewards can share."""
     keys = list(examples)
-    parts: dict[Key, list[str]] = {key: [] for key in keys}
-    for group in sorted({g for run in examples.values() for g in run.choices} - {"task", "reward"}, key=_group_rank):
-        if len({examples[key].choices.get(group) for key in keys}) > 1:
-            for key in keys:
-                parts[key].append(f"{group}={examples[key].choices.get(group, 'none')}")
-    chosen = {key: len(parts[key]) for key in keys}
-    for alike in _partition(keys, lambda key: tuple(parts[key])):
-        _add_values(alike, examples, parts, reward=False)
-    values = {key: parts[key][chosen[key] :] for key in keys}
+    differences = differing([examples[key].config for key in keys], seed=False)
+    parts = {
+        key: [words({name: value}) for name, value in row.items() if name not in ("task", "reward")]
+        for key, row in zip(keys, differences, strict=True)
+    }
+    values = {
+        key: [
+            words({name: value})
+            for name, value in row.items()
+            if name not in examples[key].choices and not name.startswith("reward.")
+        ]
+        for key, row in zip(keys, differences, strict=True)
+    }
     for alike in _partition(keys, lambda key: (key.reward, tuple(parts[key]))):
-        _add_values(alike, examples, parts, reward=True)
-    for alike in _partition(keys, lambda key: (key.reward, tuple(parts[key][:LABELLED_VALUES]))):
-        # The config does not tell these apart, or not in a few words.
+        # The config does not tell these apart.
         for key, name in zip(alike, _last_names(alike, examples), strict=True) if len(alike) > 1 else []:
-            parts[key].insert(LABELLED_VALUES - 1, name)
+            parts[key].append(name)
             values[key] = [*values[key], name]
-    return {key: _shorten(parts[key]) for key in keys}, values
+    return {key: ", ".join(parts[key]) for key in keys}, values
 
 
 def _last_names(keys: list[Key], examples: Mapping[Key, Run]) -> list[str]:
@@ -255,26 +253,6 @@ def _last_names(keys: list[Key], examples: Mapping[Key, Run]) -> list[str]:
     by_value = [key.deciding[-1] if key.deciding else "" for key in keys]
     by_identity = [f"variant {key.variant[:6]}" for key in keys]
     return next((names for names in (by_commit, by_value) if len(set(names)) == len(keys)), by_identity)
-
-
-def _group_rank(group: str) -> tuple[int, str]:
-    return rank(group, ("model", "ppo", "embedder", "parent"))
-
-
-def _add_values(keys: list[Key], examples: Mapping[Key, Run], parts: dict[Key, list[str]], reward: bool) -> None:
-    names = {name for key in keys for name in examples[key].settings if name.startswith("reward.") == reward}
-    differing = [n for n in sorted(names) if len({examples[key].settings.get(n) for key in keys}) > 1]
-    lopsided = [n for n in differing if any(n not in examples[key].settings for key in keys)]
-    if len(lopsided) > LABELLED_VALUES:  # not what somebody set, but what a later version of the schema brought
-        differing = [n for n in differing if n not in lopsided]
-    # `reward.embedder` and `reward.checker` repeat `embedder` and `task.checker`: once in a label is enough.
-    said = {part.split("=")[0] for key in keys for part in parts[key]}
-    for name in differing:
-        rest = name.removeprefix("reward.")
-        if reward and said & {rest, rest.split(".")[0], f"task.{rest}"}:
-            continue
-        for key in keys:
-            parts[key].append(f"{name}={examples[key].settings.get(name, 'unset')}")
 
 
 def _partition(items: list[T], by: Callable[[T], Any]) -> list[list[T]]:
@@ -288,11 +266,6 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     """A sort key that takes numbers in a text as numbers: alpha=2 before alpha=16, lr=1e-05 before lr=3e-05."""
     parts = re.split(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)", text)
     return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts) if part]
-
-
-def _shorten(parts: list[str]) -> str:
-    more = len(parts) - LABELLED_VALUES
-    return ", ".join(parts[:LABELLED_VALUES]) + (f", +{more} more" if more > 0 else "")
 
 
 def _standing(run: Run) -> tuple[bool, float, str]:

@@ -15,6 +15,7 @@ import msgspec
 from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
+from pgsrm.embedder import auto
 from pgsrm.evaluation import other_reward, read_text
 from pgsrm.models.settings import check_model, weights_digest
 from pgsrm.parent import find_references, parent_command
@@ -22,8 +23,9 @@ from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import tracking_uri
-from pgsrm.task import LacksReferencesError
+from pgsrm.task import LacksReferencesError, Task, load_task
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
 
 LAUNCH = ("cluster", "resources", "dry_run")  # what a launch reads and a run does not
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in a run's name
@@ -111,13 +113,15 @@ def plan(config: DictConfig, choices: dict[str, str], shared: Shared | None = No
     shared = shared or Shared()
     settings = read_settings(config)
     check_model(settings.model)
-    frozen = resolve(config, choices)
-    if frozen["tracking"] is not None:
-        frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"], frozen["paths"]["outputs"])
+    choices = dict(choices)
     try:
+        frozen = resolve(config, choices)
         task, reward = shared.objects(frozen)
     except LacksReferencesError as error:
-        raise UserError(f"{error}; `{parent_command(frozen, choices)}` asks a parent for them") from error
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        raise UserError(f"{error}; `{parent_command(plain, choices)}` asks a parent for them") from error
+    if frozen["tracking"] is not None:
+        frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"], frozen["paths"]["outputs"])
     identity, variant = (_identity(settings, frozen, task, reward, seed) for seed in (True, False))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
@@ -135,6 +139,8 @@ def plan(config: DictConfig, choices: dict[str, str], shared: Shared | None = No
 def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     """A checked config as plain data: interpolations resolved, the parent's answers found, paths made absolute.
 
+    What `embedder=auto` chooses is put into `choices` too.
+
     Raises:
         UserError: where the parent has not answered yet.
     """
@@ -142,7 +148,28 @@ def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     assert isinstance(plain, dict)
     resolved = {str(key): value for key, value in plain.items()}
     resolved["parent"]["references"] = find_references(resolved, choices)
+    _choose_embedder(resolved, choices)
     return _absolute_paths(resolved)
+
+
+def _choose_embedder(config: dict[str, Any], choices: dict[str, str]) -> None:
+    """Put the embedder that the references need in the place of `embedder=auto`, in the config and in its choices."""
+    embedders = [(node, node.get("embedder")) for node in (config, config["reward"])]
+    holders = [node for node, chosen in embedders if isinstance(chosen, dict) and chosen.get("_target_") == auto.AUTO]
+    if not holders:
+        return
+    task = build_task(config)
+    name = auto.choose(list(dict.fromkeys(example.reference for example in task.train + task.holdout)))
+    choices["embedder"] = name
+    for node in holders:
+        node["embedder"] = OmegaConf.to_container(OmegaConf.load(conf_folder() / "embedder" / f"{name}.yaml"))
+
+
+def build_task(config: dict[str, Any]) -> Task:
+    """The task of a resolved config: prompts, references (with the parent's mistakes, where it is to make some), checker."""
+    parent = config["parent"]
+    task = load_task(config["task"], parent["references"])
+    return with_mistakes(task, parent.get("error_rate", 0.0), parent.get("error_seed", 0))
 
 
 def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
@@ -150,11 +177,7 @@ def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    from pgsrm.task import load_task
-
-    parent = config["parent"]
-    task = load_task(config["task"], parent["references"])
-    task = with_mistakes(task, parent.get("error_rate", 0.0), parent.get("error_seed", 0))
+    task = build_task(config)
     try:
         reward = instantiate(config["reward"])
     except InstantiationException as error:

@@ -78,16 +78,13 @@ def _check(config: dict[str, Any]) -> Any:
 
 def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """The checked config, with interpolations resolved, and the groups' choices."""
-    from omegaconf import OmegaConf
-
     from pgsrm.config.compose import compose_words
+    from pgsrm.config.plan import resolve
     from pgsrm.config.schema import read_settings
 
     config, choices = compose_words(overrides, "python -m pgsrm.embedder check")
     read_settings(config)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}, choices
+    return resolve(config, choices), choices
 
 
 def _download(name: str, out: Path) -> None:

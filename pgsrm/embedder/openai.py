@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
-from pgsrm.models.server import OPENAI, Server
+from pgsrm.models.server import OPENAI, TEXTS_A_REQUEST, Server
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-TEXTS_A_REQUEST = 2048  # OpenAI takes no more
 PROBE = "check"
 SAME_WEIGHTS = 0.999  # cosine; a server's own answers differ in the last digits
 
@@ -28,10 +27,11 @@ class OpenAIEmbeddings(CachedEmbedder):
     vectors, where the model can shorten them; None = all. base_url: with its /v1; None = api.openai.com. revision:
     any name for the weights, which then stands for them in the address's place.
     api_key_env: the environment variable with the key. timeout: seconds without an answer; retries: further
-    tries after a failed one. cache, cache_megabytes: see `VectorCache`.
+    tries after a failed one. batch_size: the most texts of a request. encoding_format: how vectors are sent, float or
+    base64; None = left to the server. cache, cache_megabytes: see `VectorCache`.
 
-    The texts of a batch that are in no cache are sent in one request. An answer that is wrong in any way is asked
-    for again; raises ServerError when the tries are used up.
+    The texts of a batch that are in no cache are sent in one request, or in as many as the server's own limit makes.
+    An answer that is wrong in any way is asked for again; raises ServerError when the tries are used up.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class OpenAIEmbeddings(CachedEmbedder):
         api_key_env: str = "OPENAI_API_KEY",
         timeout: Annotated[float, Meta(gt=0)] = 60.0,
         retries: Annotated[int, Meta(ge=0)] = 6,
+        batch_size: Annotated[int, Meta(ge=1)] = TEXTS_A_REQUEST,
+        encoding_format: Literal["float", "base64"] | None = "float",
         cache: str | None = None,
         cache_megabytes: Annotated[int, Meta(ge=0)] = 1000,
     ) -> None:
         super().__init__(VectorCache(cache, cache_megabytes))
         self._model, self._dimensions, self._base_url = model, dimensions, (base_url or OPENAI).rstrip("/")
-        self._revision = revision
+        self._revision, self._batch_size, self._encoding_format = revision, batch_size, encoding_format
         self._server = Server(base_url, api_key_env, timeout, retries, section="embedder")
 
     @property
@@ -78,7 +80,5 @@ class OpenAIEmbeddings(CachedEmbedder):
     def _embed_unseen(self, texts: list[str]) -> np.ndarray:
         import numpy as np
 
-        slices = [texts[start : start + TEXTS_A_REQUEST] for start in range(0, len(texts), TEXTS_A_REQUEST)]
-        return np.array(
-            [row for some in slices for row in self._server.embeddings(some, self._model, self._dimensions)]
-        )
+        model, dimensions, encoding, most = self._model, self._dimensions, self._encoding_format, self._batch_size
+        return np.array(self._server.embeddings(texts, model, dimensions, encoding, most))

@@ -1,7 +1,7 @@
 """Where a parent's references lie, and the answers that were paid for.
 
 Beside FILE.jsonl, the references, which is written when every prompt has one, there are
-  FILE.answers.jsonl      every answer as it came, added and synced one by one: what a killed command goes on from
+  FILE.answers.jsonl      every answer as it came, added and synced one by one: what a killed command resumes from
   FILE.spending.jsonl     every call, before it is made and when it is back: what budgets count, over all starts
   FILE.provenance.json    who was asked what, when, and how many tokens it took
 """

@@ -1,6 +1,8 @@
 """A parent on this machine: a causal language model, greedy."""
 
 import json
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +14,9 @@ from pgsrm.parent.settings import ParentSettings
 from pgsrm.util.errors import UserError
 
 _BEGINNING = '{"OUTPUT": "'  # put into the model's mouth: the answer can only be the value
-_ENDINGS = ['"}', '" }', '"\n']
+_CLOSED = re.compile(r'(?:[^"\\]|\\.)*"', re.DOTALL)  # what follows the beginning, up to the quote that ends the value
+
+logger = logging.getLogger(__name__)
 
 
 class LocalParent:
@@ -54,15 +58,29 @@ class LocalParent:
         allowed = len(asked) if most is None else min(len(asked), max(0, most - self.budget.calls))
         if not allowed:
             self._count(asked)
-        model, tokenizer = self._load()
-        prompts = [self._prompt(tokenizer, question) for question in asked]
-        self._check_room(model, tokenizer, prompts)
+        from pgsrm.parent.greedy import GreedyDecoder, common_prefix  # torch
+
+        model, tokenizer, ends = self._load()
+        prompts = self._prompts(tokenizer, asked)
+        self._check_room(model, prompts)
+        decoder = GreedyDecoder(model, common_prefix(prompts))
+        reading = _Reading(tokenizer, ends)
         step = self._settings.batch_size
         for start in range(0, allowed, step):
             some = slice(start, min(start + step, allowed))
             self._count(asked[some])
-            yield from self._batch(model, tokenizer, asked[some], prompts[some])
+            made = decoder(prompts[some], self._settings.max_tokens, reading.is_whole)
+            for question, prompt, tokens in zip(asked[some], prompts[some], made, strict=True):
+                yield self._answer(question, reading, tokens, len(prompt))
         self._count(asked[allowed:])
+
+    def _answer(self, question: str, reading: "_Reading", tokens: list[int], prompt_tokens: int) -> Answer:
+        reference = problem = None
+        try:
+            reference = self._questions.read(question, reading.value(tokens))
+        except BadAnswer as error:
+            problem = str(error)
+        return Answer(question, reference, problem, self._name, prompt_tokens, len(tokens))
 
     def _count(self, asked: Sequence[str]) -> None:
         """Raises BudgetExceeded where there are too many."""
@@ -70,86 +88,114 @@ class LocalParent:
             with self.budget.call(0, 0):
                 pass
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[Any, Any, set[int]]:
+        """Model, tokenizer, and all tokens that end an answer."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-        from transformers.utils import logging
+        from transformers.utils import logging as transformers_logging
 
-        logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         where = {"pretrained_model_name_or_path": self._name, "revision": self._settings.revision or "main"}
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(**where, padding_side="left")
+            tokenizer: Any = AutoTokenizer.from_pretrained(**where)
             model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, self._settings.dtype))
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             raise UserError(
                 f"parent.model={self._name}: can't be loaded ({reason}); name a causal language model"
             ) from error
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        # A model brings sampling settings of its own; these are greedy, and end where the model's own end.
-        ends = model.generation_config.eos_token_id
-        model.generation_config = GenerationConfig(
-            do_sample=False,
-            eos_token_id=tokenizer.eos_token_id if ends is None else ends,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        return model.to(self._device).eval(), tokenizer
+        ends: set[int] = set()
+        for declared in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+            ends.update(declared if isinstance(declared, list) else [declared] if declared is not None else [])
+        # A model brings sampling settings of its own; answers are greedy, and end where the model's own end.
+        model.generation_config = GenerationConfig(do_sample=False, eos_token_id=sorted(ends) or None)
+        return model.to(self._device).eval(), tokenizer, ends
+
+    def _prompts(self, tokenizer: Any, asked: Sequence[str]) -> list[list[int]]:
+        """The questions' token ids, with whatever the tokenizer puts in front (BOS) and nothing behind."""
+        special = set(tokenizer.all_special_ids)
+        prompts, dropped = [], None
+        for question in asked:
+            # A chat template brings the special tokens itself.
+            text = self._prompt(tokenizer, question)
+            ids = list(tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+            while ids and ids[-1] in special:  # asked after its EOS, a model would begin something else
+                dropped = ids.pop()
+            prompts.append(ids)
+        if dropped is not None:
+            token = tokenizer.convert_ids_to_tokens(dropped)
+            logger.warning("parent.model=%s: its tokenizer puts %s behind a text; it is left out", self._name, token)
+        return prompts
 
     def _prompt(self, tokenizer: Any, asked: str) -> str:
         messages = self._questions.messages(asked)
         if not tokenizer.chat_template:
             return f"{self._questions.instruction}\n\nINPUT: {asked}\n{_BEGINNING}"
+        text = self._chat(tokenizer, messages)
+        if text is None or self._questions.instruction not in text:  # templates without a system's message
+            both = [{"role": "user", "content": f"{self._questions.instruction}\n\n{asked}"}]
+            text = self._chat(tokenizer, both)
+        if text is None:
+            raise UserError(
+                f"parent.model={self._name}: its chat template takes no user's message; name a model with another"
+            )
+        return text + _BEGINNING
+
+    def _chat(self, tokenizer: Any, messages: Sequence[dict[str, str]]) -> str | None:
+        """The messages in the model's chat template; None where it refuses them."""
         from jinja2 import TemplateError
 
         try:
-            text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError:  # templates without a system's message
-            both = [{"role": "user", "content": f"{self._questions.instruction}\n\n{asked}"}]
-            text = tokenizer.apply_chat_template(both, tokenize=False, add_generation_prompt=True)
-        return text + _BEGINNING
+            text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError):
+            return None
+        return text
 
-    def _check_room(self, model: Any, tokenizer: Any, prompts: Sequence[str]) -> None:
+    def _check_room(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
         room = getattr(model.config, "max_position_embeddings", None)
-        needed = max(map(len, tokenizer(list(prompts))["input_ids"])) + self._settings.max_tokens
+        needed = max(map(len, prompts)) + self._settings.max_tokens
         if room is not None and needed > room:
             raise UserError(
                 f"parent.model={self._name}: has room for {room} tokens, instruction, input and answer take {needed}; "
                 "name one with a longer context, or lower parent.max_tokens"
             )
-
-    def _batch(self, model: Any, tokenizer: Any, asked: Sequence[str], prompts: Sequence[str]) -> Iterator[Answer]:
-        import torch
-
-        # A chat template brings the special tokens itself.
-        given = tokenizer(
-            list(prompts), return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template
-        ).to(self._device)
-        with torch.inference_mode():
-            tokens = model.generate(
-                input_ids=given["input_ids"],
-                attention_mask=given["attention_mask"],
-                max_new_tokens=self._settings.max_tokens,
-                stop_strings=_ENDINGS,
-                tokenizer=tokenizer,
+        known, highest = model.get_input_embeddings().num_embeddings, max(map(max, prompts))
+        if highest >= known:
+            raise UserError(
+                f"parent.model={self._name}: its tokenizer has the token {highest}, the model only {known}; "
+                "save model and tokenizer with as many (resize_token_embeddings)"
             )
-        width = given["input_ids"].shape[1]
-        lengths = given["attention_mask"].sum(1).tolist()
-        for question, row, prompt_tokens in zip(asked, tokens[:, width:], lengths, strict=True):
-            text = tokenizer.decode(row, skip_special_tokens=True)
-            made = int((row != tokenizer.pad_token_id).sum())
-            reference = problem = None
-            try:
-                reference = self._questions.read(question, _closed(text))
-            except BadAnswer as error:
-                problem = str(error)
-            yield Answer(question, reference, problem, self._name, prompt_tokens, made)
 
 
-def _closed(text: str) -> str:
-    """{"OUTPUT": "..."} of what followed its beginning, and nothing that came after."""
-    try:
-        value, _ = json.JSONDecoder().raw_decode('"' + text)
-    except ValueError:
-        raise BadAnswer(f"does not end within parent.max_tokens: {text[:60]!r}") from None
-    return json.dumps({"OUTPUT": value})
+class _Reading:
+    """What the tokens after the beginning {"OUTPUT": " say. ends: the tokens that end an answer."""
+
+    def __init__(self, tokenizer: Any, ends: set[int]) -> None:
+        self._tokenizer, self._ends = tokenizer, ends
+        self._has_quote: dict[int, bool] = {}
+
+    def is_whole(self, tokens: list[int]) -> bool:
+        """Whether the last token ends the answer: an EOS, or the quote that closes the value."""
+        last = tokens[-1]
+        if last in self._ends:
+            return True
+        if last not in self._has_quote:
+            self._has_quote[last] = '"' in self._tokenizer.decode([last])
+        return self._has_quote[last] and _CLOSED.match(self._text(tokens)) is not None
+
+    def value(self, tokens: list[int]) -> str:
+        """{"OUTPUT": "..."} of the value, without what came after. Raises BadAnswer for one that doesn't end."""
+        text = self._text(tokens)
+        closed = _CLOSED.match(text)
+        if closed is None:
+            ended = bool(tokens) and tokens[-1] in self._ends
+            raise BadAnswer(f"{'has no end' if ended else 'does not end within parent.max_tokens'}: {text[:60]!r}")
+        try:
+            return json.dumps({"OUTPUT": json.loads('"' + closed[0])})
+        except ValueError:
+            raise BadAnswer(f"is no text in JSON: {text[:60]!r}") from None
+
+    def _text(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(
+            [token for token in tokens if token not in self._ends], clean_up_tokenization_spaces=False
+        )

@@ -16,7 +16,9 @@ from pgsrm.parent.local import LocalParent
 from pgsrm.parent.question import Questions
 from pgsrm.parent.remote import RemoteParent
 from pgsrm.parent.settings import ParentSettings
+from pgsrm.parent.summary import doubts, summarise
 from pgsrm.record.files import replace
+from pgsrm.task import load_task
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
 
@@ -43,16 +45,26 @@ def make_references(config: Mapping[str, Any], settings: ParentSettings) -> Path
         wanted = list(dict.fromkeys(questions.asked))
         missing = [asked for asked in wanted if not _is_kept(asked, answers, questions)]
         if missing:
-            parent.budget.go_on(answers.calls.values(), answers.note)
+            parent.budget.resume(answers.calls.values(), answers.note)
             print(
                 _so_far(parent.budget, len(wanted) - len(missing), len(wanted)) + parent.estimate(missing), flush=True
             )
             _ask(parent, missing, answers, len(wanted))
         _write(path, questions, answers, parent.host, config)
-        given = {answers.known[asked]["reference"] for asked in wanted}
-        if len(given) == 1 < len(wanted):  # each may pass as an answer; all of them say that the parent has none
-            print(f"all {len(wanted)} answers are {given.pop()!r}: look at them before a run is rewarded for that")
+        _tell(questions, answers, task)
     return path
+
+
+def _tell(questions: Questions, answers: Answers, task: Mapping[str, Any]) -> None:
+    """Print what the answers are like, and what speaks against a parent that gives such."""
+    references = [answers.known[asked]["reference"] for asked in questions.asked]
+    made = summarise(zip(references, (row.values() for row in questions.rows), strict=True))
+    try:
+        examples = load_task({**task, "holdout": 0}).train
+        own = summarise((example.reference, example.inputs.values()) for example in examples)
+    except UserError:  # the data has no references of its own
+        own = None
+    print("\n".join([made.line, *doubts(made, own)]), flush=True)
 
 
 def _is_kept(asked: str, answers: Answers, questions: Questions) -> bool:

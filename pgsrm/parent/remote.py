@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
-from pgsrm.models.server import Budget, Completion, RequestRefused, Server, ServerError
+from pgsrm.models.server import Budget, Completion, Server, ServerError
 from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.question import RESPONSE_FORMAT, Answer, Questions
 from pgsrm.parent.settings import ParentSettings
@@ -13,7 +13,6 @@ from pgsrm.util.errors import UserError
 
 _ASKED_AGAIN = 2  # times, after an answer in a wrong form: servers vary even at temperature 0
 _TOKENS_OUT = 12  # of a usual answer, for the estimate
-_SCHEMA_UNKNOWN = (400, 422, 501)  # statuses with which servers refuse a response_format
 
 
 class RemoteParent:
@@ -36,8 +35,11 @@ class RemoteParent:
             self.budget,
         )
         # OpenAI's newer models know the first name alone, many other servers the second.
-        limit = "max_completion_tokens" if settings.base_url is None else "max_tokens"
-        self._options: dict[str, Any] = {limit: settings.max_tokens, "response_format": RESPONSE_FORMAT}
+        usual = "max_completion_tokens" if settings.base_url is None else "max_tokens"
+        limit = usual if settings.token_limit == "auto" else settings.token_limit
+        self._options: dict[str, Any] = {limit: settings.max_tokens}
+        if settings.structured:
+            self._options["response_format"] = RESPONSE_FORMAT
         if settings.temperature is not None:
             self._options["temperature"] = settings.temperature
         self._server.check()
@@ -65,7 +67,7 @@ class RemoteParent:
         """
         if not asked:
             return
-        yield self._answer(asked[0])  # alone: a wrong key or model costs one call, and the schema's fate is known
+        yield self._answer(asked[0])  # alone: a wrong key or model costs one call, and the server's limits are known
         pool = ThreadPoolExecutor(self._workers)
         futures: list[Future[Answer]] = [pool.submit(self._answer, question) for question in asked[1:]]
         left = set(futures)
@@ -87,7 +89,7 @@ class RemoteParent:
     def _answer(self, asked: str) -> Answer:
         tokens_in = tokens_out = 0
         for again in range(_ASKED_AGAIN + 1):
-            completion = self._completion(asked)
+            completion = self._server.chat(self._questions.messages(asked), self._model, **self._options)
             tokens_in += completion.prompt_tokens or 0
             tokens_out += completion.completion_tokens or 0
             try:
@@ -99,22 +101,6 @@ class RemoteParent:
             else:
                 return Answer(asked, reference, None, completion.model, tokens_in, tokens_out)
         raise AssertionError
-
-    def _completion(self, asked: str) -> Completion:
-        messages = self._questions.messages(asked)
-        options = self._options
-        try:
-            return self._server.chat(messages, self._model, **options)
-        except RequestRefused as refused:
-            if refused.status not in _SCHEMA_UNKNOWN or "response_format" not in options:
-                raise
-            plain = {name: value for name, value in options.items() if name != "response_format"}
-            try:
-                completion = self._server.chat(messages, self._model, **plain)
-            except RequestRefused:
-                raise refused from None
-            self._options = plain  # it was the schema: from here on answers are held to the form by reading alone
-            return completion
 
 
 def _check_whole(completion: Completion) -> None:

@@ -36,6 +36,11 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     api_key_env: Annotated[str, Meta(min_length=1)] = "OPENAI_API_KEY"
     # 0 = the likeliest answer; null leaves it out.
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = 0.0
+    # Whether a JSON schema holds the server to {"OUTPUT": "..."}; one that refuses it is asked without.
+    structured: bool = True
+    # The name under which max_tokens is sent; auto = max_completion_tokens for api.openai.com, max_tokens for others, and the
+    # other one where a server refuses it.
+    token_limit: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
     # Price of a million tokens that are sent; null = unknown.
     input_price: Amount | None = None
     # Price of a million tokens that are answered; null = unknown.
@@ -60,4 +65,4 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     # Type of the weights.
     dtype: Literal["float32", "bfloat16"] = "float32"
     # Prompts that are answered together.
-    batch_size: Count = 8
+    batch_size: Count = 32

@@ -36,18 +36,18 @@ def differing(configs: Sequence[Mapping[str, Any]], *, seed: bool = True) -> lis
     their dicts alone. `seed=False` leaves the seed out.
     """
     chosen = [_choices(config) for config in configs]
-    settings = [dict(_settings(config)) for config in configs]
-    groups = sorted({group for row in chosen for group in row}, key=_rank)
+    values = [settings(config) for config in configs]
+    groups = sorted({group for row in chosen for group in row}, key=reading_order)
     varied = [group for group in groups if len({row.get(group, _NO_CHOICE) for row in chosen}) > 1]
     parts = [{group: row.get(group, _NO_CHOICE) for group in varied} for row in chosen]
-    keys = sorted(_varied_keys(chosen, settings), key=_rank)
+    keys = sorted(_varied_keys(chosen, values), key=reading_order)
     seeds = [str(config.get("seed")) for config in configs]
     for key in keys:
-        shown = _shown(key, [row.get(key) for row in settings])
+        shown = _shown(key, [row.get(key) for row in values])
         for part, text in zip(parts, shown, strict=True):
             if text is not None:
                 part[key] = text
-    _add_last_resorts(parts, settings, seeds if seed else [""] * len(seeds))
+    _add_last_resorts(parts, values, seeds if seed else [""] * len(seeds))
     if seed and len(set(seeds)) > 1:
         for part, text in zip(parts, seeds, strict=True):
             part["seed"] = text
@@ -58,7 +58,9 @@ def in_common(configs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The choices that all configs share, as {"model": "nano", "ppo": "sound"}, and the seed if they share one."""
     rows = [{**_choices(config), "seed": str(config.get("seed"))} for config in configs]
     first = rows[0] if rows else {}
-    return {key: first[key] for key in sorted(first, key=_rank) if all(row.get(key) == first[key] for row in rows)}
+    return {
+        key: first[key] for key in sorted(first, key=reading_order) if all(row.get(key) == first[key] for row in rows)
+    }
 
 
 def words(parts: Mapping[str, str], separator: str = " ") -> str:
@@ -105,19 +107,30 @@ def short_names(names: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(names) else list(names)
 
 
-def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The values of a config under dotted keys, as YAML writes them, secrets masked; 4 and 4.0 are one value."""
-    if isinstance(value, Mapping) and value:
-        for key, below in value.items():
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a config under dotted keys."""
+    if isinstance(config, Mapping) and config:
+        for key, below in config.items():
             yield from leaves(below, f"{prefix}.{key}" if prefix else str(key))
-    elif is_secret(prefix, value):
-        yield prefix, MASK
-    elif isinstance(value, str):
-        yield prefix, without_user(value)
-    elif isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        yield prefix, str(int(value))
     else:
-        yield prefix, json.dumps(value, ensure_ascii=False, default=str)
+        yield prefix, config
+
+
+def value_text(key: str, value: Any) -> str:
+    """A config's value as YAML writes it, a secret masked; 4 and 4.0 are one value."""
+    if is_secret(key, value):
+        return MASK
+    if isinstance(value, str):
+        return without_user(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Every value that may change a result, as dotted key -> text; the seed is not one."""
+    chosen = {key: value for key, value in config.items() if key not in NOT_SETTINGS}
+    return {key: value_text(key, value) for key, value in leaves(chosen)}
 
 
 def _choices(config: Mapping[str, Any]) -> dict[str, str]:
@@ -125,13 +138,9 @@ def _choices(config: Mapping[str, Any]) -> dict[str, str]:
     return {group: str(choice) for group, choice in chosen.items() if group.split("/")[0] not in NOT_CHOICES}
 
 
-def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    return leaves({key: value for key, value in config.items() if key not in NOT_SETTINGS})
-
-
-def _varied_keys(chosen: Sequence[Mapping[str, str]], settings: Sequence[Mapping[str, str]]) -> set[str]:
+def _varied_keys(chosen: Sequence[Mapping[str, str]], texts: Sequence[Mapping[str, str]]) -> set[str]:
     """The keys that differ between configs with the same choice of every group that may set them."""
-    keys = {key for row in settings for key in row if not key.startswith(_LAST_RESORT)}
+    keys = {key for row in texts for key in row if not key.startswith(_LAST_RESORT)}
     groups = {group for row in chosen for group in row}
     # A group that no key is below, as `ablation`, sets keys of others: any.
     anywhere = {group for group in groups if not any(key.startswith(f"{group.replace('/', '.')}.") for key in keys)}
@@ -139,7 +148,7 @@ def _varied_keys(chosen: Sequence[Mapping[str, str]], settings: Sequence[Mapping
     for key in keys:
         setters = sorted(anywhere | {group for group in groups if _may_set(group.replace("/", "."), key)})
         classes: dict[Hashable, list[Mapping[str, str]]] = {}
-        for choice, row in zip(chosen, settings, strict=True):
+        for choice, row in zip(chosen, texts, strict=True):
             classes.setdefault(tuple(choice.get(group) for group in setters), []).append(row)
         for rows in classes.values():
             values = {row[key] for row in rows if key in row}
@@ -171,21 +180,21 @@ def _is_copy(key: str, rows: Iterable[Mapping[str, str]]) -> bool:
     return any(all(row.get(source) == row[key] for row in rows) for source in sources)
 
 
-def _add_last_resorts(parts: list[dict[str, str]], settings: Sequence[Mapping[str, str]], seeds: Sequence[str]) -> None:
+def _add_last_resorts(parts: list[dict[str, str]], texts: Sequence[Mapping[str, str]], seeds: Sequence[str]) -> None:
     """Name what is named only in need, for those that are not told apart otherwise."""
     alike: dict[Hashable, list[int]] = {}
     for index, part in enumerate(parts):
         alike.setdefault((tuple(part.items()), seeds[index]), []).append(index)
     for members in alike.values():
-        for key in sorted({key for index in members for key in settings[index] if key.startswith(_LAST_RESORT)}):
-            values = [settings[index].get(key) for index in members]
+        for key in sorted({key for index in members for key in texts[index] if key.startswith(_LAST_RESORT)}):
+            values = [texts[index].get(key) for index in members]
             if len(set(values)) > 1:
                 for index, text in zip(members, _shown(key, values), strict=True):
                     if text is not None:
                         parts[index][key] = text
 
 
-def _rank(key: str) -> tuple[bool, int, str]:
+def reading_order(key: str) -> tuple[bool, int, str]:
     """The order of choices and of keys; the seed is last."""
     first = re.split(r"[./]", key)[0]
     return key == "seed", _ORDER.index(first) if first in _ORDER else len(_ORDER), key
