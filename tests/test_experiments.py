@@ -217,7 +217,7 @@ def test_the_command_line_wins_over_the_experiments_sweep(
     result = run_cli("-m", *tiny_form, "hydra.launcher.slots=1")
     assert result.code == 0, result.err
     names = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "outputs/runs").iterdir())
-    assert names == [f"antonym-binary-nano-released-{each}-s0" for each in ("d3_eos", "sound")]
+    assert names == [f"antonym-binary-gpt2-released-{each}-s0" for each in ("d3_eos", "sound")]
 
 
 def test_the_command_is_the_whole_sweep(run_cli: Callable[..., Any], tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def sweep(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 def test_a_sweep_trains_every_combination(sweep: dict[str, Any]) -> None:
     assert sweep["first"].returncode == 0, sweep["first"].stderr
     names = [folder.name.rpartition("-s0-")[0] for folder in sweep["folders"]]
-    assert names == [f"{task}-{reward}-nano-sound" for task in ("antonym", "color") for reward in ("binary", "pgsrm")]
+    assert names == [f"{task}-{reward}-gpt2-sound" for task in ("antonym", "color") for reward in ("binary", "pgsrm")]
     for path in sweep["folders"]:
         folder = RunFolder(path)
         status = folder.status()
@@ -144,7 +144,7 @@ def test_a_sweep_is_mirrored_in_mlflow(sweep: dict[str, Any]) -> None:
 def test_a_sweep_ends_with_a_table_and_where_everything_is(sweep: dict[str, Any]) -> None:
     lines = sweep["first"].stdout.splitlines()
     assert lines[0] == "4 runs: 4 new"
-    assert sum("finished" in line and "color-binary-nano-sound" in line for line in lines) == 1
+    assert sum("finished" in line and "color-binary-gpt2-sound" in line for line in lines) == 1
     assert f"{sweep['here']}/outputs/runs" in "\n".join(lines[-2:])
     assert "mlflow.db" in lines[-1]
 
@@ -169,7 +169,7 @@ def test_one_run_prints_its_end_and_is_skipped_the_second_time(
 ) -> None:
     first = run_cli(*small, "reward=binary")
     assert first.code == 0, first.err
-    assert first.out.splitlines()[0].startswith("color-binary-nano-sound-s0 finished in ")
+    assert first.out.splitlines()[0].startswith("color-binary-gpt2-sound-batch_size=4-episodes=16-s0 finished in ")
     assert "4/4" in first.err
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -405,7 +405,7 @@ def test_a_task_by_yaml_and_data_alone(run_cli: Callable[..., Any], small: Seque
     result = run_cli("--config-dir=conf", *small, "task=young")
     assert result.code == 0, result.err
     (folder,) = (tmp_path / "outputs/runs").iterdir()
-    assert folder.name.startswith("young-pgsrm-nano-sound-s0-")
+    assert folder.name.startswith("young-pgsrm-gpt2-sound-batch_size=4-episodes=16-s0-")
     prompts = {row["prompt"] for row in rows(folder / "samples.jsonl")}
     assert prompts <= {f"A young {animal} is a " for animal in ("dog", "cat", "hen")}
 

@@ -207,7 +207,7 @@ def test_whatever_ends_a_job_its_run_ends_finished_with_the_numbers_of_an_undist
     assert unfinished == {cancelled.name: "stopped", killed.name: "cut off"}
     assert restarts(alone) >= 2  # preempted too
     assert restarts(requeued) >= 1
-    assert place.launch(*place.sweep)[0] == f"{total} runs: 2 to go on, {total - 2} finished"
+    assert place.launch(*place.sweep)[0] == f"{total} runs: 2 to resume, {total - 2} finished"
     wait_for(lambda: start_now(place.runs()), 240)
     assert set(place.states().values()) == {"finished"}
     assert place.launch(*place.sweep)[0] == f"{total} runs: {total} finished"

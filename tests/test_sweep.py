@@ -179,7 +179,7 @@ def test_what_each_run_needs(planned: Callable[..., Plan]) -> None:
         plan.freeze()
         plan.folder.write_status(state=state, pid=os.getpid(), host=socket.gethostname())
     found = survey(plans)
-    assert found.line() == "6 runs: 2 new, 1 to go on, 1 failed before (tried again), 1 finished, 1 running"
+    assert found.line() == "6 runs: 2 new, 1 to resume, 1 failed before (tried again), 1 finished, 1 running"
     assert [plan.settings.seed for plan in found.to_start] == [1, 2, 3, 5]
     left = survey(plans, retry_failed=False)
     assert "1 failed before (left, retry_failed=false)" in left.line()

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pgsrm.config.command_line import plain_run, refuse_sweep, search_path
 from pgsrm.config.messages import one_line
+from pgsrm.config.naming import model_of, words_of
 from pgsrm.config.own_reward import own_reward
 from pgsrm.config.plan import LAUNCH, Plan, Shared, plan
 from pgsrm.config.schema import read_settings
@@ -126,7 +127,11 @@ def _refuse_several(overrides: Sequence[str]) -> None:
 
 def plan_run(config: DictConfig) -> Plan:
     """The plan of a composed config that still has its `hydra` node, from which the groups' choices are read."""
-    return plan(*_read_paths(*_without_hydra(config)))
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    (words,) = words_of([overrides])
+    return plan(*_read_paths(*_without_hydra(config)), words=words, model=model_of(overrides))
 
 
 class Composer:
@@ -157,7 +162,11 @@ class Composer:
                 read_settings(self.compose(overrides)[0])
                 seen.update(overrides)
         shared = Shared()
-        return [plan(*self.compose(overrides), shared) for overrides in runs]
+        parsed = [self._parser.parse_overrides(list(overrides)) for overrides in runs]
+        return [
+            plan(*self.compose(overrides), shared, words, model_of(run))
+            for overrides, run, words in zip(runs, parsed, words_of(parsed), strict=True)
+        ]
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """The config of the run with these overrides, without Hydra's node, and the choice of each group."""

@@ -2,11 +2,12 @@
 
 A run reads nothing but its folder's config.yaml, so that editing conf/ afterwards changes nothing for it. Its identity is
 the hash of what decides its result; the same config therefore finds the same folder, whose run is skipped if it has
-finished and goes on if it was cut off.
+finished and resumed if it was cut off.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 from omegaconf import DictConfig, OmegaConf
 
+from pgsrm.config.naming import NAMED, NAMED_IF_CHOSEN, Folders, label, run_name
 from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
 from pgsrm.embedder import auto
 from pgsrm.evaluation import other_reward, read_text
@@ -28,8 +30,6 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
 
 LAUNCH = ("cluster", "resources", "dry_run")  # what a launch reads and a run does not
-NAMED = ("task", "reward", "model", "ppo")  # the config groups in a run's name
-NAMED_IF_CHOSEN = ("fidelity", "ablation")
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,12 @@ class Plan:
     updates: int
     identity: str
     variant: str
+    label: str
 
     def freeze(self, sweep: str | None = None) -> None:
         """Make the folder and write config.yaml, unless a process trains the run or has finished it.
 
-        An earlier start's config gives way: with the same identity it can differ only in where and how the run goes on.
+        An earlier start's config gives way: with the same identity it can differ only in where and how the run is trained.
         """
         try:
             if self.folder.state() == "finished" or not self.folder.acquire():
@@ -68,6 +69,7 @@ class Plan:
                     identity=self.identity,
                     variant=self.variant,
                     sweep=sweep,
+                    label=self.label,
                     seconds=0.0,
                 )
         finally:
@@ -78,6 +80,7 @@ class Shared:
     """What the plans of one sweep have in common, made once: tasks and rewards of equal config, and what was checked."""
 
     def __init__(self) -> None:
+        self.folders = Folders()
         self._objects: dict[str, tuple[Any, Any]] = {}
         self._checked: set[str] = set()
 
@@ -104,8 +107,19 @@ def _key(*parts: Any) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def plan(config: DictConfig, choices: dict[str, str], shared: Shared | None = None) -> Plan:
-    """Check a composed config down to its data, and name its run. The plans of a sweep have one `shared`.
+def plan(
+    config: DictConfig,
+    choices: dict[str, str],
+    shared: Shared | None = None,
+    words: Sequence[str] = (),
+    model: str | None = None,
+) -> Plan:
+    """Check a composed config down to its data, and name its run.
+
+    Args:
+        shared: one for the plans of a sweep.
+        words: what was varied or set, for the run's name: `alpha=8` (`pgsrm.config.naming`).
+        model: the name of the model where `model.path` put another in the place of the chosen one.
 
     Raises:
         UserError: for the first thing that would not work.
@@ -125,15 +139,17 @@ def plan(config: DictConfig, choices: dict[str, str], shared: Shared | None = No
     identity, variant = (_identity(settings, frozen, task, reward, seed) for seed in (True, False))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
-    parts = [choices.get(group, "custom") for group in NAMED]
+    named = choices | ({"model": model} if model else {})
+    parts = [named.get(group, "custom") for group in NAMED]
     parts += [choices[group] for group in NAMED_IF_CHOSEN if group in choices]
-    name = "-".join([*parts, f"s{settings.seed}", identity[:8]])
-    folder = RunFolder(Path(settings.paths.outputs).absolute() / "runs" / name)
+    name = run_name(parts, words, settings.seed, identity)
+    folder = shared.folders.find(Path(settings.paths.outputs).absolute() / "runs", name, identity)
     if folder.state() != "finished":  # what has finished needs no server any more
         shared.check(frozen, settings, task, reward)
     for key in LAUNCH:
         frozen.pop(key, None)
-    return Plan(folder, settings, frozen, settings.ppo.updates, identity, variant)
+    title = label(named, words, settings.seed)
+    return Plan(folder, settings, frozen, settings.ppo.updates, identity, variant, title)
 
 
 def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:

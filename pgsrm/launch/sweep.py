@@ -18,8 +18,8 @@ from pgsrm.util.errors import UserError
 # What a run needs, by its state; `waiting` is a run that was frozen and never started.
 _NEEDS = {
     "waiting": "new",
-    "stopped": "to go on",
-    "cut off": "to go on",
+    "stopped": "to resume",
+    "cut off": "to resume",
     "failed": "failed before",
     "finished": "finished",
     "queued": "queued",
@@ -43,11 +43,11 @@ class Survey:
     @property
     def to_start(self) -> list[Plan]:
         """What this launch has to start, in the sweep's order."""
-        wanted = {"new", "to go on"} | ({"failed before"} if self.retry_failed else set())
+        wanted = {"new", "to resume"} | ({"failed before"} if self.retry_failed else set())
         return [plan for plan, need in zip(self.plans, self.needs, strict=True) if need in wanted]
 
     def line(self) -> str:
-        """`12 runs: 6 new, 2 to go on, 1 failed before (tried again), 3 finished`."""
+        """`12 runs: 6 new, 2 to resume, 1 failed before (tried again), 3 finished`."""
         counts = Counter(self.needs)
         again = "tried again" if self.retry_failed else "left, retry_failed=false"
         said = {need: f"{counts[need]} {need}" for need in dict.fromkeys(_NEEDS.values()) if counts[need]}
@@ -153,5 +153,5 @@ def report(plans: Sequence[Plan], experiment: str | None) -> None:
     if unfinished:
         raise SweepFailed(
             f"{len(unfinished)} of {len(folders)} runs did not finish ({unfinished[0].name}: "
-            f"{(unfinished[0].status() or {}).get('reason')}); the same command goes on with them"
+            f"{(unfinished[0].status() or {}).get('reason')}); the same command resumes them"
         )

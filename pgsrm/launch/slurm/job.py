@@ -57,7 +57,7 @@ class TrainRun:
         return state
 
     def checkpoint(self) -> "DelayedSubmission":
-        """submitit's own way to go on, for a signal before the first line above has run."""
+        """submitit's own way to resume, for a signal before the first line above has run."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

@@ -1,0 +1,89 @@
+"""What a run is called. A name is for people; what a run is, is its identity, and its folder is found by that alone."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pgsrm.record import RunFolder
+
+NAMED = ("task", "reward", "model", "ppo")  # the config groups in every name
+NAMED_IF_CHOSEN = ("fidelity", "ablation")
+# What a name has anyway, and what decides no result.
+_UNNAMED = (
+    *NAMED, *NAMED_IF_CHOSEN, "experiment", "objective", "seed", "evaluation", "paths", "tracking", "checkpoint",
+    "threads", "processes", "cluster", "resources", "dry_run", "hydra",
+)  # fmt: skip
+_LONGEST_VALUE = 24
+_LONGEST = 80  # of all values in a name; a file system takes 255 bytes
+
+
+def words_of(runs: Sequence[Sequence[Any]]) -> list[list[str]]:
+    """For each run the words of its overrides that tell it from the others, as `alpha=8`; of a single run, all of them.
+
+    runs: Hydra's parsed overrides of each run.
+    """
+    given = [{o.key_or_group: _value(o) for o in run if _is_named(o.key_or_group)} for run in runs]
+    keys = list(dict.fromkeys(key for run in given for key in run))
+    if len(runs) > 1:
+        keys = [key for key in keys if len({run.get(key) for run in given}) > 1]
+    last = [key.rpartition(".")[2] for key in keys]
+    short = {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+    return [[f"{short[key]}={run[key]}" for key in keys if key in run] for run in given]
+
+
+def model_of(overrides: Sequence[Any]) -> str | None:
+    """The name of a model that `model.path` puts in the place of the chosen one; None where there is none."""
+    paths = [_value(override) for override in overrides if override.key_or_group == "model.path"]
+    return paths[-1] if paths and paths[-1] != "null" else None
+
+
+def run_name(parts: Sequence[str], words: Sequence[str], seed: int, identity: str) -> str:
+    """`antonym-pgsrm-nano-sound-alpha=8-s0-1a2b3c4d`: safe in a shell, and of bounded length."""
+    shown: list[str] = []
+    for word in words:
+        if len("-".join([*shown, word])) <= _LONGEST:
+            shown.append(word)
+    return "-".join([*map(_safe, parts), *shown, f"s{seed}", identity[:8]])
+
+
+def label(choices: Mapping[str, str], words: Sequence[str], seed: int) -> str:
+    """The same for a narrow column, what differs first: `antonym pgsrm alpha=8 s0, nano sound`."""
+    task, reward, model, ppo = (choices.get(group, "custom") for group in NAMED)
+    rest = [choices[group] for group in NAMED_IF_CHOSEN if group in choices]
+    return f"{' '.join([task, reward, *words, *rest, f's{seed}'])}, {model} {ppo}"
+
+
+class Folders:
+    """The run folders below some outputs, by what their names end in; each place is listed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, dict[str, Path]] = {}
+
+    def find(self, runs: Path, name: str, identity: str) -> RunFolder:
+        """The folder of the run with this identity, whatever it is called; a new one is called `name`."""
+        if runs not in self._known:
+            there = sorted(runs.iterdir()) if runs.is_dir() else []
+            self._known[runs] = {path.name.rpartition("-")[2]: path for path in there}
+        path = self._known[runs].get(identity[:8])
+        if path is not None and path.name != name:
+            folder = RunFolder(path)
+            if (folder.status() or {}).get("identity", identity) == identity:
+                return folder
+        return RunFolder(runs / name)
+
+
+def _is_named(key: str) -> bool:
+    """Whether a name has room for an override's key: a key below task, reward, model and ppo; their choices it has anyway."""
+    group, _, below = key.partition(".")
+    return key != "model.path" and (group not in _UNNAMED or (group in NAMED and below != ""))
+
+
+def _value(override: Any) -> str:
+    """The user's own words, as the name of a file can have them; a path by its last part."""
+    text = override.input_line.partition("=")[2].strip().strip("'\"").rstrip("/")
+    return _safe(text if text.startswith(("[", "{", "$")) else text.rpartition("/")[2])[:_LONGEST_VALUE]
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^\w.+=-]+", "_", text) or "_"
