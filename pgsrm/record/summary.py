@@ -42,11 +42,17 @@ class Summary:
 class _Line(msgspec.Struct):
     """What a summary reads of a line of metrics.jsonl."""
 
+    # Updates made; 0 is the evaluation before training.
     update: int
+    # Mean reward of the batch.
     reward: float | None = msgspec.field(name="reward/mean", default=None)
+    # In nats per token.
     entropy: float | None = msgspec.field(name="policy/entropy", default=None)
+    # From the reference policy, in nats per token.
     kl: float | None = msgspec.field(name="policy/kl", default=None)
+    # Share of right greedy answers on trained prompts, where this line has an evaluation.
     match: float | None = msgspec.field(name="eval/train_exact_match", default=None)
+    # The same on held-out prompts.
     held_out: float | None = msgspec.field(name="eval/holdout_exact_match", default=None)
 
 
