@@ -27,7 +27,7 @@ from pgsrm.models.load import load_model, load_tokenizer, resolve_device
 from pgsrm.models.lora import add_adapters, merged
 from pgsrm.models.server import ServerError
 from pgsrm.models.text import Codec
-from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.policy.choose import build_policy, check_lengths
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.update import Learner, step
@@ -38,7 +38,6 @@ from pgsrm.reward.scorer import Scorer
 from pgsrm.rollout import Rollout, Scored
 from pgsrm.task import Example, Task
 from pgsrm.util.distributed import ALONE, Processes, divided_as, local_device, shard, undivided
-from pgsrm.util.errors import UserError
 
 
 class Trainer:
@@ -68,7 +67,7 @@ class Trainer:
         self.learner = Learner(child, settings.ppo, self.sampling_rng, processes)
         self.prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
-        self._check_lengths()
+        check_lengths(child.positions, list(self.prompt_ids.values()), task.max_new_tokens)
         self.evaluate = Evaluation(
             task, child, codec, self.prompt_ids, self.score, self.sampling, settings.seed, *evaluated_with
         )
@@ -122,21 +121,19 @@ class Trainer:
         if sharded:
             model, reference = shard(model, device, processes), shard(reference, device, processes)
         prompts = [codec.encode(example.prompt) for example in task.train]
-        child = FastPolicy(
+        child = build_policy(
             model,
             reference,
             (codec.eos,),
             prompts,
+            task.max_new_tokens,
+            settings.model,
             settings.ppo.padding,
-            share=not settings.ppo.dropout,
-            bfloat16=settings.model.dtype == "bfloat16",
-            gradient_checkpointing=settings.model.gradient_checkpointing,
+            settings.ppo.dropout,
             sharded_with=processes if sharded else None,
         )
         evaluated_with = build_evaluation(settings.evaluation)
-        run = cls(folder, settings, task, reward, child, codec, evaluated_with, processes)
-        child.check_cache(task.max_new_tokens)
-        return run
+        return cls(folder, settings, task, reward, child, codec, evaluated_with, processes)
 
     # one update, in the order of the loop
 
@@ -224,16 +221,6 @@ class Trainer:
             }
             for row in rows
         ]
-
-    def _check_lengths(self) -> None:
-        """Raise UserError where the longest prompt and its response exceed the model's positions."""
-        longest = max(map(len, self.prompt_ids.values()))
-        positions = self.child.positions
-        if positions and longest + self.sampling.max_new_tokens > positions:
-            raise UserError(
-                f"task.max_new_tokens={self.sampling.max_new_tokens}: the longest prompt has {longest} tokens, and the "
-                f"model has {positions} positions for prompt and response; shorten the prompts or choose another model"
-            )
 
     # checkpoints
 

@@ -163,12 +163,12 @@ def test_of_a_prompt_the_last_layers_mlp_is_computed_at_its_end_alone(
     ]  # the prefix's end, the prompts', two tokens of a response
 
 
-def tiny_of(kind: str, **sizes: Any) -> Any:
+def tiny_of(kind: str, vocabulary: int = 60, **sizes: Any) -> Any:
     """A model of transformers' by the name of its architecture, with random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=60, **sizes))
+    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=vocabulary, **sizes))
     return model.eval()
 
 

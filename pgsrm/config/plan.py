@@ -250,6 +250,8 @@ def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any
     """
     weights, digest = weights_digest(settings.model), getattr(reward, "digest", None)
     model = _chosen(settings.model)
+    if not settings.ppo.dropout:  # both policies then give the same numbers up to rounding; dropout's masks differ
+        model.pop("policy", None)
     deciding = {
         "prompts": task.digest,
         "max_new_tokens": settings.task.max_new_tokens,

@@ -19,7 +19,7 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
     from pgsrm.evaluation.evaluation import Evaluation
     from pgsrm.models.load import load_model, load_tokenizer, resolve_device
     from pgsrm.models.text import Codec
-    from pgsrm.policy.fast.policy import FastPolicy
+    from pgsrm.policy.choose import build_policy
     from pgsrm.policy.sampling import Sampling
     from pgsrm.reward.scorer import Scorer
 
@@ -28,19 +28,22 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
     saved = msgspec.structs.replace(settings.model, path=str(folder.model), revision=None, lora=None)
     codec = Codec(load_tokenizer(saved))
     prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
-    child = FastPolicy(
+    policy = build_policy(
         load_model(saved, resolve_device(saved.device)),
         None,
         (codec.eos,),
         [prompt_ids[example.prompt] for example in task.train],
+        task.max_new_tokens,
+        saved,
         settings.ppo.padding,
-        share=not settings.ppo.dropout,
-        bfloat16=saved.dtype == "bfloat16",
+        settings.ppo.dropout,
     )
     scorer = Scorer(reward, task.checker, codec.eos)
     sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
     inputs = build_evaluation(settings.evaluation)
-    metrics = Evaluation(task, child, codec, prompt_ids, scorer, sampling, settings.seed, *inputs)(settings.ppo.updates)
+    metrics = Evaluation(task, policy, codec, prompt_ids, scorer, sampling, settings.seed, *inputs)(
+        settings.ppo.updates
+    )
     return {name: value for name, value in metrics.items() if name.startswith("eval/")}
 
 

@@ -40,6 +40,9 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     gradient_checkpointing: bool = False
     # Whether weights, gradients and optimiser states are divided among the run's processes (memory), by torch's FSDP.
     shard: bool = False
+    # How the model computes: fast shares work among prompts and responses, simple makes whole forward passes and takes any
+    # causal model; auto: fast where the model suits it. Results are equal up to rounding (but for ppo.dropout's masks).
+    policy: Literal["auto", "fast", "simple"] = "auto"
     # Low-rank adapters instead of all weights (memory); null = all weights are trained.
     lora: LoraSettings | None = None
 

@@ -6,7 +6,6 @@ withheld (docs/nano.md).
 """
 
 import argparse
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def answers(folder: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
     settings = ModelSettings(path=str(folder))
     codec, model = Codec(load_tokenizer(settings)), load_model(settings, torch.device("cpu"))
     ids = [codec.encode(prompt) for prompt in prompts]
-    policy = FastPolicy(model, copy.deepcopy(model), (codec.eos,), ids)
+    policy = FastPolicy(model, None, (codec.eos,), ids)
     return [text.strip().lower() for text in codec.decode(policy.greedy(ids, max_new_tokens))[0]]
 
 

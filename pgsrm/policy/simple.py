@@ -31,11 +31,11 @@ class SimplePolicy(BasePolicy):
         padding: Side = "left",
         bfloat16: bool = False,
         gradient_checkpointing: bool = False,
-        sharded_with: Processes = ALONE,
+        sharded_with: Processes | None = None,
     ) -> None:
         """`sharded_with`: processes that the weights are divided among, which make all forward passes together."""
         super().__init__(model, reference, eos, padding)
-        self._bfloat16, self._sharded_with = bfloat16, sharded_with
+        self._bfloat16, self._sharded_with = bfloat16, sharded_with or ALONE
         self._checkpointed = checkpointable_layers(model) if gradient_checkpointing else []
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # without its adapters
         self._takes_positions = "position_ids" in signature(plain.forward).parameters

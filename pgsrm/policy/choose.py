@@ -1,0 +1,69 @@
+"""Which policy a model gets: the fast one where the model suits it, else the simple one, which takes any causal model."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pgsrm.models.settings import ModelSettings
+from pgsrm.policy.batch import Side
+from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.policy.protocol import Policy
+from pgsrm.policy.simple import SimplePolicy
+from pgsrm.util.distributed import Processes
+from pgsrm.util.errors import UserError
+
+
+def build_policy(
+    model: Any,
+    reference: Any | None,
+    eos: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    settings: ModelSettings,
+    padding: Side = "left",
+    dropout: bool = False,
+    sharded_with: Processes | None = None,
+) -> Policy:
+    """The policy that `model.policy` names; `auto` says in a line where it is not the fast one, and why.
+
+    `prompts` are the task's, tokenised. `sharded_with`: processes that the models' weights are divided among.
+    Raises UserError for a model that suits none, or not the one that is named.
+    """
+    check_lengths(getattr(model.config, "max_position_embeddings", None), prompts, max_new_tokens)
+    options: dict[str, Any] = {
+        "padding": padding,
+        "bfloat16": settings.dtype == "bfloat16",
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "sharded_with": sharded_with,
+    }
+    if settings.policy != "simple":
+        try:
+            fast = FastPolicy(model, reference, eos, prompts, share=not dropout, **options)
+            fast.check_cache(max_new_tokens)
+            return fast
+        except UserError as error:
+            if settings.policy == "fast":
+                raise
+            reason = _reason(error)
+        simple = SimplePolicy(model, reference, eos, **options)
+        simple.check(prompts, max_new_tokens)
+        print(f"model.policy=simple takes the place of fast: {reason}", file=sys.stderr, flush=True)
+        return simple
+    simple = SimplePolicy(model, reference, eos, **options)
+    simple.check(prompts, max_new_tokens)
+    return simple
+
+
+def check_lengths(positions: int | None, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raise UserError where the longest prompt and its response exceed the model's positions (None: there is no limit)."""
+    longest = max(map(len, prompts))
+    if positions and longest + max_new_tokens > positions:
+        raise UserError(
+            f"task.max_new_tokens={max_new_tokens}: the longest prompt has {longest} tokens, and the model has {positions} "
+            "positions for prompt and response; shorten the prompts or choose another model"
+        )
+
+
+def _reason(error: UserError) -> str:
+    """What is wrong, without the key before it and the remedy behind it."""
+    return str(error).removeprefix("model.path: ").partition(";")[0]
