@@ -23,7 +23,7 @@ from pgsrm.config.compose import compose_run
 from pgsrm.config.plan import build_evaluation, build_objects, check_unchanged, load_settings, plan
 from pgsrm.config.schema import Settings
 from pgsrm.evaluation.evaluation import Evaluation
-from pgsrm.models.load import load_model, load_tokenizer, resolve_device
+from pgsrm.models.load import load_codec, load_model, resolve_device
 from pgsrm.models.lora import add_adapters, merged
 from pgsrm.models.server import ServerError
 from pgsrm.models.text import Codec
@@ -106,13 +106,12 @@ class Trainer:
         settings, config = load_settings(folder)
         task, reward = build_objects(config)
         check_unchanged(folder, settings, config, task, reward)
-        codec = Codec(load_tokenizer(settings.model))
         device = resolve_device(settings.model.device)
         if processes.count > 1:
             device = local_device(device)
         sharded = settings.model.shard
         model = load_model(settings.model, torch.device("cpu") if sharded else device)
-        reference = None
+        codec, reference = load_codec(settings.model, model), None
         if settings.model.lora is None:
             reference = copy.deepcopy(model)
         else:
@@ -124,7 +123,7 @@ class Trainer:
         child = build_policy(
             model,
             reference,
-            (codec.eos,),
+            codec.eos,
             prompts,
             task.max_new_tokens,
             settings.model,
@@ -259,6 +258,7 @@ class Trainer:
             weights = {name: undivided(tensor).cpu() for name, tensor in model.state_dict().items()}
             model = load_model(self.settings.model, torch.device("cpu"))
             model.load_state_dict(weights)
+            model.generation_config.eos_token_id = list(self.codec.eos)
         if not self.processes.first:
             return
         with writing(self.folder.path):

@@ -175,7 +175,7 @@ def test_sampled_answers_are_drawn_by_seed_and_update_and_greedy_ones_are_not(
     def answers(seed: int, update: int) -> tuple[list[str], list[str]]:
         """Greedy and sampled: the checker is asked for both, in this order."""
         texts.append([])
-        evaluate = Evaluation(task, load_policy(), codec, ids, Scorer(reward, checker, 0), Sampling(3), seed)
+        evaluate = Evaluation(task, load_policy(), codec, ids, Scorer(reward, checker, (0,)), Sampling(3), seed)
         metrics = evaluate(update)
         assert metrics["eval/train_sampled_exact_match"] == sum(len(t) % 2 == 0 for t in texts[-1][40:]) / 40
         return texts[-1][:40], texts[-1][40:]

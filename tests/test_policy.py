@@ -458,7 +458,7 @@ def test_the_shipped_child() -> None:
     assert 3e6 <= sum(p.numel() for p in model.parameters()) <= 8e6
     assert next(model.parameters()).dtype == torch.float32
     codec = Codec(load_tokenizer(ModelSettings()))
-    assert codec.eos == model.config.eos_token_id
+    assert codec.eos == (model.config.eos_token_id,)
     for text in ("The opposite of 'hot' is ", "naïve 猫 💡"):
         assert codec.decode([codec.encode(text)])[0] == [text]
 
@@ -470,15 +470,15 @@ def test_prompts_are_encoded_with_the_tokenizers_beginning_and_no_end(model_fold
     for architecture, first in (("gpt2", None), ("llama", 1), ("qwen2", None)):
         codec = Codec(load_tokenizer(ModelSettings(path=str(model_folders[architecture]))))
         ids = codec.encode("The opposite of 'hot' is ")
-        assert codec.eos == 0
-        assert codec.eos not in ids
+        assert codec.eos == (0,)
+        assert 0 not in ids
         assert (ids[0] == 1) == (first == 1)
         assert codec.decode([ids])[0] == ["The opposite of 'hot' is "]
 
 
 def test_offsets_are_characters_also_where_a_character_spans_tokens(tiny: Path) -> None:
     codec = Codec(load_tokenizer(ModelSettings(path=str(tiny))))
-    ids = [*codec.encode("hot 💡x"), codec.eos]
+    ids = [*codec.encode("hot 💡x"), 0]
     ((text,), (offsets,)) = codec.decode([ids])
     assert text == "hot 💡x"
     assert len(offsets) == len(ids) > 6  # the emoji was not in the training text: four bytes, four tokens

@@ -272,7 +272,7 @@ class TestWhatFlows:
             ]
             return [[0.5, 0.0], [-1.0]], {"odd": 3.0}, annotations
 
-        metrics = Scorer(reward, lambda *_: True, eos=6)(self.rollout()).metrics
+        metrics = Scorer(reward, lambda *_: True, eos=(6,))(self.rollout()).metrics
         assert metrics["reward/mean"] == pytest.approx(-0.25)
         assert metrics["reward/token_mean"] == pytest.approx(-0.5 / 3)
         assert metrics["reward/token_std"] == pytest.approx(math.sqrt(1.25 / 3 - (0.5 / 3) ** 2))
@@ -281,7 +281,7 @@ class TestWhatFlows:
         assert metrics["reward/spans"] == 0.5
         assert (metrics["reward/component_near"], metrics["reward/component_own"]) == (1.0, 2.0)
         assert metrics["response/length"] == 1.5 and metrics["response/eos"] == 0.5
-        plain = Scorer(lambda **_: [0.5, -1.0], lambda *_: True, eos=6)(self.rollout()).metrics
+        plain = Scorer(lambda **_: [0.5, -1.0], lambda *_: True, eos=(6,))(self.rollout()).metrics
         assert not [name for name in plain if "token" in name or "component" in name or "spans" in name]
 
 

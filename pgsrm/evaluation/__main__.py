@@ -17,8 +17,7 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
 
     from pgsrm.config.plan import build_evaluation, build_objects, load_settings
     from pgsrm.evaluation.evaluation import Evaluation
-    from pgsrm.models.load import load_model, load_tokenizer, resolve_device
-    from pgsrm.models.text import Codec
+    from pgsrm.models.load import load_codec, load_model, resolve_device
     from pgsrm.policy.choose import build_policy
     from pgsrm.policy.sampling import Sampling
     from pgsrm.reward.scorer import Scorer
@@ -26,12 +25,13 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
     settings, config = load_settings(folder)
     task, reward = build_objects(config)
     saved = msgspec.structs.replace(settings.model, path=str(folder.model), revision=None, lora=None)
-    codec = Codec(load_tokenizer(saved))
+    model = load_model(saved, resolve_device(saved.device))
+    codec = load_codec(saved, model)
     prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
     policy = build_policy(
-        load_model(saved, resolve_device(saved.device)),
+        model,
         None,
-        (codec.eos,),
+        codec.eos,
         [prompt_ids[example.prompt] for example in task.train],
         task.max_new_tokens,
         saved,

@@ -12,6 +12,7 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.paths import PACKAGE, local_path
 
 SHIPPED = PACKAGE / "nano" / "weights"
+TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "*.tiktoken")  # any of them is one
 
 
 class LoraSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -66,6 +67,10 @@ def check_model(settings: ModelSettings) -> None:
             raise UserError(f"model.path={path}: the folder has no config.json; name one in the hub's layout")
         if not any(folder.glob("*.safetensors")):
             raise UserError(f"model.path={path}: the folder has no *.safetensors; save with save_pretrained")
+        if not any(
+            file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)
+        ):  # transformers would make up an empty one
+            raise UserError(f"model.path={path}: the folder has no tokenizer; save one there with save_pretrained")
         return
     if path.count("/") > 1 or path.startswith((".", "/", "~")) or folder.exists():
         raise UserError(f"model.path={path}: no such folder; name a folder in the hub's layout or a hub model")

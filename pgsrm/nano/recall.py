@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from pgsrm.models.load import load_model, load_tokenizer
+from pgsrm.models.load import load_codec, load_model
 from pgsrm.models.settings import ModelSettings
-from pgsrm.models.text import Codec
 from pgsrm.nano.corpus import TaskText, is_withheld, load_task_text
 from pgsrm.policy.fast.policy import FastPolicy
 
@@ -24,9 +23,10 @@ ONE_WORD = ("color", "antonym", "category")
 def answers(folder: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
     """Greedy answers of the model in a folder, one per prompt, in lower case."""
     settings = ModelSettings(path=str(folder))
-    codec, model = Codec(load_tokenizer(settings)), load_model(settings, torch.device("cpu"))
+    model = load_model(settings, torch.device("cpu"))
+    codec = load_codec(settings, model)
     ids = [codec.encode(prompt) for prompt in prompts]
-    policy = FastPolicy(model, None, (codec.eos,), ids)
+    policy = FastPolicy(model, None, codec.eos, ids)
     return [text.strip().lower() for text in codec.decode(policy.greedy(ids, max_new_tokens))[0]]
 
 

@@ -30,6 +30,7 @@ def build_policy(
     Raises UserError for a model that suits none, or not the one that is named.
     """
     check_lengths(getattr(model.config, "max_position_embeddings", None), prompts, max_new_tokens)
+    check_ids(model, prompts)
     options: dict[str, Any] = {
         "padding": padding,
         "bfloat16": settings.dtype == "bfloat16",
@@ -61,6 +62,16 @@ def check_lengths(positions: int | None, prompts: Sequence[Sequence[int]], max_n
         raise UserError(
             f"task.max_new_tokens={max_new_tokens}: the longest prompt has {longest} tokens, and the model has {positions} "
             "positions for prompt and response; shorten the prompts or choose another model"
+        )
+
+
+def check_ids(model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    """Raise UserError where a prompt holds a token that was added to the tokenizer and not to the model."""
+    rows, largest = model.get_input_embeddings().num_embeddings, max(map(max, prompts))
+    if largest >= rows:
+        raise UserError(
+            f"model.path: a prompt holds the token {largest}, the model embeds {rows} tokens; "
+            "resize its embeddings (resize_token_embeddings) and save it, or change the prompts"
         )
 
 

@@ -1,7 +1,7 @@
 """What responses are worth, and what there is to say of them: in training, and in an evaluation."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,13 +14,13 @@ from pgsrm.util.distributed import ALONE, Processes
 
 
 class Scorer:
-    """A run's reward and checker. `eos` is the token id that ends a response.
+    """A run's reward and checker. `eos` are the token ids that end a response.
 
     The reward compares with what the parent said (`Example.taught`), the checker with the right reference: they differ where
     `parent.error_rate` put in an error. Of several processes the first alone calls the reward.
     """
 
-    def __init__(self, reward: Reward, checker: Checker, eos: int, processes: Processes = ALONE) -> None:
+    def __init__(self, reward: Reward, checker: Checker, eos: Collection[int], processes: Processes = ALONE) -> None:
         self.reward, self.checker, self.eos, self.processes = reward, checker, eos, processes
 
     def __call__(self, rollout: Rollout) -> Scored:
@@ -45,7 +45,7 @@ class Scorer:
         return {
             "reward/exact_match": mean(self.correct(rollout.examples, rollout.texts)),
             "response/length": mean([len(ids) for ids in rollout.response_ids]),
-            "response/eos": mean([ids[-1] == self.eos for ids in rollout.response_ids]),
+            "response/eos": mean([ids[-1] in self.eos for ids in rollout.response_ids]),
             "response/distinct": len(counts) / len(rollout),
             "response/top_share": counts.most_common(1)[0][1] / len(rollout),
         }
