@@ -26,7 +26,7 @@ from pgsrm.reward.output import normalise
 
 parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
 parser.add_argument("--task", default="antonym", help="one of the shipped tasks")
-parser.add_argument("--updates", type=int, default=300, help="gradient steps; each one has a batch of its own")
+parser.add_argument("--updates", type=int, default=200, help="gradient steps; each one has a batch of its own")
 parser.add_argument("--batch", type=int, default=50, help="responses in an update")
 parser.add_argument("--actor-lr", type=float, default=1e-4, help="learning rate of the policy")
 parser.add_argument("--critic-lr", type=float, default=1e-3, help="learning rate of the value head")

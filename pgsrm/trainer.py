@@ -49,14 +49,14 @@ class Trainer:
         settings: Settings,
         task: Task,
         reward: Reward,
-        child: Policy,
+        policy: Policy,
         codec: Codec,
         evaluated_with: tuple[str | None, SemanticReward | None] = (None, None),
         processes: Processes = ALONE,
     ) -> None:
         """evaluated_with: a plain text, and a reward that is not trained on."""
         self.folder, self.settings, self.task = folder, settings, task
-        self.child, self.codec, self.processes = child, codec, processes
+        self.policy, self.codec, self.processes = policy, codec, processes
         self.score = Scorer(reward, task.checker, codec.eos, processes)
         # no generator of one seed is one of another seed's
         self.data_rng = torch.Generator().manual_seed(2 * settings.seed)
@@ -64,12 +64,12 @@ class Trainer:
         torch.manual_seed(settings.seed)  # dropout, where a run turns it on
         random.seed(settings.seed)  # a reward of the user's own may draw
         np.random.seed(settings.seed)
-        self.learner = Learner(child, settings.ppo, self.sampling_rng, processes)
+        self.learner = Learner(policy, settings.ppo, self.sampling_rng, processes)
         self.prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
-        check_lengths(child.positions, list(self.prompt_ids.values()), task.max_new_tokens)
+        check_lengths(policy.positions, list(self.prompt_ids.values()), task.max_new_tokens)
         self.evaluate = Evaluation(
-            task, child, codec, self.prompt_ids, self.score, self.sampling, settings.seed, *evaluated_with
+            task, policy, codec, self.prompt_ids, self.score, self.sampling, settings.seed, *evaluated_with
         )
         self.update, self.updates = 0, settings.ppo.updates
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
@@ -120,7 +120,7 @@ class Trainer:
         if sharded:
             model, reference = shard(model, device, processes), shard(reference, device, processes)
         prompts = [codec.encode(example.prompt) for example in task.train]
-        child = build_policy(
+        policy = build_policy(
             model,
             reference,
             codec.eos,
@@ -132,7 +132,7 @@ class Trainer:
             sharded_with=processes if sharded else None,
         )
         evaluated_with = build_evaluation(settings.evaluation)
-        return cls(folder, settings, task, reward, child, codec, evaluated_with, processes)
+        return cls(folder, settings, task, reward, policy, codec, evaluated_with, processes)
 
     # one update, in the order of the loop
 
@@ -149,7 +149,7 @@ class Trainer:
         with_graph = self.learner.reuses_prefill(len(examples))
         share = self.processes.share(torch.arange(len(examples))) if self.processes.count > 1 else None
         prompt_ids = [self.prompt_ids[example.prompt] for example in examples]
-        sampled = self.child.sample(prompt_ids, uniforms, self.sampling, with_graph, share)
+        sampled = self.policy.sample(prompt_ids, uniforms, self.sampling, with_graph, share)
         ids = self.processes.join_lists(sampled.responses)
         texts, offsets = self.codec.decode(ids)
         return Rollout(examples, prompt_ids, ids, texts, offsets, sampled.prefill)
@@ -243,9 +243,9 @@ class Trainer:
         self.folder.truncate_after(self.update if self._unrecorded is None else self.update - 1)
         modules = self._modules()
         _unflatten(modules, tensors)
-        self.child.weights_changed()
+        self.policy.weights_changed()
         if "reference" in modules:
-            self.child.set_reference(modules["reference"].state_dict())  # as it was after the update: nothing kept
+            self.policy.set_reference(modules["reference"].state_dict())  # as it was after the update: nothing kept
         self.learner.kl_coef = state["kl_coef"]
         self._set_random_state(tensors, state)
         if self._unrecorded is not None:
@@ -253,7 +253,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Save the weights, with adapters merged into them, and the tokenizer in the hub's layout."""
-        model = self.child.model if self.settings.model.lora is None else merged(self.child.model)
+        model = self.policy.model if self.settings.model.lora is None else merged(self.policy.model)
         if self.settings.model.shard:
             weights = {name: undivided(tensor).cpu() for name, tensor in model.state_dict().items()}
             model = load_model(self.settings.model, torch.device("cpu"))
@@ -267,7 +267,7 @@ class Trainer:
 
     def _modules(self) -> dict[str, Any]:
         learner = self.learner
-        policy = self.child.model
+        policy = self.policy.model
         if self.settings.model.lora is not None:  # the other weights are loaded anew
             policy = torch.nn.ParameterList(each for each in policy.parameters() if each.requires_grad)
         modules = {
@@ -277,7 +277,7 @@ class Trainer:
             "critic_optimizer": learner.critic_optimizer,
         }
         if self.settings.ppo.kl_reference == "previous":  # the initial model is loaded anew instead
-            modules["reference"] = self.child.reference
+            modules["reference"] = self.policy.reference
         return modules
 
     def _generators(self) -> dict[str, torch.Generator]:
@@ -287,8 +287,8 @@ class Trainer:
         """Where every generator is: tensors, and what JSON holds."""
         tensors = {f"rng/{name}": generator.get_state() for name, generator in self._generators().items()}
         tensors["rng/torch"] = torch.get_rng_state()
-        if self.child.device.type == "cuda":
-            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.child.device)
+        if self.policy.device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.policy.device)
         of_numpy = [each.tolist() if isinstance(each, np.ndarray) else each for each in np.random.get_state()]
         return tensors, {"rng/python": random.getstate(), "rng/numpy": of_numpy}
 
@@ -300,7 +300,7 @@ class Trainer:
         random.setstate((version, tuple(internal), gauss))
         np.random.set_state(tuple(state["rng/numpy"]))
         if "rng/cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng/cuda"], self.child.device)
+            torch.cuda.set_rng_state(tensors["rng/cuda"], self.policy.device)
 
 
 def _details(rollout: Rollout, scored: Scored, row: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The child between two updates: its answers to all prompts, greedy and sampled, and its loss on a plain text.
+"""The policy between two updates: its answers to all prompts, greedy and sampled, and its loss on a plain text.
 
 It moves none of the training's generators and leaves the weights as they are, so that a run's numbers do not depend on how
 often it is evaluated (but for a reward of a user's own that draws or remembers).
@@ -34,7 +34,7 @@ class Evaluation:
     def __init__(
         self,
         task: Task,
-        child: Policy,
+        policy: Policy,
         codec: Codec,
         prompt_ids: Mapping[str, list[int]],
         scorer: Scorer,
@@ -45,9 +45,9 @@ class Evaluation:
     ) -> None:
         self._splits = {name: each for name, each in (("train", task.train), ("holdout", task.holdout)) if each}
         self._prompt_ids = {name: [prompt_ids[e.prompt] for e in each] for name, each in self._splits.items()}
-        self._child, self._codec, self._score = child, codec, scorer
+        self._policy, self._codec, self._score = policy, codec, scorer
         self._sampling, self._seed, self._other = sampling, seed, other
-        self._windows = None if text is None else text_windows(codec, text, child.positions)
+        self._windows = None if text is None else text_windows(codec, text, policy.positions)
 
     def __call__(self, update: int) -> dict[str, float]:
         started, metrics = time.perf_counter(), dict[str, float]()
@@ -56,7 +56,7 @@ class Evaluation:
             values = self._answers(examples, self._prompt_ids[split], draws)
             metrics |= {f"eval/{split}_{name}": value for name, value in values.items()}
         if self._windows is not None:
-            metrics["eval/perplexity"] = perplexity(self._child, self._windows)
+            metrics["eval/perplexity"] = perplexity(self._policy, self._windows)
         metrics["time/evaluation"] = time.perf_counter() - started
         return metrics
 
@@ -65,12 +65,12 @@ class Evaluation:
     ) -> dict[str, float]:
         """The metrics of one split."""
         length = self._sampling.max_new_tokens
-        ids = self._child.greedy(prompt_ids, length)
+        ids = self._policy.greedy(prompt_ids, length)
         rightly = [replace(example, error=None) for example in examples]
         greedy = Rollout(rightly, prompt_ids, ids, *self._codec.decode(ids))
         metrics = self._score(greedy).metrics
         uniforms = torch.from_numpy(draws.random((len(examples), length)))
-        sampled, _ = self._codec.decode(self._child.answer(prompt_ids, uniforms, self._sampling))
+        sampled, _ = self._codec.decode(self._policy.answer(prompt_ids, uniforms, self._sampling))
         values = {
             "exact_match": metrics["reward/exact_match"],
             "sampled_exact_match": mean(self._score.correct(examples, sampled)),
@@ -105,9 +105,9 @@ def text_windows(codec: Codec, text: str, positions: int | None) -> torch.Tensor
     return torch.tensor(ids[: count * length]).view(count, length)
 
 
-def perplexity(child: Policy, windows: torch.Tensor) -> float:
+def perplexity(policy: Policy, windows: torch.Tensor) -> float:
     """exp of the mean negative log-probability of every token but the first of its window, given those before it there."""
     try:
-        return math.exp(-child.text_logprob(windows))
-    except OverflowError:  # a child that has come apart
+        return math.exp(-policy.text_logprob(windows))
+    except OverflowError:  # a policy that has diverged
         return math.inf
