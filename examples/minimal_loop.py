@@ -125,9 +125,9 @@ for update in range(1, args.updates + 1):
         optimizer.step()
 
     # 7. Without a target the coefficient stays; with one it follows the KL that was measured on the sampled tokens.
-    sampled_kl = ((logprobs - reference_logprobs).detach() * mask).sum().item() / args.batch  # nats a response
-    control = "fixed" if args.kl_target is None else "ziegler"
-    kl_coef = next_coefficient(kl_coef, sampled_kl, control, args.kl_target, args.batch, horizon=10_000)
+    if args.kl_target is not None:
+        sampled_kl = ((logprobs - reference_logprobs).detach() * mask).sum().item() / args.batch  # nats a response
+        kl_coef = next_coefficient(kl_coef, sampled_kl, "ziegler", args.kl_target, args.batch, horizon=10_000)
 
     if update % 25 == 0 or update == args.updates:
         seconds = time.perf_counter() - started
