@@ -9,7 +9,7 @@ An update is: sample a batch on a task's prompts, score it with a reward that co
   trl-rloo
 Each method runs in a process of its own, several rounds in turn; an update that warms up, and what a run does once, such as
 the reference's reading of all prompts, is not timed. The models are GPT-2s of the given shape with random weights, which
-practically never sample EOS: every response has all its tokens, and most differ. nano is the shipped child.
+practically never sample EOS: every response has all its tokens, and most differ. nano is the shipped model.
 
 The lower bound is the multiply-adds of an update that computes nothing twice (arithmetic.py) at the speed of a matrix product
 of the model's size, measured in the same run with the same type and threads.

@@ -60,7 +60,7 @@ def _model(architecture: str, vocabulary: int) -> Any:
 
     torch.manual_seed(7)
     common = {"vocab_size": vocabulary, "initializer_range": 0.2, "eos_token_id": 0, "bos_token_id": None}
-    if architecture == "gpt2":  # its dropout of 0.1 stays: PITFALLS 5
+    if architecture == "gpt2":  # its dropout of 0.1 stays: no test may notice it unless it asks for it
         config = GPT2Config(n_positions=128, n_embd=32, n_layer=2, n_head=4, **common)
         model: Any = GPT2LMHeadModel(config)
     else:
@@ -80,7 +80,7 @@ def _model(architecture: str, vocabulary: int) -> Any:
 
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Architecture -> a folder in the hub's layout, with a generation_config that must have no say (PITFALLS 6)."""
+    """Architecture -> a folder in the hub's layout, with a generation_config whose sampling settings must have no say."""
     folders = {}
     for architecture in ARCHITECTURES:
         folder = tmp_path_factory.mktemp("models") / architecture

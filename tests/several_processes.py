@@ -72,34 +72,34 @@ def updates(folder: str, changes: dict[str, Any], processes: Processes, sharded:
     import msgspec
 
     settings = msgspec.structs.replace(SOUND, **changes)
-    policy = load_model(ModelSettings(path=folder), torch.device("cpu"))
-    reference = copy.deepcopy(policy)
+    model = load_model(ModelSettings(path=folder), torch.device("cpu"))
+    reference = copy.deepcopy(model)
     if sharded:
         matmul.WIDE = matrices.WIDE = 1  # as for layers of a size that is worth sharding
-        policy, reference = (shard(model, torch.device("cpu"), processes) for model in (policy, reference))
-    policy = FastPolicy(policy, reference, eos=(0,), prompts=PROMPTS, sharded_with=processes if sharded else None)
+        model, reference = (shard(whole, torch.device("cpu"), processes) for whole in (model, reference))
+    policy = FastPolicy(model, reference, eos=(0,), prompts=PROMPTS, sharded_with=processes if sharded else None)
     learner = Learner(policy, settings, torch.Generator().manual_seed(0), processes)
     prompts, randomness = [PROMPTS[row // 4] for row in range(8)], torch.Generator().manual_seed(1)
-    found: dict[str, Any] = {"responses": [], "metrics": []}
+    result: dict[str, Any] = {"responses": [], "metrics": []}
     for _ in range(2):
         rows = processes.share(torch.arange(8))
         uniforms = torch.rand(8, 3, generator=randomness)
         sampled = policy.sample(prompts, uniforms, Sampling(3), learner.reuses_prefill(8), rows)
         responses = processes.join_lists(sampled.responses)
         rewards = [sum(response) % 7 / 7 for response in responses]
-        found["responses"].append(responses)
-        found["metrics"].append(step(learner, prompts, responses, rewards, sampled.prefill))
-    found["weights"] = torch.cat([undivided(p.detach()).flatten() for p in policy.parameters()]).tolist()
-    return found
+        result["responses"].append(responses)
+        result["metrics"].append(step(learner, prompts, responses, rewards, sampled.prefill))
+    result["weights"] = torch.cat([undivided(p.detach()).flatten() for p in model.parameters()]).tolist()
+    return result
 
 
 def main() -> None:
     model, out = sys.argv[1:]
     with together(2, sys.argv) as processes:
-        found = {name: updates(model, changes, processes) for name, changes in CASES.items()}
-        found |= {f"{name}, sharded": updates(model, CASES[name], processes, sharded=True) for name in SHARDED}
+        results = {name: updates(model, changes, processes) for name, changes in CASES.items()}
+        results |= {f"{name}, sharded": updates(model, CASES[name], processes, sharded=True) for name in SHARDED}
         if processes.first:
-            Path(out).write_text(json.dumps(found))
+            Path(out).write_text(json.dumps(results))
 
 
 def alone(model: str, case: str) -> dict[str, Any]:

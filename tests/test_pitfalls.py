@@ -1,7 +1,7 @@
 """Where PPO on language models goes wrong: each test names the wrong version that it fails on.
 
-The numbers are those of the list that the project keeps of such mistakes, collected from other projects' issues. Left
-out: 9 and 10 (hand-worked in test_ppo), 14 (resuming, in test_run).
+Each was a mistake in some public project. Three more are tested elsewhere: advantages and KL estimators by hand in test_ppo,
+resuming in test_run.
 """
 
 import math
@@ -118,7 +118,7 @@ def test_2_a_padded_batch_scores_as_each_example_alone(load_policy: LoadPolicy, 
 
 
 def test_2_right_padding_is_another_distribution(load_policy: LoadPolicy) -> None:
-    """FIDELITY D4: the released code's way. Only the longest prompt is scored as it was sampled."""
+    """docs/fidelity.md, D4: the released code's way. Only the longest prompt is scored as it was sampled."""
     policy = load_policy(prompts=PROMPTS, padding="right")
     padded = logprobs(policy, PROMPTS, RESPONSES)
     off = [

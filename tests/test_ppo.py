@@ -90,7 +90,7 @@ def test_kl_estimators(estimator: Any, expected: float) -> None:
 
 
 def test_k1_as_a_loss_does_not_pull_and_k2_pulls_as_the_exact_kl_does() -> None:
-    """FIDELITY D14, PITFALLS 10: the estimators' gradients in expectation over the policy's tokens."""
+    """docs/fidelity.md, D14: the estimators' gradients in expectation over the policy's tokens."""
     reference = torch.tensor([0.3, -0.2, 1.0, 0.0])
 
     def expected_gradient(estimator: Any) -> torch.Tensor:
@@ -567,7 +567,7 @@ def test_each_switch_changes_the_weights(load_policy: LoadPolicy, switches: dict
 
 
 def test_an_untrained_eos_gets_no_gradient_and_a_trained_one_does(load_policy: LoadPolicy) -> None:
-    """FIDELITY D3, with a batch of which every response is an EOS alone: nothing is left to train on without it."""
+    """docs/fidelity.md, D3, with a batch of which every response is an EOS alone: nothing is left to train on without it."""
     changes = {}
     for train_eos in (True, False):
         policy = load_policy(prompts=PROMPTS)
@@ -624,7 +624,7 @@ def test_the_value_of_an_untrained_eos_is_still_its_reward(load_policy: LoadPoli
 
 
 def test_dropout_is_on_when_asked_in_sampling_and_in_scoring(load_policy: LoadPolicy) -> None:
-    """FIDELITY D5; and the greedy evaluation stays without."""
+    """docs/fidelity.md, D5; and the greedy evaluation stays without."""
 
     policy = load_policy(prompts=PROMPTS)
     Learner(policy, msgspec.structs.replace(PAPER, dropout=True), torch.Generator())
@@ -640,7 +640,7 @@ def test_dropout_is_on_when_asked_in_sampling_and_in_scoring(load_policy: LoadPo
 
 
 def test_previous_reference_is_the_policy_before_the_last_update(load_policy: LoadPolicy) -> None:
-    """FIDELITY D6: the KL is one update's change, where that against the initial model is the sum of all."""
+    """docs/fidelity.md, D6: the KL is one update's change, where that against the initial model is the sum of all."""
     kls: dict[str, list[float]] = {"initial": [], "previous": []}
     for reference, kl in kls.items():
         policy = load_policy(prompts=PROMPTS)

@@ -62,7 +62,7 @@ class Processes:
 
         parts: list[Any] = [None] * self.count
         dist.all_gather_object(parts, list(share))
-        return [each for part in parts for each in part]
+        return [item for part in parts for item in part]
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up every parameter's gradient over the processes, in place. FSDP has averaged those of sharded ones."""
@@ -94,16 +94,16 @@ class Processes:
         if self.count == 1:
             return compute()
 
-        found: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]  # what it returned, what it raised
         if self.first:
             try:
-                found[0] = compute()
+                outcome[0] = compute()
             except Exception as error:
-                found[1] = error
-        dist.broadcast_object_list(found, src=0)
-        if found[1] is not None:
-            raise found[1]
-        return found[0]
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
 
 ALONE = Processes()
@@ -188,6 +188,6 @@ def local_device(device: torch.device) -> torch.device:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

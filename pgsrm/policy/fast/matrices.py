@@ -25,7 +25,7 @@ from pgsrm.policy.gradients import put_back, take_distinct
 
 
 class _Uses:
-    """What the backward pass has found at the uses of one weight in one graph. Holds nothing of the graph itself."""
+    """What the backward pass brings to the uses of one weight in one graph. Holds nothing of the graph itself."""
 
     def __init__(self, weight: Tensor, by_output: bool) -> None:
         self.weight = weight.detach()
@@ -144,18 +144,18 @@ class Matrices:
 
     def __init__(self, model: Any, bfloat16: bool = False, layers_too: bool = True) -> None:
         self.model, self.bfloat16 = model, bfloat16
-        layers = [each for each in model.modules() if type(each) in (Linear, Conv1D)]
-        embeddings = [each for each in model.modules() if _is_plain(each)]
+        layers = [module for module in model.modules() if type(module) in (Linear, Conv1D)]
+        embeddings = [module for module in model.modules() if _is_plain(module)]
         ends = [model.get_input_embeddings(), model.get_output_embeddings()]
         # narrow ones, as nano's, gain nothing: their gradients are added up as quickly as their factors are put together
-        self._without_gradient = [each for each in layers if bfloat16 or min(each.weight.shape) >= WIDE]
+        self._without_gradient = [layer for layer in layers if bfloat16 or min(layer.weight.shape) >= WIDE]
         held_back = [*self._without_gradient, *embeddings] if layers_too else []
-        self._with_gradient = [each for each in (*layers, *embeddings) if each in ends or each in held_back]
+        self._with_gradient = [layer for layer in (*layers, *embeddings) if layer in ends or layer in held_back]
         self._tied = ends if ends[0].weight is ends[1].weight else []
         self._copies: dict[Any, tuple[Tensor, Tensor | None]] = {}
         self._uses: dict[Any, _Uses] = {}
         self._latest: dict[_Uses, Tensor] = {}  # the weight as its next use sees it
-        # of the positions being read, which are no padding (n,), and how many there are; None where all are read
+        # of the positions of this pass, which are no padding (n,), and how many there are; None where none is padding
         self._real: tuple[Tensor, int] | None = None
 
     def restart(self) -> None:
@@ -179,7 +179,7 @@ class Matrices:
     def run(self, inputs: dict[str, Any], real: Tensor | None = None) -> Any:
         """The model's forward pass. In bfloat16, what is no linear layer has autocast's types.
 
-        `real` (B, P) bool says which of its positions are no padding: linear layers give 0 at the others, unread.
+        `real` (B, P) bool says which of its positions are no padding: linear layers give 0 at the others.
         """
         self._real = None
         if real is not None and not bool(real.all()):
