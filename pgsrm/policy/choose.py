@@ -37,22 +37,25 @@ def build_policy(
         "gradient_checkpointing": settings.gradient_checkpointing,
         "sharded_with": sharded_with,
     }
+    policy: FastPolicy | SimplePolicy | None = None
+    refused = ""
     if settings.policy != "simple":
         try:
-            fast = FastPolicy(model, reference, eos, prompts, share=not dropout, **options)
-            fast.check_cache(max_new_tokens)
-            return fast
+            policy = FastPolicy(model, reference, eos, prompts, share=not dropout, **options)
+            policy.check_cache(max_new_tokens)
         except UserError as error:
             if settings.policy == "fast":
                 raise
-            reason = _reason(error)
-        simple = SimplePolicy(model, reference, eos, **options)
-        simple.check(prompts, max_new_tokens)
-        print(f"model.policy=simple takes the place of fast: {reason}", file=sys.stderr, flush=True)
-        return simple
-    simple = SimplePolicy(model, reference, eos, **options)
-    simple.check(prompts, max_new_tokens)
-    return simple
+            policy, refused = None, _reason(error)
+    if policy is None:
+        policy = SimplePolicy(model, reference, eos, **options)
+        policy.check(prompts, max_new_tokens)
+        if refused:
+            print(f"model.policy=simple takes the place of fast: {refused}", file=sys.stderr, flush=True)
+    if sharded_with is not None:
+        # a forward pass leaves FSDP's outermost weights whole, and an optimiser made next would hold those
+        model.reshard()
+    return policy
 
 
 def check_lengths(positions: int | None, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
