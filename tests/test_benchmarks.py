@@ -118,7 +118,7 @@ def test_the_baseline_cuts_a_response_behind_its_eos(load_policy: Callable[..., 
         policy.model.generation_config.eos_token_id = eos
         return TransformersLearner(policy.model, policy.reference, sound(), eos, rows=1).sample(PROMPTS, 4)
 
-    whole = sample(eos=(0,))[0]
+    whole = sample(eos=0)[0]
     assert len(whole) == 4
     assert sample(eos=whole[1])[0] == whole[: whole.index(whole[1]) + 1]
 
