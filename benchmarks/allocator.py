@@ -8,7 +8,6 @@ import argparse
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,25 +17,19 @@ ROUNDS = 3  # processes of each kind, alternating
 def measure(task: str, updates: int, keep: bool) -> float:
     """Median seconds an update, after five to warm up."""
     import torch
-    from hydra import compose, initialize_config_dir
 
-    from pgsrm.config.plan import plan
     from pgsrm.trainer import Trainer
     from pgsrm.util.memory import keep_freed_memory
-    from pgsrm.util.paths import conf_folder
 
     if keep:
         keep_freed_memory()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as outputs, initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        this = plan(compose("config", [f"task={task}", f"paths.outputs={outputs}", "tracking=none"]), {})
-        this.freeze()
-        run, seconds = Trainer.from_folder(this.folder), []
-        for _ in range(updates + 5):
-            started = time.perf_counter()
-            rollout = run.sample(run.draw_prompts())
-            run.learn(rollout, run.score(rollout))
-            seconds.append(time.perf_counter() - started)
+    run, seconds = Trainer.build(f"task={task}", "tracking=none"), []
+    for _ in range(updates + 5):
+        started = time.perf_counter()
+        rollout = run.sample(run.draw_prompts())
+        run.learn(rollout, run.score(rollout))
+        seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[5:])
 
 

@@ -134,20 +134,12 @@ def loading_table(path: Path) -> str:
 
 def train(overrides: Sequence[str], updates: int) -> dict[str, float]:
     """Means over the first updates of a run: CPU seconds, those inside the embedder and of the reference, texts no cache had."""
-    from hydra import compose, initialize_config_dir
-
-    from pgsrm.config.plan import plan
     from pgsrm.embedder import WordVectors
     from pgsrm.embedder.cached import CachedEmbedder
     from pgsrm.policy.fast.policy import FastPolicy
     from pgsrm.trainer import Trainer
-    from pgsrm.util.paths import conf_folder
 
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", [*overrides, "tracking=none"])
-    planned = plan(config, {"task": "task", "parent": "curated"})
-    planned.freeze()
-    run = Trainer.from_folder(planned.folder)
+    run = Trainer.build(*overrides, "tracking=none")
     spent = {"embedder": 0.0, "reference": 0.0, "unseen": 0.0}
     _count(WordVectors, CachedEmbedder, spent)
     FastPolicy.score_reference = _timed(FastPolicy.score_reference, spent, "reference")

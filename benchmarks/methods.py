@@ -93,30 +93,20 @@ def peak_gib(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def compose(setup: Setup, outputs: str) -> Any:
-    """The composed config of a run of this setup: ppo=sound, a reward that loads nothing."""
-    import hydra
-
-    from pgsrm.util.paths import conf_folder
-
-    overrides = [f"task={setup.task}", f"task.max_new_tokens={setup.new_tokens}", "reward=binary", "tracking=none"]
-    overrides += [f"model.path={setup.model}", f"model.dtype={setup.dtype}", f"model.device={setup.device}"]
-    overrides += ["ppo=sound", f"ppo.batch_size={setup.batch}", f"seed={SEED}", f"paths.outputs={outputs}"]
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return hydra.compose("config", overrides)
+def words(setup: Setup) -> list[str]:
+    """The overrides of a run of this setup: ppo=sound, a reward that loads nothing."""
+    task = [f"task={setup.task}", f"task.max_new_tokens={setup.new_tokens}", "reward=binary", "tracking=none"]
+    model = [f"model.path={setup.model}", f"model.dtype={setup.dtype}", f"model.device={setup.device}"]
+    return [*task, *model, "ppo=sound", f"ppo.batch_size={setup.batch}", f"seed={SEED}"]
 
 
 def load_run(setup: Setup) -> Any:
     """A `Trainer` as a run of this setup would have it, with `reward` in the place of its own."""
-    from pgsrm.config.plan import plan
     from pgsrm.trainer import Trainer
     from pgsrm.util.memory import keep_freed_memory
 
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as outputs:
-        this = plan(compose(setup, outputs), {})
-        this.freeze()
-        run = Trainer.from_folder(this.folder)
+    run = Trainer.build(*words(setup))
     run.score.reward = lambda *, token_ids, **_: reward(token_ids)
     return run
 
@@ -178,20 +168,20 @@ class Material:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
+        from pgsrm.config.compose import plan_words
         from pgsrm.config.plan import build_objects
-        from pgsrm.config.schema import read_settings
 
         logging.disable_progress_bar()
         torch.manual_seed(SEED)
-        config = compose(setup, "outputs")
+        this = plan_words(*words(setup))
         tokenizer = AutoTokenizer.from_pretrained(setup.model)
-        task, _ = build_objects(config)
+        task, _ = build_objects(this.config)
         prompts = [tokenizer(example.prompt)["input_ids"] for example in task.train]
         generator = torch.Generator().manual_seed(2 * SEED)
         return Material(
             lambda: AutoModelForCausalLM.from_pretrained(setup.model, dtype=torch.float32).to(setup.device),
             tokenizer.eos_token_id,
-            read_settings(config).ppo,
+            this.settings.ppo,
             lambda: [prompts[i] for i in torch.randint(len(prompts), (setup.batch,), generator=generator).tolist()],
         )
 
@@ -244,9 +234,9 @@ def trl(setup: Setup, algorithm: str) -> Measured:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-    from pgsrm.config.plan import build_objects
+    import pgsrm
 
-    task, _ = build_objects(compose(setup, "outputs"))
+    task = pgsrm.load_task(*words(setup))
     group = next(size for size in range(2, setup.batch + 1) if setup.batch % size == 0)
     make_config, make_trainer = {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}[algorithm]
     stopwatch = Stopwatch(setup)

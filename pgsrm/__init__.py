@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pgsrm.analysis.frames import load_runs as load_runs
     from pgsrm.api import Run as Run
     from pgsrm.api import build_reward as build_reward
     from pgsrm.api import compose as compose
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "build_reward",
     "compose",
+    "load_runs",
     "load_task",
     "train",
 ]
@@ -38,6 +40,7 @@ __all__ = [
 _ELSEWHERE = {  # all other names are of pgsrm.api
     "Trainer": "pgsrm.trainer",
     "UserError": "pgsrm.util.errors",
+    "load_runs": "pgsrm.analysis.frames",
 }
 
 

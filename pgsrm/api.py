@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pgsrm.config.compose import compose_run
-from pgsrm.config.plan import Plan, build_objects, plan, resolve
+from pgsrm.config.compose import compose_run, plan_words
+from pgsrm.config.plan import Plan, build_objects, resolve
 from pgsrm.launch.sweep import launching, outputs_of, prepare_tracking, survey
 from pgsrm.record import RunFolder
 from pgsrm.record.run_folder import parse_lines
@@ -81,7 +81,7 @@ def train(*overrides: str | DictConfig, reward: Callable[..., Any] | None = None
         UserError: for what you can mend, in one line.
         KeyboardInterrupt: after Ctrl-C; the same call resumes the run.
     """
-    this = plan(*compose_run(overrides, reward))
+    this = plan_words(*overrides, reward=reward)
     _check_here(this)
     with launching(outputs_of([this])):
         (need,) = survey([this]).needs

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from pgsrm.config.compose import compose_run
-from pgsrm.config.plan import build_evaluation, build_objects, check_unchanged, load_settings, plan
+from pgsrm.config.compose import plan_words
+from pgsrm.config.plan import build_evaluation, build_objects, check_unchanged, load_settings
 from pgsrm.config.schema import Settings
 from pgsrm.evaluation.evaluation import Evaluation
 from pgsrm.models.load import load_codec, load_model, resolve_device
@@ -92,7 +92,7 @@ class Trainer:
         Raises:
             UserError: for what you can mend, in one line.
         """
-        this = plan(*compose_run(overrides, reward))
+        this = plan_words(*overrides, reward=reward)
         path = Path(tempfile.mkdtemp(prefix="pgsrm-") if folder is None else folder)
         replace(this, folder=RunFolder(path)).freeze()
         trainer = cls.from_folder(RunFolder(path))

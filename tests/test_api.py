@@ -288,11 +288,10 @@ def test_a_second_interrupt_ends_the_run_at_once(small: Sequence[str], monkeypat
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(small: Sequence[str], tmp_path: Path) -> None:
-    from pgsrm.config.compose import compose_run
-    from pgsrm.config.plan import plan
+    from pgsrm.config.compose import plan_words
 
     words = [*small, "task=antonym", "seed=9"]
-    folder = plan(*compose_run(words)).folder
+    folder = plan_words(*words).folder
     folder.acquire()
     try:
         with pytest.raises(UserError, match="another process trains it"):
@@ -360,12 +359,12 @@ def test_a_notebooks_worth_of_python(small: Sequence[str], tmp_path: Path) -> No
     import matplotlib
 
     matplotlib.use("Agg")
-    import pandas as pd
     from transformers import pipeline
 
     runs = {name: pgsrm.train(*small, "task=antonym", f"reward={name}", progress=False) for name in ("pgsrm", "binary")}
-    frame = pd.concat([run.metrics.assign(reward=name) for name, run in runs.items()])
-    axes = frame.pivot_table(index="episodes", columns="reward", values="reward/mean").plot()
+    frame = pgsrm.load_runs(tmp_path / "outputs")
+    assert set(frame["reward"]) == set(runs) and len(frame) == 2 * 5
+    axes = frame.pivot_table(index="episodes", columns="reward", values="reward/mean", observed=True).plot()
     axes.figure.savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
     run = runs["pgsrm"]
@@ -422,8 +421,8 @@ def shortened(small: Sequence[str], monkeypatch: pytest.MonkeyPatch, tmp_path: P
         return compose_run([*words, *small] if all(isinstance(word, str) for word in words) else words, reward)
 
     matplotlib.use("Agg")
-    monkeypatch.setattr("pgsrm.api.compose_run", compose)
-    monkeypatch.setattr("pgsrm.trainer.compose_run", compose)
+    for module in ("api", "config.compose"):  # load_task and compose; train and Trainer.build
+        monkeypatch.setattr(f"pgsrm.{module}.compose_run", compose)
     monkeypatch.chdir(tmp_path)
 
 
@@ -431,7 +430,7 @@ def test_the_snippets_of_the_page_run_one_after_another(
     shortened: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     snippets = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 6
+    assert len(snippets) == 7
     notebook = ModuleType("notebook")
     monkeypatch.setitem(sys.modules, "notebook", notebook)  # whose functions a run finds by module and name
     for snippet in snippets:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 import torch
@@ -17,12 +16,11 @@ from benchmarks import methods
 from benchmarks.arithmetic import Shape, Work, count_work
 from benchmarks.baselines import TransformersLearner
 from benchmarks.embedder import _count
-from pgsrm.config.schema import read_settings
+from pgsrm.config.compose import plan_words
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.update import Learner, step
-from pgsrm.util.paths import conf_folder
 
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 7]]  # ragged, one twice
 RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [50, 51, 0]]
@@ -79,8 +77,7 @@ def test_the_work_of_an_update_by_hand() -> None:
 
 
 def sound() -> PPOSettings:
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return read_settings(hydra.compose("config", ["ppo=sound", "ppo.batch_size=4", "tracking=none"])).ppo
+    return plan_words("ppo=sound", "ppo.batch_size=4", "tracking=none").settings.ppo
 
 
 @pytest.mark.parametrize("rows", [4, 1])

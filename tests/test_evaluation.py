@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import open_dict
 
+from pgsrm.config.compose import compose_run
 from pgsrm.config.plan import Plan, plan
 from pgsrm.evaluation.evaluation import WINDOW, perplexity, text_windows
 from pgsrm.evaluation.inputs import AUSTEN, SHIPPED, read_text
@@ -46,13 +45,11 @@ def trained(folder: RunFolder) -> list[dict[str, Any]]:
 
 def make_plan(*overrides: str, without: Sequence[str] = ()) -> Plan:
     """The plan of one run, as the command line makes it; `without` are keys that the config then lacks."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", overrides=list(overrides))
+    config, choices = compose_run(overrides)
     for section, _, key in (each.partition(".") for each in without):
         with open_dict(config):
             del config[section][key]
-    return plan(config, {"task": "t", "reward": "r", "model": "tiny", "ppo": "p"})
+    return plan(config, choices)
 
 
 @pytest.fixture

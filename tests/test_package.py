@@ -131,9 +131,9 @@ def short(*, responses, **_):
 for seed in (0, 1):
     sizes = ["ppo.episodes=8", "ppo.batch_size=4", "tracking=none", f"seed={{seed}}"]
     run = pgsrm.train("task=antonym", "model.path={tiny_model}", *sizes, reward=short, progress=False)
-print(run.state, len(run.metrics), type(run.model).__name__)
+print(run.state, len(run.metrics), type(run.model).__name__, len(pgsrm.load_runs("outputs")))
 """
     )
-    assert run([python, "mine.py"], tmp_path) == "finished 2 GPT2LMHeadModel\n"
+    assert run([python, "mine.py"], tmp_path) == "finished 2 GPT2LMHeadModel 6\n"
     run([python, "-m", "pgsrm.analysis", "--out", "figures", "--formats", "png"], tmp_path)
     assert list((tmp_path / "figures").glob("*.png")) and (tmp_path / "figures" / "report.html").is_file()

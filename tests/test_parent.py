@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from conftest import Result
 from fake_openai import FAILURES, FakeOpenAI
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pgsrm.config.plan import plan
+from pgsrm.config.compose import plan_words
 from pgsrm.models.server import BudgetExceeded, ServerError
 from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.files import Answers
@@ -407,9 +406,7 @@ def test_the_command_and_the_run_that_reads(
     requests = fake.requests
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.chdir(tmp_path)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", [*settings, "tracking=none", "reward=binary"])
-    file = plan(config, {"task": "antonym", "parent": "openai"}).config["parent"]["references"]
+    file = plan_words(*settings, "tracking=none", "reward=binary").config["parent"]["references"]
     assert Path(file).is_file() and fake.requests == requests
 
 

@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import environment
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
 
-from pgsrm.config.plan import Plan, plan
+from pgsrm.config.compose import plan_words
+from pgsrm.config.plan import Plan
 from pgsrm.record import RunFolder
-from pgsrm.util.paths import conf_folder
 
 Train = Callable[..., RunFolder]
 
@@ -38,14 +36,6 @@ def weights(folder: RunFolder) -> torch.Tensor:
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
-def make_plan(*overrides: str) -> Plan:
-    """The plan of one run, as the command line makes it."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        config = compose("config", overrides=list(overrides))
-    return plan(config, {"task": "t", "reward": "r", "model": "tiny", "ppo": "p"})
-
-
 @pytest.fixture
 def train_here(small: Sequence[str], tmp_path: Path, go_on: Callable[..., None]) -> Train:
     """`train_here(*overrides, outputs="outputs", end="finished")`: a small run, trained in this process."""
@@ -53,7 +43,7 @@ def train_here(small: Sequence[str], tmp_path: Path, go_on: Callable[..., None])
     def train(*overrides: str, outputs: str = "outputs", end: str = "finished") -> RunFolder:
         given = {each.lstrip("+").partition("=")[0] for each in overrides}
         defaults = [each for each in small if each.partition("=")[0] not in {*given, "paths.outputs"}]
-        made = make_plan(*defaults, f"paths.outputs={tmp_path / outputs}", *overrides)
+        made = plan_words(*defaults, f"paths.outputs={tmp_path / outputs}", *overrides)
         made.freeze()
         go_on(made.folder, end)
         return made.folder
@@ -416,7 +406,7 @@ def test_a_task_by_yaml_and_data_alone(run_cli: Callable[..., Any], small: Seque
 def test_what_decides_a_run_is_its_name(small: Sequence[str], tmp_path: Path) -> None:
     def names(*overrides: str) -> Plan:
         given = {each.partition("=")[0] for each in overrides}
-        return make_plan(*[each for each in small if each.partition("=")[0] not in given], *overrides)
+        return plan_words(*[each for each in small if each.partition("=")[0] not in given], *overrides)
 
     plain = names()
     elsewhere = ["threads=2", "checkpoint.minutes=9", "tracking=mlflow", "model.device=cpu"]
@@ -431,7 +421,7 @@ def test_prompts_count_by_content_and_not_by_file(small: Sequence[str], tmp_path
     identities = []
     for name, answer in (("a.csv", "cold"), ("b.csv", "cold"), ("c.csv", "icy")):
         (tmp_path / name).write_text(f"word,reference\nhot,{answer}\n")
-        identities.append(make_plan(*small, "task=antonym", f"task.data={tmp_path / name}").identity)
+        identities.append(plan_words(*small, "task=antonym", f"task.data={tmp_path / name}").identity)
     assert identities[0] == identities[1] != identities[2]
 
 

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
-from pgsrm.config.compose import Composer, plan_run
+from pgsrm.config.compose import Composer, plan_words
 from pgsrm.config.plan import Plan
 from pgsrm.launch import status
 from pgsrm.launch.local import Slot, make_slots
@@ -93,11 +93,9 @@ def planned(small: Sequence[str]) -> Callable[..., Plan]:
     """`planned(*overrides)`: the plan of a small run."""
 
     def make(*overrides: str) -> Plan:
-        GlobalHydra.instance().clear()
         given = {each.partition("=")[0] for each in overrides}
         kept = [each for each in small if each.partition("=")[0] not in given]
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            return plan_run(compose("config", overrides=[*kept, *overrides], return_hydra_config=True))
+        return plan_words(*kept, *overrides)
 
     return make
 

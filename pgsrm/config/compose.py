@@ -125,6 +125,11 @@ def _refuse_several(overrides: Sequence[str]) -> None:
             raise UserError(f"{text}: several values are several runs, and this is one; write a loop: {remedy}")
 
 
+def plan_words(*words: str | DictConfig, reward: Callable[..., Any] | None = None) -> Plan:
+    """The plan of the run that these words choose, as `compose_run` reads them."""
+    return plan(*compose_run(words, reward))
+
+
 def plan_run(config: DictConfig) -> Plan:
     """The plan of a composed config that still has its `hydra` node, from which the groups' choices are read."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
