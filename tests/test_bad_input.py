@@ -245,3 +245,33 @@ def test_mlflow_out_of_reach_costs_one_warning(
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"data: x.csv\n\ttemplate: y\n", "line 2, column 1: not valid YAML (found character '\\t'"),
+        (
+            b"data: x.csv\ntemplate: say: {word}\n",
+            "line 2, column 14: not valid YAML (mapping values are not allowed here)",
+        ),
+        (b"data: x\ndata: y\n", "line 2, column 1: not valid YAML (found duplicate key data); keep one of the two"),
+        (b"data: 'x\n", "line 2, column 1: not valid YAML (found unexpected end of stream)"),
+        (b"data: x.csv\n# caf\xe9\n", "line 2, column 6: not UTF-8; save the file as UTF-8"),
+        (b"#" * 700 + b"\n# \xff\n", "line 2, column 3: not UTF-8"),
+        ("data: x".encode("utf-16"), "line 1, column 1: not UTF-8"),
+        (b"data: a\0b\n", "has the character U+0000, which YAML has not; remove it"),
+        (b"- a\n", "task=['a']: expected `object`, got `array`"),
+        (b"", "task.data: missing"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_a_config_file_that_is_no_yaml(
+    tmp_path: Path, call_cli: Callable[..., Any], content: bytes, problem: str, sweep: list[str]
+) -> None:
+    (tmp_path / "own" / "task").mkdir(parents=True)
+    (tmp_path / "own" / "task" / "mine.yaml").write_bytes(content)
+    result = call_cli(*sweep, "--config-dir", "own", "task=mine", "tracking=none", "dry_run=true")
+    assert result.code == 2
+    assert problem in result.error_line
+    assert problem.startswith("task") or f"{tmp_path / 'own' / 'task' / 'mine.yaml'}: " in result.error_line

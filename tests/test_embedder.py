@@ -447,12 +447,15 @@ class TestAuto:
     """embedder=auto: word vectors where every reference has one, else the sentence transformer."""
 
     @pytest.mark.parametrize(("reference", "chosen"), [("cold", "static"), ("4711", "sentence_transformer")])
-    def test_is_the_run_of_what_it_chooses(
+    def test_has_the_identity_of_what_it_chooses(
         self, tmp_path: Path, call_cli: Callable[..., Any], reference: str, chosen: str
     ) -> None:
         (tmp_path / "d.csv").write_text(f"word,reference\nhot,{reference}\n")
         words = ("task=antonym", "task.data=d.csv", "tracking=none", "dry_run=true")
-        runs = [re.findall(r"antonym-pgsrm\S+", call_cli(*words, f"embedder={name}").out) for name in ("auto", chosen)]
+        runs = [
+            re.findall(r"antonym-pgsrm\S+-s0-(\w+)", call_cli(*words, f"embedder={name}").out)
+            for name in ("auto", chosen)
+        ]
         assert runs[0] == runs[1] != []
 
     def test_without_the_library_a_line_leads_there(
@@ -475,3 +478,10 @@ class TestAuto:
         line = call_cli("task=antonym", "task.data=d.csv", "dry_run=true").error_line
         assert "the reference '4711' has no vector" in line
         assert "embedder=sentence_transformer" in line
+
+
+@pytest.mark.parametrize("value", ["static", "", "3"])
+def test_a_word_is_no_embedder(call_cli: Callable[..., Any], value: str) -> None:
+    result = call_cli("task=antonym", f"reward.embedder='{value}'", "dry_run=true")
+    assert result.code == 2
+    assert f"reward.embedder='{value}': is no embedder; choose one by embedder=" in result.error_line

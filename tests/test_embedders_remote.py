@@ -504,6 +504,17 @@ class TestCheck:
         assert len(check.rewards["random words"]) == 400
         assert len(check.rewards["other prompts' answers"]) == 12
 
+    def test_takes_a_reward_that_gives_numbers_per_token(self) -> None:
+        def per_token(*, references: Any, responses: Any, token_ids: Any, offsets: Any, **_: Any) -> list[list[float]]:
+            assert [len(ids) for ids in token_ids] == [len(spans) for spans in offsets]
+            pairs = zip(references, responses, token_ids, strict=True)
+            return [[float(reference == response)] * len(ids) for reference, response, ids in pairs]
+
+        check = check_reward(per_token, [Example(f"p{i}", answer, {}, "user") for i, answer in enumerate("abc")])
+        assert check.ranks.tolist() == [1, 1, 1]
+        assert check.rewards["the exact answer"].tolist() == [1, 1, 1]
+        assert check.rewards["the empty string"].tolist() == [0, 0, 0]
+
     def test_the_command_prints_and_draws(self, run_cli: Callable[..., Any], tmp_path: Path) -> None:
         done = run_cli("check", "task=color", "reward.alpha=2", "paths.outputs=here", module="pgsrm.embedder")
         assert done.code == 0, done.err

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
 from pgsrm.util.errors import UserError
@@ -30,6 +31,9 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
         return _without_option(sys.argv[1:] if words is None else words) or text
     if isinstance(error, OSError) and error.filename and not _in_our_code(error):  # Hydra makes the sweep's folder
         return f"paths.outputs={error.filename}: can't be written ({error.strerror}); name a folder of yours"
+    for cause in chain:
+        if problem := _config_file_problem(cause):
+            return problem
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     if isinstance(error, OverrideParseException):
@@ -48,6 +52,46 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
         known = re.findall(r"^\t(\S+)$", str(error), re.MULTILINE)
         return f"{group}={name}: unknown {group}; there are {', '.join(known)}{_nearest(name, known)}"
     return text
+
+
+def _config_file_problem(error: BaseException) -> str | None:
+    """What is wrong with a config file that can't be read as YAML, with its line and column; None for another error."""
+    import yaml
+
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark, problem = error.problem_mark, " ".join(str(error.problem).split())
+        return f"{mark.name}: line {mark.line + 1}, column {mark.column + 1}: not valid YAML ({problem}); {_yaml_remedy(problem)}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"{error.name}: has the character U+{error.character:04X}, which YAML has not; remove it"
+    if isinstance(error, UnicodeDecodeError) and (file := _file_being_read(error)) is not None:
+        content = Path(file).read_bytes()
+        try:
+            content.decode()
+        except UnicodeDecodeError as first:
+            line = content.count(b"\n", 0, first.start) + 1
+            column = first.start - content.rfind(b"\n", 0, first.start)
+            return f"{file}: line {line}, column {column}: not UTF-8; save the file as UTF-8"
+    return None
+
+
+def _yaml_remedy(problem: str) -> str:
+    if "mapping values" in problem:
+        return "put a value with a colon between quotes, and one key on a line"
+    if "'\\t'" in problem:
+        return "indent with spaces, not with tabs"
+    if "duplicate key" in problem:
+        return "keep one of the two"
+    return "compare the line and those before it with a file in conf/"
+
+
+def _file_being_read(error: BaseException) -> str | None:
+    """The config file that Hydra was reading when it failed: the error itself does not say."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename.endswith("file_config_source.py"):
+            path = frame.f_locals.get("full_path")
+            if path is not None and Path(path).is_file():
+                return str(path)
+    return None
 
 
 def exit_with_line(error: Exception, command: str, wants_traceback: bool = False) -> NoReturn:

@@ -39,6 +39,10 @@ class SemanticReward:
         alpha: Annotated[float, Meta(ge=1)] = 4.0,
         without_vector: Literal["zero_reward", "zero_vector"] = "zero_reward",
     ) -> None:
+        if not hasattr(embedder, "embed"):  # a word in the place of an object: reward.embedder=static
+            raise UserError(
+                f"reward.embedder={embedder!r}: is no embedder; choose one by embedder=..., and leave this key out"
+            )
         self._embedder = embedder
         self._similarity = SIMILARITIES[similarity]
         self._transform = TRANSFORMS[transform]
