@@ -111,7 +111,7 @@ def test_no_run_of_a_sweep_starts_when_only_the_second_is_bad(
     ("name", "content", "what"),
     [
         ("words.csv", "word,reference\nhot,cold\nup,down,left\n", "line 3: 3 values for 2 columns"),
-        ("words.jsonl", '{"word": "hot", "reference": "cold"}\n{"word": "up"\n', "line 2: not valid JSON"),
+        ("words.jsonl", '{"word": "hot", "reference": "cold"}\n{"word": "up"\n', "line 2, column 14: not valid JSON"),
         ("words.jsonl", '{"word": "hot", "reference": "cold"}\n\n["up"]\n', "line 3: not a JSON object"),
         ("words.csv", "word\nhot\nqwertz\n", "1 of 2 rows have no reference, the first is line 3; add"),
         ("words.csv", "noun,reference\nhot,cold\n", "line 2: no column `word`"),

@@ -559,7 +559,7 @@ class TestCheck:
         with pytest.raises(SystemExit) as end:
             main()
         assert end.value.code == 130
-        assert capsys.readouterr().err == "pgsrm: interrupted; the same command goes on with what it has so far\n"
+        assert capsys.readouterr().err == "pgsrm: interrupted; the same command resumes with what it has so far\n"
 
     def test_bad_input_is_one_line(self, run_cli: Callable[..., Any]) -> None:
         done = run_cli("check", "task=colour", module="pgsrm.embedder")

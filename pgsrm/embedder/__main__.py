@@ -32,7 +32,7 @@ def main() -> None:
         else:
             _download(options.name, local_path(options.out, "--out"))
     except KeyboardInterrupt:
-        print("pgsrm: interrupted; the same command goes on with what it has so far", file=sys.stderr, flush=True)
+        print("pgsrm: interrupted; the same command resumes with what it has so far", file=sys.stderr, flush=True)
         sys.exit(130)
     except Exception as error:
         exit_with_line(error, "pgsrm")
@@ -62,7 +62,8 @@ def check_command(overrides: Sequence[str]) -> None:
         raise UserError(
             f"paths.outputs={outputs}: can't be written ({error.strerror}); name a folder of yours"
         ) from error
-    print(*files)
+    here = Path.cwd()
+    print(*(file.relative_to(here) if file.is_relative_to(here) else file for file in files))
 
 
 def _check(config: dict[str, Any]) -> Any:
