@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from pgsrm.analysis.intervals import Estimate, interquartile_mean, probability_of_improvement
+from pgsrm.analysis.intervals import MIN_SEEDS, Estimate, interquartile_mean, probability_of_improvement
 from pgsrm.analysis.measures import area, drawdown, end, last, oscillation, series
 from pgsrm.analysis.results import ENTROPY, HELD_OUT, KL, MATCH, Measure
 from pgsrm.analysis.tables import NONE, Cell, Table
@@ -100,9 +100,12 @@ def _row(
         # Without an interval: where all runs of one reward beat all of the other, the bootstrap sees no spread at all.
         task: Estimate(probability_of_improvement([a], [b]).value)
         for task, (a, b) in scored.items()
+        if min(len(a), len(b)) >= MIN_SEEDS  # of one run each it is 0 or 1, whatever the rewards are
     }
     cells: list[Cell] = [str(len(scored)), *map(_runs, both), *(_iqm(side, more) for side in both)]
-    return [*cells, probability_of_improvement(*both), *(by_task.get(task, NONE) for task in tasks)]
+    enough = min(len(scores) for side in both for scores in side) >= MIN_SEEDS
+    overall: Cell = probability_of_improvement(*both) if enough else NONE
+    return [*cells, overall, *(by_task.get(task, NONE) for task in tasks)]
 
 
 def _distinct(variants: Sequence[Variant]) -> list[Variant]:

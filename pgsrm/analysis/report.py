@@ -20,8 +20,9 @@ from pgsrm.analysis.experiment_files import read_experiment
 from pgsrm.analysis.experiments import OUTCOMES, Experiment, dots
 from pgsrm.analysis.figures import PANELS, RAW_CURVES, by_setting, legend_label, plot_panel
 from pgsrm.analysis.findings import Findings
+from pgsrm.analysis.overview import Pair, before_and_after, overview
 from pgsrm.analysis.results import REWARD, over_seeds
-from pgsrm.analysis.samples import Samples, folder_link, read_samples
+from pgsrm.analysis.samples import Samples, folder_link, read_samples, sample_rows
 from pgsrm.analysis.style import DARK, LIGHT, MARKERS, STYLE, looks
 from pgsrm.analysis.tables import NONE, Table
 from pgsrm.analysis.variants import Variant, task_title
@@ -62,7 +63,14 @@ def write_report(findings: Findings, path: Path) -> Path:
 def _content(findings: Findings, path: Path) -> dict[str, Any]:
     runs = [run for variant in findings.variants for run in variant.runs]
     configs = (differences(findings.shown), environments(findings.variants))
+    decided = [check for check in findings.checks if check.verdict != UNDECIDED]
+    told = {check.claim for check in decided}
+    columns = {t: [v for v in findings.shown if v.task == t] for t in findings.tasks}
     return {
+        "overview": overview(findings.shown) if findings.shown else None,
+        "pairs": list(_pairs(findings.shown)),
+        "waiting": len({check.claim for check in findings.checks} - told),
+        "waiting_matrix": claims_matrix([c for c in findings.checks if c.claim not in told], columns),
         "runs": len(runs),
         "all_tasks": len({run.task for run in runs}),
         "finished": sum(run.complete for run in runs),
@@ -74,15 +82,14 @@ def _content(findings: Findings, path: Path) -> dict[str, Any]:
         "verdicts": [
             (verdict, CLASSES[verdict], sum(c.verdict == verdict for c in findings.checks)) for verdict in SYMBOLS
         ],
-        "matrix": claims_matrix(
-            findings.checks, {t: [v for v in findings.shown if v.task == t] for t in findings.tasks}
-        ),
+        "matrix": claims_matrix([check for check in findings.checks if check.claim in told], columns),
         "checks": findings.checks,
         "symbols": SYMBOLS,
         "classes": CLASSES,
         "experiments": _experiments(findings),
         "results": [table for table in findings.results if table.rows],
-        "comparisons": findings.comparisons,
+        "comparisons": [table for table in findings.comparisons if _tells_apart(table)],
+        "early_comparisons": [table for table in findings.comparisons if not _tells_apart(table)],
         "paper": findings.paper,
         "samples": list(_samples(findings.shown)),
         "not_sampled": max(len(findings.shown) - SAMPLED, 0),
@@ -228,6 +235,20 @@ def _samples(variants: Sequence[Variant]) -> Iterable[tuple[str, Samples]]:
         found = read_samples((variant.complete or variant.runs)[0])
         if found:
             yield f"{task_title(variant.task)}, {variant.title}", found
+
+
+def _pairs(variants: Sequence[Variant]) -> Iterable[tuple[str, str, list[Pair]]]:
+    """Of each variant a name, what the prompts of one run share, and its answers before and after."""
+    for variant in variants[:SAMPLED]:
+        template, pairs = before_and_after(sample_rows((variant.complete or variant.runs)[0]))
+        if pairs:
+            yield f"{task_title(variant.task)}, {variant.title}", template, pairs
+
+
+def _tells_apart(table: Table) -> bool:
+    """Whether a comparison has enough seeds for a probability of improvement anywhere."""
+    place = list(table.head).index("P, all tasks")
+    return any(cell != NONE for row in table.rows for cell in row[place:])
 
 
 def claims_matrix(checks: Sequence[Check], columns: Mapping[str, Sequence[Variant]]) -> dict[str, Any]:

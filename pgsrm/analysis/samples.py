@@ -1,9 +1,9 @@
-"""What a child answered in the course of a run: a few of samples.jsonl, from the first to the last."""
+"""What a policy answered in the course of a run: a few of samples.jsonl, from the first to the last."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,36 +12,42 @@ from pgsrm.analysis.runs import Run
 
 MOMENTS = 5
 EACH = 3
+KEYS = ("update", "prompt", "reference", "response", "reward", "exact_match")
 SEPARATORS = (" ", "'", '"')
 
 
 @dataclass(frozen=True)
 class Samples:
-    """`rows` of update, prompt, reference, response, reward and exact_match; the prompts without what all share."""
+    """`rows` of update, prompt, reference, response, reward, exact_match and `pieces`; the prompts without what all share."""
 
     run: Run
     template: str
     rows: Sequence[dict[str, Any]]
 
 
-def read_samples(run: Run) -> Samples | None:
-    """Up to `EACH` samples at each of `MOMENTS` updates, evenly spaced in time; None where the run has none."""
+def sample_rows(run: Run) -> list[dict[str, Any]]:
+    """The lines of samples.jsonl that can be read; none where the run has no such file."""
     import msgspec
 
-    path = run.folder / "samples.jsonl"
     try:
-        lines = path.read_bytes().splitlines()
+        lines = (run.folder / "samples.jsonl").read_bytes().splitlines()
     except OSError:
-        return None
-    by_update: dict[int, list[dict[str, Any]]] = {}
+        return []
+    rows = []
     for line in lines:
         try:
             row = msgspec.json.decode(line)
-            by_update.setdefault(int(row["update"]), []).append(
-                {key: row[key] for key in ("update", "prompt", "reference", "response", "reward", "exact_match")}
-            )
+            rows.append({**{key: row[key] for key in KEYS}, "update": int(row["update"]), "pieces": pieces(row)})
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             continue  # half-written, or another schema's
+    return rows
+
+
+def read_samples(run: Run) -> Samples | None:
+    """Up to `EACH` samples at each of `MOMENTS` updates, evenly spaced in time; None where the run has none."""
+    by_update: dict[int, list[dict[str, Any]]] = {}
+    for row in sample_rows(run):
+        by_update.setdefault(row["update"], []).append(row)
     if not by_update:
         return None
     updates = sorted(by_update)
@@ -54,6 +60,47 @@ def read_samples(run: Run) -> Samples | None:
             prompt = str(row["prompt"])
             rows.append({**row, "prompt": prompt[len(before) : len(prompt) - len(after)]})
     return Samples(run, f"{before}…{after}", rows)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a response with its reward, None where it has none of its own.
+
+    `strength` is the size of the reward as a share of the response's largest, in tenths; `marks` are the labels of the
+    spans that hold it."""
+
+    text: str
+    reward: float | None = None
+    strength: int = 0
+    marks: str = ""
+
+    @property
+    def title(self) -> str:
+        told = "" if self.reward is None else f"reward {self.reward:+.3g}"
+        return "; ".join(part for part in (told, self.marks) if part)
+
+
+def pieces(row: Mapping[str, Any]) -> list[Piece]:
+    """The response of a sample cut into its tokens, each with its reward; [] where the reward is for the whole response.
+
+    A token that ends the response has no characters, and is shown as ⏎.
+    """
+    rewards, offsets, response = row.get("token_rewards"), row.get("offsets"), str(row["response"])
+    if not rewards or not isinstance(offsets, list) or len(rewards) != len(offsets):
+        return []
+    largest = max(abs(reward or 0.0) for reward in rewards)
+    marked = (row.get("annotations") or {}).get("spans", [])
+    found, at = [], 0
+    for reward, (start, end) in zip(rewards, offsets, strict=True):
+        if start > at:
+            found.append(Piece(response[at:start]))
+        marks = ", ".join(
+            f"{label} {value:+.3g}" for s, e, label, value in marked if s < max(end, start + 1) and e > start
+        )
+        strength = round(10 * abs(reward or 0.0) / largest) if largest else 0
+        found.append(Piece(response[max(start, at) : end] or "⏎", reward, strength, marks))
+        at = max(at, end)
+    return [*found, Piece(response[at:])] if at < len(response) else found
 
 
 def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
