@@ -113,7 +113,7 @@ def _plot_page(
             for axes, (column, _, _) in zip(line, panels, strict=True):
                 cut |= draw_panel(axes, variants, styles, column)
                 axes.set_ylabel(SHORT[column])
-            # Not in the layout: a long one goes on above the next panel.
+            # Not in the layout: a long one reaches above the next panel.
             line[0].set_title(f"{label} ({seeds_label(variants)})", loc="left", size=7.5, in_layout=False)
         for axes in grid[-1]:
             axes.set_xlabel("episodes")

@@ -50,7 +50,7 @@ class Series:
 
     @cached_property
     def whole(self) -> bool:
-        """Whether it goes on to the end of the planned updates."""
+        """Whether it reaches the end of the planned updates."""
         return len(self.updates) > 0 and bool(self.updates[-1] >= self.planned)
 
     @cached_property
@@ -250,7 +250,7 @@ def unsteadiness(s: Series) -> float:
 
 
 def _trend(values: np.ndarray, size: int) -> np.ndarray:
-    """Centred rolling mean (n,) -> (n,) that goes on beyond the ends as their mirror image, upside down: a window cut at
+    """Centred rolling mean (n,) -> (n,) continued beyond the ends by their mirror image, upside down: a window cut at
     the ends would make a straight line's trend shorter than the line."""
     import numpy as np
 

@@ -3,7 +3,8 @@
     python analysis/plot_figures.py [--runs DIR ...] [--tracking URI] [--out DIR] [--formats pdf,png]
                                     [--width text|column] [--claims FILE.yaml] [--only-finished]
 
-Reads run folders, or the runs of an MLflow server or database. docs/analysis.md says what is made and what it means.
+`python -m pgsrm.analysis ...` does the same, also where the package was installed without this repository. Reads run
+folders, or the runs of an MLflow server or database. docs/analysis.md says what is made and what it means.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in _write_all(variants, notes, claims, args):
             _say(path)
     except (NoRunsError, ClaimsError) as error:
-        print(f"plot_figures: {error}", file=sys.stderr)
+        print(f"pgsrm.analysis: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"plot_figures: --out={args.out}: cannot write there: {error}", file=sys.stderr)
+        print(f"pgsrm.analysis: --out={args.out}: cannot write there: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -62,7 +63,9 @@ def _say(path: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Figures, tables, statistics, claims and an HTML report, from run folders or from MLflow."
+        prog="python -m pgsrm.analysis",
+        description="Figures, tables, statistics, claims and an HTML report, from run folders or from MLflow. "
+        "In a checkout, python analysis/plot_figures.py does the same.",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--runs", type=Path, nargs="+", metavar="DIR", default=[DEFAULT_RUNS],

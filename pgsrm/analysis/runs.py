@@ -224,7 +224,7 @@ def read_metrics(path: Path, columns: Sequence[str]) -> tuple[dict[str, np.ndarr
     """Read `columns`, "update" and "episodes" of a metrics.jsonl, each (lines,), and say what was wrong.
 
     A line that is no JSON object with an update is dropped. Of lines with the same update the last one counts
-    (a run that was cut off and went on may have written it twice). A column that no line has is left out.
+    (a run that was cut off and resumed may have written it twice). A column that no line has is left out.
     """
     import msgspec
     import numpy as np

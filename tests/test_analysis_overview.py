@@ -1,0 +1,138 @@
+"""The report's first screen, and rewards per token."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from analysis_runs import ramp, write_run
+from omegaconf import OmegaConf
+from test_analysis_report import make_report, sample
+from test_differences import frozen
+
+from pgsrm.analysis.commands import more_seeds
+from pgsrm.analysis.comparison import comparisons
+from pgsrm.analysis.overview import before_and_after, overview
+from pgsrm.analysis.results import COLUMNS
+from pgsrm.analysis.samples import pieces
+from pgsrm.analysis.variants import Variant, load_variants
+
+
+def real_runs(root: Path, *runs: tuple[str, ...]) -> list[Variant]:
+    """Variants of runs whose configs are composed with these overrides."""
+    for number, overrides in enumerate(runs):
+        config = frozen(*overrides)
+        choices = config["choices"]
+        folder = write_run(root / str(number), choices["task"], choices["reward"], config["seed"], exact=(0.2, 0.6))
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    return load_variants([root], COLUMNS)[0]
+
+
+def test_the_command_for_more_seeds_is_the_one_that_was_typed(tmp_path: Path) -> None:
+    typed = ("task.holdout=0.2", "ppo.episodes=3000")
+    rewards = ("pgsrm", "binary")
+    variants = real_runs(
+        tmp_path, *((f"task={t}", f"reward={r}", *typed) for t in ("color", "antonym") for r in rewards)
+    )
+    assert more_seeds(variants) == [
+        "python -m pgsrm.run -m task=color,antonym task.holdout=0.2 reward=pgsrm,binary ppo.episodes=3000 seed=0,1,2"
+    ]
+
+
+def test_runs_that_are_no_product_have_a_command_each(tmp_path: Path) -> None:
+    variants = real_runs(
+        tmp_path,
+        ("task=color", "reward=pgsrm", "reward.alpha=8", "seed=1"),
+        ("task=antonym", "reward=binary", "seed=1"),
+    )
+    assert set(more_seeds(variants)) == {
+        "python -m pgsrm.run -m task=color reward=pgsrm reward.alpha=8 seed=0,1,2",
+        "python -m pgsrm.run -m task=antonym reward=binary seed=0,1,2",
+    }
+
+
+def test_three_seeds_need_no_command(tmp_path: Path) -> None:
+    assert more_seeds(real_runs(tmp_path, *((f"seed={seed}",) for seed in range(3)))) == []
+
+
+def test_one_seed_says_what_came_out_and_draws_no_conclusion(tmp_path: Path) -> None:
+    """The wrong version opened with 35 question marks and "P 0.00"."""
+    for reward in ("pgsrm", "binary"):
+        rows = [sample(update, "hot", answer, answer == "cold") for update, answer in ((10, "big"), (100, "cold"))]
+        write_run(tmp_path / "runs", "antonym", reward, exact=(0.2, 0.6), samples=rows)
+    words = make_report(tmp_path).words
+    first = words[: words.index("Curves")]
+    assert "PGSRM and Binary on antonym generation" in first
+    held_out = "right answers on held-out prompts, which training never sees, went from 10% to 30% under PGSRM"
+    assert held_out in first and "0.10 → 0.70" in first and "20% → 60%" in first
+    assert "The policy reads “The opposite of 'hot' is”; the reference is “cold”." in first
+    assert "python -m pgsrm.run -m" in first and "seed=0,1,2" in first
+    assert "✗ big update 10" in first and "✓ cold update 100" in first
+    assert "better:" not in first  # of one seed each no difference is told
+    assert "not enough runs checks" not in words and "P, antonym" not in words
+    assert "of the paper can't be checked with these runs" in words
+
+
+def test_three_seeds_tell_a_difference(tmp_path: Path) -> None:
+    for reward, end in (("pgsrm", 0.8), ("binary", 0.4)):
+        for seed in range(3):
+            write_run(tmp_path, "antonym", reward, seed, exact=(0.2, end + seed / 100))
+    (sentence,) = overview(load_variants([tmp_path], COLUMNS)[0]).sentences
+    assert "The difference is beyond chance: PGSRM minus Binary is +20 percentage points" in sentence
+
+
+def test_a_probability_takes_three_seeds_of_each_reward(tmp_path: Path) -> None:
+    for seed in range(3):
+        for reward in ("pgsrm", "binary"):
+            write_run(tmp_path, "antonym", reward, seed, exact=(0.1, 0.5))
+            if seed == 1:
+                (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
+                assert "P, all tasks" not in table.texts()[0]
+    (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
+    assert "P, all tasks" in table.texts()[0] and "P, antonym" in table.texts()[0]
+
+
+def test_the_same_prompts_are_paired_those_furthest_apart_first() -> None:
+    rows = [sample(u, word, f"{word}{u}", False) for u, word in ((1, "a"), (2, "b"), (9, "b"), (5, "a"), (7, "once"))]
+    template, pairs = before_and_after(rows)
+    assert template == "The opposite of '…' is "
+    assert [(pair.prompt, pair.first["response"], pair.last["response"]) for pair in pairs] == [
+        ("b", "b2", "b9"),
+        ("a", "a1", "a5"),
+    ]
+
+
+PER_TOKEN: dict[str, Any] = {
+    "response": "a very bad",
+    "token_rewards": [0.5, -1.0, 0.0, 0.25],
+    "offsets": [[0, 1], [1, 6], [6, 10], [10, 10]],
+    "annotations": {"spans": [[2, 6, "hedge", -1.0]]},
+}
+
+
+def test_a_response_is_cut_into_its_tokens() -> None:
+    cut = pieces(PER_TOKEN)
+    assert [(piece.text, piece.reward, piece.strength) for piece in cut] == [
+        ("a", 0.5, 5),
+        (" very", -1.0, 10),
+        (" bad", 0.0, 0),
+        ("⏎", 0.25, 2),  # the end-of-sequence token has no characters
+    ]
+    assert cut[1].title == "reward -1; hedge -1" and cut[0].title == "reward +0.5"
+    assert pieces({"response": "a"}) == [] and pieces({**PER_TOKEN, "offsets": [[0, 1]]}) == []
+    assert [p.text for p in pieces({"response": "x y", "token_rewards": [1.0], "offsets": [[2, 3]]})] == ["x ", "y"]
+
+
+@pytest.mark.parametrize("broken", [{"offsets": [[0]]}, {"token_rewards": ["x"], "offsets": [[0, 1]]}])
+def test_a_sample_of_another_schema_is_left_out(tmp_path: Path, broken: dict[str, Any]) -> None:
+    write_run(tmp_path / "runs", "antonym", samples=[{**sample(10, "hot", "cold", True), **PER_TOKEN, **broken}])
+    make_report(tmp_path)
+
+
+def test_rewards_per_token_stand_in_the_report(tmp_path: Path) -> None:
+    row = {**sample(10, "hot", "cold", False), **PER_TOKEN, "reward": -0.25}
+    write_run(tmp_path / "runs", "antonym", rewards=ramp(0, 1), samples=[row])
+    page = make_report(tmp_path)
+    classes = [attrs["class"] for tag, attrs in page.elements if tag == "span" and "token " in str(attrs.get("class"))]
+    assert classes == ["token plus", "token minus", "token zero", "token plus"]
+    assert "reward -1; hedge -1" in page.all("span", "title")
+    assert "very -1" in page.words and "-0.25 ✗" in page.words  # told without colour, and the total beside
