@@ -11,6 +11,7 @@ from pgsrm.analysis.intervals import MIN_SEEDS
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.variants import Variant
 from pgsrm.record.differences import NOT_CHOICES, leaves, reading_order
+from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override
 
 MOST_COMMANDS = 4
@@ -91,16 +92,29 @@ def _same(value: Any, usual: Any) -> bool:
     return bool(value == usual)
 
 
-def _composed(words: Sequence[str]) -> dict[str, Any] | None:
-    """The config of these words, resolved, with its choices; None where it can't be composed (a group of one's own)."""
-    from omegaconf import OmegaConf
+def _composed(overrides: Sequence[str]) -> dict[str, Any] | None:
+    """The config of these overrides, resolved, with its choices; None where it can't be composed (a group of one's own).
 
-    from pgsrm.config.compose import compose_words
+    By Hydra itself and not by pgsrm.config.compose, which imports what a run needs, torch among it.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf, open_dict
 
+    theirs = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
-        config, choices = compose_words(list(words), "the report")
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = compose("config", list(overrides), return_hydra_config=True)
+        choices = {
+            str(group): str(choice) for group, choice in config.hydra.runtime.choices.items() if choice is not None
+        }
+        with open_dict(config):
+            config.pop("hydra")
         plain = OmegaConf.to_container(config, resolve=True)
-    except Exception:  # Hydra's, OmegaConf's and our own errors have no class in common
+    except Exception:  # Hydra's and OmegaConf's errors have no class in common
         return None
+    finally:
+        GlobalHydra.instance().hydra = theirs
     assert isinstance(plain, dict)
     return {**{str(key): value for key, value in plain.items()}, "choices": choices}
