@@ -3,13 +3,15 @@
 `python -m pgsrm.train FOLDER` trains the run of that folder; `pgsrm.run` makes such folders.
 """
 
+import argparse
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -31,11 +33,49 @@ class Stopped(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has written a checkpoint."""
 
 
-def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Signals", processes: "Processes") -> None:
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP end the run after this update, SIGUSR2 writes a checkpoint; a second SIGINT ends it at once.
+
+    A context: outside of it the handlers are those of before. In a thread other than the main one, where Python lets nobody
+    set handlers, it sets none.
+    """
+
+    def __init__(self) -> None:
+        self.ending = False
+        self._checkpoint = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._before[number] = signal.signal(number, self._end)
+            self._before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, self._save)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by no Python code
+        self._before.clear()
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.ending = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _save(self, number: int, frame: FrameType | None) -> None:
+        self._checkpoint = True
+
+    @property
+    def asked(self) -> bool:
+        """Whether a checkpoint is wanted now; asking answers a SIGUSR2."""
+        wanted, self._checkpoint = self._checkpoint or self.ending, False
+        return wanted
+
+
+def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: Signals, processes: "Processes") -> None:
     """Train the run of `folder` to its end, from its latest checkpoint if it has one.
 
     Raises:
-        Stopped: after a signal; the same command goes on from here.
+        Stopped: after a signal; the same command resumes the run.
         UserError: for what the user can mend (a full disk, a model that went away).
     """
     from pgsrm.trainer import Trainer  # torch and transformers, about three seconds
@@ -61,49 +101,54 @@ def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: "Si
     run.finish()
 
 
-class Signals:
-    """SIGINT, SIGTERM and SIGHUP end the run at the next update, SIGUSR2 writes a checkpoint; a second SIGINT ends it at once."""
-
-    def __init__(self) -> None:
-        self.ending = False
-        self._checkpoint = False
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._end)
-        signal.signal(signal.SIGUSR2, self._save)
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        self.ending = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def _save(self, number: int, frame: FrameType | None) -> None:
-        self._checkpoint = True
-
-    @property
-    def asked(self) -> bool:
-        """Whether a checkpoint is wanted now; asking answers a SIGUSR2."""
-        wanted, self._checkpoint = self._checkpoint or self.ending, False
-        return wanted
-
-
-def run(folder: RunFolder, show_progress: bool = True, stop: "Signals | None" = None, sqlite: bool = True) -> str:
+def run(
+    folder: RunFolder,
+    show_progress: bool = True,
+    stop: Signals | None = None,
+    sqlite: bool = True,
+    show: Callable[[dict[str, float]], None] | None = None,
+) -> str:
     """Train one run with its lock, status, MLflow mirror and progress; returns the state it ended in.
 
     Args:
-        stop: what to do at signals, if not as `Signals` does.
+        stop: what to do at signals, if not as `Signals` does; the caller enters it.
         sqlite: False keeps away from an SQLite file of MLflow's, which processes of several machines would break;
             `python -m pgsrm.sync` then sends what the run's folder has.
+        show: called with the metrics of each update, in the place of the terminal's progress.
 
-    Every end is written to status.json: finished, stopped (resumable), or failed with its reason.
+    Every end is written to status.json: finished, stopped (resumable), or failed with its reason. Signal handlers and
+    torch's number of threads are afterwards what they were before.
+
+    Raises:
+        UserError: the folder is no run's, or of another version of the package; nothing is written then.
     """
+    if not folder.config.is_file():
+        raise UserError(f"{folder.path}: no run folder (no config.yaml); `python -m pgsrm.run` makes them")
+    if folder.state() == "finished":
+        return "finished"
+    folder.check_resumable()
     if not folder.acquire():
         return "running"
-    if folder.state() == "finished":  # by another process, since this start was planned
+    try:
+        if folder.state() == "finished":  # by another process, since this start was planned
+            return "finished"
+        with nullcontext(stop) if stop else Signals() as stopping, _same_threads_afterwards():
+            return _train_to_an_end(folder, show_progress, stopping, sqlite, show)
+    finally:
         folder.release()
-        return "finished"
+
+
+def _train_to_an_end(
+    folder: RunFolder,
+    show_progress: bool,
+    stop: Signals,
+    sqlite: bool,
+    show: Callable[[dict[str, float]], None] | None,
+) -> str:
+    """Train, and write how it ended; the folder is this process's."""
     from pgsrm.config.plan import load_settings
     from pgsrm.record.mlflow_store import is_sqlite
 
-    stop = stop or Signals()
     before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
     mirror: MlflowMirror | None = None
     state, reason = "failed", None
@@ -113,17 +158,11 @@ def run(folder: RunFolder, show_progress: bool = True, stop: "Signals | None" = 
         if sqlite or not is_sqlite(config["tracking"]):
             mirror = start_mirror(folder, config)
         folder.write_status(mirrored=mirror is not None)
-        if show_progress:
-            from pgsrm.record.progress import RunProgress
-
-            done = int((folder.last_metrics() or {}).get("update", 0))
-            with RunProgress(folder.name, settings.ppo.updates, done) as progress:
-                _train_together(folder, settings, progress.show, stop)
-        else:
-            _train_together(folder, settings, lambda metrics: None, stop)
+        with _progress(folder, settings, show_progress, show) as shown:
+            _train_together(folder, settings, shown, stop)
         state = "finished"
     except (Stopped, KeyboardInterrupt):
-        state, reason = "stopped", "stopped by a signal; the same command goes on"
+        state, reason = "stopped", "stopped by a signal; the same command resumes it"
     except UserError as error:
         reason = str(error)
     except Exception as error:
@@ -138,12 +177,38 @@ def run(folder: RunFolder, show_progress: bool = True, stop: "Signals | None" = 
             shutil.rmtree(folder.checkpoints, ignore_errors=True)  # only now: a kill before would have needed them
         if mirror is not None:
             mirror.finish(state, reason)
-        folder.release()
     return state
 
 
+@contextmanager
+def _progress(
+    folder: RunFolder, settings: "Settings", on_terminal: bool, show: Callable[[dict[str, float]], None] | None
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    """What to call with the metrics of each update."""
+    if show is not None or not on_terminal:
+        yield show or (lambda metrics: None)
+        return
+    from pgsrm.record.progress import RunProgress
+
+    done = int((folder.last_metrics() or {}).get("update", 0))
+    with RunProgress(folder.name, settings.ppo.updates, done) as progress:
+        yield progress.show
+
+
+@contextmanager
+def _same_threads_afterwards() -> Iterator[None]:
+    """Around a run, which sets torch's number of threads for itself."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch is not None else None
+    try:
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(before)
+
+
 def _train_together(
-    folder: RunFolder, settings: "Settings", show: Callable[[dict[str, float]], None], stop: "Signals"
+    folder: RunFolder, settings: "Settings", show: Callable[[dict[str, float]], None], stop: Signals
 ) -> None:
     from pgsrm.util.distributed import together  # torch
 
@@ -155,14 +220,13 @@ def follow(path: Path) -> None:
     """The part of every process of a run but the first: compute, write nothing, end when that one ends."""
     from pgsrm.config.plan import load_settings
 
-    stop = Signals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # the first process has them too, and says what they mean for all
     folder = Onlooker(path)
     settings, _ = load_settings(folder)
     _set_up(settings)
     with suppress(Stopped):
-        _train_together(folder, settings, lambda metrics: None, stop)
+        _train_together(folder, settings, lambda metrics: None, Signals())
 
 
 def _set_up(settings: "Settings") -> None:
@@ -223,14 +287,25 @@ def _now() -> str:
 def main() -> None:
     """`python -m pgsrm.train FOLDER [--quiet]`: what a sweep's slots start.
 
-    Exit code: 0 finished, 1 failed, 3 stopped, 4 another process trains it. Of a run's several processes (RANK in the
-    environment) this is the first one's.
+    Exit code: 0 finished, 1 failed, 2 no run that can be trained, 3 stopped, 4 another process trains it. Of a run's several
+    processes (RANK in the environment) this is the first one's.
     """
+    parser = argparse.ArgumentParser(
+        prog="python -m pgsrm.train",
+        description="Train the run of a folder, or resume it; python -m pgsrm.run makes such folders.",
+        epilog="exit code: 0 finished, 1 failed, 2 no run that can be trained, 3 stopped, 4 another process trains it",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder of outputs/runs")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    options = parser.parse_args()
     if int(os.environ.get("RANK", "0")) > 0:
-        follow(Path(sys.argv[1]))
+        follow(options.folder)
         return
-    folder = RunFolder(Path(sys.argv[1]))
-    state = run(folder, show_progress="--quiet" not in sys.argv)
+    folder = RunFolder(options.folder)
+    try:
+        state = run(folder, show_progress=not options.quiet)
+    except UserError as error:
+        parser.exit(2, f"pgsrm: {error}\n")
     if state == "failed":
         print((folder.status() or {}).get("reason"), file=sys.stderr)
     sys.exit({"finished": 0, "stopped": 3, "running": OTHERS}.get(state, 1))

@@ -37,7 +37,8 @@ from pgsrm.reward import Reward, SemanticReward
 from pgsrm.reward.scorer import Scorer
 from pgsrm.rollout import Rollout, Scored
 from pgsrm.task import Example, Task
-from pgsrm.util.distributed import ALONE, Processes, divided_as, local_device, shard, undivided
+from pgsrm.training_state import TrainingState
+from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
 
 
 class Trainer:
@@ -73,7 +74,9 @@ class Trainer:
         )
         self.update, self.updates = 0, settings.ppo.updates
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
-        self._restorable = self._random_state()  # from here on an outage has the run go on
+        generators = {"data": self.data_rng, "sampling": self.sampling_rng}
+        self._state = TrainingState(self.learner, generators, settings)
+        self._restorable = self._state.random()  # from here an outage leaves the run resumable
 
     @classmethod
     def build(
@@ -173,7 +176,7 @@ class Trainer:
     def _write_record(self) -> dict[str, float]:
         """The line of an update at which an evaluation is due, and its samples."""
         assert self._unrecorded is not None
-        self._restorable = self._random_state()
+        self._restorable = self._state.random()
         line: dict[str, float] = self._unrecorded["line"] | self.evaluate(self.update)
         self.folder.append_samples(self._unrecorded["samples"])
         self.folder.append_metrics(line)
@@ -187,11 +190,11 @@ class Trainer:
         Before the weights change, what was drawn is taken back; after it, the update's line that lacks its evaluation goes
         into the checkpoint. Either way the run ends with the numbers of one that had no outage.
         """
-        self._restorable = self._random_state()
+        self._restorable = self._state.random()
         try:
             yield
         except ServerError as error:
-            self._set_random_state(*self._restorable)
+            self._state.set_random(*self._restorable)
             self.save_checkpoint()
             raise ServerError(f"{error}; checkpoint written at update {self.update}") from error
 
@@ -225,15 +228,13 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """All that decides what comes next: weights, both optimisers, KL coefficient, every generator."""
-        tensors, state = self._random_state()
-        tensors |= _flatten(self._modules())
-        state |= {"kl_coef": self.learner.kl_coef, "unrecorded": self._unrecorded}
+        tensors, state = self._state.save()
         if self.processes.first:
-            checkpoint.save(self.folder, self.update, tensors, state)
+            checkpoint.save(self.folder, self.update, tensors, {**state, "unrecorded": self._unrecorded})
         self.folder.write_status(update=self.update, episodes=self.update * self.settings.ppo.batch_size)
 
     def resume(self) -> None:
-        """Go on from the latest checkpoint that can be read, or start; the record is cut back to match."""
+        """Resume from the latest checkpoint that can be read, or start; the record is cut back to match."""
         loaded = checkpoint.load_latest(self.folder)
         if loaded is None:
             self.folder.truncate_after(-1)
@@ -241,13 +242,7 @@ class Trainer:
         self.update, tensors, state = loaded
         self._unrecorded = state.get("unrecorded")
         self.folder.truncate_after(self.update if self._unrecorded is None else self.update - 1)
-        modules = self._modules()
-        _unflatten(modules, tensors)
-        self.policy.weights_changed()
-        if "reference" in modules:
-            self.policy.set_reference(modules["reference"].state_dict())  # as it was after the update: nothing kept
-        self.learner.kl_coef = state["kl_coef"]
-        self._set_random_state(tensors, state)
+        self._state.restore(tensors, state)
         if self._unrecorded is not None:
             self._write_record()
 
@@ -265,43 +260,6 @@ class Trainer:
             model.save_pretrained(self.folder.model)
             self.codec.tokenizer.save_pretrained(self.folder.model)
 
-    def _modules(self) -> dict[str, Any]:
-        learner = self.learner
-        policy = self.policy.model
-        if self.settings.model.lora is not None:  # the other weights are loaded anew
-            policy = torch.nn.ParameterList(each for each in policy.parameters() if each.requires_grad)
-        modules = {
-            "policy": policy,
-            "value_head": learner.value_head,
-            "actor_optimizer": learner.actor_optimizer,
-            "critic_optimizer": learner.critic_optimizer,
-        }
-        if self.settings.ppo.kl_reference == "previous":  # the initial model is loaded anew instead
-            modules["reference"] = self.policy.reference
-        return modules
-
-    def _generators(self) -> dict[str, torch.Generator]:
-        return {"data": self.data_rng, "sampling": self.sampling_rng}
-
-    def _random_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Where every generator is: tensors, and what JSON holds."""
-        tensors = {f"rng/{name}": generator.get_state() for name, generator in self._generators().items()}
-        tensors["rng/torch"] = torch.get_rng_state()
-        if self.policy.device.type == "cuda":
-            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.policy.device)
-        of_numpy = [each.tolist() if isinstance(each, np.ndarray) else each for each in np.random.get_state()]
-        return tensors, {"rng/python": random.getstate(), "rng/numpy": of_numpy}
-
-    def _set_random_state(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        for name, generator in self._generators().items():
-            generator.set_state(tensors[f"rng/{name}"])
-        torch.set_rng_state(tensors["rng/torch"])
-        version, internal, gauss = state["rng/python"]
-        random.setstate((version, tuple(internal), gauss))
-        np.random.set_state(tuple(state["rng/numpy"]))
-        if "rng/cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["rng/cuda"], self.policy.device)
-
 
 def _details(rollout: Rollout, scored: Scored, row: int) -> dict[str, Any]:
     """What a sample's line says besides: rewards per token with the characters of each token, and annotations."""
@@ -311,34 +269,3 @@ def _details(rollout: Rollout, scored: Scored, row: int) -> dict[str, Any]:
     if scored.annotations:
         details["annotations"] = scored.annotations[row].plain()
     return details
-
-
-def _flatten(modules: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """State dicts as one dict of tensors (`policy/transformer.wte.weight`); an optimiser's groups stay as settings."""
-    tensors: dict[str, torch.Tensor] = {}
-    for name, module in modules.items():
-        state = module.state_dict()
-        if isinstance(module, torch.optim.Optimizer):
-            for index, values in state["state"].items():
-                tensors |= {f"{name}/{index}/{key}": undivided(value) for key, value in values.items()}
-        else:
-            tensors |= {f"{name}/{key}": undivided(value) for key, value in state.items()}
-    return tensors
-
-
-def _unflatten(modules: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """The inverse of `_flatten`. A parameter that never had a gradient has no optimiser state."""
-    for name, module in modules.items():
-        own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
-        if isinstance(module, torch.optim.Optimizer):
-            values: dict[int, dict[str, torch.Tensor]] = {}
-            parameters = module.param_groups[0]["params"]
-            for key, tensor in own.items():
-                index, _, field = key.partition("/")
-                parameter = parameters[int(index)]
-                moment = divided_as(tensor, parameter) if tensor.shape == parameter.shape else tensor
-                values.setdefault(int(index), {})[field] = moment
-            module.load_state_dict({"state": values, "param_groups": module.state_dict()["param_groups"]})
-        else:
-            current = module.state_dict()
-            module.load_state_dict({key: divided_as(tensor, current[key]) for key, tensor in own.items()})

@@ -245,6 +245,73 @@ def test_holdout_is_evaluated_and_never_trained_on(
     assert "eval/holdout_exact_match" in rows(folder.metrics)[-1]
 
 
+# As a library
+
+
+def test_help_and_a_folder_that_is_none(run_cli: Callable[..., Any], tmp_path: Path) -> None:
+    shown = run_cli("--help", module="pgsrm.train")
+    assert shown.code == 0 and "FOLDER" in shown.out and shown.err == ""
+    missing = run_cli("nowhere", module="pgsrm.train")
+    assert missing.code == 2
+    assert missing.error_line.startswith("pgsrm: nowhere: no run folder (no config.yaml)")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def planned(small: Sequence[str]) -> RunFolder:
+    made = make_plan(*small)
+    made.freeze()
+    return made.folder
+
+
+def test_a_run_leaves_signals_and_threads_as_they_were(small: Sequence[str]) -> None:
+    from pgsrm.train import run
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in numbers]
+    torch.set_num_threads(2)
+    try:
+        assert run(planned(small), show_progress=False) == "finished"
+        assert torch.get_num_threads() == 2  # the run has threads=1
+    finally:
+        torch.set_num_threads(1)
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_run_in_a_thread_sets_no_handlers_and_shows_what_it_is_asked_to(small: Sequence[str]) -> None:
+    """Python sets signal handlers in the main thread alone. Wrong version: ValueError."""
+    import threading
+
+    from pgsrm.train import run
+
+    folder, states, shown = planned(small), list[str](), list[float]()
+    thread = threading.Thread(target=lambda: states.append(run(folder, show=lambda m: shown.append(m["update"]))))
+    thread.start()
+    thread.join(60)
+    assert states == ["finished"] and shown == [1, 2, 3, 4]
+
+
+def test_a_second_interrupt_ends_a_run_at_once(
+    small: Sequence[str], own_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one waits for the update, whose reward here takes long; both times the handlers are given back."""
+    from pgsrm.train import run
+
+    module = own_module(
+        "import os, signal\n"
+        "def reward(*, responses, **_):\n"
+        "    if len(responses) == 4:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        raise AssertionError('went on')\n"
+        "    return [0.0] * len(responses)\n"
+    )
+    before = signal.getsignal(signal.SIGINT)
+    folder = planned([*small, *own(module)])
+    assert run(folder, show_progress=False) == "stopped"
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not folder.checkpoints.exists()
+
+
 # A reward of the user's own
 
 

@@ -5,28 +5,29 @@ the hash of what decides its result; the same config therefore finds the same fo
 finished and resumed if it was cut off.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from omegaconf import DictConfig, OmegaConf
 
+from pgsrm.config.identity import identify
 from pgsrm.config.naming import NAMED, NAMED_IF_CHOSEN, Folders, label, run_name
 from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
 from pgsrm.embedder import auto
 from pgsrm.evaluation import other_reward, read_text
-from pgsrm.models.settings import check_model, weights_digest
+from pgsrm.models.settings import check_model
 from pgsrm.parent import find_references, parent_command
 from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import tracking_uri
+from pgsrm.record.run_folder import FORMAT
 from pgsrm.task import LacksReferencesError, Task, load_task
 from pgsrm.util.errors import UserError
+from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
 
 LAUNCH = ("cluster", "resources", "dry_run")  # what a launch reads and a run does not
@@ -43,6 +44,7 @@ class Plan:
     identity: str
     variant: str
     label: str
+    parts: dict[str, str]  # of the identity, so that a resumed run can say what changed
 
     def freeze(self, sweep: str | None = None) -> None:
         """Make the folder and write config.yaml, unless a process trains the run or has finished it.
@@ -62,12 +64,14 @@ class Plan:
             if self.folder.status() is None:
                 self.folder.write_status(
                     state="waiting",
+                    format=FORMAT,
                     reason=None,
                     update=0,
                     updates=self.updates,
                     episodes=0,
                     identity=self.identity,
                     variant=self.variant,
+                    parts=self.parts,
                     sweep=sweep,
                     label=self.label,
                     seconds=0.0,
@@ -92,14 +96,15 @@ class Shared:
         return self._objects[key]
 
     def check(self, config: dict[str, Any], settings: Settings, task: Any, reward: Any) -> None:
-        """Have the rewards see to it that they can score the task's references."""
-        key = _key(config["reward"], config["evaluation"], task.digest)
+        """Have checker and rewards say what would keep them from working on the task's prompts and references."""
+        key = _key(config["reward"], config["evaluation"], config["task"]["checker"], task.digest)
         if key in self._checked:
             return
         _, other = build_evaluation(settings.evaluation)
-        for each in (reward, other):
-            if hasattr(each, "check"):
-                each.check([example.reference for example in task.train + task.holdout])
+        examples = task.train + task.holdout
+        check_object(task.checker, examples)
+        for scoring in (reward, other):
+            check_object(scoring, [example.reference for example in examples])
         self._checked.add(key)
 
 
@@ -136,20 +141,20 @@ def plan(
         raise UserError(f"{error}; `{parent_command(plain, choices)}` asks a parent for them") from error
     if frozen["tracking"] is not None:
         frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"], frozen["paths"]["outputs"])
-    identity, variant = (_identity(settings, frozen, task, reward, seed) for seed in (True, False))
+    identity = identify(settings, frozen, task, reward, build_evaluation(settings.evaluation))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
     named = choices | ({"model": model} if model else {})
     parts = [named.get(group, "custom") for group in NAMED]
     parts += [choices[group] for group in NAMED_IF_CHOSEN if group in choices]
-    name = run_name(parts, words, settings.seed, identity)
-    folder = shared.folders.find(Path(settings.paths.outputs).absolute() / "runs", name, identity)
+    name = run_name(parts, words, settings.seed, identity.whole)
+    folder = shared.folders.find(Path(settings.paths.outputs).absolute() / "runs", name, identity.whole)
     if folder.state() != "finished":  # what has finished needs no server any more
         shared.check(frozen, settings, task, reward)
     for key in LAUNCH:
         frozen.pop(key, None)
     title = label(named, words, settings.seed)
-    return Plan(folder, settings, frozen, settings.ppo.updates, identity, variant, title)
+    return Plan(folder, settings, frozen, settings.ppo.updates, identity.whole, identity.variant, title, identity.parts)
 
 
 def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
@@ -234,68 +239,12 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any], task: Any, reward: Any) -> None:
-    """Raise UserError if data, weights or vectors are others than those that the run was planned with."""
-    if (folder.status() or {}).get("identity") != _identity(settings, config, task, reward, with_seed=True):
+    """Raise UserError, with what changed, if the run would now be another than the one that was planned."""
+    status = folder.status() or {}
+    now = identify(settings, config, task, reward, build_evaluation(settings.evaluation))
+    if status.get("identity") != now.whole:
+        what = ", ".join(now.changed(status.get("parts") or {})) or "config"
         raise UserError(
-            f"{folder.name}: its data, weights or vectors have changed since it was planned; the command that planned it "
-            "makes a run of its own for the new ones"
+            f"{folder.name}: changed since it was planned: {what}; the command that planned it makes a run of its own "
+            "for what there is now"
         )
-
-
-def _identity(settings: Settings, config: dict[str, Any], task: Any, reward: Any, with_seed: bool) -> str:
-    """SHA-256 of what decides a run's numbers: prompts, references, weights and vectors by content, not by file name.
-
-    Left out: where it runs and writes (paths, tracking, checkpoints, device, threads, processes), what the parent is asked,
-    and values that are the schema's defaults: a setting that a later version adds leaves the runs without it their names.
-    """
-    weights, digest = weights_digest(settings.model), getattr(reward, "digest", None)
-    model = _chosen(settings.model)
-    if not settings.ppo.dropout:  # both policies then give the same numbers up to rounding; dropout's masks differ
-        model.pop("policy", None)
-    deciding = {
-        "prompts": task.digest,
-        "max_new_tokens": settings.task.max_new_tokens,
-        "checker": settings.task.checker,
-        "reward": config["reward"] if digest is None else _without_options(config["reward"]),
-        "reward_content": digest,
-        "model": weights or [settings.model.path, settings.model.revision],
-        "compute": {key: value for key, value in model.items() if key not in ("path", "revision", "device", "shard")},
-        "ppo": _chosen(settings.ppo),
-        "evaluation": _evaluation(settings.evaluation),
-        "seed": settings.seed if with_seed else None,
-    }
-    return hashlib.sha256(json.dumps(_floats(deciding), sort_keys=True).encode()).hexdigest()
-
-
-def _chosen(settings: msgspec.Struct) -> dict[str, Any]:
-    """The values that differ from the schema's defaults."""
-    fields = msgspec.structs.fields(settings)
-    return {f.name: msgspec.to_builtins(v) for f in fields if (v := getattr(settings, f.name)) != f.default}
-
-
-def _evaluation(settings: EvaluationSettings) -> dict[str, Any]:
-    """What an evaluation's numbers depend on: the text and the embedder by content."""
-    chosen = _chosen(settings)
-    text, other = build_evaluation(settings)
-    if "text" in chosen and text is not None:
-        chosen["text"] = hashlib.sha256(text.encode()).hexdigest()
-    if other is not None and other.digest is not None:
-        chosen = {**_without_options(chosen), "embedder_content": other.digest}
-    return chosen
-
-
-def _without_options(node: dict[str, Any]) -> dict[str, Any]:
-    """A config node without its embedder's options: those that decide its vectors are in its digest."""
-    embedder = node.get("embedder")
-    if not isinstance(embedder, dict):
-        return node
-    return {**node, "embedder": {"_target_": embedder["_target_"]}}
-
-
-def _floats(value: Any) -> Any:
-    """Numbers as floats, so that 4 and 4.0 are one value."""
-    if isinstance(value, dict):
-        return {key: _floats(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_floats(each) for each in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pgsrm.util.digest import content_digest
+from pgsrm.models.digest import hub_commit, model_digest
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import PACKAGE, local_path
 
@@ -86,12 +86,13 @@ def check_model(settings: ModelSettings) -> None:
         ) from error
 
 
-def weights_digest(settings: ModelSettings) -> str | None:
-    """Hash of a local model's weights and tokenizer; None for a hub model, which its name and revision identify."""
+def identify_model(settings: ModelSettings) -> list[str | None]:
+    """What a run's identity says of its model: a folder's content, a hub model's name and commit."""
     folder = local_path(settings.path or SHIPPED, "model.path")
-    if not folder.is_dir():
-        return None
-    return content_digest([*folder.glob("*.safetensors"), *folder.glob("tokenizer.json"), folder / "config.json"])
+    if folder.is_dir():
+        return [model_digest(folder)]
+    assert settings.path is not None
+    return [settings.path, hub_commit(settings.path, settings.revision) or settings.revision]
 
 
 def check_peft() -> None:

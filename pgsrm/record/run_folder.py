@@ -19,9 +19,14 @@ import msgspec
 
 from pgsrm.record import lock
 from pgsrm.record.files import disk_full, is_disk_full, replace, writing
+from pgsrm.util.errors import UserError
 
 # NumPy's and torch's scalars become floats; NaN and infinities become null, since JSON has neither.
 _encode = msgspec.json.Encoder(enc_hook=float).encode
+
+# Version of what a run's folder holds, in its status.json; folders of before have none, which is 1.
+# 2: `format` and `parts` in status.json; `reward` in samples.jsonl is the total also where a reward is per token.
+FORMAT = 2
 
 # What flock says on a file system that has none.
 _NO_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
@@ -103,6 +108,19 @@ class RunFolder:
         content = json.dumps({**(self.status() or {}), **fields}, indent=1) + "\n"
         with writing(self.path):
             replace(self._status, content.encode())
+
+    def check_resumable(self) -> None:
+        """Raise UserError where another version of the package made the folder, whose checkpoint may mean something else."""
+        status = self.status()
+        if status is None:
+            raise UserError(f"{self.name}: its status.json can't be read; run its command again, which writes it")
+        made = status.get("format", 1)
+        if made != FORMAT:
+            which = "an earlier" if made < FORMAT else "a later"
+            raise UserError(
+                f"{self.name}: was made by {which} version of pgsrm (run folder format {made}, not {FORMAT}) and can't be "
+                "resumed by this one; run its command again for a new run, or resume it with the version that made it"
+            )
 
     def state(self) -> str:
         """What the run is doing: waiting, running, cut off, finished, failed or stopped.

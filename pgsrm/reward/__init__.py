@@ -39,6 +39,12 @@ class Reward(Protocol):
     annotations is a list of n mappings: `spans`, a list of (start, end, label, value) of characters of the response, and
     `components`, the named numbers that the response's total is made of; either may be left out. Numbers must be finite;
     NumPy arrays and tensors will do as well as lists. A function that needs few of the arguments takes the rest as `**_`.
+
+    Two attributes are used where a reward has them (`pgsrm.util.objects` has what holds without). `check(references)` is called
+    before a run starts, with all of its references: it raises UserError for what would keep the reward from working.
+    `digest`, a string, is a hash of what decides the rewards besides the reward's config and its source: files that it
+    reads, a model that it asks. It is part of what identifies a run; without one, the digests of what the reward was made
+    of are, an embedder's for example. The source of a reward of your own is part of it anyway (`pgsrm.util.source`).
     """
 
     def __call__(

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from pgsrm.embedder import Embedder
 from pgsrm.util.errors import UserError
+from pgsrm.util.objects import check_object, digest_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,16 +75,14 @@ class SemanticReward:
     @property
     def digest(self) -> str | None:
         """Hash of what the embedder embeds with, where it has one."""
-        digest: str | None = getattr(self._embedder, "digest", None)
-        return digest
+        return digest_of(self._embedder)
 
     def check(self, references: Sequence[str]) -> None:
         """Embed all references of a run before it starts.
 
         Raises UserError for one without a vector, and for what keeps the embedder from working (a wrong key).
         """
-        if hasattr(self._embedder, "check"):
-            self._embedder.check()
+        check_object(self._embedder)
         self._embed_references(references)
 
     def _embed_references(self, references: Sequence[str]) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""Checkers: is a response right? Called as checker(response, reference, inputs) -> bool."""
+"""Checkers: is a response right? Called as checker(response, reference, inputs) -> bool.
+
+Two attributes are used where a checker has them (`pgsrm.util.objects` has what holds without): `check(examples)`, called before
+a run starts, raises UserError for what would keep it from working; `digest`, a string, is a hash of what decides its answers
+besides its config and its source, which are part of what identifies a run anyway.
+"""
 
 import re
 from collections.abc import Mapping

@@ -28,6 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from pgsrm.util.errors import UserError
 
 T = TypeVar("T")
+_PLACE = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK")  # where a process is among the others
 GRACE = 5.0  # seconds for the others to end by themselves, after the first has
 
 
@@ -152,11 +153,12 @@ def together(count: int, command: Sequence[str]) -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
-    here, started = others(), []
+    here, started, here_alone = others(), list[subprocess.Popen[bytes]](), False
     if here is None:
         here = Processes(0, count)
         place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         os.environ |= {**place, "RANK": "0", "LOCAL_RANK": "0"}
+        here_alone = True
         for rank in range(1, count):
             environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             started.append(subprocess.Popen([sys.executable, *command], env=environment, start_new_session=True))
@@ -169,6 +171,9 @@ def together(count: int, command: Sequence[str]) -> Iterator[Processes]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+        if here_alone:  # another run of this process starts its own
+            for name in _PLACE:
+                os.environ.pop(name, None)
         for process in started:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)

@@ -44,14 +44,14 @@ class TrainRun:
         folder = RunFolder(self.folder)
         _free(folder)
         ending = Ending(folder, self.warned_seconds)
-        stop = JobSignals(ending)
-        state = run(folder, show_progress=False, stop=stop, sqlite=False)
-        deadline = time.monotonic() + _PATIENCE
-        while state == "running" and time.monotonic() < deadline and not stop.ending:
-            time.sleep(5)
+        with JobSignals(ending) as stop:
             state = run(folder, show_progress=False, stop=stop, sqlite=False)
-        if state == "stopped":
-            ending.requeue()
+            deadline = time.monotonic() + _PATIENCE
+            while state == "running" and time.monotonic() < deadline and not stop.ending:
+                time.sleep(5)
+                state = run(folder, show_progress=False, stop=stop, sqlite=False)
+            if state == "stopped":
+                ending.requeue()
         if folder.state() == "failed":
             raise UserError((folder.status() or {}).get("reason") or "failed")
         return state

@@ -1,0 +1,103 @@
+"""What decides a run's numbers, and so its name: the same identity is the same run."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from pgsrm.config.schema import EvaluationSettings, Settings
+from pgsrm.models.settings import identify_model
+from pgsrm.reward import SemanticReward
+from pgsrm.task import Task
+from pgsrm.util.objects import digest_of
+from pgsrm.util.source import source_digests
+
+
+@dataclass(frozen=True)
+class Identity:
+    """whole: hash (hex) of everything; variant: of all but the seed; parts: of each thing that decides, by its name."""
+
+    whole: str
+    variant: str
+    parts: dict[str, str]
+
+    def changed(self, parts: dict[str, str]) -> list[str]:
+        """The names of the parts that differ from those that were recorded."""
+        return [name for name in self.parts if parts.get(name) != self.parts[name]]
+
+
+def identify(
+    settings: Settings, config: dict[str, Any], task: Task, reward: Any, evaluated_with: tuple[str | None, Any]
+) -> Identity:
+    """The identity of the run of a resolved `config`, whose objects `task`, `reward` and `evaluated_with` are.
+
+    Prompts, references, models, vectors and a user's own code count by content, not by name or place. Left out are where a
+    run computes and writes (paths, tracking, checkpoints, device, threads, processes), what the parent is asked, and values
+    that are the schema's defaults: a setting that a later version adds leaves the runs without it their names.
+
+    Raises UserError for a user's own code that has changed since this process imported it.
+    """
+    content = digest_of(reward)
+    model = _chosen(settings.model)
+    if not settings.ppo.dropout:  # both policies then give the same numbers up to rounding; dropout's masks differ
+        model.pop("policy", None)
+    deciding = {
+        "prompts or references": task.digest,
+        "response length": settings.task.max_new_tokens,
+        "checker": [settings.task.checker, digest_of(task.checker)],
+        "checker's code": source_digests(settings.task.checker),
+        "reward": _without_options(config["reward"])
+        if content and isinstance(reward, SemanticReward)
+        else config["reward"],
+        "vectors": content,
+        "reward's code": source_digests(config["reward"]),
+        "model or tokenizer": identify_model(settings.model),
+        "model settings": {
+            key: value for key, value in model.items() if key not in ("path", "revision", "device", "shard")
+        },
+        "ppo settings": _chosen(settings.ppo),
+        "evaluation": _evaluation(settings.evaluation, *evaluated_with),
+        "evaluation's code": source_digests(settings.evaluation.embedder),
+    }
+    seed = {"seed": settings.seed}
+    parts = {name: _hash(value)[:16] for name, value in {**deciding, **seed}.items()}
+    return Identity(_hash({**deciding, **seed}), _hash(deciding), parts)
+
+
+def _evaluation(settings: EvaluationSettings, text: str | None, other: Any) -> dict[str, Any]:
+    """What an evaluation's numbers depend on: the text and the embedder by content."""
+    chosen = _chosen(settings)
+    if "text" in chosen and text is not None:
+        chosen["text"] = hashlib.sha256(text.encode()).hexdigest()
+    if other is not None and other.digest is not None:
+        chosen = {**_without_options(chosen), "embedder_content": other.digest}
+    return chosen
+
+
+def _chosen(settings: msgspec.Struct) -> dict[str, Any]:
+    """The values that differ from the schema's defaults."""
+    fields = msgspec.structs.fields(settings)
+    return {f.name: msgspec.to_builtins(v) for f in fields if (v := getattr(settings, f.name)) != f.default}
+
+
+def _without_options(node: dict[str, Any]) -> dict[str, Any]:
+    """A config node without its embedder's options: those that decide its vectors are in its digest."""
+    embedder = node.get("embedder")
+    if not isinstance(embedder, dict):
+        return node
+    return {**node, "embedder": {"_target_": embedder["_target_"]}}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(_floats(value), sort_keys=True).encode()).hexdigest()
+
+
+def _floats(value: Any) -> Any:
+    """Numbers as floats, so that 4 and 4.0 are one value."""
+    if isinstance(value, dict):
+        return {key: _floats(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_floats(inner) for inner in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
