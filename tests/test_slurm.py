@@ -217,7 +217,8 @@ def test_whatever_ends_a_job_its_run_ends_finished_with_the_numbers_of_an_undist
         other = RunFolder(place.path / "undisturbed/runs" / run.name)
         other.create()
         shutil.copy(run.config, other.config)
-        other.write_status(state="waiting", identity=(run.status() or {})["identity"])
+        frozen = run.status() or {}
+        other.write_status(state="waiting", identity=frozen["identity"], format=frozen["format"])
         go_on(other)
         assert deterministic(run) == deterministic(other)
         assert run.samples.read_bytes() == other.samples.read_bytes()
