@@ -209,6 +209,7 @@ def plain(setup: Setup) -> Measured:
 
     from benchmarks.baselines import TransformersLearner
     from pgsrm.ppo.plain import PlainLearner
+    from pgsrm.rollout import at_last_token
 
     given = Material.of(setup)
     learner = PlainLearner(given.load_model(), (given.eos,), given.settings)
@@ -218,7 +219,7 @@ def plain(setup: Setup) -> Measured:
         prompts = given.draw()
         with torch.autocast(setup.device, torch.bfloat16, enabled=setup.dtype == "bfloat16"):
             responses = sampler.sample(prompts, setup.new_tokens)
-            learner.step(prompts, responses, reward(responses))
+            learner.step(prompts, responses, at_last_token(reward(responses), responses))
 
     stopwatch = Stopwatch(setup)
     stopwatch.repeat(update)

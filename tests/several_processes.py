@@ -18,6 +18,7 @@ from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.update import Learner, step
+from pgsrm.rollout import at_last_token
 from pgsrm.util.distributed import ALONE, Processes, shard, together, undivided
 
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40]]
@@ -86,7 +87,7 @@ def updates(folder: str, changes: dict[str, Any], processes: Processes, sharded:
         uniforms = torch.rand(8, 3, generator=randomness)
         sampled = policy.sample(prompts, uniforms, Sampling(3), learner.reuses_prefill(8), rows)
         responses = processes.join_lists(sampled.responses)
-        rewards = [sum(response) % 7 / 7 for response in responses]
+        rewards = at_last_token([sum(response) % 7 / 7 for response in responses], responses)
         result["responses"].append(responses)
         result["metrics"].append(step(learner, prompts, responses, rewards, sampled.prefill))
     result["weights"] = torch.cat([undivided(p.detach()).flatten() for p in model.parameters()]).tolist()

@@ -21,6 +21,7 @@ from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.update import Learner, step
+from pgsrm.rollout import at_last_token
 
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 7]]  # ragged, one twice
 RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [50, 51, 0]]
@@ -91,7 +92,7 @@ def test_the_baseline_makes_the_packages_update(rows: int, load_policy: Callable
     learner = Learner(ours, settings, torch.Generator())
     plain = TransformersLearner(theirs.model, theirs.reference, settings, eos=0, rows=rows)
     for _ in range(2):
-        expected = step(learner, PROMPTS, RESPONSES, REWARDS)
+        expected = step(learner, PROMPTS, RESPONSES, at_last_token(REWARDS, RESPONSES))
         for name, value in plain.learn(PROMPTS, RESPONSES, REWARDS).items():
             assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
         compare_gradients(plain.model, ours.model)

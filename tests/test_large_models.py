@@ -25,6 +25,7 @@ from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.update import Learner, step
 from pgsrm.record import RunFolder
+from pgsrm.rollout import at_last_token
 from pgsrm.util.errors import UserError
 
 LoadPolicy = Callable[..., Any]
@@ -33,7 +34,8 @@ CPU = torch.device("cpu")
 # Ragged prompts that share two tokens, one of them twice with the same answer; EOS (0) at the end, first, and absent.
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40], [5, 6, 7]]
 RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [55, 0], [50, 51, 0]]
-REWARDS = [1.0, 0.25, 0.5, 0.0, 0.75]
+NUMBERS = [1.0, 0.25, 0.5, 0.0, 0.75]
+REWARDS = at_last_token(NUMBERS, RESPONSES)
 
 SOUND = msgspec.structs.replace(SETTINGS, batch_size=5)
 
@@ -202,7 +204,8 @@ def test_the_samplings_graph_outlives_the_references_pass(tiny: Path) -> None:
             uniforms = torch.rand(5, 3, generator=torch.Generator().manual_seed(1))
             sampled = policy.sample(PROMPTS, uniforms, Sampling(3), with_graph=reuse)
             assert (sampled.prefill is None) == (not reuse)
-            metrics.append(step(learner, PROMPTS, sampled.responses, REWARDS, sampled.prefill))
+            rewards = at_last_token(NUMBERS, sampled.responses)
+            metrics.append(step(learner, PROMPTS, sampled.responses, rewards, sampled.prefill))
         results.append((metrics, gradients(policy.model)))
     for mine, theirs in zip(results[0][0], results[1][0], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-4)

@@ -20,6 +20,7 @@ from pgsrm.models.text import Codec
 from pgsrm.policy.sampling import Sampling, truncate
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.update import Learner, step
+from pgsrm.rollout import at_last_token
 
 LoadPolicy = Callable[..., Any]
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
@@ -27,7 +28,7 @@ ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2
 # Ragged, with a shared beginning; the second holds the EOS (0), which also fills up shorter rows.
 PROMPTS = [[5, 6, 7], [5, 6, 0, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40]]
 RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [55, 0]]
-REWARDS = [1.0, 0.25, 0.5, 0.0]
+REWARDS = at_last_token([1.0, 0.25, 0.5, 0.0], RESPONSES)
 
 SETTINGS = PPOSettings(
     episodes=100,
@@ -85,7 +86,7 @@ def test_1_a_sampled_eos_is_trained(load_policy: LoadPolicy) -> None:
     learner = new_learner(policy, whiten_advantages=False, entropy_coef=0.0, kl_coef=0.0)
     before = logprobs(policy, PROMPTS, [[0]] * 4)
     for _ in range(5):
-        step(learner, PROMPTS, [[0]] * 4, [1.0] * 4)
+        step(learner, PROMPTS, [[0]] * 4, [[1.0]] * 4)
     after = logprobs(policy, PROMPTS, [[0]] * 4)
     assert all(b[0] > a[0] + 0.1 for a, b in zip(before, after, strict=True))
 
@@ -97,7 +98,8 @@ def test_1_nothing_after_eos_is_in_the_loss(load_policy: LoadPolicy) -> None:
         policy = load_policy(prompts=PROMPTS)
         # the neighbour earns what the baseline says, and so nothing: only how far its row reaches is different
         settings = {"whiten_advantages": False, "baseline": "none", "entropy_coef": 0.0, "kl_coef": 0.0}
-        metrics = step(new_learner(policy, **settings, max_grad_norm=1e9), PROMPTS[:2], [[50, 0], longest], [1.0, 0.0])
+        learner = new_learner(policy, **settings, max_grad_norm=1e9)
+        metrics = step(learner, PROMPTS[:2], [[50, 0], longest], [[0.0, 1.0], [0.0] * len(longest)])
         tokens = 2 + len(longest)
         assert metrics["loss/policy"] == pytest.approx(-sum(alone(load_policy().model, PROMPTS[0], [50, 0])) / tokens)
         gradients.append(gradient(policy) * tokens)
@@ -259,7 +261,7 @@ def test_7_ids_are_not_what_their_text_encodes_to(tiny: Path, load_policy: LoadP
 # 8. Global means
 
 
-def big_batch() -> tuple[list[list[int]], list[list[int]], list[float]]:
+def big_batch() -> tuple[list[list[int]], list[list[int]], list[list[float]]]:
     """50 ragged examples."""
     generator = torch.Generator().manual_seed(5)
 
@@ -269,7 +271,7 @@ def big_batch() -> tuple[list[list[int]], list[list[int]], list[float]]:
     lengths = torch.randint(1, 7, (50, 2), generator=generator).tolist()
     prompts = [[5, 6, *ids(p)] for p, _ in lengths]
     responses = [[*ids(r), 0] if i % 2 else ids(r) for i, (_, r) in enumerate(lengths)]
-    return prompts, responses, torch.rand(50, generator=generator).tolist()
+    return prompts, responses, at_last_token(torch.rand(50, generator=generator).tolist(), responses)
 
 
 @pytest.mark.parametrize("micro_batch", [10, 7, 1])
@@ -319,10 +321,10 @@ def test_11_equal_rewards_and_a_batch_of_one_give_no_noise(load_policy: LoadPoli
     """Wrong versions: a variance of 0 without eps (NaN); a batch of one whitened to 0, or divided by n - 1 = 0."""
     quiet = {"entropy_coef": 0.0, "kl_coef": 0.0, "max_grad_norm": 1e9, "weight_decay": 0.0}
     policy = load_policy(prompts=PROMPTS)
-    step(new_learner(policy, **quiet), PROMPTS, RESPONSES, [0.5] * 4)
+    step(new_learner(policy, **quiet), PROMPTS, RESPONSES, at_last_token([0.5] * 4, RESPONSES))
     assert gradient(policy).abs().max() == 0
     policy = load_policy(prompts=PROMPTS)
-    metrics = step(new_learner(policy, **quiet), PROMPTS[:1], RESPONSES[:1], [0.5])
+    metrics = step(new_learner(policy, **quiet), PROMPTS[:1], RESPONSES[:1], at_last_token([0.5], RESPONSES[:1]))
     assert metrics["advantage/mean"] == pytest.approx(0.5)
     assert gradient(policy).abs().max() > 0
 
@@ -334,7 +336,7 @@ def test_11_equal_rewards_do_not_blow_up_the_baselines_noise(load_policy: LoadPo
     quiet = {"entropy_coef": 0.0, "kl_coef": 0.0, "weight_decay": 0.0}
     learner = new_learner(policy, baseline=baseline, **quiet)
     torch.nn.init.normal_(learner.value_head.weight, std=0.1)
-    metrics = step(learner, PROMPTS, RESPONSES, [0.5] * 4)
+    metrics = step(learner, PROMPTS, RESPONSES, at_last_token([0.5] * 4, RESPONSES))
     assert gradient(policy).abs().max() == 0
     assert metrics["advantage/std"] == 0
 
@@ -358,7 +360,7 @@ def test_12_the_value_loss_does_not_train_the_policy(load_policy: LoadPolicy) ->
     policy = load_policy(prompts=PROMPTS)
     learner = new_learner(policy, baseline="none", entropy_coef=0.0, kl_coef=0.0, whiten_advantages=True)
     torch.nn.init.constant_(learner.value_head.weight, 0.1)
-    step(learner, PROMPTS, RESPONSES, [0.5] * 4)  # no advantage, but a value error
+    step(learner, PROMPTS, RESPONSES, at_last_token([0.5] * 4, RESPONSES))  # no advantage, but a value error
     assert learner.value_head.weight.grad.abs().max() > 0
     assert gradient(policy).abs().max() == 0
 

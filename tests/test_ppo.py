@@ -24,6 +24,7 @@ from pgsrm.ppo.plain import PlainLearner
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.statistics import token_statistics
 from pgsrm.ppo.update import Learner, step
+from pgsrm.rollout import at_last_token
 from pgsrm.util.errors import UserError
 
 LoadPolicy = Callable[..., Any]
@@ -32,7 +33,8 @@ LN2, LN3 = math.log(2), math.log(3)
 # Prompts that share two tokens and are ragged; responses with EOS (0) at the end, in the first place, and absent.
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 40]]
 RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [55, 0]]
-REWARDS = [1.0, 0.25, 0.5, 0.0]
+NUMBERS = [1.0, 0.25, 0.5, 0.0]
+REWARDS = at_last_token(NUMBERS, RESPONSES)
 TOKEN_REWARDS = [[0.5, 0.0, 0.5], [0.25, 0.5, -0.5], [0.125], [0.0, 0.75]]
 
 PAPER = PPOSettings(
@@ -342,7 +344,7 @@ def test_step_with_eos_in_every_position(
     rows += rows[:2]
     settings = msgspec.structs.replace(PAPER, **SOUND)
     asked, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
-    rewards = [0.1 * (i % 7) for i in range(len(rows))]
+    rewards = at_last_token([0.1 * (i % 7) for i in range(len(rows))], answers)
     compare(load_policy, monkeypatch, settings, architecture, rewards, 2, prompts=asked, responses=answers)
 
 
@@ -430,12 +432,17 @@ def test_step_with_equal_rewards_and_whitening(load_policy: LoadPolicy, monkeypa
     settings = msgspec.structs.replace(PAPER, **SOUND)
     with monkeypatch.context() as patch:
         compare(load_policy, patch, settings, rewards=REWARDS, updates=1)
-    compare(load_policy, monkeypatch, msgspec.structs.replace(settings, critic_lr=0.1), rewards=[0.5] * 4)
+    compare(
+        load_policy,
+        monkeypatch,
+        msgspec.structs.replace(settings, critic_lr=0.1),
+        rewards=at_last_token([0.5] * 4, RESPONSES),
+    )
 
 
 def test_step_with_one_response(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = msgspec.structs.replace(PAPER, **SOUND)
-    compare(load_policy, monkeypatch, settings, rewards=[0.7], prompts=PROMPTS[:1], responses=RESPONSES[:1])
+    compare(load_policy, monkeypatch, settings, rewards=[[0.0, 0.0, 0.7]], prompts=PROMPTS[:1], responses=RESPONSES[:1])
 
 
 @pytest.mark.parametrize("baseline", ["prompt_value", "token_values"])
@@ -461,7 +468,8 @@ def test_step_on_the_samplings_own_pass(
     for update in range(2):
         uniforms = torch.rand(6, 3, generator=torch.Generator().manual_seed(update), dtype=torch.float64)
         sampled = policy.sample(prompts, uniforms, Sampling(3), with_graph=True)
-        rewards = [float(len(response) + response[0] % 5) for response in sampled.responses]
+        numbers = [float(len(response) + response[0] % 5) for response in sampled.responses]
+        rewards = at_last_token(numbers, sampled.responses)
         expected = plain.step(prompts, sampled.responses, rewards)
         actual = step(learner, prompts, sampled.responses, rewards, sampled.prefill)
         assert_same_step(learner, plain, expected, actual, 1e-10)
@@ -473,9 +481,9 @@ def test_step_on_the_samplings_own_pass(
         ((PROMPTS, RESPONSES, REWARDS[:1]), {}, "4 prompts, 4 responses, 1 rewards"),
         ((PROMPTS, RESPONSES[:1], REWARDS), {}, "4 prompts, 1 responses, 4 rewards"),
         (([], [], []), {}, "0 prompts"),
-        ((PROMPTS, [[50], [], [0], [0]], REWARDS), {}, "row 1 has no token in its response"),
+        ((PROMPTS, [[50], [], [0], [0]], [[1.0]] * 4), {}, "row 1 has no token in its response"),
         ((PROMPTS, RESPONSES, [[1.0], *TOKEN_REWARDS[1:]]), {}, "row 0 has 1 rewards for 3 tokens"),
-        ((PROMPTS, RESPONSES, [1.0, *TOKEN_REWARDS[1:]]), {}, "give one kind"),
+        ((PROMPTS, RESPONSES, [1.0, *TOKEN_REWARDS[1:]]), {}, r"row 0 has the reward 1\.0; give a list.*at_last_token"),
         ((PROMPTS[:3], RESPONSES[:3], REWARDS[:3]), {"baseline": "group_mean", "group_size": 2}, "no multiple"),
     ],
 )
@@ -500,7 +508,7 @@ def test_padding_is_no_token(load_policy: LoadPolicy, estimator: Any) -> None:
         head[policy.eos[0]] = -300 * row / row.square().sum()  # after the first prompt
     settings = msgspec.structs.replace(PAPER, kl_estimator=estimator, kl_coef=0.1)
     learner = Learner(policy, settings, torch.Generator())
-    metrics = step(learner, PROMPTS, [[50, 51, 52], [53], [54], [55]], REWARDS)
+    metrics = step(learner, PROMPTS, [[50, 51, 52], [53], [54], [55]], [[0.0, 0.0, 1.0], [0.25], [0.5], [0.0]])
     assert all(math.isfinite(value) for value in metrics.values())
 
 
@@ -573,7 +581,7 @@ def test_an_untrained_eos_gets_no_gradient_and_a_trained_one_does(load_policy: L
         policy = load_policy(prompts=PROMPTS)
         settings = msgspec.structs.replace(PAPER, train_eos=train_eos, weight_decay=0.0, entropy_coef=0.0, kl_coef=0.0)
         before = torch.nn.utils.parameters_to_vector(policy.model.parameters()).clone()
-        step(Learner(policy, settings, torch.Generator()), PROMPTS, [[0]] * 4, REWARDS)
+        step(Learner(policy, settings, torch.Generator()), PROMPTS, [[0]] * 4, [[number] for number in NUMBERS])
         after = torch.nn.utils.parameters_to_vector(policy.model.parameters())
         assert after.isfinite().all()
         changes[train_eos] = (after - before).abs().max().item()
@@ -586,7 +594,7 @@ def test_a_batch_without_a_trained_token_does_no_harm(load_policy: LoadPolicy, b
     """Wrong version: whitening divides by a mask's sum of zero, and every weight is NaN."""
     policy = load_policy(prompts=PROMPTS)
     settings = msgspec.structs.replace(PAPER, train_eos=False, whiten_advantages=True, baseline=baseline)
-    metrics = step(Learner(policy, settings, torch.Generator()), PROMPTS, [[0]] * 4, REWARDS)
+    metrics = step(Learner(policy, settings, torch.Generator()), PROMPTS, [[0]] * 4, [[number] for number in NUMBERS])
     assert all(math.isfinite(value) for value in metrics.values()), metrics
     assert torch.nn.utils.parameters_to_vector(policy.model.parameters()).isfinite().all()
 
@@ -602,7 +610,7 @@ def test_equal_rows_give_what_they_give_apart(
     rows = [0, 1, 1, 2, 0, 3, 0, 1]
     prompts, responses = [PROMPTS[i] for i in rows], [RESPONSES[i] for i in rows]
     responses[-1] = [9, 9, 0]
-    rewards = [0.1 * i for i in range(len(rows))]
+    rewards = at_last_token([0.1 * i for i in range(len(rows))], responses)
     results = []
     for share in (True, False):
         policy = load_policy(double=True, prompts=PROMPTS, share=share)

@@ -9,7 +9,6 @@ from torch import Tensor
 from pgsrm.policy.batch import PaddedBatch
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import is_end
-from pgsrm.ppo.advantages import token_rewards
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.errors import UserError
 
@@ -20,7 +19,7 @@ class Batch:
 
     padded: PaddedBatch
     loss_mask: Tensor  # (B, T) tokens in the loss
-    rewards: Tensor  # (B, T); a response's own is at its last token
+    rewards: Tensor  # (B, T)
 
     @staticmethod
     def of(
@@ -28,14 +27,13 @@ class Batch:
         settings: PPOSettings,
         prompts: Sequence[Sequence[int]],
         responses: Sequence[Sequence[int]],
-        rewards: Sequence[float] | Sequence[Sequence[float]],
+        rewards: Sequence[Sequence[float]],
         dtype: torch.dtype,
     ) -> "Batch":
         """Raises UserError where they do not fit together; `dtype` is the rewards'."""
         check_batch(settings, prompts, responses, rewards)
         padded = policy.pad(prompts, responses)
-        given = token_rewards(_pad_rewards(rewards, padded, dtype), padded.response_mask)
-        return Batch(padded, loss_mask(padded, policy.eos, settings.train_eos), given)
+        return Batch(padded, loss_mask(padded, policy.eos, settings.train_eos), _pad_rewards(rewards, padded, dtype))
 
     def __len__(self) -> int:
         return len(self.padded)
@@ -45,20 +43,23 @@ def check_batch(
     settings: PPOSettings,
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
-    rewards: Sequence[float] | Sequence[Sequence[float]],
+    rewards: Sequence[Sequence[float]],
 ) -> None:
     """Raise UserError where tensors would be broadcast to a number that means nothing."""
     if not 0 < len(prompts) == len(responses) == len(rewards):
         counts = f"{len(prompts)} prompts, {len(responses)} responses, {len(rewards)} rewards"
         raise UserError(f"ppo.step: {counts}; give one of each a row")
-    if len({isinstance(reward, Sequence) for reward in rewards}) > 1:
-        raise UserError("ppo.step: some rewards are a response's and some a token's; give one kind")
     for row, (prompt, response, reward) in enumerate(zip(prompts, responses, rewards, strict=True)):
         if not len(prompt) or not len(response):
             raise UserError(f"ppo.step: row {row} has no token in its {'response' if len(prompt) else 'prompt'}")
-        if isinstance(reward, Sequence) and len(reward) != len(response):
+        if not isinstance(reward, Sequence):
             raise UserError(
-                f"ppo.step: row {row} has {len(reward)} rewards for {len(response)} tokens; give one a token"
+                f"ppo.step: row {row} has the reward {reward!r}; give a list with one number per token, as "
+                "pgsrm.rollout.at_last_token makes of one number per response"
+            )
+        if len(reward) != len(response):
+            raise UserError(
+                f"ppo.step: row {row} has {len(reward)} rewards for {len(response)} tokens; give one per token"
             )
     if len(prompts) % settings.group_size:
         raise UserError(f"ppo.step: {len(prompts)} rows are no multiple of ppo.group_size={settings.group_size}")
@@ -69,15 +70,9 @@ def loss_mask(batch: PaddedBatch, eos: tuple[int, ...], train_eos: bool) -> Tens
     return batch.response_mask if train_eos else batch.response_mask & ~is_end(batch.response_ids, eos)
 
 
-def _pad_rewards(
-    rewards: Sequence[float] | Sequence[Sequence[float]], batch: PaddedBatch, dtype: torch.dtype
-) -> Tensor:
-    """(B,) or (B, T)."""
-    device = batch.response_ids.device
-    if not isinstance(rewards[0], Sequence):
-        return torch.tensor(rewards, dtype=dtype, device=device)
+def _pad_rewards(rewards: Sequence[Sequence[float]], batch: PaddedBatch, dtype: torch.dtype) -> Tensor:
+    """(B, T), zero outside the responses."""
     padded = torch.zeros(batch.response_ids.shape, dtype=dtype)
     for row, values in enumerate(rewards):
-        given = torch.as_tensor(values, dtype=dtype)
-        padded[row, : len(given)] = given
-    return padded.to(device)
+        padded[row, : len(values)] = torch.as_tensor(values, dtype=dtype)
+    return padded.to(batch.response_ids.device)

@@ -46,7 +46,7 @@ class PlainLearner:
         self,
         prompts: Sequence[list[int]],
         responses: Sequence[list[int]],
-        rewards: Sequence[float | Sequence[float]],
+        rewards: Sequence[Sequence[float]],
         parts: Sequence[Sequence[int]] | None = None,
     ) -> dict[str, float]:
         """One update; `parts` are the rows of each gradient step (default: one step on all rows). Returns its metrics."""
@@ -59,8 +59,9 @@ class PlainLearner:
             references = [self.look(self.reference, *row) for row in batch]
         kl = [self.kl(*each) for each in zip(old, references, responses, strict=True)]
         measured = self.kl_for_control(old, references, responses)
-        given = [_by_token(reward, len(response)) for reward, response in zip(rewards, responses, strict=True)]
-        advantages, targets = self.targets(responses, given, [o.values.tolist() for o in old], [k.tolist() for k in kl])
+        advantages, targets = self.targets(
+            responses, rewards, [o.values.tolist() for o in old], [k.tolist() for k in kl]
+        )
         logged = []
         for part in parts or [range(len(batch))]:
             rows = [(batch[i], old[i], advantages[i], targets[i]) for i in part]
@@ -252,11 +253,6 @@ class PlainLearner:
                 root = (v / (1 - b2**self.steps)).sqrt() + s.adam_eps
                 parameter -= lr * (m / (1 - b1**self.steps)) / root
         return norm
-
-
-def _by_token(reward: float | Sequence[float], count: int) -> list[float]:
-    """A reward a token; a response's own is given at its last token."""
-    return list(reward) if isinstance(reward, Sequence) else [0.0] * (count - 1) + [reward]
 
 
 def _group(totals: Sequence[float], row: int, size: int) -> Sequence[float]:

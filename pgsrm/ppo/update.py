@@ -33,13 +33,14 @@ def step(
     learner: Learner,
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
-    rewards: Sequence[float] | Sequence[Sequence[float]],
+    rewards: Sequence[Sequence[float]],
     prefill: Any | None = None,
 ) -> dict[str, float]:
     """One update on B responses; returns its metrics (docs/metrics.md), among them `loss/policy` and `loss/value`.
 
-    `prompts` and `responses` are token ids as sampled (EOS included where it was sampled, never added); `rewards` is one
-    float a response or one a token. The learner's policy must still be the one that sampled the responses. `prefill` is the
+    `prompts` and `responses` are token ids as sampled (EOS included where it was sampled, never added); `rewards` is a
+    list for each response with a number for each of its tokens; `pgsrm.rollout.at_last_token` makes it of one number per
+    response. The learner's policy must still be the one that sampled the responses. `prefill` is the
     sampling's pass over the prompts with its graph, which saves a second one (`Learner.reuses_prefill`).
 
     Raises UserError where these do not fit together, and where the gradient is not finite.
