@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_run import make_plan
 
+from pgsrm.config.compose import plan_words
 from pgsrm.models.digest import model_digest
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.util.errors import UserError
@@ -61,12 +61,12 @@ def test_everything_that_the_loaders_read_is_a_models_identity(model: Path) -> N
 
 def test_a_models_folder_may_move_and_its_end_tokens_may_not_change(small: Sequence[str], model: Path) -> None:
     given = [override for override in small if not override.startswith("model.path")]
-    before = make_plan(*given, f"model.path={model}")
+    before = plan_words(*given, f"model.path={model}")
     config = json.loads((model / "generation_config.json").read_text())
     moved = model.rename(model.with_name("moved"))
-    assert make_plan(*given, f"model.path={moved}").identity == before.identity
+    assert plan_words(*given, f"model.path={moved}").identity == before.identity
     (moved / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": [0, 1]}))
-    after = make_plan(*given, f"model.path={moved}")
+    after = plan_words(*given, f"model.path={moved}")
     assert after.identity != before.identity
     assert [name for name in after.parts if after.parts[name] != before.parts[name]] == ["model or tokenizer"]
 
@@ -124,9 +124,9 @@ def test_a_changed_reward_is_another_run(small: Sequence[str], own: Callable[...
     """Wrong version: the old run was skipped in silence."""
     words = [*small, "~reward", "+reward={_target_:mine.reward,_partial_:true}"]
     own(mine=REWARD)
-    first, again = make_plan(*words), make_plan(*words)
+    first, again = plan_words(*words), plan_words(*words)
     own(mine=REWARD.replace("float(len(r))", "-float(len(r))"))
-    other = make_plan(*words)
+    other = plan_words(*words)
     assert first.identity == again.identity != other.identity
     assert [name for name in first.parts if first.parts[name] != other.parts[name]] == ["reward's code"]
 
@@ -135,9 +135,9 @@ def test_a_changed_checker_is_another_run(small: Sequence[str], own: Callable[..
     source = "def right(response, reference, inputs):\n    return response == reference\n"
     words = [*small, "~task.checker", "+task.checker={_target_:mine.right,_partial_:true}"]
     own(mine=source)
-    first = make_plan(*words)
+    first = plan_words(*words)
     own(mine=source.replace("==", "!="))
-    other = make_plan(*words)
+    other = plan_words(*words)
     assert [name for name in first.parts if first.parts[name] != other.parts[name]] == ["checker's code"]
 
 
@@ -158,9 +158,9 @@ def test_a_changed_embedder_is_another_run(small: Sequence[str], own: Callable[.
     ):
         words = [word.replace("+evaluation", "evaluation") for word in words]
         own(mine=EMBEDDER)
-        first = make_plan(*small, *words)
+        first = plan_words(*small, *words)
         own(mine=EMBEDDER + "# changed\n")
-        other = make_plan(*small, *words)
+        other = plan_words(*small, *words)
         assert [name for name in first.parts if first.parts[name] != other.parts[name]] == [part]
 
 
@@ -249,7 +249,7 @@ def test_a_checkers_check_is_called_before_a_run_is_planned(small: Sequence[str]
         "        return False\n"
     )
     with pytest.raises(UserError, match=r"task\.checker: knows none of 90 prompts"):
-        make_plan(*small, "task.checker={_target_:mine.Right}")
+        plan_words(*small, "task.checker={_target_:mine.Right}")
 
 
 # What changed, and what was made before
@@ -259,7 +259,7 @@ def test_a_run_whose_reward_has_changed_says_so(
     small: Sequence[str], own: Callable[..., None], go_on: Callable[..., None]
 ) -> None:
     own(mine=REWARD)
-    made = make_plan(*small, "~reward", "+reward={_target_:mine.reward,_partial_:true}")
+    made = plan_words(*small, "~reward", "+reward={_target_:mine.reward,_partial_:true}")
     made.freeze()
     own(mine=REWARD + "# changed\n")
     go_on(made.folder, "failed")
@@ -270,7 +270,7 @@ def test_a_run_whose_reward_has_changed_says_so(
 def test_a_run_of_an_earlier_version_is_shown_and_not_resumed(
     small: Sequence[str], run_cli: Callable[..., Any], tmp_path: Path
 ) -> None:
-    made = make_plan(*small)
+    made = plan_words(*small)
     made.freeze()
     folder, status = made.folder, made.folder.path / "status.json"
     assert json.loads(status.read_text())["format"] == FORMAT

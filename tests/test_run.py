@@ -258,7 +258,7 @@ def test_help_and_a_folder_that_is_none(run_cli: Callable[..., Any], tmp_path: P
 
 
 def planned(small: Sequence[str]) -> RunFolder:
-    made = make_plan(*small)
+    made = plan_words(*small)
     made.freeze()
     return made.folder
 
