@@ -291,7 +291,9 @@ def test_a_run_that_another_process_trains_is_left_to_it(small: Sequence[str], t
     from pgsrm.config.compose import plan_words
 
     words = [*small, "task=antonym", "seed=9"]
-    folder = plan_words(*words).folder
+    plan = plan_words(*words)
+    plan.freeze()
+    folder = plan.folder
     folder.acquire()
     try:
         with pytest.raises(UserError, match="another process trains it"):

@@ -379,14 +379,13 @@ def train_with(small: Sequence[str], tmp_path: Path, go_on: Callable[..., None])
     """`train_with(server, outputs)`: a small run with that server's embeddings, as far as it goes; or "planned" alone."""
 
     def train(server: FakeOpenAI, outputs: str, *overrides: str, until: str = "finished") -> RunFolder:
-        from test_run import make_plan
-
+        from pgsrm.config.compose import plan_words
         from pgsrm.train import run
 
         kept = [each for each in small if not each.startswith(("paths.outputs", "evaluation.every"))]
         mine = ["embedder=openai", f"embedder.base_url={server.url}", "embedder.retries=0", "embedder.model=m"]
         places = [f"paths.outputs={tmp_path / outputs}", f"embedder.cache={tmp_path / outputs}-vectors"]
-        made = make_plan(*kept, "evaluation.every=1", *mine, *places, *overrides)
+        made = plan_words(*kept, "evaluation.every=1", *mine, *places, *overrides)
         made.freeze()
         if until != "planned":
             run(made.folder, show_progress=False)
@@ -469,16 +468,16 @@ def test_what_has_finished_needs_no_server_any_more(train_with: Train) -> None:
 
 
 def test_keys_caches_and_patience_make_no_run_of_its_own(small: Sequence[str]) -> None:
-    from test_run import make_plan
+    from pgsrm.config.compose import plan_words
 
     with FakeOpenAI() as server:
         mine = [*small, "embedder=openai", f"embedder.base_url={server.url}", "embedder.model=m"]
         names = {
-            make_plan(*mine, *others).folder.name
+            plan_words(*mine, *others).folder.name
             for others in (["embedder.timeout=3"], ["embedder.retries=1"], ["embedder.api_key_env=MINE"], [])
         }
         assert len(names) == 1
-        assert make_plan(*mine, "embedder.dimensions=4").folder.name not in names
+        assert plan_words(*mine, "embedder.dimensions=4").folder.name not in names
 
 
 # The commands

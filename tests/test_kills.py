@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from conftest import environment
 from mlflow.tracking import MlflowClient
-from test_run import INTERRUPTED, make_plan, weights
+from test_run import INTERRUPTED, weights
 
+from pgsrm.config.compose import plan_words
 from pgsrm.record import RunFolder
 
 KILLS = int(os.environ.get("PGSRM_KILLS", "5"))
@@ -89,8 +90,8 @@ def test_kills_at_any_moment_leave_no_trace(
     overrides += ["~reward", "+reward={_target_:interrupted.reward,_partial_:true}", "ppo.actor_lr=1e-3"]
     overrides += ["ppo.episodes=160", "checkpoint.updates=7"]
     uri = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
-    made = make_plan(*overrides, f"paths.outputs={tmp_path}/killed", uri)
-    undisturbed = make_plan(*overrides, f"paths.outputs={tmp_path}/undisturbed", "tracking=none")
+    made = plan_words(*overrides, f"paths.outputs={tmp_path}/killed", uri)
+    undisturbed = plan_words(*overrides, f"paths.outputs={tmp_path}/undisturbed", "tracking=none")
     undisturbed.freeze()
     go_on(undisturbed.folder)
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from conftest import in_float64, spread
 from test_pitfalls import SETTINGS
-from test_run import make_plan, without_times
+from test_run import without_times
 
+from pgsrm.config.compose import plan_words
 from pgsrm.models import settings as model_settings
 from pgsrm.models.load import load_model
 from pgsrm.models.lora import add_adapters, merged
@@ -267,17 +268,17 @@ def test_peft_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_settings_that_do_not_do(small: Sequence[str], overrides: list[str], what: str) -> None:
     with pytest.raises(UserError) as error:
-        make_plan(*small, *overrides)
+        plan_words(*small, *overrides)
     assert what in str(error.value)
 
 
 def test_both_are_in_a_runs_name_where_they_are_used(small: Sequence[str]) -> None:
     runs = [[], ["model.gradient_checkpointing=true"], ["model.lora={}"], ["model.lora={rank: 4}"]]
-    assert len({make_plan(*small, *overrides).identity for overrides in runs}) == len(runs)
+    assert len({plan_words(*small, *overrides).identity for overrides in runs}) == len(runs)
     defaults = ["model.gradient_checkpointing=false", "model.lora=null"]
-    assert make_plan(*small, *defaults).identity == make_plan(*small).identity
+    assert plan_words(*small, *defaults).identity == plan_words(*small).identity
     said = "model.lora={alpha: 16, rank: 8, targets: null}"
-    assert make_plan(*small, said).identity == make_plan(*small, "model.lora={}").identity
+    assert plan_words(*small, said).identity == plan_words(*small, "model.lora={}").identity
 
 
 # Runs
@@ -320,7 +321,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_happened(
 
     monkeypatch.setattr(Trainer, "finish", note_and_finish)
     for outputs, ends in (("undisturbed", ["finished"]), ("cut", ["stopped", "finished"])):
-        plan = make_plan(*small, *overrides, "ppo.actor_lr=1e-2", f"paths.outputs={tmp_path / outputs}")
+        plan = plan_words(*small, *overrides, "ppo.actor_lr=1e-2", f"paths.outputs={tmp_path / outputs}")
         plan.freeze()
         for end in ends:
             with monkeypatch.context() as patch:

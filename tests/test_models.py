@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from test_policy import tiny_of
-from test_run import make_plan
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from pgsrm.config.compose import plan_words
 from pgsrm.models.load import declared_eos, load_codec, load_model, load_tokenizer
 from pgsrm.models.settings import ModelSettings, check_model
 from pgsrm.models.text import Codec, encode_prompt, ids_behind
@@ -54,7 +54,7 @@ def test_any_declared_eos_ends_a_response(tiny: Path, tmp_path: Path) -> None:
 
 def test_a_run_saves_the_list(tiny: Path, tmp_path: Path, small: Sequence[str], go_on: Callable[..., None]) -> None:
     folder = copy_of(tiny, tmp_path / "several", eos_token_id=[17, 0])
-    plan = make_plan(*small, f"model.path={folder}")
+    plan = plan_words(*small, f"model.path={folder}")
     plan.freeze()
     go_on(plan.folder)
     saved = json.loads((plan.folder.model / "generation_config.json").read_text())

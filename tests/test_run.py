@@ -547,7 +547,7 @@ def test_a_run_that_is_cut_off_goes_on_as_if_nothing_had_happened(
     if signals.startswith("SIGTERM"):
         assert cut.code == 2
         assert folder.state() == "stopped"
-        assert "the same command goes on" in cut.err.splitlines()[-1]
+        assert "the same command resumes it" in cut.err.splitlines()[-1]
         assert rows(folder.metrics)[-1]["update"] == 3
     else:
         assert cut.code == -signal.SIGKILL

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import sys
 import sysconfig
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _typed_digest(module: Any, name: str) -> str | None:
         for part in name.split("."):
             module = getattr(module, part)
         return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
-    except (AttributeError, OSError, TypeError):
+    except (AttributeError, OSError, TypeError, SyntaxError, tokenize.TokenError):  # typed where no file has it
         return None
 
 
