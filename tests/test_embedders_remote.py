@@ -597,7 +597,7 @@ class TestDownload:
 
     def test_goes_on_where_it_was_cut_off(self, server: Any, tmp_path: Path) -> None:
         server.cut = 2_000_000
-        with pytest.raises(UserError, match=r"can't be fetched .* the same command goes on"):
+        with pytest.raises(UserError, match=r"can't be fetched .* the same command resumes"):
             download(server.url, tmp_path)
         path, sha256 = download(server.url, tmp_path)
         assert path.read_bytes() == self.CONTENT and sha256 == hashlib.sha256(self.CONTENT).hexdigest()

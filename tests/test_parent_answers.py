@@ -134,6 +134,8 @@ def test_what_is_around_an_answer_is_stripped(around: str, tmp_path: Path) -> No
         ("5 * 3", "5 * 3"),
         ("blue-green", "blue-green"),
         ("light_blue", "light_blue"),
+        ("I can't sleep", "I can't sleep"),
+        ("sure", "sure"),
     ],
 )
 def test_marks_around_a_word(text: str, reference: str, tmp_path: Path) -> None:
@@ -181,6 +183,11 @@ def test_the_prompts_own_marks_stay(sentence: str, tmp_path: Path) -> None:
         ("**purple** and", "has markdown in it"),
         ("**purple", "has markdown in it"),
         ("__purple__", "has markdown in it"),
+        ("The answer is purple.", "has words around it"),
+        ("Answer: purple", "has words around it"),
+        ("**Answer:** purple", "has markdown in it"),
+        ("Sure! purple", "has words around it"),
+        ("I'm sorry, but I can't help.", "has words around it"),
         ("pur\ufffdple", r"has the character U\+FFFD in it"),
         ("pur\x00ple", r"has the character U\+0000 in it"),
         ("pur\ud83dple", "has half of a character in it"),

@@ -12,6 +12,7 @@ from fake_openai import FakeOpenAI, vector
 from test_server import KEY, chat, client, refusal
 
 from pgsrm.embedder import OpenAIEmbeddings
+from pgsrm.embedder.download import download
 from pgsrm.models.server import RequestRefused, Server, ServerError
 from pgsrm.util.errors import UserError
 
@@ -308,3 +309,9 @@ def test_a_password_in_an_address_is_not_repeated(url: str) -> None:
 )
 def test_what_is_no_address(url: str) -> None:
     assert refusal(UserError, Server, url) == f"parent.base_url={url}: not a URL; write it as http://localhost:8000/v1"
+
+
+def test_a_download_names_the_variable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    message = refusal(UserError, download, "http://vectors.example/v.gz", tmp_path)
+    assert "check the network, and the proxy of http_proxy=http://***@127.0.0.1:9; the same command resumes" in message

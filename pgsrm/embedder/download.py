@@ -10,6 +10,7 @@ import urllib.request
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
+from pgsrm.models.server_errors import on_the_way
 from pgsrm.util.errors import UserError
 
 # The address in the README of https://github.com/commonsense/conceptnet-numberbatch.
@@ -48,7 +49,10 @@ def download(url: str, folder: Path) -> tuple[Path, str]:
             )
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"{url}: can't be fetched ({reason}); the same command goes on with what has come") from error
+        blame = on_the_way(url, str(reason))
+        raise UserError(
+            f"{url}: can't be fetched ({reason}); check the network{blame}; the same command resumes with what has come"
+        ) from error
     except OSError as error:
         raise UserError(f"--out={folder}: can't be written ({error.strerror}); name a folder of yours") from error
     return path, found

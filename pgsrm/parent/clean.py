@@ -40,6 +40,14 @@ _AROUND = (
 )
 _TAGGED = re.compile(r"<(b|i|em|strong|code|answer|output)>(.*)</\1>", re.DOTALL | re.IGNORECASE)
 _MARKDOWN = re.compile(r"\A(?:\*\*|`|~~|_+(?=\w.*_\Z))|(?:\*\*|`|~~)[.!?,;:]?\Z", re.DOTALL)
+# Words of an assistant in front of its answer, or instead of one.
+_TALK = re.compile(
+    r"(?:(?:the|my|final|correct)\s+)*(?:answer|output|result|response)\s*(?:is\b|:)|(?:sure|certainly|of course|okay)\s*[!,:]"
+    r"|here(?:'s|’s|\s+is)\s+(?:the|your|my)\s+(?:answer|output|result|response)|as an ai\b"
+    r"|(?:i(?:'m|’m|\s+am)\s+sorry,?\s+(?:but\s+)?)?i\s+(?:can(?:no|'|’)t|can not|am unable to)"
+    r"\s+(?:help|assist|answer|provide|comply)",
+    re.IGNORECASE,
+)
 _MOST_LAYERS = 8  # of marks around each other
 
 
@@ -69,7 +77,7 @@ def without_marks(text: str, inputs: str) -> str:
     """A value without the markdown, quotes or code fences around it; inputs: the prompt's, whose own marks stay.
 
     Raises:
-        BadAnswer: for markdown that is not around the whole of it.
+        BadAnswer: for markdown that is not around the whole of it, and for an assistant's words in front of the answer.
     """
     text = text.strip()
     for _ in range(_MOST_LAYERS):
@@ -80,6 +88,9 @@ def without_marks(text: str, inputs: str) -> str:
     left = _MARKDOWN.search(text)
     if left and left[0].strip(".!?,;:") not in inputs:
         raise BadAnswer(f"has markdown in it: {text[:60]!r}")
+    talk = _TALK.match(text)
+    if talk and talk[0].casefold() not in inputs.casefold():
+        raise BadAnswer(f"has words around it: {text[:60]!r}")
     return text
 
 
