@@ -14,6 +14,7 @@ _INVISIBLE = re.compile("[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u20
 # Joiners belong to a word of other scripts ("می‌خواهم") and to emoji, never to ASCII letters or to an end.
 _LOOSE_JOINER = re.compile("(?:(?<![^\x00-\x7f])[\u200c\u200d]+)|(?:[\u200c\u200d]+(?![^\x00-\x7f]))")
 _THOUGHT = re.compile(rf"(?:{THOUGHT_BEGINS.pattern}).*?(?:{THOUGHT_ENDS.pattern})", re.DOTALL | re.IGNORECASE)
+_NO_THOUGHT = re.compile(r"<think\s*/>", re.IGNORECASE)
 # Which answer of several channels (gpt-oss) is the last one; the others are thoughts.
 _CHANNEL = re.compile(r"(?:<\|start\|>\w+)?<\|channel\|>(?:analysis|commentary)\b.*?<\|end\|>", re.DOTALL)
 _TOKEN_IN_FRONT = re.compile(rf"\s*({TEMPLATE_TOKEN.pattern})", re.IGNORECASE)
@@ -38,8 +39,21 @@ _AROUND = (
     ("\\text{", "}"),
     ("$", "$"),
 )
-_TAGGED = re.compile(r"<(b|i|em|strong|code|answer|output)>(.*)</\1>", re.DOTALL | re.IGNORECASE)
-_MARKDOWN = re.compile(r"\A(?:\*\*|`|~~|_+(?=\w.*_\Z))|(?:\*\*|`|~~)[.!?,;:]?\Z", re.DOTALL)
+_TAGS = "b|i|em|strong|code|p|span|div|answer|output"
+_TAGGED = re.compile(rf"<({_TAGS})>(.*)</\1>", re.DOTALL | re.IGNORECASE)
+# What no answer begins or ends with, or is: a pattern and what it is called, unless the inputs hold it too.
+_LEFT_OVER = [
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), name)
+    for pattern, name in (
+        (r"\A(?:\*\*|`|~~|\*(?=\S)|_+(?=\w.*_\Z))|(?:\*\*|`|~~|(?<=\S)\*)(?=[.!?,;:]?\Z)", "markdown"),
+        (rf"</?(?:{_TAGS}|br)\b[^<>]*>", "a tag"),
+        (r'\A["“„«](?=[^"“”»]*\Z)', "half a pair of quotes"),
+        (r"\A(?:[-+>•]|\d+[.)])\s+(?=\S)", "a list's mark"),
+        (r"\\[nrt]\Z|\\u[0-9a-f]{4}", "an escaped character"),
+        (r"\A(?:assistant|user|human|ai|bot|system|model)\s*:|\n\s*(?:assistant|user|human|system)\b", "a role"),
+        (r"\A(?:[.…?–—-]+|n/a)\Z", "no word"),
+    )
+]
 # Words of an assistant in front of its answer, or instead of one.
 _TALK = re.compile(
     r"(?:(?:the|my|final|correct)\s+)*(?:answer|output|result|response)\s*(?:is\b|:)|(?:sure|certainly|of course|okay)\s*[!,:]"
@@ -64,7 +78,7 @@ def without_template(text: str) -> str:
     if has_half_character(text):
         raise BadAnswer(f"has half of a character in it: {nfc(text)[:60]!r}")
     text = _LOOSE_JOINER.sub("", _INVISIBLE.sub("", text))
-    text = _THOUGHT.sub("", _CHANNEL.sub("", text))
+    text = _THOUGHT.sub("", _CHANNEL.sub("", _NO_THOUGHT.sub("", text)))
     # Servers that put the beginning of a thought into the prompt answer without it.
     closed = list(THOUGHT_ENDS.finditer(text))
     text = text[closed[-1].end() :] if closed else text
@@ -77,7 +91,7 @@ def without_marks(text: str, inputs: str) -> str:
     """A value without the markdown, quotes or code fences around it; inputs: the prompt's, whose own marks stay.
 
     Raises:
-        BadAnswer: for markdown that is not around the whole of it, and for an assistant's words in front of the answer.
+        BadAnswer: for marks that are not around the whole of it, and for an assistant's words in front of the answer.
     """
     text = text.strip()
     for _ in range(_MOST_LAYERS):
@@ -85,9 +99,10 @@ def without_marks(text: str, inputs: str) -> str:
         if inner == text:
             break
         text = inner
-    left = _MARKDOWN.search(text)
-    if left and left[0].strip(".!?,;:") not in inputs:
-        raise BadAnswer(f"has markdown in it: {text[:60]!r}")
+    for pattern, name in _LEFT_OVER:
+        left = pattern.search(text)
+        if left and left[0].strip() not in inputs:
+            raise BadAnswer(f"has {name} in it: {text[:60]!r}")
     talk = _TALK.match(text)
     if talk and talk[0].casefold() not in inputs.casefold():
         raise BadAnswer(f"has words around it: {text[:60]!r}")

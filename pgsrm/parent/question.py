@@ -10,6 +10,8 @@ from pgsrm.parent.clean import BadAnswer, without_marks, without_template
 from pgsrm.task import load_inputs, reference_problem, render
 from pgsrm.util.errors import UserError
 
+_LINES = 64  # tokens of a response from which on an answer may have several lines though its prompt has one
+
 # What makes a server's answer {"OUTPUT": "..."} and nothing else.
 RESPONSE_FORMAT = {
     "type": "json_schema",
@@ -50,9 +52,10 @@ class Questions:
             raise UserError("task.instruction=null: the parent must be told what to do; set it")
         self.instruction: str = task["instruction"].strip()
         self.rows = load_inputs(task)
-        form = task.get("parent_input") or task["template"]  # FIDELITY D12: A.3's form, or the child's prompt
+        form = task.get("parent_input") or task["template"]  # the form of the paper's Appendix A.3, or the policy's prompt
         self.asked = [render(form, row, "task.parent_input").strip() for row in self.rows]
         self._task = task
+        self._one_line = task["max_new_tokens"] < _LINES  # a longer answer may be a poem
         self._inputs = dict(zip(self.asked, self.rows, strict=True))
 
     def messages(self, asked: str) -> list[dict[str, str]]:
@@ -71,6 +74,8 @@ class Questions:
         problem = reference_problem(reference, self._inputs[asked], self._task)
         if problem is not None:
             raise BadAnswer(f"{problem}: {reference[:60]!r}")
+        if self._one_line and "\n" in reference and "\n" not in inputs:
+            raise BadAnswer(f"has several lines: {reference[:60]!r}")
         return reference
 
 
