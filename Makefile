@@ -17,10 +17,11 @@ help: ## list these targets
 
 install: $(INSTALLED) ## make the virtual environment in .venv, with what requirements.lock pins
 
-run: $(INSTALLED) ## train color and antonym under both rewards, and draw the figures
+run: $(INSTALLED) ## train color and antonym under both rewards, and write the report: minutes
 	$(BIN)/python -m pgsrm.run -m task=color,antonym reward=pgsrm,binary
 	$(BIN)/python analysis/plot_figures.py
-	@echo "Done. Runs: outputs/runs  Figures: outputs/figures  MLflow: outputs/mlflow.db, which 'make ui' shows"
+	@echo "Done. Runs: outputs/runs  All curves in MLflow: make ui"
+	@echo "Report: outputs/figures/report.html, open it in a browser"
 
 ui: $(INSTALLED) ## show all curves in MLflow until Ctrl-C (PORT=5000)
 	@echo "All curves: http://127.0.0.1:$(PORT)/#/experiments/1/runs?compareRunsMode=CHART (Ctrl-C ends)"

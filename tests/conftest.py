@@ -257,6 +257,7 @@ def small(tiny: Path, tmp_path: Path) -> Sequence[str]:
         "threads=1",
         "ppo.batch_size=4",
         "ppo.episodes=16",
+        "task.holdout=0",
         "evaluation.every=2",
         "evaluation.samples=3",
     ]

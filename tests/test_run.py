@@ -159,7 +159,9 @@ def test_one_run_prints_its_end_and_is_skipped_the_second_time(
 ) -> None:
     first = run_cli(*small, "reward=binary")
     assert first.code == 0, first.err
-    assert first.out.splitlines()[0].startswith("color-binary-gpt2-sound-batch_size=4-episodes=16-s0 finished in ")
+    assert first.out.splitlines()[0].startswith(
+        "color-binary-gpt2-sound-batch_size=4-episodes=16-holdout=0-s0 finished in "
+    )
     assert "4/4" in first.err
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -462,7 +464,7 @@ def test_a_task_by_yaml_and_data_alone(run_cli: Callable[..., Any], small: Seque
     result = run_cli("--config-dir=conf", *small, "task=young")
     assert result.code == 0, result.err
     (folder,) = (tmp_path / "outputs/runs").iterdir()
-    assert folder.name.startswith("young-pgsrm-gpt2-sound-batch_size=4-episodes=16-s0-")
+    assert folder.name.startswith("young-pgsrm-gpt2-sound-batch_size=4-episodes=16-holdout=0-s0-")
     prompts = {row["prompt"] for row in rows(folder / "samples.jsonl")}
     assert prompts <= {f"A young {animal} is a " for animal in ("dog", "cat", "hen")}
 

@@ -33,7 +33,7 @@ SHIPPED_TASKS = {"color": 90, "antonym": 94, "category": 100, "copy": 100, "sent
 def shipped_config(name: str, **changes: Any) -> dict[str, Any]:
     config = OmegaConf.to_container(OmegaConf.load(conf_folder() / "task" / f"{name}.yaml"))
     assert isinstance(config, dict)
-    return {**config, **changes}
+    return {**config, "holdout": 0.0, **changes}
 
 
 def capital_config(data: Path, **changes: Any) -> dict[str, Any]:

@@ -30,11 +30,17 @@ WITH_VALUE = {
 USAGE = """\
 python -m pgsrm.run [-m] [group=choice ...] [key=value ...]
 
-Trains a child by PPO on a task's prompts under a reward. With -m, comma-separated values make a sweep:
+Trains a policy by PPO on a task's prompts under a reward. With -m, comma-separated values make a sweep:
   python -m pgsrm.run -m task=color,antonym reward=pgsrm,binary seed=0,1,2
 
 Groups and their choices:
 {groups}
+
+  ppo=sound          the algorithm as it should be (the default)
+  ppo=paper          what the paper's text and tables say
+  ppo=released       what the paper's published code does, faults included
+  ppo=textbook       PPO as most libraries have it
+  ppo=grpo, rloo     several responses a prompt, compared with each other
 
   --cfg job          every key and its value, nothing runs
   --config-dir DIR   more choices, of your own: DIR/task/mine.yaml makes task=mine

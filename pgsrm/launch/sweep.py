@@ -14,6 +14,7 @@ from pgsrm.config.plan import Plan
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.record import RunFolder, lock
 from pgsrm.util.errors import UserError
+from pgsrm.util.shell import python, quoted
 
 # What a run needs, by its state; `waiting` is a run that was frozen and never started.
 _NEEDS = {
@@ -130,12 +131,18 @@ def send_the_rest(folders: Sequence[RunFolder]) -> None:
 
 def print_where(config: dict[str, Any], experiment: str | None) -> None:
     """Where everything is."""
-    line = f"runs: {config['paths']['outputs']}/runs"
+    outputs = Path(config["paths"]["outputs"])
+    print(f"runs: {outputs / 'runs'}")
     if config["tracking"] is not None:
         from pgsrm.record.mlflow_store import ui_hint
 
-        line += "\n" + ui_hint(config["tracking"], experiment)
-    print(line, flush=True)
+        print(ui_hint(config["tracking"], experiment))
+    figures = outputs / "figures"
+    print(
+        f"report: {figures / 'report.html'}, which {python()} -m pgsrm.analysis --runs {quoted(str(outputs / 'runs'))} "
+        f"--out {quoted(str(figures))} makes",
+        flush=True,
+    )
 
 
 def report(plans: Sequence[Plan], experiment: str | None) -> None:

@@ -1,6 +1,5 @@
 """A sweep as Slurm jobs: submitted, or also watched to its end."""
 
-import shlex
 import time
 from collections.abc import Sequence
 
@@ -19,7 +18,7 @@ from pgsrm.launch.sweep import (
 )
 from pgsrm.record import RunFolder
 from pgsrm.record.mlflow_store import is_sqlite
-from pgsrm.util.shell import python
+from pgsrm.util.shell import python, quoted
 
 POLL_SECONDS = 15.0  # between two questions to Slurm's controller, which all users share
 
@@ -60,7 +59,7 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, wait: bool, retry_failed
 
 
 def _command(module: str, plans: Sequence[Plan]) -> str:
-    return f"{python()} -m pgsrm.{module} {shlex.quote(str(outputs_of(plans)))}"
+    return f"{python()} -m pgsrm.{module} {quoted(str(outputs_of(plans)))}"
 
 
 def _watch(folders: Sequence[RunFolder]) -> None:
