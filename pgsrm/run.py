@@ -18,14 +18,15 @@ def _compose_and_run() -> None:
     """A plain run is composed here: Hydra's own command line would do it twice, to learn first that it is no sweep."""
     from hydra import compose, initialize_config_dir
 
-    from pgsrm.config.command_line import one_experiment, plain_run, search_path
+    from pgsrm.config.command_line import check_hydra_words, one_experiment, plain_run, search_path
 
     words = sys.argv[1:]
     one_experiment(words)
-    overrides, folder = plain_run(words)
+    overrides, folder = plain_run(words, hydra=True)
     if overrides is None:
         _run_hydra()
         return
+    check_hydra_words(overrides)
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         _run_one(compose("config", overrides + search_path(folder), return_hydra_config=True))
 
@@ -41,9 +42,13 @@ def _run_hydra() -> None:
     @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
     def with_config(config: "DictConfig") -> None:
         from hydra.core.hydra_config import HydraConfig
+        from omegaconf import open_dict
 
+        whole = config.copy()
+        with open_dict(whole):  # Hydra hands its own node over apart
+            whole.hydra = HydraConfig.get()
         try:
-            _run_one(HydraConfig.instance().cfg or config)  # type: ignore[arg-type]
+            _run_one(whole)
         except Exception as error:
             failures.append(error)
 
@@ -54,7 +59,7 @@ def _run_hydra() -> None:
 
 def _run_one(config: "DictConfig") -> None:
     """One run, in this process, from a config with its `hydra` node."""
-    from pgsrm.config.command_line import refuse_sweep
+    from pgsrm.config.command_line import log_as_asked, refuse_sweep
     from pgsrm.config.compose import plan_run
     from pgsrm.launch.sweep import SweepFailed, launching, outputs_of, prepare_tracking, print_where, survey
     from pgsrm.record.summary import end_of_run_line, summarise
@@ -62,6 +67,7 @@ def _run_one(config: "DictConfig") -> None:
     refuse_sweep(config)
     if config.hydra.runtime.choices["hydra/launcher"] == "slurm":
         raise UserError("hydra/launcher=slurm: submits sweeps, of one run too; add -m")
+    log_as_asked(config.hydra.verbose)
     this = plan_run(config)
     if this.settings.dry_run:
         print(survey([this]).lines())

@@ -1,6 +1,7 @@
 """Bad input: one clear line that names key, value and remedy, a non-zero exit, and nothing started."""
 
 import json
+import logging
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pgsrm.config.command_line import as_text
+from pgsrm.config.known_keys import _ELSEWHERE, _MEANT, _known_keys, meant
 from pgsrm.record import RunFolder
 
 # override, and what its line must say: the key with its value, and what to do
@@ -16,7 +19,7 @@ BAD = [
     ("reward=pgsm", "reward=pgsm: unknown reward; there are binary, pgsrm", "did you mean pgsrm?"),
     ("ppo=papper", "ppo=papper: unknown ppo; there are grpo, paper, released, rloo,", "did you mean paper?"),
     ("task=null", "task=null: not an option of task; there are antonym,", ""),
-    ("ppo.batchsize=3", "ppo.batchsize=3: unknown key", "did you mean batch_size?"),
+    ("ppo.batchsize=3", "ppo.batchsize=3: unknown key", "did you mean ppo.batch_size?"),
     ("taks=color", "taks=color: unknown key", "did you mean task?"),
     ("+ppo.batchsize=3", "ppo.batchsize: unknown key; there are actor_lr, ", "batch_size"),
     ("+reward.beta=3", "reward.beta: unknown key; pgsrm.reward.SemanticReward takes alpha, embedder,", ""),
@@ -57,6 +60,12 @@ BAD = [
     ("model.dtype=float16", "model.dtype=float16: not an option; there are float32, bfloat16", ""),
     ("paths.outputs=/dev/null/here", "paths.outputs=/dev/null/here: can't be written", "name a folder"),
     ("ppo.batch_size", "ppo.batch_size: can't be read", "write key=value"),
+    ("task.data=my'file.csv", "task.data=my'file.csv: can't be read", "\"task.data='my\\'file.csv'\""),
+    ("hydra.run.dir=/tmp/x", "hydra.run.dir=/tmp/x: a run writes into its own folder", "set paths.outputs"),
+    ("hydra.launcher.slots=2", "hydra.launcher.slots=2: is for sweeps", "add -m"),
+    ("hydra.sweep.dir=x", "hydra.sweep.dir=x: is for sweeps", "add -m"),
+    ("hydra.job.chdir=true", "hydra.job.chdir=true: a run stays in the working directory", "leave it out"),
+    ("hydra.verbos=true", "hydra.verbos=true: unknown key", "did you mean hydra.verbose?"),
 ]
 IDS = [override for override, *_ in BAD]
 
@@ -167,6 +176,99 @@ def test_a_wrong_value_for_a_users_own_reward(
         result = run_cli("--config-dir=conf", *small, "reward=mine", override, pythonpath=tmp_path)
         assert (result.code, what in result.error_line) == (2, True)
         assert not (tmp_path / "outputs/runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("ppo.lr", "ppo.actor_lr"),
+        ("lr", "ppo.actor_lr"),
+        ("learning_rate", "ppo.actor_lr"),
+        ("ppo.learning_rate", "ppo.actor_lr"),
+        ("episodes", "ppo.episodes"),
+        ("batch_size", "ppo.batch_size"),
+        ("task.episodes", "ppo.episodes"),
+        ("num_epochs", "ppo.epochs"),
+        ("beta", "ppo.kl_coef"),
+        ("ppo.cliprange", "ppo.clip_range"),
+        ("alpha", "reward.alpha"),
+        ("rewards.alpha", "reward.alpha"),
+        ("max_tokens", "task.max_new_tokens"),
+        ("output_dir", "paths.outputs"),
+        ("model.model_name_or_path", "model.path"),
+        ("sede", "seed"),
+        ("n_jobs", "hydra.launcher.slots"),
+        ("zebra", None),
+    ],
+)
+def test_an_unknown_key_leads_to_the_one_that_was_meant(key: str, near: str | None) -> None:
+    assert meant(key) == near
+
+
+def test_every_key_that_is_suggested_exists() -> None:
+    known = set(_known_keys())
+    assert {key for key in _ELSEWHERE if not key.startswith("hydra.")} <= known
+    assert not {f"ppo.{word}" for word in _MEANT} & known  # no word that is right as it is
+
+
+def test_the_command_line_says_it(call_cli: Callable[..., Any], small: Sequence[str]) -> None:
+    assert call_cli(*small, "ppo.lr=1e-5").error_line.endswith("did you mean ppo.actor_lr?")
+    assert call_cli("-m", *small, "learning_rate=1e-5,1e-4").error_line.endswith("did you mean ppo.actor_lr?")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"data: x.csv\n\ttemplate: y\n", "line 2, column 1: not valid YAML"),
+        (
+            b"data: x.csv\ntemplate: What: {a}\n",
+            "line 2, column 15: not valid YAML (mapping values are not allowed here)",
+        ),
+        ("data: x.csv\n# na\u00efve\n".encode("latin-1"), "line 2, column 5: not UTF-8; save the file as UTF-8"),
+        ("data: x.csv\n".encode("utf-16"), "line 1, column 1: not UTF-8"),
+        (b"data: x.csv\ndata: y.csv\n", "line 2, column 1: not valid YAML (found duplicate key data)"),
+        (b"42\n", "line 1: holds no key"),
+        (b"data: 'x\n", "not valid YAML"),
+        (b"data: \x07\n", "a character that YAML does not take"),
+    ],
+)
+def test_a_config_file_of_ones_own_that_is_no_yaml(
+    call_cli: Callable[..., Any], tmp_path: Path, content: bytes, says: str
+) -> None:
+    (tmp_path / "myconf/task").mkdir(parents=True)
+    (tmp_path / "myconf/task/mine.yaml").write_bytes(content)
+    for more in ([], ["-m"]):
+        result = call_cli(*more, "--config-dir", "myconf", "task=mine", "tracking=none", "dry_run=true")
+        assert result.code == 2
+        assert "myconf/task/mine.yaml: " in result.error_line and says in result.error_line
+
+
+def test_hydras_own_words_work_without_m(call_cli: Callable[..., Any], small: Sequence[str]) -> None:
+    """Wrong version: `task: missing`."""
+    root = logging.getLogger().level
+    try:
+        result = call_cli(*small, "hydra.verbose=true", "hydra/job_logging=disabled", "dry_run=true")
+        assert logging.getLogger().level == logging.DEBUG
+    finally:
+        logging.getLogger().setLevel(root)
+    assert result.code == 0 and result.out.startswith("1 run: 1 new"), result.err
+    result = call_cli("-cn", "config", *small, "dry_run=true")  # by way of Hydra's own command line
+    assert result.code == 0 and result.out.startswith("1 run: 1 new"), result.err
+
+
+def test_texts_that_hydra_cannot_read_are_taken_as_they_stand() -> None:
+    for word, read in {
+        "task.data=~/a=b.csv": "task.data='~/a=b.csv'",
+        "model.path=outputs/runs/x-alpha=8-s0/model": "model.path='outputs/runs/x-alpha=8-s0/model'",
+        "task.data=caf\u00e9.csv,~/b.csv": "task.data='caf\u00e9.csv','~/b.csv'",
+        "task.data='a=b'": "task.data='a=b'",
+        "reward.alpha=1,8": "reward.alpha=1,8",
+        "model.lora={rank: 4}": "model.lora={rank: 4}",
+        "ppo.kl_target=${x=1}": "ppo.kl_target=${x=1}",
+        "~tracking": "~tracking",
+        "task.template=": "task.template=",
+    }.items():
+        assert as_text(word) == read
 
 
 # What shows only once a run has started

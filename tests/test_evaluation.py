@@ -267,7 +267,7 @@ def test_bad_input(
 def antonyms(**task: Any) -> Task:
     from omegaconf import OmegaConf
 
-    return load_task({**OmegaConf.load(conf_folder() / "task/antonym.yaml"), **task})
+    return load_task({**OmegaConf.load(conf_folder() / "task/antonym.yaml"), "holdout": 0.0, **task})
 
 
 def errors(task: Task, rate: float, seed: int = 0) -> dict[str, str]:

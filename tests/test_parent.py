@@ -43,7 +43,7 @@ def fake() -> Iterator[FakeOpenAI]:
 def shipped(name: str, **changes: Any) -> dict[str, Any]:
     config = OmegaConf.to_container(OmegaConf.load(conf_folder() / "task" / f"{name}.yaml"))
     assert isinstance(config, dict)
-    return {**config, **changes}
+    return {**config, "holdout": 0.0, **changes}
 
 
 def antonyms(tmp_path: Path, words: list[str], **changes: Any) -> dict[str, Any]:

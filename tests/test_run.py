@@ -134,9 +134,10 @@ def test_a_sweep_is_mirrored_in_mlflow(sweep: dict[str, Any]) -> None:
 def test_a_sweep_ends_with_a_table_and_where_everything_is(sweep: dict[str, Any]) -> None:
     lines = sweep["first"].stdout.splitlines()
     assert lines[0] == "4 runs: 4 new"
-    assert sum("finished" in line and "color-binary-gpt2-sound" in line for line in lines) == 1
-    assert f"{sweep['here']}/outputs/runs" in "\n".join(lines[-2:])
-    assert "mlflow.db" in lines[-1]
+    assert sum("finished" in line and "task=color reward=binary" in line for line in lines) == 1
+    assert lines[-3] == f"runs: {sweep['here']}/outputs/runs"
+    assert "mlflow.db" in lines[-2]
+    assert lines[-1].startswith(f"report: {sweep['here']}/outputs/figures/report.html, which ")
 
 
 def test_the_same_sweep_again_trains_nothing(sweep: dict[str, Any]) -> None:
@@ -461,10 +462,10 @@ def test_a_task_by_yaml_and_data_alone(run_cli: Callable[..., Any], small: Seque
         "max_new_tokens: 3\n"
         "checker:\n  _target_: pgsrm.task.NormalizedEquality\n"
     )
-    result = run_cli("--config-dir=conf", *small, "task=young")
+    result = run_cli("--config-dir=conf", *(word for word in small if "holdout" not in word), "task=young")
     assert result.code == 0, result.err
     (folder,) = (tmp_path / "outputs/runs").iterdir()
-    assert folder.name.startswith("young-pgsrm-gpt2-sound-batch_size=4-episodes=16-holdout=0-s0-")
+    assert folder.name.startswith("young-pgsrm-gpt2-sound-batch_size=4-episodes=16-s0-")
     prompts = {row["prompt"] for row in rows(folder / "samples.jsonl")}
     assert prompts <= {f"A young {animal} is a " for animal in ("dog", "cat", "hen")}
 

@@ -73,6 +73,7 @@ def test_shipped_tasks_load_with_curated_references(name: str, least: int) -> No
 def test_a_dictconfig_in_struct_mode_loads() -> None:
     config = OmegaConf.load(conf_folder() / "task" / "color.yaml")
     assert isinstance(config, DictConfig)
+    config.holdout = 0.0
     OmegaConf.set_struct(config, True)
     task = load_task(config)
     assert task.train[0].prompt == ("Mix the two colors and output only one lowercase color name: red and blue is => ")

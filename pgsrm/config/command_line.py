@@ -1,12 +1,14 @@
 """The words of a command line, as far as Hydra does not read them itself, and its help text."""
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.util.errors import UserError
-from pgsrm.util.paths import conf_folder
+from pgsrm.util.paths import conf_folder, local_path
+from pgsrm.util.shell import for_hydra
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -47,26 +49,76 @@ Groups and their choices:
   --hydra-help       Hydra's own options"""
 
 
-def plain_run(words: Sequence[str]) -> tuple[list[str] | None, Path | None]:
-    """The overrides of a plain run and its `--config-dir`; None for the overrides of anything else (-m, --cfg, ...)."""
-    overrides, folder, rest = [], None, iter(words)
+def plain_run(words: Sequence[str], hydra: bool = False) -> tuple[list[str] | None, Path | None]:
+    """The overrides of a plain run and its `--config-dir`; None for the overrides of anything else (-m, --cfg, ...).
+
+    hydra: whether Hydra's own keys are taken (`hydra.verbose=true`), all but its mode.
+    """
+    overrides: list[str] = []
+    folder, rest = None, iter(words)
     for word in rest:
         if word in ("--config-dir", "-cd"):
-            folder = Path(next(rest, ""))
+            folder = local_path(next(rest, ""), "--config-dir")
         elif word.startswith("--config-dir="):
-            folder = Path(word.partition("=")[2])
-        elif word.startswith(("-", "hydra")):
+            folder = local_path(word.partition("=")[2], "--config-dir")
+        elif word.startswith("-") or (word.startswith("hydra") and (not hydra or word.startswith("hydra.mode"))):
             return None, folder
         else:
-            overrides.append(word)
+            overrides.append(as_text(word))
     if folder is not None and not folder.is_dir():
         raise UserError(f"--config-dir={folder}: no such folder; name one that holds task/, reward/ ... of your own")
     return overrides, folder
 
 
+def config_dir(words: Sequence[str]) -> Path | None:
+    """The folder of the user's own choices, wherever it stands among the words."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in ("--config-dir", "-cd"):
+            return Path(following).expanduser()
+        if word.startswith("--config-dir="):
+            return Path(word.partition("=")[2]).expanduser()
+    return None
+
+
+def as_text(word: str) -> str:
+    """`key=value`, the value in quotes where Hydra could not read it and it can only be a text: `task.data=~/a=b.csv`."""
+    key, equals, value = word.partition("=")
+    if not equals or re.search(r"""[]'"\\$(){}[]""", value) or not re.search(r"[=~#&;!`]|[^\x00-\x7f]", value):
+        return word
+    return f"{key}=" + ",".join(f"'{part}'" for part in value.split(","))
+
+
+# What Hydra's keys would do that a run of this package does in its own way, and how.
+_NOT_TAKEN = {
+    "hydra.launcher": "is for sweeps; add -m, for a sweep of one run too",
+    "hydra.sweep": "is for sweeps; add -m, for a sweep of one run too",
+    "hydra.run.dir": "a run writes into its own folder below paths.outputs; set paths.outputs=...",
+    "hydra.output_subdir": "a run's config is in its folder below paths.outputs; leave it out",
+    "hydra.job.chdir": "a run stays in the working directory, and writes below paths.outputs; leave it out",
+}
+
+
+def check_hydra_words(words: Sequence[str]) -> None:
+    """Raise UserError, for a run without -m, for a key of Hydra's that would do nothing."""
+    for word in words:
+        reason = next((why for key, why in _NOT_TAKEN.items() if re.match(rf"\+*{re.escape(key)}", word)), None)
+        if reason:
+            raise UserError(f"{word}: {reason}")
+
+
+def log_as_asked(verbose: Any) -> None:
+    """What `hydra.verbose` means in every program of Hydra's: true, or the names of loggers, are told in full."""
+    if verbose is False:
+        return
+    logging.basicConfig(format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s")
+    names = [None] if verbose is True else [verbose] if isinstance(verbose, str) else list(verbose)
+    for name in names:
+        logging.getLogger(name).setLevel(logging.DEBUG)
+
+
 def search_path(folder: Path | None) -> list[str]:
     """The override by which Hydra finds choices of the user's own in `folder`, if there is one."""
-    return [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
+    return [f"hydra.searchpath=[{for_hydra(f'file://{folder.absolute()}')}]"] if folder else []
 
 
 def options_first(words: Sequence[str]) -> list[str]:
@@ -76,7 +128,7 @@ def options_first(words: Sequence[str]) -> list[str]:
         (options if word.startswith("-") else overrides).append(word)
         if word in WITH_VALUE:
             options.append(next(rest, ""))
-    return options + overrides
+    return options + [as_text(word) for word in overrides]
 
 
 def one_experiment(words: Sequence[str]) -> None:

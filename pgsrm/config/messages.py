@@ -9,8 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
+from pgsrm.config.known_keys import meant
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
+from pgsrm.util.shell import override
 
 
 def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | None:
@@ -26,26 +28,33 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
     for cause in chain:
         if isinstance(cause, UserError):
             return str(cause)
+        if problem := _config_file_problem(cause):
+            return problem
     text = " ".join(str(error).split())
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):  # task=null, task=3
         return _without_option(sys.argv[1:] if words is None else words) or text
     if isinstance(error, OSError) and error.filename and not _in_our_code(error):  # Hydra makes the sweep's folder
         return f"paths.outputs={error.filename}: can't be written ({error.strerror}); name a folder of yours"
-    for cause in chain:
-        if problem := _config_file_problem(cause):
-            return problem
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     if isinstance(error, OverrideParseException):
         problem = text.partition(" See http")[0].removeprefix(f"Error parsing override '{error.override}' ")
-        remedy = "write key=value, a value with commas, spaces or brackets in quotes"
+        if problem.startswith("LexerNoViableAlt"):
+            problem = "a character that Hydra takes between quotes alone"
+        name, equals, value = str(error.override).partition("=")
+        remedy = "write key=value"
+        if equals and re.fullmatch(r"[+~]{0,2}[\w./@]+", name):
+            remedy += f", or, if {name.lstrip('+~')} is this text as it stands, {override(name, value)}"
         return f"{error.override}: can't be read ({problem}); {remedy}"
     key = re.fullmatch(r"Could not override '([^']+)'\. To append to your config use \+(.*)", text)
     if key:
         parents = [getattr(cause, "parent_node", None) for cause in chain]
         known = [str(name) for parent in parents if parent is not None for name in parent]
-        near = _nearest(key[1].rpartition(".")[2], known)
-        return f"{key[2]}: unknown key, `python -m pgsrm.run --cfg job` shows all{near}"
+        near = meant(key[1], known)
+        if near == key[1]:
+            return f"{key[2]}: not among the keys of the chosen config; +{key[2]} adds it"
+        suggestion = f"; did you mean {near}?" if near else ""
+        return f"{key[2]}: unknown key, `python -m pgsrm.run --cfg job` shows all{suggestion}"
     option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     if option:
         group, name = option.groups()
@@ -71,6 +80,12 @@ def _config_file_problem(error: BaseException) -> str | None:
             line = content.count(b"\n", 0, first.start) + 1
             column = first.start - content.rfind(b"\n", 0, first.start)
             return f"{file}: line {line}, column {column}: not UTF-8; save the file as UTF-8"
+    if (
+        isinstance(error, OSError)
+        and str(error).startswith("Invalid loaded object type")
+        and (file := _file_being_read(error))
+    ):
+        return f"{file}: line 1: holds no key; write key: value, one a line"
     return None
 
 
@@ -115,8 +130,8 @@ def _in_our_code(error: BaseException) -> bool:
 
 def _without_option(overrides: Sequence[str]) -> str | None:
     """The first choice of a config group that names none of its files."""
-    for override in overrides:
-        group, _, names = override.partition("=")
+    for word in overrides:
+        group, _, names = word.partition("=")
         known = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")) if group else []
         unknown = [name for name in names.split(",") if name not in known]
         if known and unknown:

@@ -10,12 +10,12 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+-]+")
 
 def override(key: str, value: object) -> str:
     """`key=value` as one word of a command line, whatever characters a text has: `"task.data='my data.csv'"`."""
-    return quoted(f"{key}={_for_hydra(value) if isinstance(value, str) else value}")
+    return quoted(f"{key}={for_hydra(value) if isinstance(value, str) else value}")
 
 
 def quoted(word: str) -> str:
     """A word as `shlex.quote` makes it, but between double quotes where it has single ones that would look odd else."""
-    readable = "'" in word and not re.search(r'["$`\\!]', word)
+    readable = "'" in word and not re.search(r'["$`!]|\\(\\|$)', word)
     return f'"{word}"' if readable else shlex.quote(word)
 
 
@@ -25,7 +25,7 @@ def python() -> str:
     return shlex.quote(sys.executable if here.startswith("..") else here)
 
 
-def _for_hydra(text: str) -> str:
+def for_hydra(text: str) -> str:
     """A text as Hydra reads it back, in quotes where it has to be: `a b`, `x=1`, `~/data`, `007`, `null`."""
     if _PLAIN.fullmatch(text) and not _is_other_type(text):
         return text

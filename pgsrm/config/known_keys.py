@@ -1,0 +1,92 @@
+"""The key that somebody meant: the nearest one there is, and what the field's other libraries call it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+import msgspec
+from omegaconf import OmegaConf
+
+from pgsrm.util.paths import conf_folder
+
+# Words of TRL, verl, transformers, Stable-Baselines3, CleanRL and their like, for keys that are called otherwise here.
+_ELSEWHERE = {
+    "ppo.actor_lr": "lr learning_rate actor_learning_rate policy_lr",
+    "ppo.critic_lr": "critic_learning_rate value_lr value_learning_rate",
+    "ppo.episodes": "num_episodes total_episodes n_episodes steps max_steps num_steps total_steps total_timesteps updates "
+    "num_updates iterations train_steps",
+    "ppo.epochs": "num_epochs ppo_epochs num_ppo_epochs update_epochs n_epochs num_train_epochs",
+    "ppo.batch_size": "bs batch train_batch_size per_device_train_batch_size rollout_batch_size n_steps",
+    "ppo.minibatches": "num_mini_batches num_minibatches mini_batch_size minibatch_size",
+    "ppo.micro_batch": "micro_batch_size gradient_accumulation_steps",
+    "ppo.kl_coef": "beta kl_beta kl_penalty init_kl_coef kl_coefficient kl_loss_coef",
+    "ppo.kl_target": "target target_kl target_kl_div",
+    "ppo.clip_range": "clip cliprange clip_eps clip_epsilon clip_ratio clip_coef epsilon eps_clip",
+    "ppo.gae_lambda": "lam lambda gae_lam",
+    "ppo.gamma": "discount discount_factor",
+    "ppo.entropy_coef": "entropy ent_coef entropy_coeff entropy_bonus entropy_coefficient",
+    "ppo.value_coef": "vf_coef value_loss_coef",
+    "ppo.max_grad_norm": "grad_clip gradient_clip clip_grad clip_grad_norm",
+    "ppo.group_size": "num_generations n_samples num_return_sequences rollout_n",
+    "ppo.whiten_advantages": "whiten whiten_rewards normalize_advantages norm_adv",
+    "task.max_new_tokens": "max_tokens max_length response_length max_response_length max_completion_length",
+    "task.data": "dataset data_path data_file dataset_name train_file",
+    "task.template": "prompt prompt_template",
+    "task.holdout": "test_size val_size validation_split test_split eval_split",
+    "model.path": "model_name model_name_or_path pretrained pretrained_model model_id checkpoint_path",
+    "evaluation.every": "eval_every eval_steps eval_freq eval_interval",
+    "checkpoint.updates": "save_steps save_every save_freq save_interval",
+    "paths.outputs": "out output outputs output_dir out_dir log_dir logdir save_dir",
+    "tracking.experiment": "experiment_name project project_name",
+    "tracking.uri": "tracking_uri mlflow_uri",
+    "hydra.launcher.slots": "n_jobs jobs num_workers workers max_parallel parallel",
+    "processes": "num_processes nproc world_size n_gpus num_gpus gpus",
+    "threads": "num_threads n_threads torch_threads",
+    "seed": "random_seed random_state rng",
+    "dry_run": "dryrun plan",
+}
+_MEANT = {word: key for key, words in _ELSEWHERE.items() for word in words.split()}
+_ORDER = ("ppo", "task", "reward", "model", "evaluation")  # of a name that several sections have
+
+
+def meant(key: str, siblings: Iterable[str] = ()) -> str | None:
+    """The full dotted key that is nearest to one that does not exist; None where none is near.
+
+    siblings: the names that its section has in the composed config.
+    """
+    section, _, name = key.rpartition(".")
+    known = _known_keys() + [f"{section}.{sibling}" if section else sibling for sibling in siblings]
+    near = get_close_matches(name, siblings, n=1, cutoff=0.8)
+    if near:
+        return f"{section}.{near[0]}" if section else near[0]
+    if name.lower() in _MEANT:
+        return _MEANT[name.lower()]
+    same = sorted((k for k in known if k.rpartition(".")[2] == name), key=_rank)
+    if same:
+        return same[0]
+    whole = get_close_matches(key, known, n=1, cutoff=0.8)
+    if whole:
+        return whole[0]
+    last = {k.rpartition(".")[2]: k for k in sorted(known, key=_rank, reverse=True)}
+    near = get_close_matches(name, list(last), n=1, cutoff=0.75)
+    return last[near[0]] if near else None
+
+
+def _known_keys() -> list[str]:
+    """Every key of the schema, and of the shipped choices of what has no schema, as `reward.alpha`."""
+    from pgsrm.config.schema import Settings
+
+    keys = []
+    for field in msgspec.structs.fields(Settings):
+        keys.append(field.name)
+        types = (field.type, *getattr(field.type, "__args__", ()))
+        struct = next((t for t in types if hasattr(t, "__struct_fields__")), None)
+        keys += [f"{field.name}.{name}" for name in struct.__struct_fields__] if struct else []
+    for group in ("reward", "embedder", "parent"):
+        for file in sorted((conf_folder() / group).glob("*.yaml")):
+            keys += [f"{group}.{name}" for name in OmegaConf.load(file) if not str(name).startswith("_")]
+    return list(dict.fromkeys(keys))
+
+
+def _rank(key: str) -> tuple[int, str]:
+    section = key.split(".")[0]
+    return (_ORDER.index(section) if section in _ORDER else len(_ORDER)), key
