@@ -284,7 +284,7 @@ def serve(task: str, embedder: str, port: int, failures: float) -> FakeOpenAI:
     from pgsrm.util.paths import conf_folder
 
     config: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "task" / f"{task}.yaml"))
-    references = [example.reference for example in load_task(config).train]
+    references = [example.reference for example in load_task(config | {"holdout": 0}).train]
     answers = dict(zip(Questions(config).asked, references, strict=True))
     vectors = instantiate(OmegaConf.load(conf_folder() / "embedder" / f"{embedder}.yaml"))
 

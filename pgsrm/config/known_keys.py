@@ -83,7 +83,8 @@ def _known_keys() -> list[str]:
         keys += [f"{field.name}.{name}" for name in struct.__struct_fields__] if struct else []
     for group in ("reward", "embedder", "parent"):
         for file in sorted((conf_folder() / group).glob("*.yaml")):
-            keys += [f"{group}.{name}" for name in OmegaConf.load(file) if not str(name).startswith("_")]
+            names = map(str, OmegaConf.load(file))
+            keys += [f"{group}.{name}" for name in names if not name.startswith("_")]
     return list(dict.fromkeys(keys))
 
 

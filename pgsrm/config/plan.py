@@ -23,7 +23,7 @@ from pgsrm.parent import find_references, parent_command
 from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
-from pgsrm.record.mlflow_store import tracking_uri
+from pgsrm.record.mlflow_store import sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.task import LacksReferencesError, Task, load_task
 from pgsrm.util.errors import UserError
@@ -215,27 +215,54 @@ def build_evaluation(settings: EvaluationSettings) -> tuple[str | None, Any]:
 
 
 def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:
-    """The settings and the plain config of a frozen run."""
+    """The settings and the plain config of a frozen run, its paths as they are now if its outputs were moved."""
     config = OmegaConf.load(folder.config)
     assert isinstance(config, DictConfig)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    config.pop("choices")
-    return read_settings(config), {str(key): value for key, value in plain.items()}
+    loaded = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(loaded, dict)
+    plain = _moved({str(key): value for key, value in loaded.items()}, folder)
+    return read_settings(OmegaConf.create({key: value for key, value in plain.items() if key != "choices"})), plain
+
+
+def _moved(config: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Paths of a frozen config below its outputs, where those lie now: `mv` changes no config.yaml.
+
+    A path is left that is still where the config says.
+    """
+    before, now = Path(config["paths"]["outputs"]), folder.path.absolute().parent.parent
+    if before == now or folder.path.absolute().parent.name != "runs":
+        return config
+
+    def moved(path: Path) -> Path:
+        return now / path.relative_to(before) if path.is_relative_to(before) and not path.exists() else path
+
+    config["paths"]["outputs"] = str(now)
+    for node, key in _path_places(config):
+        if isinstance(node.get(key), str):
+            node[key] = str(moved(Path(node[key])))
+    if config["tracking"] is not None:
+        database = sqlite_file(config["tracking"]["uri"])
+        if database is not None:
+            config["tracking"]["uri"] = sqlite_uri(moved(database))
+    return config
 
 
 def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Paths that exist as given are made absolute, so that a run can go on from another working directory."""
-    places = [(config["task"], "data"), (config["parent"], "references"), (config["model"], "path")]
-    embedders = (config["embedder"], config["reward"].get("embedder"), config["evaluation"].get("embedder"))
-    places += [(node, "path") for node in embedders if isinstance(node, dict)]
-    places.append((config["evaluation"], "text"))
-    for node, key in places:
+    """Paths that exist as given are made absolute, so that a run can be resumed from another working directory."""
+    for node, key in _path_places(config):
         value = node.get(key)
         if isinstance(value, str) and Path(value).exists():
             node[key] = str(Path(value).absolute())
     config["paths"]["outputs"] = str(Path(config["paths"]["outputs"]).absolute())
     return config
+
+
+def _path_places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Where a config names a file or folder that a run reads, as (node, key)."""
+    places = [(config["task"], "data"), (config["parent"], "references"), (config["model"], "path")]
+    embedders = (config["embedder"], config["reward"].get("embedder"), config["evaluation"].get("embedder"))
+    places += [(node, "path") for node in embedders if isinstance(node, dict)]
+    return [*places, (config["evaluation"], "text")]
 
 
 def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any], task: Any, reward: Any) -> None:

@@ -50,7 +50,7 @@ def sync(folders: Sequence[RunFolder]) -> Sent:
         state, status = queue.state(folder), folder.status() or {}
         if state == "running" and status.get("mirrored"):
             sent.themselves += 1
-        elif is_complete(folder):
+        elif is_complete(folder, _address(folder)):
             sent.complete += 1
         elif not folder.metrics.exists() or (mirror := make_mirror(folder, load_settings(folder)[1])) is None:
             sent.without += 1
@@ -58,6 +58,18 @@ def sync(folders: Sequence[RunFolder]) -> Sent:
             mirror.send_now((state, status.get("reason")) if state in _ENDED else None)
             sent.new += 1
     return sent
+
+
+def _address(folder: RunFolder) -> str | None:
+    """Where MLflow has the run, by its config; read in full only if the folder is not where it was frozen."""
+    from pgsrm.config.plan import load_settings
+    from pgsrm.record.config_file import read_config
+
+    config = read_config(folder.config) or {}
+    outputs = Path((config.get("paths") or {}).get("outputs") or "")
+    if folder.path.absolute().parent.parent != outputs and "paths" in config:
+        config = load_settings(folder)[1]
+    return (config.get("tracking") or {}).get("uri")
 
 
 @contextmanager

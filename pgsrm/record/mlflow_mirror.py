@@ -31,10 +31,14 @@ _PARAMS_A_CALL = 100  # likewise
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
-def is_complete(folder: RunFolder) -> bool:
-    """Whether MLflow has all of a run that has ended; else a mirror's `start` and `finish` send the rest."""
-    status = folder.status()
-    return status is not None and _load(folder).get("state") == status["state"]
+def is_complete(folder: RunFolder, uri: str | None = None) -> bool:
+    """Whether MLflow has all of a run that has ended; else a mirror's `start` and `finish` send the rest.
+
+    uri: where it should be. Another address than the one it was sent to, as after `mv outputs`, has to be looked at.
+    """
+    status, sent = folder.status(), _load(folder)
+    there = uri is None or sent.get("tracking_uri") == without_user(uri)
+    return status is not None and there and sent.get("state") == status["state"]
 
 
 class MlflowMirror:
@@ -229,6 +233,7 @@ class MlflowMirror:
             self._remember()
         else:
             self._from_before = True
+            self._remember(tracking_uri=without_user(self._uri))
             if run.info.status != "RUNNING":
                 client.update_run(run.info.run_id, status="RUNNING")
                 self._remember(state=None)
@@ -245,8 +250,11 @@ class MlflowMirror:
         return client
 
     def _run_from_before(self, client: "MlflowClient") -> "Run | None":
-        """The MLflow run that an earlier start of this run wrote to, unless it is gone or somewhere else."""
-        if self._sent.get("tracking_uri") != without_user(self._uri):
+        """The MLflow run that an earlier start of this run wrote to, unless it is gone or in another store.
+
+        It is asked for by its id, which no other store has: the address changes when a database is moved.
+        """
+        if "run_id" not in self._sent:
             return None
         from mlflow.exceptions import MlflowException
 

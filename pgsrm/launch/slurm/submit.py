@@ -2,13 +2,14 @@
 
 import contextlib
 import io
+import os
 import re
 import secrets
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,33 @@ _PYTHON = shlex.join(["bash", "-c", 'trap "" USR2 TERM; exec "$0" "$@"', sys.exe
 _UNLIMITED = 10**9  # submitit would count time-outs, and tasks at a time
 
 
+# What a job's processes inherit and a submission must not pass on: sbatch would take it for options, the new job's
+# processes for their own. Kept: what says which cluster to speak to.
+_OF_A_JOB = (
+    "SLURM",
+    "SUBMITIT_",
+    "PMI_",
+    "PMIX_",
+    "CUDA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+)
+_OF_THE_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_TIME_FORMAT"}
+
+
+@contextlib.contextmanager
+def outside_a_job() -> Iterator[None]:
+    """The environment as it would be on a login node, for submitting from within a job, as from an interactive one."""
+    inherited = {}
+    if "SLURM_JOB_ID" in os.environ:
+        names = [name for name in os.environ if name.startswith(_OF_A_JOB) and name not in _OF_THE_CLUSTER]
+        inherited = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
+
+
 def check_cluster(plans: Sequence[Plan]) -> None:
     """Ask sbatch, before anything is written, whether it would take the jobs.
 
@@ -42,7 +70,8 @@ def check_cluster(plans: Sequence[Plan]) -> None:
         settings = group[0].settings
         options = sbatch_options(settings.cluster, settings.resources)
         flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
-        done = subprocess.run(["sbatch", "--test-only", *flags, "--wrap=true"], capture_output=True, text=True)
+        with outside_a_job():
+            done = subprocess.run(["sbatch", "--test-only", *flags, "--wrap=true"], capture_output=True, text=True)
         if done.returncode != 0:
             raise UserError(f"sbatch {' '.join(flags)}: {_reason(done.stderr)}; correct cluster or resources")
 
@@ -110,7 +139,8 @@ def _submit_array(plans: Sequence[Plan], at_a_time: int) -> str:
     for plan, job in zip(plans, jobs, strict=True):
         job.write(plan.folder)
     try:
-        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it then raises
+        # submitit prints what it then raises
+        with contextlib.redirect_stderr(io.StringIO()), outside_a_job(), executor.batch():
             submitted = [
                 executor.submit(TrainRun(str(plan.folder.path), plan.settings.cluster.signal_seconds)) for plan in plans
             ]
