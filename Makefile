@@ -41,7 +41,7 @@ clean: ## remove caches and build folders; .venv and outputs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find pgsrm launchers analysis benchmarks tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# Made anew when the pins or the project's metadata change. An environment that is there is used as it is, whatever
+# Made again when the pins or the project's metadata change. An environment that is there is used as it is, whatever
 # made it; the first line refuses an old Python before anything is written.
 $(INSTALLED): requirements.lock pyproject.toml
 	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); \

@@ -13,7 +13,7 @@ class TransformersLearner:
     """A policy, its frozen reference and a value head on the prompt's last hidden state (ppo=sound).
 
     `rows` prompts go through `generate`, and with their responses through the forward passes, at once: all of the batch, or
-    one as the notebooks released with the paper do. There is one backward pass and one optimiser step a batch either way.
+    one as the notebooks released with the paper do. There is one backward pass and one optimiser step per batch either way.
     """
 
     def __init__(

@@ -15,11 +15,11 @@ from benchmarks.arithmetic import Shape
 from benchmarks.update import SHAPES
 from pgsrm.policy.fast import matmul
 
-ROWS = (13, 50, 234)  # of GPT-2 on color, batch 50: the shared prefix, a token a response, the prompts
+ROWS = (13, 50, 234)  # of GPT-2 on color, batch 50: the shared prefix, a token per response, the prompts
 
 
 def quartile(product: Callable[[], Tensor], seconds: float) -> float:
-    """Lower quartile of the seconds a call."""
+    """Lower quartile of the seconds per call."""
     found: list[float] = []
     end = time.perf_counter() + seconds
     while len(found) < 3 or time.perf_counter() < end:

@@ -95,7 +95,7 @@ def main() -> None:
     together, quick = measured(lambda: [answer.reference for answer in parent.answers(asked)])
     alone, slow = measured(lambda: one_at_a_time(parent, loaded, asked))
     same = sum(first == second for first, second in zip(together, alone, strict=True))
-    print(f"{args.task}, {len(asked)} prompts, CPU seconds a prompt:")
+    print(f"{args.task}, {len(asked)} prompts, CPU seconds per prompt:")
     print(f"  one at a time, generate          {slow / len(asked):8.3f}")
     print(f"  parent=transformers, {args.batch_size:3} together {quick / len(asked):8.3f}")
     print(f"  ratio {slow / quick:.1f}; {same} of {len(asked)} answers are the same")

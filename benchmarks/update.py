@@ -46,7 +46,7 @@ class Row:
     """A method's line in the table."""
 
     method: str
-    median: float  # seconds an update
+    median: float  # seconds per update
     best: float
     peak_gib: float
     episodes: float  # a second, at the median

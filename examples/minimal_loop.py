@@ -107,7 +107,7 @@ for update in range(1, args.updates + 1):
     returns = rewards_to_go(token_rewards(totals, mask), mask)  # (B, T)
     advantages = whiten((returns - values.detach().unsqueeze(-1)) * mask, mask)
 
-    # 5. Losses. One gradient step a batch: the policy is the one that sampled, so PPO's ratio is 1 and there is nothing to clip.
+    # 5. Losses. One gradient step per batch: the policy is the one that sampled, so PPO's ratio is 1 and there is nothing to clip.
     entropy = masked_mean(token_entropy(logits), mask)
     kl = masked_mean(kl_divergence("exact", logprobs, reference_logprobs, logits, reference_logits), mask)
     actor_loss = policy_loss(logprobs, logprobs.detach(), advantages, mask, clip_range=None)

@@ -44,7 +44,7 @@ class Rollout:
                 raise UserError(f"rollout: row {row} has no token in its {'prompt' if ids else 'response'}")
             if len(offsets) != len(ids):
                 raise UserError(
-                    f"rollout: row {row} has {len(offsets)} offsets for {len(ids)} tokens; give one a token"
+                    f"rollout: row {row} has {len(offsets)} offsets for {len(ids)} tokens; give one per token"
                 )
             if any(not 0 <= start <= end <= len(text) for start, end in offsets):
                 raise UserError(f"rollout: row {row} has an offset outside its text of {len(text)} characters")

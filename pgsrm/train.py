@@ -36,7 +36,7 @@ class Stopped(Exception):
 class Signals:
     """SIGINT, SIGTERM and SIGHUP end the run after this update, SIGUSR2 writes a checkpoint; a second SIGINT ends it at once.
 
-    A context: outside of it the handlers are those of before. In a thread other than the main one, where Python lets nobody
+    A context: after it the earlier handlers are back. In a thread other than the main one, where Python lets nobody
     set handlers, it sets none.
     """
 

@@ -185,7 +185,7 @@ class Trainer:
 
     @contextmanager
     def checkpoint_on_outage(self) -> Iterator[None]:
-        """Around an update: where an embedder's server stays away, a run that goes on loses and repeats nothing.
+        """Around an update: where an embedder's server stays away, a resumed run loses and repeats nothing.
 
         Before the weights change, what was drawn is taken back; after it, the update's line that lacks its evaluation goes
         into the checkpoint. Either way the run ends with the numbers of one that had no outage.

@@ -264,8 +264,8 @@ def small(tiny: Path, tmp_path: Path) -> Sequence[str]:
 
 
 @pytest.fixture
-def go_on() -> Iterator[Callable[..., None]]:
-    """`go_on(folder, end="finished")`: train the run of a RunFolder to its end in this process, in 0.3 s and not 5."""
+def resume() -> Iterator[Callable[..., None]]:
+    """`resume(folder, end="finished")`: train the run of a RunFolder to its end in this process, in 0.3 s and not 5."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
 
     def train(folder: Any, end: str = "finished") -> None:

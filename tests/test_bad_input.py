@@ -316,7 +316,7 @@ def test_prompts_longer_than_the_models_context(
 
 
 def test_disk_full_stops_the_run_and_it_goes_on_later(
-    run_cli: Callable[..., Any], go_on: Callable[..., Any], small: Sequence[str], tmp_path: Path
+    run_cli: Callable[..., Any], resume: Callable[..., Any], small: Sequence[str], tmp_path: Path
 ) -> None:
     """No file may grow beyond 100 kB: the record fits, a checkpoint (and the final model) does not."""
 
@@ -330,7 +330,7 @@ def test_disk_full_stops_the_run_and_it_goes_on_later(
         assert "the disk is full or the quota used up; free some space" in result.err.splitlines()[-1]
         failed_run(tmp_path / "outputs")
     (folder,) = (tmp_path / "outputs/runs").iterdir()
-    go_on(RunFolder(folder))
+    resume(RunFolder(folder))
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert [json.loads(line)["update"] for line in (folder / "metrics.jsonl").open()] == [0, 1, 2, 3, 4]
     assert (folder / "model/model.safetensors").stat().st_size > 100_000

@@ -375,7 +375,7 @@ Train = Callable[..., RunFolder]
 
 
 @pytest.fixture
-def train_with(small: Sequence[str], tmp_path: Path, go_on: Callable[..., None]) -> Train:
+def train_with(small: Sequence[str], tmp_path: Path, resume: Callable[..., None]) -> Train:
     """`train_with(server, outputs)`: a small run with that server's embeddings, as far as it goes; or "planned" alone."""
 
     def train(server: FakeOpenAI, outputs: str, *overrides: str, until: str = "finished") -> RunFolder:
@@ -450,7 +450,7 @@ def test_a_run_that_is_killed_at_random_moments_has_the_same_numbers(
             assert process.returncode == -signal.SIGKILL
         train_with(server, "cut", *settings)
         assert sum(server.failed.values()) > 2
-        del server.asked["check"]  # embedded anew at each start
+        del server.asked["check"]  # embedded again at each start
     assert cut.state() == "finished"
     assert without_times(cut) == without_times(whole)
     assert cut.samples.read_text() == whole.samples.read_text()

@@ -53,7 +53,7 @@ def make_plan(*overrides: str, without: Sequence[str] = ()) -> Plan:
 
 
 @pytest.fixture
-def train_here(small: Sequence[str], go_on: Callable[..., None]) -> Train:
+def train_here(small: Sequence[str], resume: Callable[..., None]) -> Train:
     """`train_here(*overrides)`: a small run of the task antonym, a fifth held out, trained in this process."""
 
     def train(*overrides: str) -> RunFolder:
@@ -61,7 +61,7 @@ def train_here(small: Sequence[str], go_on: Callable[..., None]) -> Train:
         defaults = [*small, "task=antonym", "task.holdout=0.2"]
         made = make_plan(*[each for each in defaults if each.partition("=")[0] not in given], *overrides)
         made.freeze()
-        go_on(made.folder)
+        resume(made.folder)
         return made.folder
 
     return train
@@ -80,16 +80,16 @@ def codec(tiny: Path) -> Codec:
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_perplexity_is_that_of_a_plain_forward_pass(load_policy: Callable[..., Any], architecture: str) -> None:
     """One window at a time, from the model itself. Wrong versions: the first token counted, dropout on, windows joined."""
-    child = load_policy(architecture)
+    policy = load_policy(architecture)
     windows = torch.randint(0, 300, (9, 20), generator=torch.Generator().manual_seed(0))
     total = 0.0
     with torch.no_grad():
         for window in windows:
-            logits = child.model(input_ids=window.unsqueeze(0)).logits[0]
+            logits = policy.model(input_ids=window.unsqueeze(0)).logits[0]
             total -= logits[:-1].log_softmax(-1).gather(-1, window[1:].unsqueeze(-1)).sum().item()
-    child.model.train()  # as a run with ppo.dropout=true has it
-    assert perplexity(child, windows) == pytest.approx(math.exp(total / (9 * 19)), rel=1e-5)
-    assert child.model.training
+    policy.model.train()  # as a run with ppo.dropout=true has it
+    assert perplexity(policy, windows) == pytest.approx(math.exp(total / (9 * 19)), rel=1e-5)
+    assert policy.model.training
 
 
 def test_a_child_that_has_come_apart_has_an_infinite_perplexity() -> None:
@@ -194,11 +194,11 @@ def test_the_share_of_the_commonest_answer(train_here: Train, tmp_path: Path) ->
     folder = train_here("ppo.actor_lr=1e-3")
     settings = ModelSettings(path=str(folder.model))
     codec = Codec(load_tokenizer(settings))
-    child = FastPolicy(load_model(settings, torch.device("cpu")), None, codec.eos)
+    policy = FastPolicy(load_model(settings, torch.device("cpu")), None, codec.eos)
     last = evaluations(folder)[-1]
     task = load_task({**json_config(folder)["task"]})
     for split, examples in (("train", task.train), ("holdout", task.holdout)):
-        texts = codec.decode(child.greedy([codec.encode(e.prompt) for e in examples], task.max_new_tokens))[0]
+        texts = codec.decode(policy.greedy([codec.encode(e.prompt) for e in examples], task.max_new_tokens))[0]
         counts = Counter(texts)
         assert last[f"eval/{split}_top_share"] == pytest.approx(counts.most_common(1)[0][1] / len(texts))
         assert last[f"eval/{split}_distinct"] == pytest.approx(len(counts) / len(texts))
@@ -217,7 +217,7 @@ def test_the_other_reward_is_pgsrms_under_the_other_embedder(train_here: Train) 
         assert line["eval/train_other_reward"] == pytest.approx(line["eval/train_reward"], rel=1e-6)
         assert line["eval/holdout_other_reward"] == pytest.approx(line["eval/holdout_reward"], rel=1e-6)
     binary, steep = train_here(OTHER, "reward=binary"), train_here(OTHER, "reward.alpha=8")
-    for folder in (binary, steep):  # before training all are the same child
+    for folder in (binary, steep):  # before training all are the same policy
         assert evaluations(folder)[0]["eval/train_other_reward"] == evaluations(same)[0]["eval/train_other_reward"]
         assert evaluations(folder)[0]["eval/train_reward"] != evaluations(same)[0]["eval/train_reward"]
 
@@ -350,7 +350,7 @@ def test_what_the_misled_prompts_are_answered() -> None:
     examples = [Example(prompt, reference, {}, "user", error) for prompt, reference, error in rows]
 
     class Fixed:
-        """A child and a codec whose token ids are the characters' codes."""
+        """A policy and a codec whose token ids are the characters' codes."""
 
         positions = None
 
@@ -381,7 +381,7 @@ def test_what_the_misled_prompts_are_answered() -> None:
     assert not any("misled" in name for name in metrics_of([examples[0], examples[4]]))
 
 
-def test_a_finished_run_is_evaluated_anew(train_here: Train) -> None:
+def test_a_finished_run_is_evaluated_again(train_here: Train) -> None:
     """The saved model, measured as the run's last update was."""
     from pgsrm.evaluation.__main__ import evaluate_run
 
@@ -390,7 +390,7 @@ def test_a_finished_run_is_evaluated_anew(train_here: Train) -> None:
     assert evaluations(folder)[-1] != evaluations(folder)[0]
 
 
-def test_only_a_finished_run_is_evaluated_anew(run_cli: Callable[..., Any]) -> None:
+def test_only_a_finished_run_is_evaluated_again(run_cli: Callable[..., Any]) -> None:
     result = run_cli("nowhere", module="pgsrm.evaluation")
     assert result.code == 2
     assert result.error_line == "nowhere: no finished run (no config.yaml and model/); name a folder of outputs/runs"

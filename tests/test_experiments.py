@@ -192,8 +192,8 @@ def shortest(small: Sequence[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_it_runs(composed: Compose, small: Sequence[str], go_on: Callable[..., None], name: str) -> None:
-    """The first run of its sweep, and the one with the last value of its last key, train the tiny child for two updates."""
+def test_it_runs(composed: Compose, small: Sequence[str], resume: Callable[..., None], name: str) -> None:
+    """The first run of its sweep, and the one with the last value of its last key, train the tiny model for two updates."""
     tiny_form = [*shortest(small), "seed=0", f"experiment={name}"]
     if name in ("paper", "embedder_sensitivity"):  # what a test machine may not have
         tiny_form += ["embedder=static", "embedder@evaluation.embedder=static"]
@@ -204,7 +204,7 @@ def test_it_runs(composed: Compose, small: Sequence[str], go_on: Callable[..., N
         choices = {group: option for group, option in config.hydra.runtime.choices.items() if option is not None}
         made = plan(without_hydra(config), choices)
         made.freeze()
-        go_on(made.folder)
+        resume(made.folder)
         assert (made.folder.status() or {})["update"] == 2
         identities.add(made.identity)
     assert len(identities) == min(2, len(combinations))

@@ -1,4 +1,4 @@
-"""What decides a run is its identity: data, models, vectors and a user's own code by content; and run folders of before."""
+"""What decides a run is its identity: data, models, vectors and a user's own code by content; and older run folders."""
 
 import json
 import shutil
@@ -256,13 +256,13 @@ def test_a_checkers_check_is_called_before_a_run_is_planned(small: Sequence[str]
 
 
 def test_a_run_whose_reward_has_changed_says_so(
-    small: Sequence[str], own: Callable[..., None], go_on: Callable[..., None]
+    small: Sequence[str], own: Callable[..., None], resume: Callable[..., None]
 ) -> None:
     own(mine=REWARD)
     made = plan_words(*small, "~reward", "+reward={_target_:mine.reward,_partial_:true}")
     made.freeze()
     own(mine=REWARD + "# changed\n")
-    go_on(made.folder, "failed")
+    resume(made.folder, "failed")
     reason = (made.folder.status() or {})["reason"]
     assert "changed since it was planned: reward's code; the command that planned it makes a run of its own" in reason
 

@@ -1,7 +1,7 @@
 """Show that a run can be killed at any moment: PGSRM_KILLS=50 python -m pytest tests/test_kills.py (default 5).
 
 Kills come at random moments of the process, and at chosen ones: within the writing of a checkpoint, of a metrics line, of
-what MLflow has taken. The run then goes on, and its record is that of a run that nobody disturbed.
+what MLflow has taken. The run then resumes, and its record is that of a run that nobody disturbed.
 """
 
 import json
@@ -81,7 +81,7 @@ def deterministic(folder: RunFolder) -> list[bytes]:
 
 
 def test_kills_at_any_moment_leave_no_trace(
-    tiny: Path, small: Sequence[str], tmp_path: Path, go_on: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, small: Sequence[str], tmp_path: Path, resume: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "interrupted.py").write_text(INTERRUPTED)
     (tmp_path / "killer.py").write_text(KILLER)
@@ -93,7 +93,7 @@ def test_kills_at_any_moment_leave_no_trace(
     made = plan_words(*overrides, f"paths.outputs={tmp_path}/killed", uri)
     undisturbed = plan_words(*overrides, f"paths.outputs={tmp_path}/undisturbed", "tracking=none")
     undisturbed.freeze()
-    go_on(undisturbed.folder)
+    resume(undisturbed.folder)
 
     made.freeze()
     folder, drawn, killed = made.folder, random.Random(7), list[str]()
@@ -111,7 +111,7 @@ def test_kills_at_any_moment_leave_no_trace(
             made.freeze()
             shutil.rmtree(kept)
     if folder.state() != "finished":
-        go_on(folder)
+        resume(folder)
     assert len(killed) >= KILLS * 2 // 3 and len(set(killed)) >= 4
     assert deterministic(folder) == deterministic(undisturbed.folder)
     assert folder.samples.read_bytes() == undisturbed.folder.samples.read_bytes()

@@ -296,7 +296,7 @@ def test_both_are_in_a_runs_name_where_they_are_used(small: Sequence[str]) -> No
 def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_happened(
     small: Sequence[str],
     tmp_path: Path,
-    go_on: Callable[..., None],
+    resume: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     overrides: list[str],
 ) -> None:
@@ -328,7 +328,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_happened(
                 if end == "stopped":
                     patch.setattr(Trainer, "learn", learn_and_stop)
                 torch.manual_seed(len(folders) + 10)  # what a process begins with decides nothing
-                go_on(plan.folder, end)
+                resume(plan.folder, end)
                 if end == "stopped":
                     check_checkpoint(plan.folder, "lora" in overrides[0])
         folders.append(plan.folder)
@@ -350,7 +350,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_happened(
 
 
 def check_checkpoint(folder: RunFolder, adapters_alone: bool) -> None:
-    """With adapters, a checkpoint has none of the model's own weights: they are loaded anew."""
+    """With adapters, a checkpoint has none of the model's own weights: they are loaded again."""
     from safetensors import safe_open
 
     (checkpoint,) = folder.checkpoints.iterdir()

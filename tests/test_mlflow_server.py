@@ -79,7 +79,7 @@ def test_a_server_that_is_killed_and_comes_back_has_every_point(
         assert time.monotonic() < end
         time.sleep(0.05)
     server.kill()
-    log(range(200, 700))  # training goes on
+    log(range(200, 700))  # training continues
     assert json.loads(folder.mlflow.read_text())["update"] < 699
     server.start()
     log(range(700, 800))

@@ -52,11 +52,11 @@ def test_any_declared_eos_ends_a_response(tiny: Path, tmp_path: Path) -> None:
     assert load_codec(one, load_model(one, CPU)).eos == (0,)
 
 
-def test_a_run_saves_the_list(tiny: Path, tmp_path: Path, small: Sequence[str], go_on: Callable[..., None]) -> None:
+def test_a_run_saves_the_list(tiny: Path, tmp_path: Path, small: Sequence[str], resume: Callable[..., None]) -> None:
     folder = copy_of(tiny, tmp_path / "several", eos_token_id=[17, 0])
     plan = plan_words(*small, f"model.path={folder}")
     plan.freeze()
-    go_on(plan.folder)
+    resume(plan.folder)
     saved = json.loads((plan.folder.model / "generation_config.json").read_text())
     assert saved["eos_token_id"] == [0, 17]
     assert declared_eos(load_model(ModelSettings(path=str(plan.folder.model)), CPU)) == [0, 17]

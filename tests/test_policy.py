@@ -60,7 +60,7 @@ def test_padding_and_masks() -> None:
 def test_positions() -> None:
     mask = torch.tensor([[True, True, True], [False, False, True]])
     assert positions(mask, "left").tolist() == [[0, 1, 2], [0, 0, 0]]
-    assert positions(mask, "right").tolist() == [[0, 1, 2], [0, 1, 2]]  # D4: pads take places
+    assert positions(mask, "right").tolist() == [[0, 1, 2], [0, 1, 2]]  # docs/fidelity.md, D4: pads take places
 
 
 def test_the_prefix_is_taken_out_and_left_in_for_other_prompts(load_policy: LoadPolicy) -> None:
@@ -253,7 +253,7 @@ def test_an_mlp_of_another_kind_is_computed_everywhere() -> None:
 
 
 def test_a_row_that_has_ended_is_no_longer_computed(load_policy: LoadPolicy) -> None:
-    """Wrong version: every row goes on until the last one ends."""
+    """Wrong version: every row continues until the last one ends."""
     policy, seen = load_policy(prompts=PROMPTS), []
     uniforms = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
     eos = policy.sample(PROMPTS * 10, uniforms, Sampling(6)).responses[0][1]
@@ -598,7 +598,7 @@ def test_what_gradients_are_made_of_is_let_go(load_policy: LoadPolicy) -> None:
 
 
 def test_bfloat16_weights_are_made_once_an_update(load_policy: LoadPolicy) -> None:
-    """And anew when the weights have changed; wrong version: the next update runs on those before it."""
+    """And again when the weights have changed; wrong version: the next update runs on those before it."""
     policy = load_policy(prompts=PROMPTS, bfloat16=True)
     sampled = policy.sample(PROMPTS, torch.full((4, 3), 0.7), Sampling(3), with_graph=True)
     made = dict(policy._forward.matrices._copies)

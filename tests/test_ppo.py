@@ -358,18 +358,18 @@ SOUND |= {"scored_distribution": "sampled", "kl_coef": 0.01, "entropy_coef": 0.0
         SOUND,
         {"baseline": "none"},
         {"baseline": "batch_mean"},
-        {"baseline": "prompt_value"},  # D2
-        {"train_eos": False},  # D3
-        {"padding": "right"},  # D4
-        {"clip_range": 0.2},  # D7; one step a batch: the ratio is 1, the gradient the same
-        {"temperature": 0.7, "scored_distribution": "full"},  # D9
+        {"baseline": "prompt_value"},  # docs/fidelity.md, D2
+        {"train_eos": False},  # docs/fidelity.md, D3
+        {"padding": "right"},  # docs/fidelity.md, D4
+        {"clip_range": 0.2},  # docs/fidelity.md, D7; one step per batch: the ratio is 1, the gradient the same
+        {"temperature": 0.7, "scored_distribution": "full"},  # docs/fidelity.md, D9
         {"temperature": 0.7, "scored_distribution": "sampled"},
         {"top_k": 5, "scored_distribution": "full"},
         {"top_k": 5, "scored_distribution": "sampled"},
-        {"kl_estimator": "k2"},  # D14
+        {"kl_estimator": "k2"},  # docs/fidelity.md, D14
         {"kl_estimator": "k3"},
         {"kl_estimator": "exact"},
-        {"weight_decay": 0.3, "adam_eps": 1e-3},  # D15
+        {"weight_decay": 0.3, "adam_eps": 1e-3},  # docs/fidelity.md, D15
         {"whiten_advantages": True, "train_eos": False},
         {"micro_batch": 3},
         {"max_grad_norm": 0.01},
@@ -705,7 +705,7 @@ def test_contradictions_are_named(changes: dict[str, Any], key: str) -> None:
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(load_policy: LoadPolicy) -> None:
-    """Wrong version: the weights are NaN from there on, and the run goes on with them."""
+    """Wrong version: the weights are NaN from there on, and the run continues with them."""
     policy = load_policy(prompts=PROMPTS)
     learner = Learner(policy, msgspec.structs.replace(PAPER, kl_coef=1e38, kl_estimator="k1"), torch.Generator())
     before = [parameter.clone() for parameter in policy.model.parameters()]

@@ -1,4 +1,4 @@
-"""Pre-training the child: what the mixture shows, what it withholds, and that training runs."""
+"""Pre-training nano: what the mixture shows, what it withholds, and that training runs."""
 
 import json
 import lzma
@@ -196,7 +196,7 @@ def test_rows_are_context_long_and_begin_with_a_document() -> None:
     def documents() -> Iterator[Document]:
         while True:
             yield Document("a prompt of", "five")  # ids 2 7 3 | 5, then EOS
-            yield Document("", "word " * 300)  # longer than a row: it goes on in the next
+            yield Document("", "word " * 300)  # longer than a row: it continues in the next
 
     rows = list(islice(pretrain.sequences(documents(), Words()), 40))
     assert {len(row) for row in rows} == {pretrain.CONTEXT}

@@ -158,7 +158,7 @@ def test_only_one_process_trains_a_run(folder: RunFolder) -> None:
 
 
 def test_full_disk_leaves_whole_lines_and_says_what_to_do(folder: RunFolder) -> None:
-    with no_file_longer_than(1000), pytest.raises(DiskFull, match="same command goes on") as caught:
+    with no_file_longer_than(1000), pytest.raises(DiskFull, match="same command resumes") as caught:
         for update in range(100):
             folder.append_metrics(row(update))
     assert str(folder.path) in str(caught.value) and "\n" not in str(caught.value)
@@ -465,7 +465,7 @@ def test_dead_server_costs_one_warning_and_no_training_time(
     assert in_training < 1
     assert time.monotonic() - begin < 4
     warnings = [record.getMessage() for record in caplog.records]
-    assert len(warnings) == 1 and "training goes on" in warnings[0] and "\n" not in warnings[0]
+    assert len(warnings) == 1 and "training continues" in warnings[0] and "\n" not in warnings[0]
     assert "hunter2" not in warnings[0] and (answering or "Connection refused" in warnings[0])
     server.close()
     assert not folder.mlflow.exists() and len(folder.read_metrics()) == 300

@@ -1,4 +1,4 @@
-"""The whole command on a tiny model: one run, a sweep, what they leave behind, and what is cut off goes on."""
+"""The whole command on a tiny model: one run, a sweep, what they leave behind, and resuming what was cut off."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def weights(folder: RunFolder) -> torch.Tensor:
 
 
 @pytest.fixture
-def train_here(small: Sequence[str], tmp_path: Path, go_on: Callable[..., None]) -> Train:
+def train_here(small: Sequence[str], tmp_path: Path, resume: Callable[..., None]) -> Train:
     """`train_here(*overrides, outputs="outputs", end="finished")`: a small run, trained in this process."""
 
     def train(*overrides: str, outputs: str = "outputs", end: str = "finished") -> RunFolder:
@@ -45,7 +45,7 @@ def train_here(small: Sequence[str], tmp_path: Path, go_on: Callable[..., None])
         defaults = [each for each in small if each.partition("=")[0] not in {*given, "paths.outputs"}]
         made = plan_words(*defaults, f"paths.outputs={tmp_path / outputs}", *overrides)
         made.freeze()
-        go_on(made.folder, end)
+        resume(made.folder, end)
         return made.folder
 
     return train
@@ -211,7 +211,7 @@ def test_the_fields_usual_algorithms(train_here: Train, ppo: str) -> None:
 
 
 def test_16_micro_batches_change_no_draw(train_here: Train) -> None:
-    """PITFALLS 16: the same prompts and the same responses; numbers up to rounding."""
+    """The same prompts and the same responses; numbers up to rounding."""
     whole, split = train_here(outputs="a"), train_here("ppo.micro_batch=1", outputs="a")
     assert whole.name != split.name
     assert [(r["prompt"], r["response"]) for r in rows(whole.samples)] == [
@@ -377,11 +377,11 @@ def test_a_class_with_parameters(train_here: Train, own_module: Callable[[str], 
     folder = train_here("~reward", f"+reward={{_target_:{module}.Weighted,weight:0.25}}")
     lines = rows(folder.metrics)[1:]
     assert [line["reward/mean"] for line in lines] == [0.25] * 4
-    assert [line["reward/no_signal"] for line in lines] == [1.0] * 4  # PITFALLS 11: nothing to learn from
+    assert [line["reward/no_signal"] for line in lines] == [1.0] * 4  # nothing to learn from
 
 
 def test_a_reward_a_token(train_here: Train, own_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """PITFALLS 7: a span's reward mapped onto tokens by offsets; what is trained on are the ids that were sampled."""
+    """A span's reward mapped onto tokens by offsets; what is trained on are the ids that were sampled."""
     import pgsrm.trainer
     from pgsrm.models.text import Codec
 
@@ -495,7 +495,7 @@ def test_prompts_count_by_content_and_not_by_file(small: Sequence[str], tmp_path
     assert identities[0] == identities[1] != identities[2]
 
 
-# Cut off and gone on (PITFALLS 14)
+# Cut off and resumed
 
 INTERRUPTED = """
 import os, random, signal
@@ -529,7 +529,7 @@ STATEFUL += ["ppo.kl_estimator=k3", "ppo.dropout=true", "ppo.minibatches=2", "pp
 def test_a_run_that_is_cut_off_goes_on_as_if_nothing_had_happened(
     run_cli: Callable[..., Any],
     train_here: Train,
-    go_on: Callable[..., None],
+    resume: Callable[..., None],
     own_module: Callable[[str], str],
     small: Sequence[str],
     tmp_path: Path,
@@ -558,7 +558,7 @@ def test_a_run_that_is_cut_off_goes_on_as_if_nothing_had_happened(
         assert 2 <= rows(folder.metrics)[-1]["update"] <= 4
 
     monkeypatch.delenv("INTERRUPT")
-    go_on(folder)
+    resume(folder)
     assert folder.state() == "finished"
     assert without_times(folder) == without_times(undisturbed)
     assert folder.samples.read_text() == undisturbed.samples.read_text()

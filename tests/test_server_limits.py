@@ -56,7 +56,7 @@ def test_a_server_that_takes_fewer_texts_gets_fewer(
     assert server.embeddings(texts, "tiny") == [vector(text, 8) for text in texts]
     assert max(len(body["input"]) for body in fake.bodies) <= most
     (line,) = told(caplog)
-    assert "takes fewer texts a request (batch size" in line and f"maximum allowed batch size {most})" in line
+    assert "takes fewer texts per request (batch size" in line and f"maximum allowed batch size {most})" in line
 
 
 def test_a_text_that_is_refused_alone_is_no_limit(fake: FakeOpenAI) -> None:

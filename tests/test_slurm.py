@@ -152,7 +152,7 @@ def restarts(run: RunFolder) -> int:
 
 
 def start_now(runs: list[RunFolder]) -> bool:
-    """Whether all jobs have ended. Jobs that were requeued would wait two minutes otherwise (SWEEPS: 120 s)."""
+    """Whether all jobs have ended. Jobs that were requeued would wait two minutes otherwise (Slurm's default delay is 120 s)."""
     queue = slurm("squeue", "--noheader", "--array", "--format=%i|%T|%r").stdout.splitlines()
     requeued = [line.partition("|")[0] for line in queue if line.endswith("|PENDING|BeginTime")]
     if requeued:
@@ -170,7 +170,7 @@ def deterministic(run: RunFolder) -> list[bytes]:
 
 
 def test_whatever_ends_a_job_its_run_ends_finished_with_the_numbers_of_an_undisturbed_one(
-    place: Place, go_on: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    place: Place, resume: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time limit, scontrol requeue, preemption: they go on by themselves. scancel and kill -9: by the same command."""
     total = 4 * SEEDS
@@ -219,7 +219,7 @@ def test_whatever_ends_a_job_its_run_ends_finished_with_the_numbers_of_an_undist
         shutil.copy(run.config, other.config)
         frozen = run.status() or {}
         other.write_status(state="waiting", identity=frozen["identity"], format=frozen["format"])
-        go_on(other)
+        resume(other)
         assert deterministic(run) == deterministic(other)
         assert run.samples.read_bytes() == other.samples.read_bytes()
         weights = [(each.model / "model.safetensors").read_bytes() for each in (run, other)]

@@ -113,7 +113,7 @@ def _distinct(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def _scores(variant: Variant, column: str, measure: Measure, more: bool) -> list[float]:
-    """One number a run, more is better: those of the finished runs that have one, and `WORST` for each that diverged."""
+    """One number per run, more is better: those of the finished runs that have one, and `WORST` for each that diverged."""
     found = [measure(series(run, column)) for run in variant.complete]
     scores = [value if more else -value for value in found if value == value]
     if variant.complete and not scores:  # not measured

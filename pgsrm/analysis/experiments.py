@@ -66,7 +66,7 @@ class Experiment:
 
     @functools.cached_property
     def levels(self) -> list[tuple[str, list[Variant]]]:
-        """Label and variants (one a reward) of each level, in their order."""
+        """Label and variants (one per reward) of each level, in their order."""
         prefix = f"{self.factor}=" if self.factor else ""
         rows = [(label.removeprefix(prefix), found) for label, found in by_setting(self.variants)]
         return sorted(rows, key=lambda row: 1 if row[0] in LAST else -1 if row[0] in FIRST else 0)

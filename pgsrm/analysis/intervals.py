@@ -33,7 +33,7 @@ class Estimate:
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
-    """The mean of independent values, one a seed, with Student's t interval; without one below `MIN_SEEDS` values."""
+    """The mean of independent values, one per seed, with Student's t interval; without one below `MIN_SEEDS` values."""
     import numpy as np
 
     n = len(values)
@@ -116,7 +116,7 @@ def bootstrap_band(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.nd
 
 
 def interquartile_mean(scores: Sequence[Sequence[float]]) -> Estimate:
-    """Mean over tasks of the mean of the middle half of a task's scores, one sequence a task and one score a seed, with
+    """Mean over tasks of the mean of the middle half of a task's scores, one sequence per task and one score per seed, with
     a stratified bootstrap: seeds are drawn within their task.
 
     Task by task, since tasks differ in scale: the middle half of all scores would leave out whole tasks, and others
@@ -141,7 +141,7 @@ def _middle_half(scores: np.ndarray) -> Any:
 def probability_of_improvement(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Estimate:
     """P(a run of a > a run of b), ties half, mean over tasks, with a stratified bootstrap.
 
-    `a` and `b` hold one sequence a task, in the same order, and one score a seed.
+    `a` and `b` hold one sequence per task, in the same order, and one score per seed.
     """
     import numpy as np
 

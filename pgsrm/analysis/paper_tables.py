@@ -169,7 +169,7 @@ ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], str | None]], ...] = (
     ("Ratio clipping", _number("ppo.clip_range")),
     ("KL estimator", _number("ppo.kl_estimator")),
     ("References", _reference),
-    ("New tokens a response", _number("task.max_new_tokens")),
+    ("New tokens per response", _number("task.max_new_tokens")),
     ("Held-out share", _number("task.holdout")),
 )
 NOTES: dict[str, Callable[[Mapping[str, Any]], str | None]] = {

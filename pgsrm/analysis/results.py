@@ -113,7 +113,7 @@ def stability(variants: Sequence[Variant]) -> Table:
 
 
 def by_seed(variants: Sequence[Variant]) -> Table:
-    """One row a run, the unfinished too."""
+    """One row per run, the unfinished too."""
     rows: list[list[Cell]] = []
     for variant in variants:
         for run in variant.runs:

@@ -67,7 +67,7 @@ class ClusterSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, k
 class ResourceSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The `resources` config group: how much one run gets. null leaves a value to the cluster's own default."""
 
-    # Time limit of a job in hours; a run that needs longer goes on in its next job by itself.
+    # Time limit of a job in hours; a run that needs longer resumes in its next job by itself.
     hours: Annotated[float, Meta(gt=0)] | None = None
     # Memory of the machine, in GiB.
     memory_gb: Annotated[float, Meta(gt=0)] | None = None

@@ -85,7 +85,7 @@ def _config_file_problem(error: BaseException) -> str | None:
         and str(error).startswith("Invalid loaded object type")
         and (file := _file_being_read(error))
     ):
-        return f"{file}: line 1: holds no key; write key: value, one a line"
+        return f"{file}: line 1: holds no key; write key: value, one per line"
     return None
 
 

@@ -27,7 +27,7 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
 
     # A file (CSV or JSONL), or the name of a shipped one.
     data: str
-    # The child's prompt, with the data's columns in braces.
+    # The policy's prompt, with the data's columns in braces.
     template: Annotated[str, Meta(min_length=1)]
     # What counts as right: binary reward and exact match.
     checker: dict[str, Any]
@@ -70,7 +70,7 @@ class EvaluationSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True
 
 
 class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What a killed run goes on from."""
+    """What a killed run resumes from."""
 
     # Minutes between two checkpoints; one more is written at SIGTERM, SIGINT and SIGUSR2.
     minutes: Annotated[float, Meta(gt=0)]

@@ -57,7 +57,7 @@ class VectorCache:
         """Keep `vectors`; returns what is kept under their keys.
 
         That is another process's vector where it came first: a server's answers differ in the last digits, and
-        this way every run, and every run that goes on, computes with the same ones.
+        this way every run, and every resumed run, computes with the same ones.
         """
         try:
             self._put(vectors)

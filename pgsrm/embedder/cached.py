@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class CachedEmbedder(ABC):
     """Implements `pgsrm.embedder.Embedder` on top of `digest` and `_embed_unseen`.
 
-    White space around a text is not part of it: a child's answers begin with a space or do not, by its tokenizer.
+    White space around a text is not part of it: whether a policy's answers begin with a space depends on its tokenizer.
     Texts are embedded in Unicode's form NFC. An empty text, or one of invisible characters alone, gets a row of zeros, and
     nobody is asked for it.
     """

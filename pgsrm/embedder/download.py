@@ -1,4 +1,4 @@
-"""Fetches published vectors; what was cut off goes on where it stopped."""
+"""Fetches published vectors. A download that was cut off resumes where it stopped."""
 
 from __future__ import annotations
 

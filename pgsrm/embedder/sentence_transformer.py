@@ -32,7 +32,7 @@ class SentenceTransformerEmbedder(CachedEmbedder):
     each text, as some models want it ("query: "). device: auto, cpu, cuda … cache, cache_megabytes: see `VectorCache`.
 
     Texts go through the model one by one: in a batch the last digits of a text's vector can depend on the others'
-    lengths, and which texts are new differs between a run and the same run going on.
+    lengths, and which texts are new differs between a run and the same run resumed.
 
     Raises UserError naming `embedder.path` for a model that is not there or can't be loaded.
     """

@@ -1,4 +1,4 @@
-"""Evaluate finished runs anew: `python -m pgsrm.evaluation RUN ...`, a line of JSON each.
+"""Evaluate finished runs again: `python -m pgsrm.evaluation RUN ...` prints one line of JSON per run.
 
 For runs that an earlier version made without a metric that there is now. RUN is a run's folder; its saved model is measured as
 its config says, and nothing is written.

@@ -1,4 +1,4 @@
-"""Runs on this machine: N slots, one process a run, a GPU a slot where there are GPUs."""
+"""Runs on this machine: N slots, one process per run, one GPU per slot where there are GPUs."""
 
 import os
 import signal
@@ -74,7 +74,7 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, r
 
 
 def make_slots(plans: Sequence[Plan], count: int | None, gpus: Sequence[str], runs_per_gpu: int) -> list[Slot]:
-    """`count` slots (null: one a core, or one for every `threads` of each process; with GPUs `runs_per_gpu` for each of them).
+    """`count` slots (null: one per core, or one per `threads` cores; with GPUs `runs_per_gpu` for each of them).
 
     A run of several processes has a GPU for each.
 

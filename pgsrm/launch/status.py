@@ -38,7 +38,7 @@ def find_runs(places: Iterable[Path]) -> list[RunFolder]:
 
 
 def table(folders: Sequence[RunFolder], unfinished: bool = False) -> str:
-    """A line a run, the reasons of those that wait, stopped or failed, and how many are in which state."""
+    """One line per run, the reasons of those that wait, stopped or failed, and how many are in which state."""
     note = ""
     try:
         queue = Queue.ask(folders)

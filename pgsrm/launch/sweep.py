@@ -57,7 +57,7 @@ class Survey:
         return f"{len(self.plans)} run{'s' if len(self.plans) > 1 else ''}: {', '.join(said.values())}"
 
     def lines(self) -> str:
-        """The same, then a line a run: what a dry run shows."""
+        """The same, then one line per run: what a dry run shows."""
         width = max(map(len, self.needs))
         runs = [f"  {need:{width}}  {plan.folder.name}" for plan, need in zip(self.plans, self.needs, strict=True)]
         return "\n".join([self.line(), *runs, "dry_run=true: nothing was started"])

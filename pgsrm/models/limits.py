@@ -1,6 +1,6 @@
 """What a server turned out not to take: learned from its refusals, said once, and kept to from then on.
 
-Servers of one protocol differ: some take 10 texts a request and others 2048, some know an option and others answer 400 to it.
+Servers of one protocol differ: some take 10 texts per request and others 2048, some know an option and others answer 400 to it.
 """
 
 import logging
@@ -73,7 +73,7 @@ class Limits:
         """From here on no request has more texts."""
         if self.texts is None:
             logger.warning(
-                "%s: the server takes fewer texts a request (%s); they are sent in parts", self._section, reason
+                "%s: the server takes fewer texts per request (%s); they are sent in parts", self._section, reason
             )
         self.texts = texts
 

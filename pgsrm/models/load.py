@@ -92,6 +92,6 @@ def load_codec(settings: ModelSettings, model: Any) -> Codec:
 def fuse_activations(model: Any) -> None:
     """Replace GPT-2's GELU, written out in eight elementwise steps, by torch's one: equal up to float rounding."""
     for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation | FastGELUActivation):
+        for name, part in module.named_children():
+            if isinstance(part, NewGELUActivation | FastGELUActivation):
                 setattr(module, name, GELU(approximate="tanh"))

@@ -32,7 +32,7 @@ class Vector(msgspec.Struct):
 
 
 class Embeddings(msgspec.Struct):
-    # One a text, in any order.
+    # One per text, in any order.
     data: list[Vector]
     # What it took.
     usage: Usage | None = None

@@ -116,7 +116,7 @@ class Answers:
 
 
 class _Lines:
-    """A file of JSON objects, one a line, that grows line by line; as a context manager, held by one process.
+    """A file of JSON objects, one per line, that grows line by line. As a context manager it is held by one process.
 
     Raises UserError if another process has it, or if it can't be written.
     """

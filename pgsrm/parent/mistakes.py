@@ -1,6 +1,6 @@
 """A parent that errs at a known rate: some training prompts get another prompt's reference.
 
-What a child learns from a wrong parent can only be told against the right answers: evaluations and exact match keep to
+What a policy learns from a wrong parent can only be told against the right answers: evaluations and exact match keep to
 them, and only the reward in training sees the errors (`pgsrm.reward.scorer.Scorer`).
 """
 

@@ -52,7 +52,9 @@ class Questions:
             raise UserError("task.instruction=null: the parent must be told what to do; set it")
         self.instruction: str = task["instruction"].strip()
         self.rows = load_inputs(task)
-        form = task.get("parent_input") or task["template"]  # the form of the paper's Appendix A.3, or the policy's prompt
+        form = (
+            task.get("parent_input") or task["template"]
+        )  # the form of the paper's Appendix A.3, or the policy's prompt
         self.asked = [render(form, row, "task.parent_input").strip() for row in self.rows]
         self._task = task
         self._one_line = task["max_new_tokens"] < _LINES  # a longer answer may be a poem

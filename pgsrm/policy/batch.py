@@ -64,5 +64,5 @@ def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: Side, device: torch.
         before, after = (pads, 0) if side == "left" else (0, pads)
         ids.append([pad] * before + list(row) + [pad] * after)
         mask.append([False] * before + [True] * len(row) + [False] * after)
-    # one call each: a call a row took 2 ms
+    # one call each: a call per row took 2 ms
     return torch.tensor(ids, dtype=torch.long).to(device), torch.tensor(mask).to(device)

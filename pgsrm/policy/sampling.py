@@ -32,7 +32,7 @@ def truncate(logits: Tensor, temperature: float, top_k: int, keep: Tensor | None
 
 
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row (B,) from logits (B, V) by inverting the distribution function at `uniform` (B,), and its log-prob.
+    """One token per row (B,) from logits (B, V) by inverting the distribution function at `uniform` (B,), and its log-prob.
 
     `uniform` is in [0, 1), in float64: float32 has 2^24 numbers there, which would never meet the rarest of 50,257 tokens.
     Nor would a sum in float32.

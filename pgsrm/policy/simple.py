@@ -111,7 +111,7 @@ class SimplePolicy(BasePolicy):
             # Each row's own tokens first, pads behind them, where no causal model looks.
             ids = ids.gather(1, (~mask).long().argsort(dim=1, stable=True))
             return self._forward(model, ids, **options), batch.prompt_mask.sum(1) - 1
-        # The released code's way (D4): pads between prompt and response, which take positions.
+        # The released code's way (docs/fidelity.md, D4): pads between prompt and response, which take positions.
         if self._takes_positions:
             options["position_ids"] = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
         out = self._forward(model, ids, attention_mask=mask.long(), **options)

@@ -7,7 +7,7 @@ from pgsrm.ppo.settings import GROUP_BASELINES, PPOSettings
 
 
 def token_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
-    """Rewards (B, T), zero outside the mask; one number a response (B,) is given at its last token."""
+    """Rewards (B, T), zero outside the mask; one number per response (B,) is given at its last token."""
     if rewards.dim() == 2:
         return rewards * mask
     last = mask.long().cumsum(-1) == mask.long().sum(-1, keepdim=True)

@@ -66,7 +66,7 @@ def check_batch(
 
 
 def loss_mask(batch: PaddedBatch, eos: tuple[int, ...], train_eos: bool) -> Tensor:
-    """Response tokens in the loss (B, T): all up to the first EOS, which itself counts if `train_eos` (D3)."""
+    """Response tokens in the loss (B, T): before the first EOS, and that EOS if `train_eos` (docs/fidelity.md, D3)."""
     return batch.response_mask if train_eos else batch.response_mask & ~is_end(batch.response_ids, eos)
 
 

@@ -54,7 +54,7 @@ class Learner:
         return [part for order in orders for part in order.tensor_split(settings.minibatches)]
 
     def values(self, scores: Scores) -> Tensor:
-        """V on detached hidden states: of the prompt or of the last response token (B,), or before each token (B, T) (D2).
+        """V on detached hidden states: of the prompt or of the last response token (B,), or before each token (B, T).
 
         The last response token's hidden state is there only when `baseline` asks for it.
         """

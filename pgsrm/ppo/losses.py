@@ -78,7 +78,7 @@ def policy_loss(
 def value_loss(
     values: Tensor, targets: Tensor, mask: Tensor | None = None, count: Tensor | float | None = None
 ) -> Tensor:
-    """Mean squared error of the values: one a response (B,) (Algorithm 1, line 12), or one a token (B, T) over `mask`.
+    """Mean squared error of the values: one per response (B,) (Algorithm 1, line 12), or one per token (B, T) over `mask`.
 
     `count` is the number of responses, or of tokens, in the whole batch.
     """

@@ -24,7 +24,7 @@ class Look:
 
     logits: Tensor  # (T, V) of the distributions that predict its tokens
     states: Tensor  # (T + 1, D) last layer from the prompt's last token on
-    logprobs: Tensor  # (T,) of its tokens under the distribution that they are scored under (D9)
+    logprobs: Tensor  # (T,) of its tokens under the distribution that they are scored under (docs/fidelity.md, D9)
     values: Tensor  # (T,) V before each token; all the same where a response has one
 
 
@@ -76,7 +76,7 @@ class PlainLearner:
         return result
 
     def look(self, model: Any, prompt: list[int], response: list[int], width: int | None) -> Look:
-        """Score one response. `width` is the longest prompt's length with padding on the right (D4), else None."""
+        """Score one response. `width`: with right padding (docs/fidelity.md, D4) the longest prompt's length, else None."""
         ids, start, extra = [*prompt, *response], len(prompt), {}
         device = self.weight.device
         if width:  # prompt, pads, response; positions count the pads
@@ -90,7 +90,7 @@ class PlainLearner:
         return Look(logits, states, self.logprobs(logits, response), self.values(states.detach(), response))
 
     def logprobs(self, logits: Tensor, response: list[int]) -> Tensor:
-        """Log-probabilities (T,) of the response's tokens; with D9's `sampled` under temperature and top-k."""
+        """Log-probabilities (T,) of the response's tokens; `sampled`: under temperature, top-k (docs/fidelity.md, D9)."""
         s, logp = self.settings, []
         for row, token in zip(logits, response, strict=True):
             if s.scored_distribution == "sampled":
@@ -104,18 +104,18 @@ class PlainLearner:
         return torch.stack(logp)
 
     def values(self, states: Tensor, response: list[int]) -> Tensor:
-        """V (T,): before each token, of the prompt, or of the last token in the loss (Algorithm 1: "last non-pad", D2)."""
+        """V (T,): before each token, of the prompt, or of the last token in the loss (docs/fidelity.md, D2)."""
         if self.settings.baseline == "token_values":
             return states[:-1] @ self.weight + self.bias
         place = sum(self.in_loss(response)) if self.settings.baseline == "response_value" else 0
         return (states[place] @ self.weight + self.bias).expand(len(response))
 
     def in_loss(self, response: list[int]) -> list[bool]:
-        """Which tokens are in the loss: all, or all but EOS (D3)."""
+        """Which tokens are in the loss: all, or all but EOS (docs/fidelity.md, D3)."""
         return [token not in self.eos or self.settings.train_eos for token in response]
 
     def kl(self, look: Look, reference: Look, response: list[int]) -> Tensor:
-        """KL (T,) of policy and reference by `kl_estimator` (Schulman, "Approximating KL divergence"; D14)."""
+        """KL (T,) of policy and reference by `kl_estimator` (Schulman 2020; docs/fidelity.md, D14)."""
         full, ref = look.logits.log_softmax(-1), reference.logits.log_softmax(-1)
         if self.settings.kl_estimator == "exact":
             return (full.exp() * (full - ref)).sum(-1)
@@ -123,7 +123,7 @@ class PlainLearner:
         return {"k1": d, "k2": d**2 / 2, "k3": (-d).exp() - 1 + d}[self.settings.kl_estimator]
 
     def kl_for_control(self, old: Sequence[Look], references: Sequence[Look], responses: Sequence[list[int]]) -> float:
-        """k1 of the policy that sampled: the mean over the tokens in the loss (D13), or the mean sum of a response (Ziegler)."""
+        """k1 of the policy that sampled: mean per token in the loss (docs/fidelity.md, D13) or per response (Ziegler)."""
         sums, count = [], 0
         for look, reference, response in zip(old, references, responses, strict=True):
             full, ref = look.logits.log_softmax(-1), reference.logits.log_softmax(-1)

@@ -28,9 +28,9 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     actor_lr: Positive
     # AdamW learning rate of the value head.
     critic_lr: Positive
-    # AdamW decoupled weight decay, both optimisers (D15).
+    # AdamW decoupled weight decay, both optimisers (docs/fidelity.md, D15).
     weight_decay: NonNegative = 0.01
-    # AdamW epsilon, both optimisers (D15).
+    # AdamW epsilon, both optimisers (docs/fidelity.md, D15).
     adam_eps: Positive = 1e-8
     # Gradient norm limit, each optimiser apart.
     max_grad_norm: Positive = 1.0
@@ -40,7 +40,7 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     value_coef: NonNegative = 0.5
     # Responses a prompt; rows of a group follow one another. batch_size counts responses.
     group_size: Count = 1
-    # What is subtracted from the return (D2); token_values: GAE with a value before each token.
+    # What is subtracted from the return (docs/fidelity.md, D2); token_values: GAE with a value before each token.
     baseline: Literal[
         "prompt_value", "response_value", "token_values", "batch_mean", "group_mean", "leave_one_out", "none"
     ]
@@ -52,33 +52,33 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     scale_by_group: bool = False
     # Whether advantages get zero mean and unit variance over the batch.
     whiten_advantages: bool
-    # Ratio clipping range; null = -log pi A, no ratio (D7).
+    # Ratio clipping range; null = -log pi A, no ratio (docs/fidelity.md, D7).
     clip_range: Positive | None = None
     # First KL coefficient.
     kl_coef: NonNegative
-    # How the coefficient moves: fixed, paper (D13) or ziegler.
+    # How the coefficient moves: fixed, paper (docs/fidelity.md, D13) or ziegler.
     kl_control: Literal["fixed", "paper", "ziegler"] = "fixed"
     # KL that an adaptive coefficient aims at, nats a token (paper) or a response (ziegler); null = fixed.
     kl_target: Positive | None = None
     # Episodes over which `ziegler` adapts.
     kl_horizon: Positive = 10_000.0
-    # What the KL is measured against: the initial model, or the policy before the last update (D6).
+    # What the KL is measured against: the initial model, or the policy before the last update (docs/fidelity.md, D6).
     kl_reference: Literal["initial", "previous"] = "initial"
-    # Estimator of the KL term (D14).
+    # Estimator of the KL term (docs/fidelity.md, D14).
     kl_estimator: Literal["k1", "k2", "k3", "exact"]
     # Whether the KL term is a term of the loss, or is taken from each token's reward.
     kl_in: Literal["loss", "reward"] = "loss"
-    # Whether a sampled EOS is in the loss (D3).
+    # Whether a sampled EOS is in the loss (docs/fidelity.md, D3).
     train_eos: bool
-    # Side on which prompts are padded when scored (D4).
+    # Side on which prompts are padded in the log-probabilities' pass (docs/fidelity.md, D4).
     padding: Literal["left", "right"] = "left"
-    # Whether the policy's own dropout is on, in sampling and scoring (D5).
+    # Whether the policy's own dropout is on, in sampling and in log-probabilities (docs/fidelity.md, D5).
     dropout: bool = False
     # Sampling temperature.
     temperature: Positive = 1.0
-    # Sampling keeps this many tokens; 0 keeps all (D9).
+    # Sampling keeps this many tokens; 0 keeps all (docs/fidelity.md, D9).
     top_k: Annotated[int, Meta(ge=0)] = 0
-    # Which distribution a sampled token is scored under: the one it was drawn from, or the full softmax (D9).
+    # The distribution of a sampled token's log-probability: the one it was drawn from, or all (docs/fidelity.md, D9).
     scored_distribution: Literal["sampled", "full"] = "sampled"
 
     def check(self) -> None:

@@ -85,7 +85,7 @@ def _logprobs_as_drawn(settings: PPOSettings, scores: Scores, batch: PaddedBatch
 
 
 def _value_place(learner: Learner, batch: PaddedBatch) -> Tensor | None:
-    """How many response tokens (B,) the value head sees: up to the last one in the loss mask, or None for none (D2)."""
+    """How many response tokens (B,) the value head sees (docs/fidelity.md, D2): up to the loss mask's last, or None."""
     if learner.settings.baseline != "response_value":
         return None
     return loss_mask(batch, learner.policy.eos, learner.settings.train_eos).long().sum(-1)

@@ -61,7 +61,7 @@ def step(
     fixed = _fix(learner, batch, scored)
 
     before = None
-    if settings.kl_reference == "previous":  # D6
+    if settings.kl_reference == "previous":  # docs/fidelity.md, D6
         before = {name: tensor.detach().clone() for name, tensor in policy.model.state_dict().items()}
     metrics = [
         _gradient_step(learner, batch, part.to(policy.device), fixed, kept, scored[0] if one_pass else None)

@@ -21,7 +21,7 @@ def disk_full(folder: Path) -> DiskFull:
     """The error to raise when writing below `folder` (a run folder) found no space."""
     return DiskFull(
         f"{folder}: the disk is full or the quota used up; free some space, "
-        "then the same command goes on from the last checkpoint"
+        "then the same command resumes from the last checkpoint"
     )
 
 

@@ -42,7 +42,7 @@ def is_complete(folder: RunFolder, uri: str | None = None) -> bool:
 
 
 class MlflowMirror:
-    """Keeps one MLflow run in step with one run folder. A resumed run goes on in the same MLflow run.
+    """Keeps one MLflow run in step with one run folder. A resumed run writes to the same MLflow run.
 
     Args:
         folder: the run; mlflow.json in it remembers the MLflow run and the last update sent.
@@ -119,13 +119,13 @@ class MlflowMirror:
     def _tries(self, action: Callable[[], None]) -> bool:
         try:
             action()
-        except Exception as error:  # whatever it is, training goes on
+        except Exception as error:  # whatever it is, training continues
             self._warn(error)
             return False
         return True
 
     def _warn(self, error: BaseException) -> None:
-        warn_once(self._uri, error, f"training goes on, what is in {self._folder.metrics} is sent once it answers")
+        warn_once(self._uri, error, f"training continues, what is in {self._folder.metrics} is sent once it answers")
 
     def _send(self) -> None:
         """Sends every whole line that MLflow does not have yet."""

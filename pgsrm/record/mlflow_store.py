@@ -179,7 +179,7 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
 
 
 def warn_once(uri: str, error: BaseException, then: str) -> None:
-    """Warn of an address that does not answer and say what happens then: one line a process."""
+    """Warn of an address that does not answer and say what happens then: one line per process."""
     if uri not in _told:
         _told.add(uri)
         logger.warning("%s; %s", trouble(uri, error), then)

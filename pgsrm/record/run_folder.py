@@ -24,7 +24,7 @@ from pgsrm.util.errors import UserError
 # NumPy's and torch's scalars become floats; NaN and infinities become null, since JSON has neither.
 _encode = msgspec.json.Encoder(enc_hook=float).encode
 
-# Version of what a run's folder holds, in its status.json; folders of before have none, which is 1.
+# Version of a run folder's format, in its status.json. Older folders have no version, which means 1.
 # 2: `format` and `parts` in status.json; `reward` in samples.jsonl is the total also where a reward is per token.
 FORMAT = 2
 

@@ -92,7 +92,7 @@ def _random_texts(answers: Sequence[str], draw: random.Random) -> list[str]:
 
 
 def table(check: Check) -> str:
-    """The rewards' distribution, a line a group, and how well they rank."""
+    """The rewards' distribution, a line per group, and how well they rank."""
     import numpy as np
 
     lines = [f"{'reward of':24}{'mean':>8}{'5 %':>8}{'median':>8}{'95 %':>8}{'number':>10}"]

@@ -26,7 +26,7 @@ def reference_problem(reference: str, inputs: Mapping[str, str], task: Mapping[s
 
     Refused: nothing; JSON left-overs (code fences, {"OUTPUT"); special tokens and thoughts of a chat model, and control or
     undecodable characters, which the inputs don't have; more words than the inputs have and 2 max_new_tokens besides,
-    which the child can't come near; the question, text of its template, or a line of the instruction given back. The
+    which the policy can't come near; the question, text of its template, or a line of the instruction given back. The
     instruction's own examples (in quotes) are answers like others.
     """
     if not reference.strip(" \t\r\n\"'"):

@@ -38,7 +38,7 @@ Checker = Callable[[str, str, Mapping[str, str]], bool]
 class Example:
     """One prompt and what the parent answers to it.
 
-    prompt: the child's text; reference: the parent's; inputs: the data row's columns other than
+    prompt: the policy's text; reference: the parent's; inputs: the data row's columns other than
     `reference` and `source`, under the names that the template uses; source: who wrote the reference; error:
     a wrong reference that training is given in its place (`parent.error_rate`), None for most.
     """
@@ -60,7 +60,7 @@ class Task:
     """A task ready to train on.
 
     train, holdout: disjoint, in the file's order; checker: (response, reference, inputs) -> right or not;
-    max_new_tokens: the child's response length; digest: sha256 (hex) of prompts, references and split.
+    max_new_tokens: the policy's response length; digest: sha256 (hex) of prompts, references and split.
     """
 
     train: list[Example]

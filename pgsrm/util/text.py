@@ -46,7 +46,7 @@ def words_of(text: str) -> list[str]:
     """The words of a text: runs of letters and the marks on them, lower case, in NFC; no digits, no underscores.
 
     An apostrophe joins ("don't" is the word "dont"). Scripts that write marks as characters of their own (Devanagari, Thai,
-    Arabic with vowels) keep them. A script without spaces between words gives one word a run.
+    Arabic with vowels) keep them. A script without spaces between words gives one word per run of letters.
     """
     text = plain(text)
     if text.isascii():

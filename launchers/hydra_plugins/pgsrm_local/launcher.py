@@ -1,4 +1,4 @@
-"""`hydra/launcher=local`: the runs of a sweep on this machine, N at a time, one process a run.
+"""`hydra/launcher=local`: the runs of a sweep on this machine, N at a time, one process per run.
 
 Every config is composed, checked and frozen before the first run starts; a run's process reads its folder alone, so that
 a failure, even a hard one, stays its own. Finished runs are skipped, cut ones go on.
@@ -16,11 +16,11 @@ from pgsrm.util.errors import UserError
 
 
 class LocalLauncher(Launcher):
-    """Runs at most `slots` runs at once (default: one a core or `runs_per_gpu` a GPU, and no more than there are runs)."""
+    """Runs at most `slots` runs at once (default: one per core or `runs_per_gpu` per GPU, at most one per run)."""
 
     def __init__(self, slots: int | None = None, runs_per_gpu: int = 1, retry_failed: bool = True) -> None:
         if slots is not None and (type(slots) is not int or slots < 1):
-            raise UserError(f"hydra.launcher.slots={slots}: expected a whole number >= 1, or null for one a core")
+            raise UserError(f"hydra.launcher.slots={slots}: expected a whole number >= 1, or null for one per core")
         if type(runs_per_gpu) is not int or runs_per_gpu < 1:
             raise UserError(f"hydra.launcher.runs_per_gpu={runs_per_gpu}: expected a whole number >= 1")
         if type(retry_failed) is not bool:

@@ -1,4 +1,4 @@
-"""What a job does: train the run of a folder, and see to it that the run goes on when the job has to end.
+"""What a job does: train the run of a folder, and see to it that the run resumes when the job has to end.
 
 Slurm warns a job `cluster.signal_seconds` before its time is over (SIGUSR2); some clusters do so before preemption too.
 The run then writes a checkpoint, and the job puts itself back into the queue. SIGTERM comes with preemption, where a job
@@ -114,7 +114,7 @@ class Ending:
 
     def _fail(self, reason: str) -> None:
         print(reason, flush=True)
-        self._folder.write_status(state="failed", reason=f"{reason}; the same command goes on")
+        self._folder.write_status(state="failed", reason=f"{reason}; the same command resumes it")
 
 
 class JobSignals(Signals):

@@ -147,7 +147,7 @@ def prefill(forward: Forward, batch: SharedBatch) -> Prefill:
             layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
             layer.values = layer.values.expand(len(batch), -1, -1, -1)
     out = forward.run_for_end(
-        # on the right, a short prompt's last position is padding, and is asked (D4)
+        # on the right, a short prompt's last position is padding, and is asked (docs/fidelity.md, D4)
         real=batch.prompt_mask if batch.padding == "left" else None,
         input_ids=batch.prompt_ids,
         attention_mask=mask.long(),

@@ -64,7 +64,7 @@ class FastPolicy(BasePolicy):
         self.prefix: list[int] = self.prompts[0][:length] if prompts else []
         self._number = {tuple(prompt): number for number, prompt in enumerate(self.prompts)}
         self._kept_prefill: Prefill | None = None  # the reference's, of all prompts; made at first use
-        # padded on the right, a row's positions depend on the longest prompt of its batch (D4)
+        # padded on the right, a row's positions depend on the longest prompt of its batch (docs/fidelity.md, D4)
         self._keeps_reference = bool(prompts) and padding == "left"
 
     def pad(
