@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -155,8 +155,10 @@ class Composer:
         self._composed: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
         self._groups: dict[str, bool] = {}
 
-    def plans(self, runs: Sequence[Sequence[str]]) -> list[Plan]:
+    def plans(self, runs: Sequence[Sequence[str]], named: Collection[str] | None = None) -> list[Plan]:
         """The plans of the runs with these overrides.
+
+        named: the keys whose values make the runs' names; those that differ between the runs by default.
 
         Each value is looked at once before the first plan is made, which takes ten times as long: a wrong one is told at
         once. Raises UserError, and what Hydra raises for a wrong override.
@@ -168,9 +170,13 @@ class Composer:
                 seen.update(overrides)
         shared = Shared()
         parsed = [self._parser.parse_overrides(list(overrides)) for overrides in runs]
+        if named is None:
+            words = words_of(parsed)
+        else:
+            words = [words_of([[one for one in run if one.key_or_group in named]])[0] for run in parsed]
         return [
-            plan(*self.compose(overrides), shared, words, model_of(run))
-            for overrides, run, words in zip(runs, parsed, words_of(parsed), strict=True)
+            plan(*self.compose(overrides), shared, own_words, model_of(run))
+            for overrides, run, own_words in zip(runs, parsed, words, strict=True)
         ]
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:

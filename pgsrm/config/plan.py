@@ -30,7 +30,7 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
 
-LAUNCH = ("cluster", "resources", "dry_run")  # what a launch reads and a run does not
+LAUNCH = ("cluster", "resources", "dry_run", "objective")  # what a launch reads and a run does not
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.config.plan import Plan
+from pgsrm.launch.search import check_search
 from pgsrm.launch.sweep import (
+    Survey,
     freeze,
     launching,
     outputs_of,
@@ -50,27 +52,48 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, r
     Raises:
         SweepFailed: when a run failed or was stopped; the same command runs what is missing.
     """
-    from pgsrm.record.progress import SweepTable
-
     if plans[0].settings.dry_run:
         print(survey(plans, retry_failed).lines(), flush=True)
         return
     with launching(outputs_of(plans)):
-        found = survey(plans, retry_failed)
-        waiting = found.to_start
-        places = make_slots(waiting or found.plans, slots, visible_gpus(), runs_per_gpu)
-        freeze(waiting)
-    print(found.line(), flush=True)
-    if set(found.needs) <= {"queued", "running"}:
+        surveyed = survey(plans, retry_failed)
+        places = make_slots(surveyed.to_start or surveyed.plans, slots, visible_gpus(), runs_per_gpu)
+        freeze(surveyed.to_start)
+    print(surveyed.line(), flush=True)
+    if set(surveyed.needs) <= {"queued", "running"}:
         return
-    experiment = prepare_tracking(plans[0].config["tracking"])
-    folders = [plan.folder for plan in found.plans]
-    with SweepTable(folders) as table:
-        _train(waiting, places, table)
-    if plans[0].config["tracking"] is not None:
-        send_the_rest(folders)
+    experiment = _train_and_send(surveyed, places)
     elsewhere = ("queued", "running")  # whoever started them answers for them
-    report([p for p, need in zip(found.plans, found.needs, strict=True) if need not in elsewhere], experiment)
+    report([p for p, need in zip(surveyed.plans, surveyed.needs, strict=True) if need not in elsewhere], experiment)
+
+
+def run_batch(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, retry_failed: bool = True) -> str | None:
+    """The runs that a search tries next: freeze them and train those that have not finished; MLflow's experiment.
+
+    Raises:
+        UserError: for what would leave the search without their results.
+    """
+    check_search(plans)
+    with launching(outputs_of(plans)):
+        surveyed = survey(plans, retry_failed)
+        places = make_slots(surveyed.to_start or surveyed.plans, slots, visible_gpus(), runs_per_gpu)
+        freeze(surveyed.to_start)
+    return _train_and_send(surveyed, places)
+
+
+def _train_and_send(surveyed: Survey, places: Sequence[Slot]) -> str | None:
+    """Train what is to start, send MLflow what it has not got, and return its experiment."""
+    from pgsrm.record.progress import SweepTable
+
+    tracking = surveyed.plans[0].config["tracking"]
+    experiment = prepare_tracking(tracking)
+    folders = [plan.folder for plan in surveyed.plans]
+    if surveyed.to_start:
+        with SweepTable(folders) as table:
+            _train(surveyed.to_start, places, table)
+    if tracking is not None:
+        send_the_rest(folders)
+    return experiment
 
 
 def make_slots(plans: Sequence[Plan], count: int | None, gpus: Sequence[str], runs_per_gpu: int) -> list[Slot]:

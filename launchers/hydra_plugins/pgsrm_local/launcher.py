@@ -33,8 +33,15 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from pgsrm.config.compose import Composer
-        from pgsrm.launch.local import run_sweep
+        from pgsrm.launch import search
+        from pgsrm.launch.local import run_batch, run_sweep
+        from pgsrm.record import RunFolder
 
-        plans = Composer(self.hydra_context.config_loader, self.config).plans(job_overrides)
-        run_sweep(plans, self.slots, self.runs_per_gpu, self.retry_failed)
-        return []
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        if not search.is_search(self.config):
+            run_sweep(composer.plans(job_overrides), self.slots, self.runs_per_gpu, self.retry_failed)
+            return []
+        plans = composer.plans(job_overrides, named=search.searched_keys(self.config))
+        experiment = run_batch(plans, self.slots, self.runs_per_gpu, self.retry_failed)
+        search.report_batch(plans, self.config, initial_job_idx == 0, experiment)
+        return search.results(plans, job_overrides, RunFolder.state)

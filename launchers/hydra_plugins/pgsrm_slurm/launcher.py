@@ -31,8 +31,15 @@ class SlurmLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from pgsrm.config.compose import Composer
-        from pgsrm.launch.slurm.launch import run_sweep
+        from pgsrm.launch import search
+        from pgsrm.launch.slurm.launch import run_batch, run_sweep
+        from pgsrm.launch.slurm.queue import Queue
 
-        plans = Composer(self.hydra_context.config_loader, self.config).plans(job_overrides)
-        run_sweep(plans, self.slots, self.wait, self.retry_failed)
-        return []
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        if not search.is_search(self.config):
+            run_sweep(composer.plans(job_overrides), self.slots, self.wait, self.retry_failed)
+            return []
+        plans = composer.plans(job_overrides, named=search.searched_keys(self.config))
+        experiment = run_batch(plans, self.slots, self.wait, self.retry_failed)
+        search.report_batch(plans, self.config, initial_job_idx == 0, experiment)
+        return search.results(plans, job_overrides, Queue.ask([plan.folder for plan in plans]).state)

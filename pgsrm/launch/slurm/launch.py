@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 from pgsrm.config.plan import Plan
+from pgsrm.launch.search import check_search, check_waits
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.launch.slurm.submit import check_cluster, submit
 from pgsrm.launch.sweep import (
@@ -56,6 +57,28 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, wait: bool, retry_failed
         print(f"to MLflow, now and then: {_command('sync', plans)}", flush=True)
     else:
         print_where(plans[0].config, prepare_tracking(tracking))
+
+
+def run_batch(plans: Sequence[Plan], slots: int | None, wait: bool, retry_failed: bool = True) -> str | None:
+    """The runs that a search tries next: submit them and wait for their end; MLflow's experiment.
+
+    Raises:
+        UserError: the launcher is not to wait, or Slurm refuses the jobs.
+    """
+    check_waits(wait)
+    check_search(plans)
+    check_cluster(plans)
+    with launching(outputs_of(plans)):
+        surveyed = survey(plans, retry_failed)
+        freeze(surveyed.to_start)
+        if surveyed.to_start:
+            submit(surveyed.to_start, slots)
+    folders = [plan.folder for plan in surveyed.plans]
+    _watch(folders)
+    experiment = prepare_tracking(plans[0].config["tracking"])
+    if experiment is not None:
+        send_the_rest(folders)
+    return experiment
 
 
 def _command(module: str, plans: Sequence[Plan]) -> str:

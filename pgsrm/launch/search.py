@@ -1,0 +1,128 @@
+"""What Hydra's search sweepers (Optuna, Nevergrad, Ax) are told of a run: one number, the config's `objective`.
+
+They call `launch` several times, each time with the runs that they chose by the results of those before.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pgsrm.config.plan import Plan
+from pgsrm.launch.sweep import SweepFailed, print_where
+from pgsrm.record import RunFolder
+from pgsrm.record.summary import end_of_run_line, summarise
+from pgsrm.record.tenths import tenth_bounds
+from pgsrm.util.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from omegaconf import DictConfig
+
+_WHOLE_SWEEPS = ("hydra_plugins.pgsrm_sweeper.", "hydra._internal.core_plugins.basic_sweeper.")
+_OURS = "hydra_plugins.pgsrm_"
+
+
+def is_search(config: "DictConfig") -> bool:
+    """Whether the sweeper of this composed config chooses its runs by the results of others."""
+    return not str(config.hydra.sweeper._target_).startswith(_WHOLE_SWEEPS)
+
+
+def searched_keys(config: "DictConfig") -> set[str]:
+    """The keys that a search varies: those with several values on the command line or in `hydra.sweeper.params`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
+    return swept | set(map(str, config.hydra.sweeper.get("params") or {}))
+
+
+def check_search(plans: Sequence[Plan]) -> None:
+    """Raise UserError, before anything is trained, for a search that could not learn what its runs came to."""
+    for settings in (plan.settings for plan in plans):
+        if settings.dry_run:
+            raise UserError(
+                "dry_run=true: a search chooses its runs by the results of those before, so there is no list of them to "
+                "show; leave it out"
+            )
+        if settings.objective.startswith("eval/holdout") and settings.task.holdout == 0:
+            raise UserError(f"objective={settings.objective}: no prompts are held out; set task.holdout=0.2")
+        if settings.objective.endswith("_other_reward") and settings.evaluation.embedder is None:
+            raise UserError(
+                f"objective={settings.objective}: there is no second embedder; choose embedder@evaluation.embedder=..."
+            )
+
+
+def check_waits(wait: bool) -> None:
+    """Raise UserError for a launcher that returns before its runs have ended."""
+    if not wait:
+        raise UserError(
+            "hydra/launcher=slurm: returns when the jobs are submitted, and a search needs their results to choose the "
+            "next ones; add hydra.launcher.wait=true"
+        )
+
+
+def objective(folder: RunFolder, metric: str) -> float:
+    """What a finished run came to: as in status and report, the last evaluation's value of a metric in eval/, and the
+    mean over the last tenth of the planned updates of any other. NaN if the run diverged.
+
+    Raises:
+        UserError: the run has no such metric.
+    """
+    rows = folder.read_metrics()
+    values = {int(row["update"]): row[metric] for row in rows if isinstance(row.get(metric), int | float)}
+    if not values:
+        names = sorted({name for row in rows for name in row} - {"update"})
+        raise UserError(f"objective={metric}: {folder.name} has no such metric; there are {', '.join(names)}")
+    if metric.startswith("eval/"):
+        return values[max(values)]
+    after, until = tenth_bounds(int((folder.status() or {}).get("updates") or max(values)))[-1]
+    last = [value for update, value in values.items() if after < update <= until]
+    return math.fsum(last) / len(last) if last else math.nan
+
+
+def results(
+    plans: Sequence[Plan], jobs: Sequence[Sequence[str]], state_of: Callable[[RunFolder], str]
+) -> "list[JobReturn]":
+    """What each run of a batch came to, as Hydra hands it to the sweeper; a run that failed or diverged has an error there.
+
+    Raises:
+        SweepFailed: runs were stopped, or others train them; the same command resumes the search.
+    """
+    for folder in (plan.folder for plan in plans):
+        state = state_of(folder)
+        if state in ("stopped", "waiting"):
+            raise SweepFailed(f"{folder.name}: {state}; the same command resumes the search")
+        if state in ("running", "queued"):
+            raise SweepFailed(
+                f"{folder.name}: {state}, started by another command; wait for it, then give this one again"
+            )
+    return [_result(plan, job, state_of(plan.folder)) for plan, job in zip(plans, jobs, strict=True)]
+
+
+def _result(plan: Plan, job: Sequence[str], state: str) -> "JobReturn":
+    from hydra.core.utils import JobReturn, JobStatus
+
+    outcome, metric = JobReturn(overrides=list(job), status=JobStatus.FAILED), plan.settings.objective
+    if state != "finished":
+        reason = (plan.folder.status() or {}).get("reason") or state
+        outcome.return_value = UserError(f"{plan.folder.name}: {reason}")
+        return outcome
+    value = objective(plan.folder, metric)
+    if not math.isfinite(value):
+        outcome.return_value = UserError(f"{plan.folder.name}: {metric} is {value}")
+        return outcome
+    outcome.status, outcome.return_value = JobStatus.COMPLETED, value
+    return outcome
+
+
+def report_batch(plans: Sequence[Plan], config: "DictConfig", first: bool, experiment: str | None) -> None:
+    """What another's sweeper does not say: a line for each run of a batch and, before the first batch's, where everything is.
+
+    Sweepers of this package say both themselves.
+    """
+    if str(config.hydra.sweeper._target_).startswith(_OURS):
+        return
+    if first:
+        print_where(plans[0].config, experiment)
+    for path in dict.fromkeys(plan.folder.path for plan in plans):
+        print(end_of_run_line(summarise(RunFolder(path))), flush=True)
