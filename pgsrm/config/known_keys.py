@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 import msgspec
-from omegaconf import OmegaConf
 
 from pgsrm.util.paths import conf_folder
 
@@ -73,6 +72,8 @@ def meant(key: str, siblings: Iterable[str] = ()) -> str | None:
 
 def _known_keys() -> list[str]:
     """Every key of the schema, and of the shipped choices of what has no schema, as `reward.alpha`."""
+    from omegaconf import OmegaConf
+
     from pgsrm.config.schema import Settings
 
     keys = []
