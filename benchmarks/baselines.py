@@ -117,7 +117,7 @@ class TransformersLearner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def _pad(self, rows: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
-        """ids and mask (B, L), both long."""
+        """Token ids and mask (B, L), both long."""
         width = max(len(row) for row in rows)
         ids, mask = [], []
         for row in rows:

@@ -187,7 +187,7 @@ class Material:
 
 
 def transformers_alone(setup: Setup, rows: int) -> Measured:
-    """transformers and torch alone, `rows` prompts at once."""
+    """Only transformers and torch, `rows` prompts at once."""
     from benchmarks.baselines import TransformersLearner
 
     given, bfloat16 = Material.of(setup), setup.dtype == "bfloat16"

@@ -158,15 +158,17 @@ class Run:
 
     @property
     def folder(self) -> Path:
+        """The run's folder (docs/runs.md)."""
         return self._folder.path
 
     @property
     def name(self) -> str:
+        """The folder's name: what was varied or set, the seed, and eight digits of the run's identity."""
         return self._folder.name
 
     @property
     def state(self) -> str:
-        """waiting, running, cut off, finished, failed or stopped."""
+        """One of waiting, running, cut off, finished, failed and stopped."""
         return self._folder.state()
 
     @property

@@ -110,14 +110,16 @@ def run(
 ) -> str:
     """Train one run with its lock, status, MLflow mirror and progress; returns the state it ended in.
 
+    Every end is written to status.json: finished, stopped (resumable), or failed with its reason. Signal handlers and
+    torch's number of threads are afterwards what they were before.
+
     Args:
+        folder: the run's, with its frozen config.
+        show_progress: whether the terminal shows how far the run is.
         stop: what to do at signals, if not as `Signals` does; the caller enters it.
         sqlite: False keeps away from an SQLite file of MLflow's, which processes of several machines would break;
             `python -m pgsrm.sync` then sends what the run's folder has.
         show: called with the metrics of each update, in the place of the terminal's progress.
-
-    Every end is written to status.json: finished, stopped (resumable), or failed with its reason. Signal handlers and
-    torch's number of threads are afterwards what they were before.
 
     Raises:
         UserError: the folder is no run's, or of another version of the package; nothing is written then.

@@ -88,7 +88,8 @@ class Trainer:
         """A trainer for a loop of your own, from the words of the command line; docs/python.md has such a loop.
 
         Args:
-            overrides, reward: as in `pgsrm.train`.
+            *overrides: as in `pgsrm.train`.
+            reward: as in `pgsrm.train`.
             folder: where metrics, samples and checkpoints are written; by default a temporary one, which goes with the
                 trainer. Not the folder of the run that `pgsrm.train` makes of this config: another loop is another run.
 

@@ -356,9 +356,10 @@ ERRORS = {"parent": {"error_rate": 0.0}}
 
 @pytest.mark.parametrize("first", ["comparison", "parent_sensitivity", ""])
 def test_a_run_of_two_experiments_is_in_both_whichever_made_it(tmp_path: Path, first: str) -> None:
-    """antonym without errors belongs to the comparison of tasks and is level 0 of parent_sensitivity.
+    """The task antonym without errors belongs to the comparison of tasks and is level 0 of parent_sensitivity.
 
-    Wrong versions: the task is gone from the figures and claims; level 0 is gone from the experiment."""
+    Wrong versions: the task is gone from the figures and claims; level 0 is gone from the experiment.
+    """
     for seed in range(3):
         for task in ("color", "copy"):
             write_run(tmp_path, task, seed=seed, config=ERRORS, choices={"experiment": "comparison"})

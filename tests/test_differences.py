@@ -58,7 +58,7 @@ def test_a_choice_explains_the_values_below_it() -> None:
 
 
 def test_a_mixed_folder_keeps_every_word() -> None:
-    """alpha was dropped for a hash where tasks, rewards and models differed as well."""
+    """The key alpha was dropped for a hash where tasks, rewards and models differed as well."""
     runs = [
         ("task=color", "reward=pgsrm"),
         ("task=color", "reward=binary"),

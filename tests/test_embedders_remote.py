@@ -1,5 +1,4 @@
-"""Embedders that cost something, and what is kept of their work: the converted file, the cache, a run that outlasts its
-server, the check before a run."""
+"""Embedders that cost something: converted file, cache, runs that outlast their server, the check before a run."""
 
 import contextlib
 import gzip

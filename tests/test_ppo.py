@@ -186,7 +186,7 @@ def test_returns_are_discounted_a_token() -> None:
 
 
 def test_generalized_advantages_by_hand() -> None:
-    """gamma 0.5, lambda 0.5. deltas: 1 + 0.5 * 2 - 1 = 1, 0 + 0.5 * 4 - 2 = 0, 2 - 4 = -2; A_0 = 1 + 0 - 2 / 16."""
+    """With gamma = lambda = 0.5: deltas 1 + 0.5 * 2 - 1 = 1, 0 + 0.5 * 4 - 2 = 0, 2 - 4 = -2; A_0 = 1 + 0 - 2 / 16."""
     mask = torch.tensor([[True, True, True], [True, False, False]])
     rewards, values = torch.tensor([[1.0, 0.0, 2.0], [3.0, 9.0, 9.0]]), torch.tensor([[1.0, 2.0, 4.0], [1.0, 7.0, 7.0]])
     close(generalized_advantages(rewards, values, mask, 0.5, 0.5), [[0.875, -0.5, -2.0], [2.0, 0.0, 0.0]])
@@ -633,7 +633,6 @@ def test_the_value_of_an_untrained_eos_is_still_its_reward(load_policy: LoadPoli
 
 def test_dropout_is_on_when_asked_in_sampling_and_in_scoring(load_policy: LoadPolicy) -> None:
     """docs/fidelity.md, D5; and the greedy evaluation stays without."""
-
     policy = load_policy(prompts=PROMPTS)
     Learner(policy, msgspec.structs.replace(PAPER, dropout=True), torch.Generator())
     uniforms, batch = torch.full((4, 3), 0.5), policy.pad(PROMPTS, RESPONSES)

@@ -201,5 +201,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def conditions_text(found: Mapping[str, tuple[str, ...]]) -> str:
-    return ", ".join(f"{key}={'|'.join(wanted)}" for key, wanted in found.items()) or "all"
+def conditions_text(conditions: Mapping[str, tuple[str, ...]]) -> str:
+    """Conditions in one line, as a table shows them: "task=color, reward=pgsrm|binary"; "all" where there are none."""
+    return ", ".join(f"{key}={'|'.join(wanted)}" for key, wanted in conditions.items()) or "all"

@@ -1,4 +1,4 @@
-"""The command that runs what is at hand again with more seeds, read back from the runs' configs."""
+"""The command that runs the same experiment with more seeds, rebuilt from the runs' configs."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ COMPARED: tuple[tuple[str, str, Measure, bool], ...] = (
 
 
 def comparisons(variants: Sequence[Variant]) -> list[Table]:
-    """For each two rewards that ran in the same setup a table: a row a setup and number, tasks side by side."""
+    """For each two rewards that ran in the same setup a table: one row per setup and number, tasks side by side."""
     rewards = sorted({variant.reward for variant in variants}, key=lambda reward: rank(reward, REWARD_ORDER))
     return [table for a, b in combinations(rewards, 2) if (table := _compare(a, b, variants))]
 

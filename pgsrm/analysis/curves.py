@@ -59,8 +59,8 @@ def rolling_mean(values: np.ndarray, size: int) -> np.ndarray:
 def curve(variant: Variant, column: str, points: int = POINTS) -> Curve | None:
     """The variant's finished seeds (else: all of them) that have the column, up to the update that all of them reach.
 
-    None where none has it. `points` of the updates are kept, evenly spaced: twenty a smoothing window lose nothing that
-    the eye could see. Where a run lacks more updates than the window holds, the mean is NaN.
+    None where none has it. `points` of the updates are kept, evenly spaced: twenty per smoothing window lose
+    nothing that the eye could see. Where a run lacks more updates than the window holds, the mean is NaN.
     """
     import numpy as np
 

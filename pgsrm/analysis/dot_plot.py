@@ -54,8 +54,11 @@ def plot_dots(panel: Panel, factor: str) -> Figure:
 
 
 def plot_dot_pages(panels: Sequence[Panel], title: str, factor: str, width: str = "text") -> list[Figure]:
-    """Dot plots for paper, a figure a page: outcomes beside each other, in a column one below the other; an outcome has the
-    same x axis on all pages."""
+    """Dot plots for paper, one figure per page.
+
+    Outcomes stand beside each other, with `width="column"` one below the other. An outcome has the same x axis on all
+    pages.
+    """
     levels, across = _levels(panels), len(panels) if width == "text" else 1
     each = int((PAGE - FRAME - AROUND) / LEVEL)
     figures = []
@@ -93,9 +96,10 @@ def _plot_page(
 def _draw_dots(
     axes: Axes, dots: Sequence[Dot], levels: Sequence[str], rewards: Sequence[str], dark: bool
 ) -> Mapping[str, Any]:
-    """One outcome at `levels`, framed for all of its dots; returns a handle a reward for the legend.
+    """One outcome at `levels`, framed for all of its dots; returns one handle per reward for the legend.
 
-    A level with fewer seeds than the others says with how many."""
+    A level with fewer seeds than the others says with how many.
+    """
     from matplotlib.ticker import MaxNLocator
 
     most = max(len(dot.values) for dot in dots)

@@ -12,9 +12,11 @@ FOLDER = conf_folder() / "experiment"
 
 @dataclass(frozen=True)
 class ExperimentFile:
-    """`swept` are the keys it sweeps besides seed, task and reward, as Run.values names them.
+    """What a file of conf/experiment/ says: its `command`, the question that it `asks`, and the keys that it sweeps.
 
-    A file that is not there gives the bare command alone."""
+    `swept` leaves out seed, task and reward; its keys are named as in `Run.values`. Without a file there is the bare
+    command alone.
+    """
 
     command: str
     asks: str = ""

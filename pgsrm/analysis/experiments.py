@@ -49,10 +49,12 @@ class Experiment:
 
     @property
     def title(self) -> str:
+        """Heading of its figures and tables: "fidelity: antonym"."""
         return f"{self.name or 'settings'}: {task_title(self.task).lower()}"
 
     @property
     def stem(self) -> str:
+        """Stem of its files' names: "experiment_fidelity_antonym"."""
         return f"experiment_{self.name or 'settings'}_{self.task}".replace("/", "_")
 
     @property
@@ -186,7 +188,7 @@ def dots(experiment: Experiment, column: str, measure: Measure) -> list[Dot]:
 
 
 def level_table(experiment: Experiment) -> Table:
-    """A row a level and reward: the outcomes with their intervals, and how many seeds failed."""
+    """One row per level and reward: the outcomes with their intervals, and how many seeds failed."""
     rows: list[list[Cell]] = []
     for label, variants in experiment.levels:
         for variant in variants:
@@ -200,7 +202,7 @@ def level_table(experiment: Experiment) -> Table:
 def difference_table(experiment: Experiment) -> Table:
     """Each level but the first minus the first, seed by seed: the mean of the differences with its interval.
 
-    Runs of one seed begin alike and see the same prompts, so that much of what tells seeds apart falls out.
+    Runs of one seed begin alike and see the same prompts, so much of the difference between seeds cancels.
     """
     measured = (*OUTCOMES, FURTHER[0])
     (first, base), *others = experiment.levels

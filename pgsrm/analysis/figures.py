@@ -4,7 +4,7 @@ What a panel shows:
 - thick line: mean over seeds of the centred rolling mean over 2% of the planned updates. At either end the window
   is cut to the updates there are.
 - band, with several seeds: 95% bootstrap interval of that mean, point by point.
-- faint lines: each run, at most ten a curve, averaged over 0.4% of the updates (left out above four curves, where
+- faint lines: each run, at most ten per curve, averaged over 0.4% of the updates (left out above four curves, where
   they would hide the thick ones).
 - seeds: those that finished. Where none did, the others up to the update that all have reached, and the legend says
   so; a curve has a gap where one of them does. A panel says which of them lack its metric.
@@ -67,7 +67,7 @@ def plot_task(variants: Sequence[Variant], width: str = "text") -> Figure:
 
 
 def plot_panel(variants: Sequence[Variant], column: str, title: str, unit: str, points: int) -> Figure:
-    """One panel by itself, for a dark screen: `points` a curve, faint lines as paths."""
+    """One panel by itself, for a dark screen: `points` per curve, faint lines as paths."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -81,8 +81,11 @@ def plot_panel(variants: Sequence[Variant], column: str, title: str, unit: str, 
 
 
 def plot_grid(rows: Sequence[tuple[str, Sequence[Variant]]], title: str, width: str = "text") -> list[Figure]:
-    """Small multiples, a figure a page: a row for each setting, the rewards its curves, and the three panels beside each
-    other; in a column one metric after the other. A metric has the same y axis on all pages."""
+    """Small multiples, one figure per page: a row for each setting, in which each reward is a curve.
+
+    The three panels stand beside each other; with `width="column"` each metric has pages of its own. A metric has the
+    same y axis on all pages.
+    """
     each = int((PAGE - GRID_FRAME) / ROW)
     figures = []
     for panels in [PANELS] if width == "text" else [(panel,) for panel in PANELS]:
@@ -283,8 +286,10 @@ def frame(curves: Sequence[Curve], faint: bool) -> tuple[float, float, bool]:
 
 
 def by_setting(variants: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:
-    """Variants in rows of one setting each, in the order given, a reward at most once; one without a setting of its own
-    by its reward. Commits do not part what is compared."""
+    """Rows of (setting, its variants) in the order given; a row has each reward at most once.
+
+    A variant without a setting of its own is named by its reward. Variants that differ in the commit alone share a row.
+    """
     rows: list[tuple[str, list[Variant]]] = []
     for variant in variants:
         label = _without_commit(variant)

@@ -1,4 +1,4 @@
-"""All that is found in the runs, in one place: what the command writes and the report shows."""
+"""All results of the runs in one value: what the command writes and the report shows."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Findings:
-    """`shown` are the variants outside of the levels of named experiments, labelled among themselves: what the tasks' own
-    figures, tables and checks are about. `experiments` with levels have their own: `levels` and `differences`, a table
-    each, and `experiment_checks`; those of `plain` compare tasks and rewards, which the tasks' own show."""
+    """All that is known of the runs: variants, notes, tables and checks.
+
+    `shown` are the variants of the tasks' own figures, tables and checks; variants that are levels of a named
+    experiment are not among them. Each of `experiments` has levels, with tables of its own in `levels` and
+    `differences`, and checks in `experiment_checks`. Those of `plain` have no levels: they compare tasks and rewards,
+    and the tasks' own figures show them.
+    """
 
     variants: Sequence[Variant]
     shown: Sequence[Variant]
@@ -44,10 +48,12 @@ class Findings:
 
     @property
     def tasks(self) -> list[str]:
+        """The tasks of the shown variants, each once, in their order."""
         return list(dict.fromkeys(variant.task for variant in self.shown))
 
     @property
     def tables(self) -> list[Table]:
+        """All tables that have a row, in the order in which they are written; the claims' table is the last."""
         checks = {"": list(self.checks)}
         for experiment, found in zip(self.experiments, self.experiment_checks, strict=True):
             checks.setdefault(experiment.name, []).extend(found)

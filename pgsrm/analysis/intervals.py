@@ -65,17 +65,20 @@ def difference_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
 
 
 def censored_mean_interval(values: Sequence[float], limit: float) -> Estimate:
-    """The mean of times of which an infinite one is only known to lie beyond `limit`: it counts as `limit`, so that the
-    value and the lower bound are on the safe side, and there is no upper bound."""
+    """The mean of times, some of which are infinite: these are only known to lie beyond `limit`.
+
+    They count as `limit`. So the value and the lower bound are on the safe side, and there is no upper bound.
+    """
     known = mean_interval([min(value, limit) for value in values])
     return known if known.n < MIN_SEEDS else Estimate(known.value, known.low, math.inf, known.n)
 
 
 def rank_difference_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """How much larger a is than b, where some are infinite: the median of all pairs' differences (Hodges and Lehmann)
-    with the interval that inverts Mann and Whitney's test, by its normal approximation; unbounded below four seeds a side.
+    """How much larger a is than b, where some values are infinite: the median of all pairs' differences.
 
-    What two infinite values differ by is not known: it counts against either bound.
+    This is Hodges and Lehmann's estimate. The interval inverts Mann and Whitney's test by its normal approximation; it
+    is unbounded below four seeds per side. The difference of two infinite values is not known: it counts against
+    either bound.
     """
     import numpy as np
 
@@ -101,7 +104,7 @@ def _t_quantile(freedom: float) -> float:
 def bootstrap_band(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Percentile bootstrap interval of the mean over the first axis, (seeds, n) -> low (n,), high (n,).
 
-    Whole seeds are drawn, the same at every point. scipy.stats.bootstrap would copy all curves once a resample;
+    Whole seeds are drawn, the same at every point. scipy.stats.bootstrap would copy all curves once per resample;
     a mean of resampled curves is a product with the counts of how often each was drawn.
     """
     import numpy as np
@@ -116,11 +119,11 @@ def bootstrap_band(values: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.nd
 
 
 def interquartile_mean(scores: Sequence[Sequence[float]]) -> Estimate:
-    """Mean over tasks of the mean of the middle half of a task's scores, one sequence per task and one score per seed, with
-    a stratified bootstrap: seeds are drawn within their task.
+    """Mean over tasks of the mean of the middle half of a task's scores: one sequence per task, one score per seed.
 
-    Task by task, since tasks differ in scale: the middle half of all scores would leave out whole tasks, and others
-    under another reward. A score that the quarter cuts counts in part.
+    The interval is a stratified bootstrap's: seeds are drawn within their task. The middle half is taken task by task,
+    since tasks differ in scale: the middle half of all scores would leave out whole tasks, and other tasks under
+    another reward. A score on the edge of the middle half counts in part.
     """
     import numpy as np
 

@@ -46,6 +46,7 @@ class Series:
 
     @cached_property
     def smooth(self) -> np.ndarray:
+        """The values after update 0 (n,), smoothed by the rolling mean over 2% of the planned updates."""
         return rolling_mean(self.trained, window(self.planned))
 
     @cached_property
@@ -55,6 +56,7 @@ class Series:
 
     @cached_property
     def tenths(self) -> list[float]:
+        """Mean over each tenth of the planned updates; NaN for a tenth that the run has not completed."""
         return tenth_means(self.updates, self.values, self.planned)
 
 
@@ -155,8 +157,10 @@ def late_change(s: Series) -> float:
 
 
 def kept(s: Series) -> float:
-    """Share of the gain from the start to the best tenth that the last tenth still has: 1 if nothing is lost again. None
-    if there was next to no gain."""
+    """Share of the gain from the start to the best tenth that the last tenth still has: 1 if nothing was lost again.
+
+    NaN if there was next to no gain.
+    """
     gained = best(s) - start(s)
     return (last(s) - start(s)) / gained if gained >= GAINED else NAN
 
@@ -167,8 +171,11 @@ def remains(s: Series) -> float:
 
 
 def jump(s: Series) -> float:
-    """Share of the smoothed curve's range that is gained within 5% of the updates: 0.05 on a straight line, 1 on a step
-    (as far as smoothing lets it), 0 where the gain is no more than the noise makes of nothing."""
+    """Largest share of the smoothed curve's range that is gained within 5% of the updates.
+
+    It is 0.05 on a straight line, about 1 on a step (smoothing spreads a step), and 0 where the gain is no larger than
+    noise alone would make it.
+    """
     size = max(1, round(JUMP * s.planned))
     if not s.whole or len(s.smooth) <= size:
         return NAN
@@ -214,8 +221,11 @@ def drawdown(s: Series) -> float:
 
 
 def oscillation(s: Series) -> float:
-    """Total variation beyond the trend: that of the smoothed curve, taken every half window, minus the trend's (its
-    rolling mean over 20% of the updates). In the metric's unit: how far it goes up and down besides getting there."""
+    """Total variation of the smoothed curve, taken every half window, minus that of its trend; in the metric's unit.
+
+    The trend is the curve's rolling mean over 20% of the updates. So this is how far the metric moves up and down
+    besides what its trend moves.
+    """
     import numpy as np
 
     if not s.whole:
@@ -226,13 +236,14 @@ def oscillation(s: Series) -> float:
 
 
 def unsteadiness(s: Series) -> float:
-    """Oscillation minus what sampling a batch an update adds to it: 0 for any trend that is drawn from, whatever the
-    reward's variance. None where the metric's spread in the batch is not known.
+    """Oscillation minus what sampling one batch per update adds to it; NaN where the spread in a batch is not known.
+
+    It is 0 for samples drawn around any trend, whatever the reward's variance.
 
     Two points of the smoothed curve half a window apart differ by what the trend does, d, and by normal noise of
     variance v = 2 h s^2 / w^2: of w updates with noise s each, h have changed on either side. What noise adds to |d| is
     E|d + e| - |d| = sqrt(2 v / pi) exp(-d^2 / 2 v) + d erf(d / sqrt(2 v)) - |d|.
-    Waves of the curve's own are in no d, so that of these a part is taken off too: less than the noise by itself makes.
+    Waves of the curve itself are not in d. So a part of them is subtracted too; it is less than what noise alone makes.
     """
     import numpy as np
     from scipy.special import erf
@@ -250,8 +261,10 @@ def unsteadiness(s: Series) -> float:
 
 
 def _trend(values: np.ndarray, size: int) -> np.ndarray:
-    """Centred rolling mean (n,) -> (n,) continued beyond the ends by their mirror image, upside down: a window cut at
-    the ends would make a straight line's trend shorter than the line."""
+    """Centred rolling mean (n,) -> (n,), continued beyond the ends by their mirror image, upside down.
+
+    A window cut at the ends would make a straight line's trend shorter than the line.
+    """
     import numpy as np
 
     half = min(size // 2, len(values) - 1)
@@ -260,8 +273,11 @@ def _trend(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def spikes(s: Series) -> float:
-    """Spikes per 1,000 updates: runs of updates further than 8 standard deviations (by the median absolute deviation
-    over 10% of the updates) from the median over 2%. The deviation counts for at least 1% of the metric's range."""
+    """Spikes per 1,000 updates: consecutive updates further than 8 standard deviations from the median over 2%.
+
+    The standard deviation is taken from the median absolute deviation over 10% of the updates, and counts for at least
+    1% of the metric's range.
+    """
     import numpy as np
     from scipy.ndimage import median_filter
 
@@ -287,8 +303,7 @@ def band(s: Series) -> float:
 
 
 def growth(s: Series) -> float:
-    """Largest size of the smoothed curve in the last third over the largest before: at most about 1 where it stays
-    bounded."""
+    """Largest size of the smoothed curve in the last third over the largest before: at most about 1 if bounded."""
     third = len(s.smooth) // 3
     if not s.whole or not third or abs(s.smooth[:-third]).max() < NEXT_TO_NOTHING:
         return NAN

@@ -1,4 +1,4 @@
-"""What the report begins with: what was compared and what came out, in words and one table, and what the words mean."""
+"""The report's beginning: what was compared and the result, in words and one table, and what the words mean."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Overview:
 
 
 def overview(variants: Sequence[Variant]) -> Overview:
-    """Of the variants that the tasks' own figures show."""
+    """The overview of the variants that the tasks' own figures show."""
     tasks = list(dict.fromkeys(variant.task for variant in variants))
     rewards = list(dict.fromkeys(variant.reward_title for variant in variants))
     shared = in_common([run.config for variant in variants for run in variant.runs])

@@ -1,4 +1,4 @@
-"""Tables 1 and 2 of the paper, its hyperparameters, as the runs at hand had them: read from their configs."""
+"""Tables 1 and 2 of the paper, its hyperparameters, as these runs had them: read from their configs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _get(config: Mapping[str, Any], key: str) -> Any:
 
 
 def number_text(value: Any) -> str | None:
-    """A number in few letters: 100,000, 0.01, 1e-5."""
+    """A number as a short text: 100,000, 0.01, 1e-5."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None if value is None else str(value)
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):

@@ -26,6 +26,7 @@ FORMATS = ("pdf", "png", "svg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns its exit code, 1 where there are no runs or a claims file is wrong."""
     args = _parser().parse_args(argv)
     from pgsrm.analysis.claims import PAPER, ClaimsError, read_claims
     from pgsrm.analysis.results import COLUMNS

@@ -174,7 +174,7 @@ def _legend(variants: Sequence[Variant]) -> list[dict[str, str]]:
 
 
 def dash_array(dashes: Any) -> str:
-    """matplotlib's dashes, which count line widths, as SVG's of a line two pixels wide."""
+    """The dashes of matplotlib, which count line widths, as SVG's dashes of a line two pixels wide."""
     return "none" if isinstance(dashes, str) else " ".join(f"{2 * length:g}" for length in dashes[1])
 
 
@@ -252,10 +252,9 @@ def _tells_apart(table: Table) -> bool:
 
 
 def claims_matrix(checks: Sequence[Check], columns: Mapping[str, Sequence[Variant]]) -> dict[str, Any]:
-    """Claims by columns of variants (a task's, a level's): in each cell the checks of those that wait for no more runs,
-    or have a finished one.
+    """Claims by columns of variants (a task's, a level's), with the checks of the column's variants in each cell.
 
-    Columns and claims without any are left out.
+    A check is in if it waits for no more runs, or has a finished one. Columns and claims without any are left out.
     """
     rows = []
     for claim in dict.fromkeys(check.claim for check in checks):

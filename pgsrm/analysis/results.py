@@ -45,7 +45,7 @@ def over_seeds(variant: Variant, column: str, measure: Measure) -> Estimate:
 
 
 def result_tables(variants: Sequence[Variant]) -> list[Table]:
-    """Learning, evaluation and stability, a row a variant."""
+    """Learning, evaluation and stability, one row per variant."""
     return [learning(variants), evaluation(variants), stability(variants)]
 
 
@@ -139,10 +139,12 @@ def seeds(variant: Variant) -> str:
 
 
 def state(run: Run) -> str:
+    """The state of a run as a table shows it: "finished", "failed, 41% of the updates"."""
     return "finished" if run.complete else f"{run.state}, {run.progress:.0%} of the updates"
 
 
 def run_minutes(run: Run) -> float:
+    """Minutes that the run took, over all its starts; NaN where its status does not say."""
     return float(run.status.get("seconds") or float("nan")) / 60
 
 

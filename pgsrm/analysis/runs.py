@@ -1,6 +1,6 @@
-"""Find run folders and read them: the ground of every figure and table.
+"""Find run folders and read them, for every figure and table.
 
-A run folder holds `config.yaml` (the frozen config with the Hydra `choices`), `metrics.jsonl` (one line an
+A run folder holds `config.yaml` (the frozen config with the Hydra `choices`), `metrics.jsonl` (one line per
 update) and `status.json`. Whatever is wrong with one (a half-written line, no metrics, not finished) becomes
 a note of one line; nothing is repaired in silence. Needs numpy, msgspec and PyYAML, neither torch nor MLflow.
 """
@@ -39,9 +39,9 @@ class NoRunsError(UserError):
 class Run:
     """One run folder as read.
 
-    `metrics` maps a column to a float array with one entry a line of metrics.jsonl, NaN where the line does
-    not have it; a column that no line has is not there. "update" and "episodes" always are, without NaN, and "update" is
-    strictly increasing. Update 0 is the evaluation before training.
+    `metrics` maps a column to a float array with one entry per line of metrics.jsonl, NaN where the line
+    does not have it; a column that no line has is not there. "update" and "episodes" always are, without NaN, and
+    "update" is strictly increasing. Update 0 is the evaluation before training.
     """
 
     folder: Path
@@ -63,14 +63,17 @@ class Run:
 
     @property
     def task(self) -> str:
+        """The choice of `task`."""
         return self.choices["task"]
 
     @property
     def reward(self) -> str:
+        """The choice of `reward`."""
         return self.choices["reward"]
 
     @property
     def seed(self) -> int:
+        """The config's `seed`."""
         return int(self.config["seed"])
 
     @functools.cached_property
@@ -91,6 +94,7 @@ class Run:
 
     @property
     def last_update(self) -> int:
+        """The number of the last recorded update."""
         return int(self.metrics["update"][-1])
 
     @property
@@ -100,6 +104,7 @@ class Run:
 
     @property
     def failed(self) -> bool:
+        """Whether the run ended with an error; a diverged run is one of these."""
         return self.state == "failed"
 
     @property
@@ -109,11 +114,12 @@ class Run:
 
     @property
     def episodes(self) -> float:
-        """Episodes planned, from the episodes an update of what is recorded."""
+        """Episodes planned, from the episodes per update of what is recorded."""
         return float(self.metrics["episodes"][-1]) * self.updates / self.last_update
 
     @property
     def state(self) -> str:
+        """The state in status.json, "unknown" without one. It can say "running" of a run that was killed."""
         return str(self.status.get("state", "unknown"))
 
     @functools.cached_property
@@ -148,6 +154,7 @@ class Run:
 
 
 def print_notes(notes: Iterable[str]) -> None:
+    """Write notes to standard error, one per line."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
@@ -176,6 +183,7 @@ def read_run(folder: Path, columns: Sequence[str]) -> tuple[Run | None, list[str
 
 
 def has_choices(config: Mapping[str, Any]) -> bool:
+    """Whether a run's config.yaml names its task and reward, without which a run can't be placed in any table."""
     choices = config.get("choices")
     return isinstance(choices, dict) and all(isinstance(choices.get(group), str) for group in ("task", "reward"))
 

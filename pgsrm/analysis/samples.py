@@ -67,7 +67,8 @@ class Piece:
     """A part of a response with its reward, None where it has none of its own.
 
     `strength` is the size of the reward as a share of the response's largest, in tenths; `marks` are the labels of the
-    spans that hold it."""
+    spans that hold it.
+    """
 
     text: str
     reward: float | None = None
@@ -76,6 +77,7 @@ class Piece:
 
     @property
     def title(self) -> str:
+        """What the report shows over the piece: its reward, and the labels of its spans."""
         told = "" if self.reward is None else f"reward {self.reward:+.3g}"
         return "; ".join(part for part in (told, self.marks) if part)
 

@@ -60,16 +60,17 @@ class Look:
     marker: str
 
     def on(self, dark: bool) -> str:
+        """The colour on a dark or a light page."""
         return DARK[self.colour] if dark else self.colour
 
     def line(self, dark: bool = False) -> dict[str, Any]:
-        """matplotlib's arguments for its thick line."""
+        """Arguments of matplotlib for the variant's thick line."""
         marked = {"marker": self.marker, "markersize": 4, "markeredgewidth": 0} if self.marker else {}
         return {"color": self.on(dark), "linestyle": self.dashes, "linewidth": 1.3, **marked}
 
 
 def style(dark: bool = False) -> dict[Any, Any]:
-    """matplotlib's settings, for paper or for a dark screen."""
+    """Settings of matplotlib, for paper or for a dark screen."""
     if not dark:
         return STYLE
     ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK[dark])
@@ -90,8 +91,11 @@ def save(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
 
 
 def looks(variants: Sequence[Variant]) -> list[Look]:
-    """Colour, dashes and marker of each curve: dashes by the reward, markers by the setting (the first has none), so that
-    they can be told apart in grey; a colour of its own while there are any."""
+    """Colour, dashes and marker of each curve, so that curves can be told apart in grey too.
+
+    Dashes are the reward's and markers the setting's (the first has none). Each curve has a colour of its own as long
+    as there are any left.
+    """
     rewards = list(dict.fromkeys(variant.reward for variant in variants))
     settings = list(dict.fromkeys(variant.settings for variant in variants))
     others = [reward for reward in rewards if reward not in DASHES]

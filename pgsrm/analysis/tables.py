@@ -46,6 +46,7 @@ class Table:
 
     @property
     def used(self) -> list[int]:
+        """The numbers of the columns that are written: names, and columns in which a cell is not `NONE`."""
         return [i for i in range(len(self.head)) if i < self.left or any(not _is_none(row[i]) for row in self.rows)]
 
     def texts(self) -> list[list[str]]:
@@ -66,13 +67,14 @@ class Table:
         return f"{cell.value:{spec}} [{cell.low:z{bounds}}, {cell.high:z{bounds}}]"
 
     def markdown(self) -> str:
+        """A pipe table with its alignment row; a `|` within a cell is escaped."""
         head, *rows = self.texts()
         rule = ["---" if i < self.left else "---:" for i in range(len(head))]
         lines = [[cell.replace("|", "\\|") for cell in row] for row in (head, rule, *rows)]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
     def latex(self) -> str:
-        """A tabular with booktabs' rules, to be put into a table environment with \\input."""
+        r"""A tabular with booktabs' rules, to be put into a table environment with \input."""
         head, *rows = self.texts()
         lines = [" & ".join(latex_text(cell) for cell in row) + r" \\" for row in (head, *rows)]
         columns = "l" * self.left + "r" * (len(head) - self.left)
@@ -114,6 +116,7 @@ def write(table: Table, folder: Path) -> list[Path]:
 
 
 def latex_text(text: str) -> str:
+    """The text with the characters escaped that LaTeX reads as commands."""
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 

@@ -55,14 +55,17 @@ class Variant:
 
     @property
     def complete(self) -> tuple[Run, ...]:
+        """The runs that finished with every planned update on file."""
         return tuple(run for run in self.runs if run.complete)
 
     @property
     def unfinished(self) -> tuple[Run, ...]:
+        """The other runs: failed, cut off, or still training."""
         return tuple(run for run in self.runs if not run.complete)
 
     @property
     def reward_title(self) -> str:
+        """The reward's name as the paper writes it; a user's own reward by its file name."""
         return REWARD_TITLES.get(self.reward, self.reward)
 
     @property
@@ -273,4 +276,5 @@ def _standing(run: Run) -> tuple[bool, float, str]:
 
 
 def rank(name: str, order: Sequence[str]) -> tuple[int, str]:
+    """A sort key: names in `order` first, in that order; the others after them by the alphabet."""
     return (order.index(name), "") if name in order else (len(order), name)

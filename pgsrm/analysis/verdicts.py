@@ -52,7 +52,7 @@ class Check:
 
     @property
     def episodes(self) -> str:
-        """Planned episodes a run: what a curve does within a run depends on how long that is."""
+        """Planned episodes per run: what a curve does within a run depends on the run's length."""
         return f"{self.variants[0].runs[0].episodes:,.0f}" if self.variants else NONE
 
 
@@ -80,7 +80,7 @@ def _check(claim: Claim, variants: Sequence[Variant]) -> list[Check]:
 
 
 def claims_table(checks: Mapping[str, Sequence[Check]]) -> Table:
-    """A row a check; `checks` by the name of their experiment, "" for none."""
+    """One row per check; `checks` by the name of their experiment, "" for none."""
     head = ["claim", "task", "reward", "settings", "episodes", "definition", "value", "verdict", "why", "experiment"]
     rows: list[list[Cell]] = []
     for experiment, found in checks.items():

@@ -122,6 +122,8 @@ def plan(
     """Check a composed config down to its data, and name its run.
 
     Args:
+        config: composed, without Hydra's node; its interpolations need not be resolved.
+        choices: the choice of each config group, by the group's name.
         shared: one for the plans of a sweep.
         words: what was varied or set, for the run's name: `alpha=8` (`pgsrm.config.naming`).
         model: the name of the model where `model.path` put another in the place of the chosen one.

@@ -148,7 +148,7 @@ def read_settings(config: DictConfig) -> Settings:
 
 
 def _refuse_half_characters(node: Any, path: str = "") -> None:
-    """Raise UserError for text that no file can hold: a lone surrogate, of YAML's "\\ud83d" or of bytes that are not UTF-8."""
+    """Raise UserError for text that no file can hold: a lone surrogate, of an escape in YAML or of bytes not in UTF-8."""
     if isinstance(node, dict):
         for key, value in node.items():
             _refuse_half_characters(key, path)
@@ -187,7 +187,7 @@ def _check_processes(settings: Settings) -> None:
 
 
 def _one_line(message: str, plain: Any) -> str:
-    """msgspec's "Expected `int` >= 1 - at `$.ppo.batch_size`" as "ppo.batch_size=0: expected `int` >= 1"."""
+    """An error of msgspec, "Expected `int` >= 1 - at `$.ppo.batch_size`" as "ppo.batch_size=0: expected `int` >= 1"."""
     problem, _, path = message.partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
     prefix = f"{path}." if path else ""

@@ -124,6 +124,7 @@ def packaged_model() -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line: reads corpus and words, embeds and reduces them, and writes the file of vectors."""
     parser = argparse.ArgumentParser(description="Distil word vectors from all-MiniLM-L6-v2.")
     add = parser.add_argument
     add("--corpus", type=Path, required=True, help="plain text whose most frequent words are taken")

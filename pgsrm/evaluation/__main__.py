@@ -1,7 +1,7 @@
 """Evaluate finished runs again: `python -m pgsrm.evaluation RUN ...` prints one line of JSON per run.
 
-For runs that an earlier version made without a metric that there is now. RUN is a run's folder; its saved model is measured as
-its config says, and nothing is written.
+It is for runs of an earlier version, which lacked a metric of this one. RUN is a run's folder. Its saved model is
+measured as its config says, and nothing is written.
 """
 
 import argparse
@@ -48,6 +48,7 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
 
 
 def main() -> None:
+    """The command line; exit code 2, before anything is evaluated, where a folder has no finished run."""
     parser = argparse.ArgumentParser(prog="python -m pgsrm.evaluation", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     args = parser.parse_args()

@@ -50,6 +50,7 @@ class Evaluation:
         self._windows = None if text is None else text_windows(codec, text, policy.positions)
 
     def __call__(self, update: int) -> dict[str, float]:
+        """The metrics `eval/*` after `update` updates; `time/evaluation` is in seconds."""
         started, metrics = time.perf_counter(), dict[str, float]()
         draws = np.random.default_rng([self._seed, update])  # its own: the same after a resume, none of the training's
         for split, examples in self._splits.items():
@@ -106,7 +107,7 @@ def text_windows(codec: Codec, text: str, positions: int | None) -> torch.Tensor
 
 
 def perplexity(policy: Policy, windows: torch.Tensor) -> float:
-    """exp of the mean negative log-probability of every token but the first of its window, given those before it there."""
+    """Perplexity of token ids `windows` (W, L): exp of the mean -log p of the tokens, each window's first left out."""
     try:
         return math.exp(-policy.text_logprob(windows))
     except OverflowError:  # a policy that has diverged

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 
 class Usage(msgspec.Struct):
+    """Token counts of a request, where the server tells them."""
+
     # Tokens of what was sent.
     prompt_tokens: int | None = None
     # Tokens of the answer.
@@ -25,13 +27,17 @@ class Usage(msgspec.Struct):
 
 
 class Vector(msgspec.Struct):
-    # Which of the request's texts it is for, from 0.
+    """One text's embedding."""
+
+    # Which of the request's texts it belongs to, from 0.
     index: int
     # The text's vector; as text: its float32 numbers, little end first, in base64.
     embedding: list[float] | str
 
 
 class Embeddings(msgspec.Struct):
+    """The answer of /embeddings."""
+
     # One per text, in any order.
     data: list[Vector]
     # What it took.
@@ -39,25 +45,33 @@ class Embeddings(msgspec.Struct):
 
 
 class Part(msgspec.Struct):
-    # "text" is the answer's; thoughts and others have other types.
+    """A part of a message's content."""
+
+    # "text" is a part of the answer; thoughts and others have other types.
     type: str = "text"
     # What it says.
     text: str | None = None
 
 
 class Message(msgspec.Struct):
+    """What a model said."""
+
     # The text, in parts with some servers; null where a model declines.
     content: str | list[Part] | None = None
 
 
 class Choice(msgspec.Struct):
-    # The assistant's.
+    """One completion."""
+
+    # The assistant's message.
     message: Message
-    # "stop", or why it ended else.
+    # "stop", or another reason why the answer ended.
     finish_reason: str | None = None
 
 
 class Chat(msgspec.Struct):
+    """The answer of /chat/completions."""
+
     # As many as were asked for: one.
     choices: list[Choice]
     # The model's full name.

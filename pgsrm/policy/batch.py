@@ -56,7 +56,7 @@ class Contexts:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: Side, device: torch.device) -> tuple[Tensor, Tensor]:
-    """ids (B, L) and mask (B, L) of ragged rows."""
+    """Token ids (B, L) and mask (B, L) of ragged rows; `pad` fills up the shorter ones on `side`."""
     width = max(len(row) for row in rows)
     ids, mask = [], []
     for row in rows:

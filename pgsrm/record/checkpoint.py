@@ -30,6 +30,8 @@ def save(folder: RunFolder, update: int, tensors: Mapping[str, "Tensor"], state:
     """Writes the checkpoint of `update` and removes all but the last two.
 
     Args:
+        folder: the run's.
+        update: how many updates the tensors have been through; 0 before the first.
         tensors: name -> tensor of any shape, dtype and device. Tied tensors are stored once. They come
             back on the CPU.
         state: what JSON can hold: None, bools, numbers (of any size, NaN too), strings, lists, dicts with

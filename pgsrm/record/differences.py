@@ -1,6 +1,6 @@
-"""What differs between the runs at hand, in the config's own words: `reward.alpha=1`, `task.data=words.csv`.
+"""The differences between some runs' configs, in the config's own words: `reward.alpha=1`, `task.data=words.csv`.
 
-Folder names, tables, legends, claims and trackers all take their words from here.
+Folder names, tables, legends, claims and trackers use these words.
 """
 
 import json
@@ -72,8 +72,8 @@ def words(parts: Mapping[str, str], separator: str = " ") -> str:
 def labels(folders: Sequence[RunFolder], width: int | None = None) -> list[str]:
     """A name for each run among these: what differs, as `task=color reward.alpha=8 seed=1`.
 
-    A single run, or one whose config can't be read, has its folder's name without the hash. Runs that no config value
-    tells apart have the folder's name besides. Names that would be longer than `width` letters lose the beginnings of
+    A single run, or one whose config can't be read, has its folder's name without the hash. Runs whose
+    configs are equal have the folder's name besides. Names that would be longer than `width` letters lose the beginnings of
     their keys, `alpha=8`, and then the groups of their choices, `color alpha=8`.
     """
     configs = [read_config(folder.config) for folder in folders]

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, host and device, for status.json. Imports nothing heavy."""
+"""The environment of a run: versions, commit, host and device, for status.json. Imports nothing heavy."""
 
 import os
 import platform

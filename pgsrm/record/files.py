@@ -14,7 +14,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class DiskFull(UserError):
-    """The run's folder cannot grow any more; what it holds stays valid, so that the run can go on later."""
+    """The run's folder cannot grow any more. What it holds stays valid, so that the run can resume later."""
 
 
 def disk_full(folder: Path) -> DiskFull:

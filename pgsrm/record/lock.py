@@ -15,7 +15,7 @@ from pgsrm.record.environment import slurm_job
 
 
 def create(path: Path) -> bool:
-    """Take the lock by creating its file, or return False. A dead process of this machine gives its lock up."""
+    """Take the lock by creating its file, or return False. The lock of a dead process of this machine is taken over."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
@@ -30,7 +30,7 @@ def create(path: Path) -> bool:
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """Who holds the lock: host, pid and Slurm job (or null); None where nobody does, or has just begun to."""
+    """Who holds the lock: host, pid and Slurm job (or null); None for nobody, or while the file is written."""
     try:
         held = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -34,11 +34,11 @@ _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 def is_complete(folder: RunFolder, uri: str | None = None) -> bool:
     """Whether MLflow has all of a run that has ended; else a mirror's `start` and `finish` send the rest.
 
-    uri: where it should be. Another address than the one it was sent to, as after `mv outputs`, has to be looked at.
+    uri: MLflow's address now. If the run was sent to another address (as before `mv outputs`), this returns False.
     """
     status, sent = folder.status(), _load(folder)
-    there = uri is None or sent.get("tracking_uri") == without_user(uri)
-    return status is not None and there and sent.get("state") == status["state"]
+    same_address = uri is None or sent.get("tracking_uri") == without_user(uri)
+    return status is not None and same_address and sent.get("state") == status["state"]
 
 
 class MlflowMirror:

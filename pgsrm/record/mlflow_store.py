@@ -1,4 +1,4 @@
-"""Where MLflow keeps its runs: address, client, experiment, and the page to look at them."""
+"""MLflow's store: its address, client and experiment, and how to open its page."""
 
 import fcntl
 import logging
@@ -78,7 +78,7 @@ def sqlite_file(uri: str) -> Path | None:
 def prepare(tracking: Mapping[str, Any]) -> str | None:
     """Makes the database and the experiment once, before runs are dispatched; returns the experiment's id.
 
-    A server that does not answer is worth one warning, and None: the runs go on and try it again themselves.
+    A server that does not answer gets one warning, and None is returned: the runs train and try it again themselves.
 
     Raises:
         UserError: a wrong address, or an experiment that was deleted in MLflow.
@@ -113,7 +113,7 @@ def ui_hint(tracking: Mapping[str, Any], experiment: str | None) -> str:
 
 
 def connect(uri: str) -> "MlflowClient":
-    """MLflow's client, quiet, telling nobody, and quick to say that a server does not answer.
+    """MLflow's client, without log lines and telemetry, and with short time-outs for a server that does not answer.
 
     What the user has set in the environment is left as it is.
     """
@@ -186,7 +186,7 @@ def warn_once(uri: str, error: BaseException, then: str) -> None:
 
 
 def trouble(uri: str, error: BaseException) -> str:
-    """What to tell the user of an error of MLflow's, as the beginning of one line without secrets."""
+    """The message for an error of MLflow's: the beginning of one line, without secrets."""
     cause = error
     # What happened (connection refused) lies under what MLflow made of it, which fills a screen.
     while inner := cause.__cause__ or cause.__context__:

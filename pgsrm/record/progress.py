@@ -156,7 +156,7 @@ class SweepTable:
             self._live.stop()
 
     def refresh(self) -> None:
-        """Reads every run's status and last metrics (two small reads a run) and shows them."""
+        """Reads every run's status and last metrics (two small reads per run) and shows them."""
         states = [self._state(run) for run in self._runs]
         if self._live is not None:
             size = self._live.console.size

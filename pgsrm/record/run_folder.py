@@ -51,6 +51,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
+        """The folder's name, which is also the run's."""
         return self.path.name
 
     def create(self) -> None:
@@ -64,7 +65,8 @@ class RunFolder:
         """Takes the run for this process until `release` or the process's end; False if another one has it.
 
         The lock is the kernel's (flock), so that a killed process leaves none behind. On a file system without flock it
-        is the file owner.json, which a process that is killed leaves until its machine, or its Slurm job, gives it up.
+        is the file owner.json. A killed process leaves that file. It is removed once its machine or its
+        Slurm job shows that the process has ended.
         """
         self.create()
         with writing(self.path):
@@ -207,16 +209,16 @@ class Onlooker(RunFolder):
     """The folder of a run for those of its processes that don't write it (`pgsrm.util.distributed`)."""
 
     def write_status(self, **fields: Any) -> None:
-        pass
+        """Writes nothing."""
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
-        pass
+        """Writes nothing."""
 
     def append_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        pass
+        """Writes nothing."""
 
     def truncate_after(self, update: int) -> None:
-        pass
+        """Cuts nothing."""
 
 
 def parse_lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:

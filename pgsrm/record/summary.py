@@ -1,4 +1,4 @@
-"""What a run came to, read from its folder: the line after a run and the tables after a sweep and of the status.
+"""The result of a run, read from its folder: the line after a run, and the tables after a sweep and of `pgsrm.status`.
 
 docs/metrics.md says what each number is; the report has the same ones.
 """
@@ -22,7 +22,7 @@ _BLOCK = 65536  # bytes read at a time from either end of a file of metrics
 
 @dataclass(frozen=True)
 class Summary:
-    """A run's result. A number is NaN where the run did not get as far as having it."""
+    """A run's result. A number is NaN where the run has not come to it."""
 
     folder: RunFolder
     state: str
@@ -145,7 +145,7 @@ def in_columns(columns: Sequence[Column], shown: Sequence[int] | None = None) ->
 
 
 def shared_line(folders: Sequence[RunFolder]) -> list[str]:
-    """`all runs: reward=pgsrm model=nano`, as a list of one line; of none for a single run, whose name says it."""
+    """`all runs: reward=pgsrm model=nano`, as a list of one line; empty for a single run, whose name says it."""
     configs = [config for folder in folders if (config := read_config(folder.config))]
     shared = {key: value for key, value in in_common(configs).items() if key in _SHARED}
     return [f"all runs: {words(shared)}"] if shared and len(configs) == len(folders) > 1 else []
@@ -174,12 +174,12 @@ def clock(seconds: float) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    """Fixed digits; `-` for what is not there."""
+    """Fixed digits; `-` for NaN."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def percent(value: float) -> str:
-    """A share in whole percent; `-` for what is not there."""
+    """A share in whole percent; `-` for NaN."""
     return "-" if math.isnan(value) else f"{100 * value:.0f} %"
 
 

@@ -1,4 +1,4 @@
-"""What the first and the last tenth of a run are, for the tables of the terminal, the status, the report and the claims."""
+"""The definition of a run's tenths, for the tables of the terminal, the status, the report and the claims."""
 
 
 def tenth_bounds(planned: int) -> list[tuple[int, int]]:

@@ -26,25 +26,17 @@ __all__ = [
 
 
 class Reward(Protocol):
-    """What a reward is called with, once for each batch of n responses. All arguments are keywords.
+    """A reward is called once for each batch of n responses, with keyword arguments alone.
 
-    prompts: n prompts as the policy got them. references: n reference outputs, the parent's. responses: n response texts
-    in NFC, up to the end-of-sequence token, which is not part of them. inputs: n mappings, the prompt's columns in the
-    task's data file (`{"c1": "red", "c2": "blue"}`). token_ids: n lists of the response's token ids as sampled, an
-    end-of-sequence token included. offsets: n lists, as long as those of `token_ids`: the characters [start, end) of the
-    response text that each token wrote; an end-of-sequence token has (len(response), len(response)).
+    Two attributes are used where a reward has them; `pgsrm.util.objects` says what holds without them.
 
-    Returns rewards: either n numbers, one per response, or n lists with one number per token (as long as `token_ids`). Or
-    (rewards, metrics), where metrics is a mapping, logged as `reward/<name>`. Or (rewards, metrics, annotations), where
-    annotations is a list of n mappings: `spans`, a list of (start, end, label, value) of characters of the response, and
-    `components`, the named numbers that the response's total is made of; either may be left out. Numbers must be finite;
-    NumPy arrays and tensors will do as well as lists. A function that needs few of the arguments takes the rest as `**_`.
+    - `check(references)` is called before a run starts, with all references of the run. It raises UserError for what
+      would keep the reward from working.
+    - `digest`, a string, is a hash of what decides the rewards besides the reward's config and source: the files that
+      it reads, the model that it asks. It is part of what identifies a run. A reward without `digest` is identified by the
+      digests of its parts, for example its embedder's.
 
-    Two attributes are used where a reward has them (`pgsrm.util.objects` has what holds without). `check(references)` is called
-    before a run starts, with all of its references: it raises UserError for what would keep the reward from working.
-    `digest`, a string, is a hash of what decides the rewards besides the reward's config and its source: files that it
-    reads, a model that it asks. It is part of what identifies a run; without one, the digests of what the reward was made
-    of are, an embedder's for example. The source of a reward of your own is part of it anyway (`pgsrm.util.source`).
+    The source of your own reward is always part of what identifies a run (`pgsrm.util.source`).
     """
 
     def __call__(
@@ -56,4 +48,25 @@ class Reward(Protocol):
         inputs: list[dict[str, str]],
         token_ids: list[list[int]],
         offsets: list[list[tuple[int, int]]],
-    ) -> Any: ...
+    ) -> Any:
+        """The rewards of n responses. A function that needs few of the arguments takes the others as `**_`.
+
+        Args:
+            prompts: n prompts as the policy got them.
+            references: n reference outputs, which the parent gave.
+            responses: n response texts in NFC, without the end-of-sequence token.
+            inputs: n mappings: the prompt's columns in the task's data file (`{"c1": "red", "c2": "blue"}`).
+            token_ids: n lists of the response's token ids as sampled, the end-of-sequence token included.
+            offsets: n lists, as long as those of `token_ids`: the characters [start, end) of the response that each
+                token wrote. An end-of-sequence token has (len(response), len(response)).
+
+        Returns:
+            One of `rewards`, `(rewards, metrics)` and `(rewards, metrics, annotations)`. All numbers must be finite;
+            NumPy arrays and tensors are taken like lists.
+
+            rewards: n numbers, one per response; or n lists with one number per token, as long as `token_ids`.
+            metrics: a mapping of numbers, logged as `reward/<name>`.
+            annotations: n mappings, each with `spans`, a list of (start, end, label, value) of characters of the
+            response, or `components`, the named numbers that the response's total is made of, or both.
+        """
+        ...

@@ -37,6 +37,7 @@ class Check:
 
     @property
     def mean_reciprocal_rank(self) -> float:
+        """Mean over prompts of 1 / the right answer's rank: 1 if it always earns most."""
         return float((1 / self.ranks).mean())
 
 

@@ -86,4 +86,5 @@ def _of_annotations(annotations: Sequence[Annotation]) -> dict[str, float]:
 
 
 def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean; `values` must not be empty."""
     return sum(values) / len(values)

@@ -45,6 +45,7 @@ class NormalizedEquality:
     """
 
     def __call__(self, response: str, reference: str, inputs: Mapping[str, str]) -> bool:
+        """Whether response and reference are equal after `normalize`; an empty response is never right."""
         return normalize(response) == normalize(reference) != ""
 
 
@@ -70,6 +71,7 @@ class SentimentInversion:
         self.column = column
 
     def __call__(self, response: str, reference: str, inputs: Mapping[str, str]) -> bool:
+        """Whether the response meets all four conditions; `inputs` must have the column with the sentence."""
         sentence = inputs[self.column]
         if normalize(response) == normalize(sentence):
             return False

@@ -1,6 +1,6 @@
-"""What an object that a `_target_` names may have besides being called: `check` and `digest`, and what holds without them.
+"""Two optional attributes of an object that a `_target_` names: `check` and `digest`, with their defaults.
 
-A reward, a checker, an embedder and whoever marks spans are such objects. None of them has to have either.
+Rewards, checkers, embedders and critics are such objects.
 """
 
 from functools import partial
@@ -9,25 +9,29 @@ from typing import Any
 from pgsrm.util.errors import UserError
 
 
-def check_object(thing: Any, *arguments: Any) -> None:
-    """Call its `check`, which raises UserError for what would keep it from working; without one nothing is checked."""
-    check = getattr(thing, "check", None)
+def check_object(target: Any, *arguments: Any) -> None:
+    """Call the object's `check`, which raises UserError if the object can't work; without one nothing is checked."""
+    check = getattr(target, "check", None)
     if callable(check):
         check(*arguments)
 
 
-def digest_of(thing: Any) -> str | None:
-    """Hash of what decides its results besides its config and its source: files that it read, a model that it asks.
+def digest_of(target: Any) -> str | None:
+    """Hash of what decides an object's results besides its config and source: the files it read, the model it asks.
 
-    That is its `digest`. Without one it is made of the digests of what it was built from: its attributes, or the keywords
-    of a `functools.partial`, an embedder for example. None where none of them has one.
+    This is the object's `digest`. Without one, the digests of its parts are joined, for example its embedder's. The
+    parts are its attributes, or the keywords of a `functools.partial`. None if no part has a digest.
+
+    Raises:
+        UserError: `digest` is neither a string nor None.
     """
-    own = getattr(thing, "digest", None)
-    if isinstance(own, str) or (own is None and hasattr(thing, "digest")):
+    own = getattr(target, "digest", None)
+    if isinstance(own, str) or (own is None and hasattr(target, "digest")):
         return own
     if own is not None:
-        raise UserError(f"{type(thing).__name__}.digest: is {own!r}; make it a property that returns a string, or None")
-    parts = thing.keywords if isinstance(thing, partial) else getattr(thing, "__dict__", {})
+        kind = type(target).__name__
+        raise UserError(f"{kind}.digest: is {own!r}; make it a property that returns a string, or None")
+    parts = target.keywords if isinstance(target, partial) else getattr(target, "__dict__", {})
     digests = {name: getattr(part, "digest", None) for name, part in sorted(parts.items())}
     own_parts = [f"{name} {digest}" for name, digest in digests.items() if isinstance(digest, str)]
     return "; ".join(own_parts) or None

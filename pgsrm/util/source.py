@@ -1,8 +1,8 @@
-"""The source of a user's own code, as a hash: a reward or checker that has changed is another one.
+"""Hashes of the source of a user's own code, so that a changed reward or checker makes another run.
 
-What counts is the file of the module that a `_target_` names, and the files of the modules that it imports from beside it:
-those below the folder that the module's import starts from. Imports are read from the source, wherever in it they stand.
-Out of sight are installed packages, modules imported by a computed name, and data files that the code reads.
+The hash covers the file of the module that a `_target_` names. It also covers the modules that this one imports from
+the user's own folder, that is, from below the folder where Python finds it. Imports are read from the source text, also
+those within functions. The hash does not cover installed packages, modules imported by a computed name, or data files.
 """
 
 import ast
@@ -24,9 +24,10 @@ _seen: dict[str, tuple[Any, str]] = {}  # module -> its import (a spec) and what
 
 
 def source_digests(node: Any) -> dict[str, str]:
-    """`_target_` -> hash of its source (hex), for each in a config node and below it that is a user's own code.
+    """Hash (hex) of the source of each `_target_` in a config node and below it, if that is a user's own code.
 
-    Raises UserError for a module whose file has changed since this process imported it: what would run is the old code.
+    Raises:
+        UserError: a module's file has changed since this process imported it, so that the old code would run.
     """
     targets = sorted(target for target in set(_targets(node)) if target.partition(".")[0] != PACKAGE_NAME)
     return {target: digest for target in targets if (digest := _source_digest(target)) is not None}

@@ -21,7 +21,7 @@ def nfc(text: str) -> str:
 
 
 def has_half_character(text: str) -> bool:
-    """Whether the text holds a lone surrogate: half of a character, as a wrong \\ud83d in JSON makes one."""
+    """Whether the text holds a lone surrogate: half of a character, as a wrong escape in JSON makes one."""
     return not text.isascii() and _HALVES.search(text) is not None
 
 

@@ -26,10 +26,17 @@ class SlurmLauncher(Launcher):
         self.slots, self.wait, self.retry_failed = slots, wait, retry_failed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's call before a sweep, with the sweep's config."""
         self.hydra_context = hydra_context
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Plan and run the sweep, one run for each list of overrides; returns nothing for Hydra to collect.
+
+        Raises:
+            UserError: an override is wrong; no run has started then.
+            SweepFailed: a run failed or was stopped.
+        """
         from pgsrm.config.compose import Composer
         from pgsrm.launch import search
         from pgsrm.launch.slurm.launch import run_batch, run_sweep

@@ -57,7 +57,7 @@ class TrainRun:
         return state
 
     def checkpoint(self) -> "DelayedSubmission":
-        """submitit's own way to resume, for a signal before the first line above has run."""
+        """What submitit calls to resume a job, for a signal before the first line of `__call__` has run."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -139,7 +139,7 @@ def _call(*command: str) -> "subprocess.CompletedProcess[str]":
 
 
 def _seconds(left: str) -> float:
-    """squeue's `1-02:03:04`, `03:04` or `UNLIMITED` as seconds."""
+    """The time left as squeue shows it, `1-02:03:04`, `03:04` or `UNLIMITED`, in seconds."""
     days, _, clock = left.rpartition("-")
     try:
         parts = [int(part) for part in clock.split(":")]

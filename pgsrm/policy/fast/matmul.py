@@ -30,7 +30,7 @@ def prefers_onednn() -> bool:
 
 
 def multiply(left: Tensor, right: Tensor, offset: Tensor | None = None) -> Tensor:
-    """left (m, k) @ right (k, n) + offset (n,), k > 0, without gradient."""
+    """The product left (m, k) @ right (k, n) + offset (n,), k > 0, without gradient."""
     wide = sorted((*left.shape, right.shape[1]))[1] >= WIDE
     if wide and left.dtype == torch.float32 and left.device.type == "cpu" and prefers_onednn():
         return by_onednn(left, right, offset)
