@@ -24,7 +24,7 @@ run: $(INSTALLED) ## train color and antonym under both rewards, and write the r
 	@echo "Report: outputs/figures/report.html, open it in a browser"
 
 ui: $(INSTALLED) ## show all curves in MLflow until Ctrl-C (PORT=5000)
-	@echo "All curves: http://127.0.0.1:$(PORT)/#/experiments/1/runs?compareRunsMode=CHART (Ctrl-C ends)"
+	@echo "All curves: http://127.0.0.1:$(PORT)/#/experiments/1/runs?compareRunsMode=CHART&workflowType=machine_learning&viewStateShareKey=pgsrm (Ctrl-C ends)"
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server \
 		--workers 1 --port $(PORT) --backend-store-uri sqlite:///outputs/mlflow.db
 

@@ -267,12 +267,14 @@ def start_mirror(folder: RunFolder, config: dict[str, Any]) -> "MlflowMirror | N
 def make_mirror(folder: RunFolder, config: dict[str, Any]) -> "MlflowMirror | None":
     """The same, not started."""
     from pgsrm.record.mlflow_mirror import MlflowMirror
-    from pgsrm.record.params import run_params
+    from pgsrm.record.params import run_params, run_tags
 
     if config["tracking"] is None:
         return None
-    tags = {"sweep": (folder.status() or {}).get("sweep") or "", **config["choices"]}
-    return MlflowMirror(folder, config["tracking"], folder.name, run_params(config), tags)
+    status = folder.status() or {}
+    name = status.get("label") or folder.name  # what differs first, for a narrow column
+    tags = run_tags(config, status, str(folder.path.absolute()))
+    return MlflowMirror(folder, config["tracking"], name, run_params(config), tags)
 
 
 def _write_end(folder: RunFolder, **fields: Any) -> None:

@@ -48,7 +48,7 @@ def test_a_model_of_ones_own_is_named_instead_of_the_chosen_one() -> None:
 
 def test_a_narrow_column_shows_first_what_differs() -> None:
     choices = {"task": "antonym", "reward": "pgsrm", "model": "nano", "ppo": "sound"}
-    assert label(choices, ["alpha=8"], 1) == "antonym pgsrm alpha=8 s1, nano sound"
+    assert label(choices, ["alpha=8"], 1) == "alpha=8 antonym pgsrm s1, nano sound"
 
 
 def test_a_run_is_found_whatever_its_folder_is_called(tmp_path: Path) -> None:

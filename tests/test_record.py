@@ -31,7 +31,7 @@ from pgsrm.record import DiskFull, RunFolder, checkpoint
 from pgsrm.record.environment import commit, environment
 from pgsrm.record.mlflow_mirror import MlflowMirror, is_complete
 from pgsrm.record.mlflow_store import prepare, tracking_uri, ui_hint
-from pgsrm.record.params import run_params
+from pgsrm.record.params import run_params, run_tags
 from pgsrm.record.progress import RunProgress, SweepTable
 from pgsrm.record.summary import end_of_run_line, end_of_sweep_table, summarise
 from pgsrm.record.tenths import tenth_bounds
@@ -343,6 +343,70 @@ def test_mirror_has_every_line_params_and_tags(folder: RunFolder, tracking: dict
     assert sorted(point.timestamp - run.info.start_time for point in points)[:3] == [250, 500, 750]
 
 
+def test_mlflow_has_description_commit_samples_and_model_once_however_often_they_are_sent(
+    folder: RunFolder, tracking: dict[str, Any]
+) -> None:
+    config = {"choices": {"task": "color", "reward": "pgsrm", "model": "nano", "ppo": "sound"}, "seed": 1}
+    status = {"label": "alpha=8 color pgsrm s1, nano sound", "commit": "ab" * 20 + "-dirty", "sweep": "now"}
+    tags = run_tags(config, status, str(folder.path))
+    folder.write_status(state="finished", **status)
+    folder.append_metrics(row(1))
+    for update in (1, 2):
+        samples = [
+            {"update": update, "prompt": f"p{n} 'ü'", "response": "r", "reward": 0.5, "tokens": [1]} for n in range(2)
+        ]
+        folder.append_samples(samples)
+    folder.model.mkdir()
+    for _ in range(2):
+        MlflowMirror(folder, tracking, status["label"], {}, tags).send_now(("finished", None))
+    client = MlflowClient(tracking["uri"])
+    experiment = client.get_experiment_by_name("pgsrm")
+    run = client.get_run(json.loads(folder.mlflow.read_text())["run_id"])
+    assert run.info.run_name == "alpha=8 color pgsrm s1, nano sound"
+    assert run.data.tags["mlflow.source.git.commit"] == "ab" * 20 and run.data.tags["uncommitted_changes"] == "true"
+    assert run.data.tags["final_model"] == str(folder.model)
+    assert run.data.tags["mlflow.note.content"] == (
+        "Task **color**, rewarded by **pgsrm**; the policy is nano, the algorithm ppo=sound, the seed 1. "
+        f"Varied or set: alpha=8.\n\nRun folder: `{folder.path}`"
+    )
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "samples.json", "type": "table"}]
+    (artifact,) = client.list_artifacts(run.info.run_id)
+    beside = Path(tracking["uri"].removeprefix("sqlite:///")).with_name("mlartifacts")
+    table = json.loads((beside / run.info.run_id / "artifacts" / artifact.path).read_text())
+    assert table["columns"] == ["update", "prompt", "response", "reward"]
+    assert table["data"] == [[u, f"p{n} 'ü'", "r", 0.5] for u in (2, 1) for n in (1, 0)]
+    # The first view is reward, entropy, KL, in the mode for trained models.
+    state = json.loads(experiment.tags["mlflow.sharedViewState.pgsrm"])
+    assert [chart["metricKey"] for chart in state["compareRunCharts"]][:3] == [
+        "reward/mean",
+        "policy/entropy",
+        "policy/kl",
+    ]
+    assert len(experiment.tags["mlflow.sharedViewState.pgsrm"]) < 5000  # MLflow's limit
+    # What somebody writes there stays; a resumed run has the commit of the code that resumed it.
+    client.set_tag(run.info.run_id, "mlflow.note.content", "mine")
+    MlflowMirror(folder, tracking, "", {}, run_tags(config, {**status, "commit": "cd" * 20}, "")).send_now()
+    tags = client.get_run(run.info.run_id).data.tags
+    assert (tags["mlflow.note.content"], tags["uncommitted_changes"]) == ("mine", "false")
+    assert tags["mlflow.source.git.commit"] == "cd" * 20
+
+
+def test_samples_are_not_written_where_a_moved_database_once_was(folder: RunFolder, tmp_path: Path) -> None:
+    folder.write_status(state="finished")
+    folder.append_metrics(row(1))
+    folder.append_samples([{"update": 1, "prompt": "p"}])
+    before = {"uri": f"sqlite:///{tmp_path}/outputs/mlflow.db", "experiment": "pgsrm"}
+    assert prepare(before) == "1"
+    os.rename(tmp_path / "outputs", tmp_path / "moved")
+    there = RunFolder(tmp_path / "moved/runs" / folder.name)
+    MlflowMirror(there, {**before, "uri": f"sqlite:///{tmp_path}/moved/mlflow.db"}, "run", {}, {}).send_now(
+        ("finished", None)
+    )
+    assert json.loads(there.mlflow.read_text())["state"] == "finished"
+    assert not (tmp_path / "outputs").exists()
+    os.rename(tmp_path / "moved", tmp_path / "outputs")
+
+
 def test_killed_run_goes_on_in_the_same_mlflow_run(folder: RunFolder, tracking: dict[str, Any]) -> None:
     prepare(tracking)
     killed = subprocess.call([sys.executable, "-c", KILLED, folder.path, tracking["uri"]], cwd=ROOT)
@@ -547,10 +611,10 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking_uri({**here, "uri": f"sqlite:///{tmp_path}/a.db"}) == f"sqlite:///{tmp_path}/a.db"
     hint = ui_hint(here, "1")
     assert f"--backend-store-uri sqlite:///{tmp_path}/outputs/mlflow.db" in hint and "\n" not in hint
-    assert "http://127.0.0.1:5000/#/experiments/1/runs?compareRunsMode=CHART" in hint
-    assert ui_hint({**here, "uri": "http://host:5000/"}, "7") == (
-        "curves: http://host:5000/#/experiments/7/runs?compareRunsMode=CHART"
-    )
+    page = "runs?compareRunsMode=CHART&workflowType=machine_learning&viewStateShareKey=pgsrm"
+    assert f"http://127.0.0.1:5000/#/experiments/1/{page}" in hint
+    assert ui_hint({**here, "uri": "http://host:5000/"}, "7") == f"curves: http://host:5000/#/experiments/7/{page}"
+    assert page in (ROOT / "Makefile").read_text()  # what `make ui` prints
 
 
 def test_params_are_flat_and_hold_no_secret() -> None:

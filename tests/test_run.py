@@ -115,8 +115,10 @@ def test_a_sweep_is_mirrored_in_mlflow(sweep: dict[str, Any]) -> None:
 
     client = MlflowClient(f"sqlite:///{sweep['here'] / 'outputs/mlflow.db'}")
     experiment = client.get_experiment_by_name("pgsrm")
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    runs = {Path(run.data.tags["folder"]).name: run for run in client.search_runs([experiment.experiment_id])}
     assert sorted(runs) == [folder.name for folder in sweep["folders"]]
+    names = [f"{task} {reward} s0, gpt2 sound" for task in ("antonym", "color") for reward in ("binary", "pgsrm")]
+    assert [runs[name].info.run_name for name in sorted(runs)] == names
     for folder in sweep["folders"]:
         run = runs[folder.name]
         assert run.info.status == "FINISHED"

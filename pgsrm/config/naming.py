@@ -48,10 +48,10 @@ def run_name(parts: Sequence[str], words: Sequence[str], seed: int, identity: st
 
 
 def label(choices: Mapping[str, str], words: Sequence[str], seed: int) -> str:
-    """The same for a narrow column, what differs first: `antonym pgsrm alpha=8 s0, nano sound`."""
+    """The same for a narrow column, what differs first: `alpha=8 antonym pgsrm s0, nano sound`."""
     task, reward, model, ppo = (choices.get(group, "custom") for group in NAMED)
     rest = [choices[group] for group in NAMED_IF_CHOSEN if group in choices]
-    return f"{' '.join([task, reward, *words, *rest, f's{seed}'])}, {model} {ppo}"
+    return f"{' '.join([*words, *rest, task, reward, f's{seed}'])}, {model} {ppo}"
 
 
 class Folders:

@@ -92,6 +92,13 @@ def search(
     """Train runs until there are `trials` of them with a result, and print what they came to, the best first.
 
     Args:
+        space: what is searched.
+        trials: runs in all, those of before included.
+        at_a_time: runs of a batch.
+        direction: maximize or minimize.
+        sampler: a class of optuna.samplers.
+        seed: of the sampler.
+        study_name: its name in optuna.db; None for one of its own.
         corners: the plans of `space.corners()`: their identities are part of the study's name, so that other data, code or
             settings make another study.
         launch: trains the runs with these overrides, as the launchers do.
@@ -248,8 +255,11 @@ def _seed(seed: int, number: int) -> int:
 def _next_trials(
     study: "Study", space: Space, trials: int, at_a_time: int, sampler_for: Callable[[int], Any]
 ) -> "list[BaseTrial]":
-    """Those that were begun and have no result, then new ones. A sampler is made anew for each batch, by its first trial's
-    number: a search that was interrupted draws the values that it would have drawn."""
+    """Those that were begun and have no result, then new ones.
+
+    A sampler is made for each batch, by its first trial's number: a search that was interrupted draws the values that it would
+    have drawn.
+    """
     from optuna.trial import TrialState
 
     begun = [trial for trial in study.get_trials(states=[TrialState.RUNNING]) if _WORDS in trial.user_attrs]

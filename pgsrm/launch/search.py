@@ -62,8 +62,10 @@ def check_waits(wait: bool) -> None:
 
 
 def objective(folder: RunFolder, metric: str) -> float:
-    """What a finished run came to: as in status and report, the last evaluation's value of a metric in eval/, and the
-    mean over the last tenth of the planned updates of any other. NaN if the run diverged.
+    """What a finished run came to; NaN if it diverged.
+
+    As in status and report: of a metric in eval/ the last evaluation's value, of any other the mean over the last tenth of the
+    planned updates.
 
     Raises:
         UserError: the run has no such metric.

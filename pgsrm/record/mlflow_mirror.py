@@ -7,15 +7,18 @@ to it happen in that thread: training neither waits for it nor ends with it.
 """
 
 import json
+import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from pgsrm.record.files import replace
-from pgsrm.record.mlflow_store import connect, experiment_id, tracking_uri, trouble, warn_once
+from pgsrm.record.mlflow_store import connect, experiment_id, sqlite_file, tracking_uri, trouble, warn_once
 from pgsrm.record.run_folder import RunFolder, parse_lines
 from pgsrm.util.errors import UserError
 from pgsrm.util.secrets import without_user
@@ -24,10 +27,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
+logger = logging.getLogger(__name__)
+
 _PERIOD = 2.0  # seconds between two sends
 _LONGEST_PAUSE = 60.0  # seconds between two tries while MLflow does not answer
 _METRICS_A_CALL = 1000  # MLflow's limit for log_batch
 _PARAMS_A_CALL = 100  # likewise
+_SAMPLES = "samples.json"
+_MOST_SAMPLES = 500  # rows of the table, the newest
+_COLUMNS = ("update", "prompt", "reference", "response", "reward", "exact_match")
+DESCRIPTION = "mlflow.note.content"
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
@@ -208,8 +217,32 @@ class MlflowMirror:
         state, reason = self._end
         if reason or self._sent["reason"]:
             self._client.set_tag(self._sent["run_id"], "reason", (reason or "")[:5000])
+        if self._folder.model.is_dir():
+            self._client.set_tag(self._sent["run_id"], "final_model", str(self._folder.model.absolute()))
         self._client.set_terminated(self._sent["run_id"], _STATUS[state])
         self._remember(state=state, reason=reason)
+        self._send_samples(self._client)
+
+    def _send_samples(self, client: "MlflowClient") -> None:
+        """Samples as a table of MLflow's, in the place of the one that was sent before.
+
+        The last thing, since artifacts may lie on another server than the metrics, which may not answer.
+        """
+        run = client.get_run(self._sent["run_id"])
+        database = sqlite_file(self._uri)
+        root = urlsplit(run.info.artifact_uri)
+        if database is not None and not Path(unquote(root.path)).is_relative_to(database.absolute().parent):
+            return  # the database was moved, and MLflow would write where it was
+        table = samples_table(self._folder)
+        if table is None:
+            return
+        try:
+            client.log_text(run.info.run_id, json.dumps(table, ensure_ascii=False), _SAMPLES)
+            client.set_tag(run.info.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": _SAMPLES, "type": "table"}]))
+        except Exception as error:  # of the artifacts' own server and its client library
+            logger.warning(
+                "MLflow did not take the samples (%s); they are in %s", type(error).__name__, self._folder.samples
+            )
 
     def _connect(self) -> "MlflowClient":
         """Finds the MLflow run of this folder or makes it, and gives it its parameters."""
@@ -237,6 +270,7 @@ class MlflowMirror:
             if run.info.status != "RUNNING":
                 client.update_run(run.info.run_id, status="RUNNING")
                 self._remember(state=None)
+            self._set_tags(client, run)
         self._started_ms = run.info.start_time
         if not self._sent["has_params"]:
             from mlflow.entities import Param
@@ -248,6 +282,18 @@ class MlflowMirror:
             self._remember(has_params=True)
         self._client = client
         return client
+
+    def _set_tags(self, client: "MlflowClient", run: "Run") -> None:
+        """Those that a resumed run has otherwise, as the commit; what somebody wrote into the description stays."""
+        from mlflow.entities import RunTag
+
+        lacking = {
+            key: value
+            for key, value in self._tags.items()
+            if run.data.tags.get(key) != value and not (key == DESCRIPTION and key in run.data.tags)
+        }
+        if lacking:
+            client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in lacking.items()])
 
     def _run_from_before(self, client: "MlflowClient") -> "Run | None":
         """The MLflow run that an earlier start of this run wrote to, unless it is gone or in another store.
@@ -270,6 +316,23 @@ class MlflowMirror:
         self._sent.update(fields)
         replace(self._folder.mlflow, (json.dumps(self._sent, indent=1) + "\n").encode(), durable=False)
         self._progress = time.monotonic()
+
+
+def samples_table(folder: RunFolder) -> dict[str, Any] | None:
+    """The run's last samples as the columns and rows of a table; None where it has none."""
+    try:
+        rows = [row for _, row in parse_lines(folder.samples.read_bytes())][-_MOST_SAMPLES:]
+    except OSError:
+        return None
+    if not rows:
+        return None
+    columns = [name for name in _COLUMNS if any(name in row for row in rows)]
+    cells = [[row.get(name) for name in columns] for row in reversed(rows)]
+    plain = (str, int, float, bool, type(None))
+    return {
+        "columns": columns,
+        "data": [[cell if isinstance(cell, plain) else json.dumps(cell) for cell in row] for row in cells],
+    }
 
 
 def _load(folder: RunFolder) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pgsrm.record.mlflow_view import PAGE, set_view
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
 from pgsrm.util.secrets import without_user
@@ -101,7 +102,7 @@ def is_sqlite(tracking: Mapping[str, Any] | None) -> bool:
 def ui_hint(tracking: Mapping[str, Any], experiment: str | None) -> str:
     """One line: how to open the page with all curves at once. `experiment` is what `prepare` returned."""
     uri = tracking_uri(tracking)
-    page = f"#/experiments/{experiment}/runs?compareRunsMode=CHART" if experiment else ""
+    page = f"#/experiments/{experiment}/{PAGE}" if experiment else ""
     if urlsplit(uri).scheme in _SERVERS:
         return f"curves: {without_user(uri).rstrip('/')}/{page}"
     # Without job execution and with one worker: 2 processes and 0.5 GB instead of 15 and 2.6 GB.
@@ -164,7 +165,7 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name))
+            experiment = client.get_experiment(client.create_experiment(name, _artifacts(client.tracking_uri)))
         except MlflowException:
             # Another run may have made it in the meantime.
             experiment = client.get_experiment_by_name(name)
@@ -175,7 +176,14 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
             f"tracking.experiment={name}: was deleted in MLflow; restore it there "
             f"(mlflow experiments restore -x {experiment.experiment_id}) or choose another name"
         )
+    set_view(client, experiment)
     return str(experiment.experiment_id)
+
+
+def _artifacts(uri: str) -> str | None:
+    """Where a new experiment's artifacts lie: beside an SQLite file. MLflow would take the working directory."""
+    database = sqlite_file(uri)
+    return None if database is None else database.absolute().with_name("mlartifacts").as_uri()
 
 
 def warn_once(uri: str, error: BaseException, then: str) -> None:

@@ -26,6 +26,37 @@ def run_params(config: Mapping[str, Any]) -> dict[str, str]:
     return params
 
 
+def run_tags(config: Mapping[str, Any], status: Mapping[str, Any], folder: str) -> dict[str, str]:
+    """A run's tags: the choices, the sweep, its folder, the commit of the code, and a description in words.
+
+    status: the run's, with `label`, `commit` and `sweep`.
+    """
+    commit = str(status.get("commit") or "")
+    tags = {"sweep": status.get("sweep") or "", **(config.get("choices") or {}), "folder": folder}
+    if commit:
+        tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
+        tags["uncommitted_changes"] = str(commit.endswith("-dirty")).lower()
+    return {
+        **{key: str(value) for key, value in tags.items()},
+        "mlflow.source.name": "pgsrm",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": _description(config, status, folder),
+    }
+
+
+def _description(config: Mapping[str, Any], status: Mapping[str, Any], folder: str) -> str:
+    """What was compared, in words: task, reward, model, algorithm, and what else was varied or set."""
+    choices = config.get("choices") or {}
+    task, reward, model, ppo = (choices.get(name, "custom") for name in _CHOICES)
+    label = str(status.get("label") or "")
+    words = [word for word in label.partition(",")[0].split() if "=" in word]
+    varied = f" Varied or set: {', '.join(words)}." if words else ""
+    return (
+        f"Task **{task}**, rewarded by **{reward}**; the policy is {model}, the algorithm ppo={ppo}, the seed "
+        f"{config.get('seed')}.{varied}\n\nRun folder: `{folder}`"
+    )
+
+
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for name, below in value.items():

@@ -34,6 +34,7 @@ class Optuna(Sweeper):
         self.seed, self.study, self.params = seed, study, params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """As Hydra's own sweepers do; the sweep's folder (`paths.outputs`) is read as every other path."""
         config.hydra.sweep.dir = str(local_path(config.hydra.sweep.dir, "paths.outputs"))
         self.hydra_context = hydra_context
         self.config = config
@@ -42,6 +43,7 @@ class Optuna(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
+        """Search what these overrides give several values or an interval; the others are fixed."""
         from pgsrm.config.compose import Composer
         from pgsrm.launch.optuna_search import Space, search, slots_of
 
