@@ -583,6 +583,22 @@ def test_several_processes_may_make_the_database_at_once(tmp_path: Path) -> None
     assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
+def test_mlflow_serves_a_user_without_home_and_name(tmp_path: Path) -> None:
+    """As in a container with a user id that no file knows. Wrong version: "Could not determine home directory"."""
+    code = """
+import pwd, sys
+def unknown(number):
+    raise KeyError(f"getpwuid(): uid not found: {number}")
+pwd.getpwuid = unknown
+from pgsrm.record.mlflow_store import prepare
+print(prepare({"uri": sys.argv[1], "experiment": "pgsrm"}))
+"""
+    environ = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME", "USERNAME")}
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
+    done = subprocess.run(command, env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
 def test_unreachable_server_before_the_sweep_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     _, uri = listening(False)
     assert prepare({"uri": uri, "experiment": "pgsrm"}) is None

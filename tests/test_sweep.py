@@ -26,6 +26,7 @@ from pgsrm.launch.local import Slot, make_slots
 from pgsrm.launch.slurm import queue as slurm_queue
 from pgsrm.launch.slurm.job import Ending, _seconds
 from pgsrm.launch.slurm.queue import Job, Queue
+from pgsrm.launch.slurm.submit import check_cluster, submit
 from pgsrm.launch.sweep import launching, survey
 from pgsrm.record import RunFolder, lock
 from pgsrm.record.summary import end_of_sweep_table, summarise
@@ -280,6 +281,39 @@ def test_a_signal_that_ends_squeue_too_does_not_keep_a_job_from_the_queue(
     folder.config.touch()
     Ending(folder, warned_seconds=10).requeue()
     assert (tmp_path / "said").read_text() == "requeue 12\n"
+
+
+def test_a_submission_from_within_a_job_passes_nothing_of_that_job_on(
+    planned: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: sbatch takes SLURM_* for its options, and the new job's processes take them for their own."""
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\nenv >> {tmp_path}/seen\necho Submitted batch job 12\n")
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'MaxArraySize = 1001'\n")
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    for name in ("sbatch", "scontrol", "srun"):
+        (tmp_path / name).chmod(0o755)
+    inherited = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": "4",
+        "SLURMD_NODENAME": "n",
+        "SUBMITIT_EXECUTOR": "slurm",
+        "PMI_RANK": "1",
+    }
+    inherited |= {"CUDA_VISIBLE_DEVICES": "3"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "mine", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for name, value in (inherited | kept).items():
+        monkeypatch.setenv(name, value)
+    plan = planned()
+    check_cluster([plan])
+    plan.freeze()
+    assert submit([plan], None) == ["12"]
+    seen = (tmp_path / "seen").read_text().splitlines()
+    assert not [line for line in seen if line.split("=")[0] in inherited]
+    assert all(seen.count(f"{name}={value}") == 2 for name, value in kept.items())  # the question, and the submission
+    assert all(os.environ[name] == value for name, value in inherited.items())  # this process is still in its job
+    monkeypatch.delenv("SLURM_JOB_ID")  # on a login node, what the user has set is meant for sbatch
+    check_cluster([plan])
+    assert "SLURM_NTASKS=4" in (tmp_path / "seen").read_text()
 
 
 def test_time_left_as_squeue_writes_it() -> None:

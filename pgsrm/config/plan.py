@@ -227,21 +227,23 @@ def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:
 
 
 def _moved(config: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """Paths of a frozen config below its outputs, where those lie now: `mv` changes no config.yaml.
+    """A frozen config with its paths as they are where its outputs lie now: neither `mv` nor `cp -r` changes a config.yaml.
 
-    A path is left that is still where the config says.
+    A file below the outputs is read in the new place, or in the old one where it was left behind. The database is the new
+    place's in any case: the run that was copied and its copy would otherwise write to one run of MLflow's.
     """
     before, now = Path(config["paths"]["outputs"]), folder.path.absolute().parent.parent
     if before == now or folder.path.absolute().parent.name != "runs":
         return config
 
     def moved(path: Path) -> Path:
-        return now / path.relative_to(before) if path.is_relative_to(before) and not path.exists() else path
+        return now / path.relative_to(before) if path.is_relative_to(before) else path
 
     config["paths"]["outputs"] = str(now)
     for node, key in _path_places(config):
-        if isinstance(node.get(key), str):
-            node[key] = str(moved(Path(node[key])))
+        value = node.get(key)
+        if isinstance(value, str) and (moved(Path(value)).exists() or not Path(value).exists()):
+            node[key] = str(moved(Path(value)))
     if config["tracking"] is not None:
         database = sqlite_file(config["tracking"]["uri"])
         if database is not None:

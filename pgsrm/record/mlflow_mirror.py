@@ -22,6 +22,7 @@ from pgsrm.record.mlflow_store import connect, experiment_id, sqlite_file, track
 from pgsrm.record.run_folder import RunFolder, parse_lines
 from pgsrm.util.errors import UserError
 from pgsrm.util.secrets import without_user
+from pgsrm.util.shell import python, quoted
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -115,7 +116,8 @@ class MlflowMirror:
         except UserError:
             raise
         except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
-            raise UserError(f"{trouble(self._uri, error)}; `python -m pgsrm.sync` sends what is missing") from error
+            remedy = f"`{python()} -m pgsrm.sync {quoted(str(self._folder.path.parent))}` sends what is missing"
+            raise UserError(f"{trouble(self._uri, error)}; {remedy}") from error
 
     # Everything below runs in the thread, or in `send_now`.
 

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shlex
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,6 +128,7 @@ def connect(uri: str) -> "MlflowClient":
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    _have_a_home()
     from mlflow.tracking import MlflowClient
 
     database = sqlite_file(uri)
@@ -136,6 +138,14 @@ def connect(uri: str) -> "MlflowClient":
         if not database.exists():
             _make(database)
         return MlflowClient(tracking_uri=uri)
+
+
+def _have_a_home() -> None:
+    """MLflow asks for the home folder when it is imported, and a container's user may have none."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.gettempdir()
 
 
 def _make(database: Path) -> None:
