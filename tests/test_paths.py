@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from sqlalchemy import make_url
 
+from pgsrm.analysis.commands import _word
 from pgsrm.config.compose import PATHS, _read_paths, compose_words
 from pgsrm.record.mlflow_store import connect, sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.util.errors import UserError
@@ -150,3 +151,14 @@ def test_an_override_that_needs_no_quotes_has_none() -> None:
     assert override("task.data", "data/my-file_1.csv") == "task.data=data/my-file_1.csv"
     assert override("seed", 3) == "seed=3"
     assert override("task.data", "my data.csv") == "\"task.data='my data.csv'\""
+
+
+def test_several_values_in_a_printed_command_can_be_pasted() -> None:
+    """Wrong version: `task.data=/a b/x=1.csv,y.csv` as it stands, which neither the shell nor Hydra reads back."""
+    values = ["/my data/x=1.csv", "it's.csv", "b#.csv"]
+    (word,) = shlex.split(_word("task.data", values))
+    (parsed,) = OverridesParser.create().parse_overrides([word])
+    assert [value.text for value in parsed.sweep_iterator()] == values
+    assert _word("reward", ["pgsrm", "binary"]) == "reward=pgsrm,binary"
+    assert _word("ppo.actor_lr", [1e-4, 0.5]) == "ppo.actor_lr=0.0001,0.5"
+    assert _word("task.paper", [None, None]) == "task.paper=null,null"

@@ -12,7 +12,7 @@ from pgsrm.analysis.runs import Run
 from pgsrm.analysis.variants import Variant
 from pgsrm.record.differences import NOT_CHOICES, leaves, reading_order
 from pgsrm.util.paths import conf_folder
-from pgsrm.util.shell import override
+from pgsrm.util.shell import for_hydra, override, quoted
 
 MOST_COMMANDS = 4
 # What a launch finds by itself, or a user would not want to type again.
@@ -50,7 +50,12 @@ def _command(values: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> str:
 def _word(key: str, values: Sequence[Any]) -> str:
     texts = ["null" if v is None else str(v).lower() if isinstance(v, bool) else v for v in values]
     plain = all(v is None or isinstance(v, bool) for v in values)
-    return override(key, texts[0]) if len(texts) == 1 and not plain else f"{key}={','.join(map(str, texts))}"
+    if len(texts) == 1 and not plain:
+        return override(key, texts[0])
+    readable = [
+        for_hydra(v) if isinstance(v, str) and not plain else str(text) for v, text in zip(values, texts, strict=True)
+    ]
+    return quoted(f"{key}={','.join(readable)}")
 
 
 def _overrides(run: Run) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pgsrm.record.mlflow_view import PAGE, set_view
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
 from pgsrm.util.secrets import without_user
-from pgsrm.util.shell import python
+from pgsrm.util.shell import python, quoted
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -182,9 +182,10 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
             if experiment is None:
                 raise
     if experiment.lifecycle_stage != "active":
+        where = f"MLFLOW_TRACKING_URI={quoted(without_user(client.tracking_uri))}"
+        restore = f"{where} {python()} -m mlflow experiments restore -x {experiment.experiment_id}"
         raise UserError(
-            f"tracking.experiment={name}: was deleted in MLflow; restore it there "
-            f"(mlflow experiments restore -x {experiment.experiment_id}) or choose another name"
+            f"tracking.experiment={name}: was deleted in MLflow; restore it there (`{restore}`) or choose another name"
         )
     set_view(client, experiment)
     return str(experiment.experiment_id)
