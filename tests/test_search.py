@@ -68,7 +68,7 @@ def search(call_cli: Callable[..., Any], small: Sequence[str], trainer: Trainer)
         given = {word.partition("=")[0] for word in words}
         slots = [] if "hydra/launcher=basic" in words else ["hydra.launcher.slots=2"]
         usual = [word for word in [*small, *slots] if word.partition("=")[0] not in given]
-        return call_cli("-m", "hydra/sweeper=optuna", *usual, *words)
+        return call_cli("-m", "hydra/sweeper=search", *usual, *words)
 
     return run
 
@@ -147,7 +147,7 @@ def test_runs_that_fail_or_diverge_are_failed_trials(search: Callable[..., Any],
 
 
 WRONG = [
-    (["seed=3"], r"hydra/sweeper=optuna: nothing to search; give a key several values"),
+    (["seed=3"], r"hydra/sweeper=search: nothing to search; give a key several values"),
     ([RATE, "hydra.sweeper.trials=0"], r"hydra\.sweeper\.trials=0: expected a whole number >= 1"),
     (
         [RATE, "hydra.sweeper.direction=up"],
@@ -165,7 +165,7 @@ WRONG = [
     ([RATE, "hydra/launcher=slurm", "hydra.launcher.slots=2"], r"hydra/launcher=slurm: .*hydra\.launcher\.wait=true"),
     (
         [RATE, "hydra/launcher=basic"],
-        r"hydra/launcher=basic: hydra/sweeper=optuna has the results of local and slurm alone",
+        r"hydra/launcher=basic: hydra/sweeper=search has the results of local and slurm alone",
     ),
     (["ppo.epochs=interval(1,4)"], r"ppo\.epochs=1\.0: expected `int`"),
 ]
@@ -291,7 +291,7 @@ def test_what_a_search_varies() -> None:
 
 
 def test_a_search_that_trains(run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:
-    words = ["hydra/sweeper=optuna", "hydra.sweeper.trials=2", "hydra.launcher.slots=2", "objective=policy/entropy"]
+    words = ["hydra/sweeper=search", "hydra.sweeper.trials=2", "hydra.launcher.slots=2", "objective=policy/entropy"]
     done = run_cli("-m", *small, *words, "ppo.actor_lr=interval(1e-4,1e-3)")
     assert done.code == 0, done.err
     values = [objective(RunFolder(path), "policy/entropy") for path in (tmp_path / "outputs/runs").iterdir()]

@@ -112,7 +112,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     resources: ResourceSettings = ResourceSettings()
     # true = show what would be started, and end.
     dry_run: bool = False
-    # What a search (hydra/sweeper=optuna) is told of a run: a metric.
+    # What a search (hydra/sweeper=search) is told of a run: a metric.
     objective: Annotated[str, Meta(min_length=1)] = "eval/train_exact_match"
 
 

@@ -55,7 +55,7 @@ class Space:
         searched = {key: _distribution(one) for key, one in parsed.items() if one.is_sweep_override()}
         if not searched:
             raise UserError(
-                "hydra/sweeper=optuna: nothing to search; give a key several values, as ppo.kl_coef=0.01,0.1 or "
+                "hydra/sweeper=search: nothing to search; give a key several values, as ppo.kl_coef=0.01,0.1 or "
                 "'ppo.actor_lr=tag(log,interval(1e-5,1e-3))'"
             )
         return cls(fixed, searched)
@@ -139,7 +139,7 @@ def slots_of(config: "DictConfig", plan: Plan, trials: int) -> int:
     launcher, slots = config.hydra.launcher, config.hydra.launcher.get("slots")
     name = config.hydra.runtime.choices["hydra/launcher"]
     if name not in ("local", "slurm"):
-        raise UserError(f"hydra/launcher={name}: hydra/sweeper=optuna has the results of local and slurm alone")
+        raise UserError(f"hydra/launcher={name}: hydra/sweeper=search has the results of local and slurm alone")
     if name == "slurm":
         check_waits(launcher.wait)
         if slots is None:
@@ -154,7 +154,7 @@ def _import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise UserError("hydra/sweeper=optuna: Optuna is not installed; pip install 'pgsrm[optuna]'") from error
+        raise UserError("hydra/sweeper=search: Optuna is not installed; pip install 'pgsrm[optuna]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`: a search over keys that are given as interval(...), range(...) or several values."""
+"""`hydra/sweeper=search`: a search over keys that are given as interval(...), range(...) or several values."""
 
 from typing import Any
 
