@@ -32,6 +32,11 @@ def test_a_sweep_is_named_by_what_differs() -> None:
     assert words_of(runs)[0] == ["embedder.path=a", "text=x"]  # two keys of one last word are written out
 
 
+def test_no_secret_is_in_a_name() -> None:
+    (words,) = words_of([parsed("reward.embedder.api_key=sk-1234", "task.max_new_tokens=3", "parent.password=x")])
+    assert words == ["max_new_tokens=3"]
+
+
 def test_names_are_safe_in_a_shell_and_bounded() -> None:
     parts = ("antonym", "pgsrm", "nano", "sound")
     assert run_name(parts, ["alpha=8"], 0, IDENTITY) == "antonym-pgsrm-nano-sound-alpha=8-s0-1a2b3c4d"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.record import RunFolder
+from pgsrm.record.params import is_secret
 
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in every name
 NAMED_IF_CHOSEN = ("fidelity", "ablation")
@@ -23,7 +24,9 @@ def words_of(runs: Sequence[Sequence[Any]]) -> list[list[str]]:
 
     runs: Hydra's parsed overrides of each run.
     """
-    given = [{o.key_or_group: _value(o) for o in run if _is_named(o.key_or_group)} for run in runs]
+    # A secret is in no name: names are in folders, tables and trackers.
+    named = [[o for o in run if _is_named(o.key_or_group) and not is_secret(o.key_or_group, o.value())] for run in runs]
+    given = [{o.key_or_group: _value(o) for o in run} for run in named]
     keys = list(dict.fromkeys(key for run in given for key in run))
     if len(runs) > 1:
         keys = [key for key in keys if len({run.get(key) for run in given}) > 1]
