@@ -75,10 +75,10 @@ def test_a_mixed_folder_keeps_every_word() -> None:
 
 def test_values_of_different_tasks_are_compared_where_no_task_sets_them() -> None:
     """Two single runs: alpha is not the task's, and so is the held-out share."""
-    runs = ("task=color", "reward.alpha=1", "task.holdout=0.2"), ("task=antonym", "reward.alpha=8")
+    runs = ("task=color", "reward.alpha=1", "task.holdout=0.1"), ("task=antonym", "reward.alpha=8")
     assert said(*runs) == [
-        "task=color task.holdout=0.2 reward.alpha=1",
-        "task=antonym task.holdout=0 reward.alpha=8",
+        "task=color task.holdout=0.1 reward.alpha=1",
+        "task=antonym task.holdout=0.2 reward.alpha=8",
     ]
 
 

@@ -3,18 +3,24 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from conftest import END
 from test_policy import tiny_of
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pgsrm.config.compose import plan_words
+from pgsrm.evaluation.__main__ import evaluate_run
+from pgsrm.models import gguf_file
 from pgsrm.models.load import declared_eos, load_codec, load_model, load_tokenizer
-from pgsrm.models.settings import ModelSettings, check_model
-from pgsrm.models.text import Codec, encode_prompt, ids_behind
+from pgsrm.models.settings import ModelSettings, check_model, identify_model
+from pgsrm.models.text import ChatTemplate, Codec, encode_prompt, ids_behind
+from pgsrm.parent.local import LocalParent
+from pgsrm.parent.settings import ParentSettings
 from pgsrm.policy.choose import build_policy
 from pgsrm.util.errors import UserError
 
@@ -118,3 +124,203 @@ def test_added_tokens_without_an_embedding(tiny: Path, tmp_path: Path) -> None:
     assert load_codec(settings, load_model(settings, CPU)).eos == (0,)  # the config's: the other is never sampled
     with pytest.raises(UserError, match=f"the EOS token has the id {size}, the model embeds 60 tokens; resize"):
         load_codec(settings, tiny_of("gpt2", n_embd=32, n_layer=1, n_head=2, eos_token_id=None, bos_token_id=None))
+
+
+# Chat templates
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+NO_SYSTEM = "{% for m in messages if m.role == 'user' %}[{{ m.content }}]{% endfor %}"
+REFUSES_SYSTEM = (
+    "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('') }}{% endif %}[{{ m.content }}]{% endfor %}"
+)
+THINKS = "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is not false %}<think>{% endif %}"
+
+
+def chat_model(folder: Path, to: Path, template: str | None, text: str = "$A") -> Path:
+    """A copy of the tiny model whose tokenizer has this chat template, and special tokens around a text."""
+    copy_of(folder, to)
+    tokenizer: Any = AutoTokenizer.from_pretrained(saved_tokenizer(folder, to, text))
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(to)
+    return to
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "text"),
+    [
+        (TEMPLATE, None, "<user>hot<assistant>"),
+        (TEMPLATE, " Opposite.\n", "<system>Opposite.<user>hot<assistant>"),
+        (NO_SYSTEM, "Opposite.", "[Opposite.\n\nhot]"),
+        (REFUSES_SYSTEM, "Opposite.", "[Opposite.\n\nhot]"),
+        (THINKS, None, "hot"),
+    ],
+)
+def test_a_prompt_in_the_chat_template(
+    tiny: Path, tmp_path: Path, template: str, system: str | None, text: str
+) -> None:
+    """Wrong versions: special tokens around the whole, an answer behind the prompt's blank, a system text that is lost."""
+    folder = chat_model(tiny, tmp_path / "chat", template, "<|endoftext|> $A <|endoftext|>")
+    settings = ModelSettings(path=str(folder), chat_template=True, system_prompt=system)
+    check_model(settings)
+    codec = load_codec(settings, load_model(settings, CPU))
+    plain = Codec(load_tokenizer(ModelSettings(path=str(tiny))))
+    assert (
+        codec.encode("hot ") == plain.encode(text) == encode_prompt(codec.tokenizer, "hot", chat=ChatTemplate(system))
+    )
+    assert encode_prompt(codec.tokenizer, "hot", chat=ChatTemplate(system), answer='{"O') == plain.encode(text + '{"O')
+    without = load_codec(ModelSettings(path=str(folder)), load_model(settings, CPU))
+    assert without.encode("hot ") == [0, *plain.encode("hot ")]  # text that is continued, its blank included
+
+
+def test_a_policy_and_a_local_parent_read_the_same(tiny: Path, tmp_path: Path) -> None:
+    folder = chat_model(tiny, tmp_path / "chat", TEMPLATE)
+    tokenizer = load_tokenizer(ModelSettings(path=str(folder)))
+    questions: Any = SimpleNamespace(instruction="Opposite.")
+
+    def asked(choice: Any) -> list[int]:
+        parent = ParentSettings(kind="transformers", model=str(folder), device="cpu", chat_template=choice)
+        return LocalParent(parent, questions)._prompts(tokenizer, ["hot"])[0]
+
+    in_chat = encode_prompt(tokenizer, "hot", chat=ChatTemplate("Opposite."), answer='{"OUTPUT": "')
+    assert asked("auto") == asked(True) == in_chat != asked(False)
+    assert tokenizer.decode(asked(False)) == 'Opposite.\n\nINPUT: hot\n{"OUTPUT": "'
+    tokenizer.chat_template = None
+    assert asked("auto") == asked(False)
+    with pytest.raises(UserError, match=r"parent\.chat_template=true: parent\.model=.*chat has no chat template"):
+        asked(True)
+
+
+def test_no_chat_template_where_one_is_asked_for(tiny: Path, tmp_path: Path, call_cli: Callable[..., Any]) -> None:
+    done = call_cli("model=hf", f"model.path={tiny}", "model.chat_template=true", "tracking=none")
+    assert done.code == 2
+    assert done.error_line.endswith(
+        f"model.chat_template=true: model.path={tiny} has no chat template; leave it out, or save one with the tokenizer"
+    )
+    done = call_cli(f"model.path={tiny}", "model.system_prompt=Opposite.", "tracking=none")
+    assert done.code == 2 and "only a chat template has room for it; set model.chat_template=true" in done.error_line
+    refuses = chat_model(tiny, tmp_path / "refuses", "{{ raise_exception('no') }}")
+    settings = ModelSettings(path=str(refuses), chat_template=True)
+    with pytest.raises(UserError, match=r"model\.path=.*refuses: its chat template takes no user's message"):
+        load_codec(settings, load_model(settings, CPU)).encode("hot")
+
+
+def test_a_chat_template_makes_another_run_and_is_saved_with_it(
+    tiny: Path, tmp_path: Path, small: Sequence[str], resume: Callable[..., None]
+) -> None:
+    folder = chat_model(tiny, tmp_path / "chat", TEMPLATE)
+    words = [*small[1:], "model=hf", f"model.path={folder}"]
+    plain, chat = plan_words(*words), plan_words(*words, "model.chat_template=true")
+    system = plan_words(*words, "model.chat_template=true", "model.system_prompt=Opposite.")
+    assert len({plan.identity for plan in (plain, chat, system)}) == 3
+    system.freeze()
+    resume(system.folder)
+    assert load_tokenizer(ModelSettings(path=str(system.folder.model))).chat_template == TEMPLATE
+    assert evaluate_run(system.folder)["eval/train_exact_match"] >= 0  # asks in the same template
+
+
+# GGUF files
+
+
+def test_what_is_no_gguf_file_is_one_line(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.gguf").write_text("no weights")
+    for path, line in (
+        (tmp_path / "text.gguf", "is no GGUF file; name one, a folder in the hub's layout or a hub model"),
+        (tmp_path / "nowhere.gguf", "no such file or folder; name a folder in the hub's layout, a GGUF file or a hub"),
+        ("nowhere.gguf", "no such file or folder; name a folder in the hub's layout, a GGUF file or a hub model"),
+        (tmp_path, r"the folder has no config.json; name the GGUF file itself \(text.gguf\)"),
+    ):
+        with pytest.raises(UserError, match=f"model.path={path}: {line}"):
+            check_model(ModelSettings(path=str(path)))
+
+
+def test_a_gguf_file_needs_its_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF and more")
+    monkeypatch.setattr(gguf_file, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"m\.gguf: reading GGUF files needs gguf and accelerate; install with: pip install"
+    ):
+        check_model(ModelSettings(path=str(tmp_path / "m.gguf")))
+    monkeypatch.setattr(gguf_file, "find_spec", lambda name: object())
+    check_model(ModelSettings(path=str(tmp_path / "m.gguf")))
+
+
+def test_a_gguf_file_counts_by_its_content(tmp_path: Path) -> None:
+    """And not by its name, nor by what lies beside it."""
+    (tmp_path / "a.gguf").write_bytes(b"GGUF one")
+    (tmp_path / "b.gguf").write_bytes(b"GGUF one")
+    identities = [identify_model(ModelSettings(path=str(tmp_path / f"{name}.gguf"))) for name in "ab"]
+    assert identities[0] == identities[1]
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert identify_model(ModelSettings(path=str(tmp_path / "a.gguf"))) == identities[0]
+    (tmp_path / "b.gguf").write_bytes(b"GGUF two")
+    assert identify_model(ModelSettings(path=str(tmp_path / "b.gguf"))) != identities[0]
+
+
+def written_gguf(folder: Path, file: Path) -> None:
+    """A folder's tiny Llama and its tokenizer as a GGUF file, as llama.cpp's converter lays them out."""
+    import gguf
+
+    config = json.loads((folder / "config.json").read_text())
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    described = json.loads((folder / "tokenizer.json").read_text())["model"]
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    heads = config["num_attention_heads"], config["num_key_value_heads"]
+    writer.add_head_count(heads[0])
+    writer.add_head_count_kv(heads[1])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    words = sorted(described["vocab"], key=described["vocab"].get)
+    writer.add_token_list(words)
+    writer.add_token_types([3 if word in (END, "<s>") else 1 for word in words])
+    writer.add_token_merges([" ".join(pair) if isinstance(pair, list) else pair for pair in described["merges"]])
+    writer.add_eos_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_chat_template(TEMPLATE)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, tensor in model.state_dict().items():
+        for part, count in (("q_proj", heads[0]), ("k_proj", heads[1])):
+            if part in name:  # its rotary dimensions in llama.cpp's order
+                shape = count, 2, tensor.shape[0] // count // 2, *tensor.shape[1:]
+                tensor = tensor.reshape(shape).swapaxes(1, 2).reshape(tensor.shape)
+        base, _, suffix = name.rpartition(".")
+        writer.add_tensor(f"{names.get_name(base)}.{suffix}", tensor.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_the_model_that_it_was_made_of(
+    model_folders: dict[str, Path], tmp_path: Path, small: Sequence[str], resume: Callable[..., None]
+) -> None:
+    """A run of it says its name and saves a plain folder; files beside it have no say. Needs the library gguf."""
+    pytest.importorskip("gguf")
+    file, folder = tmp_path / "tiny-llama.gguf", model_folders["llama"]
+    written_gguf(folder, file)
+    for other in model_folders["gpt2"].iterdir():
+        (tmp_path / other.name).symlink_to(other)
+    settings, original = ModelSettings(path=str(file), chat_template=True), ModelSettings(path=str(folder))
+    check_model(settings)
+    model, expected = load_model(settings, CPU), load_model(original, CPU)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.state_dict().items())
+    ids = torch.tensor([[1, 40, 50, 60, 7]])
+    assert torch.equal(model(ids).logits, expected(ids).logits)
+    codec, plain = load_codec(settings, model), load_codec(original, expected)
+    assert codec.encode("hot ") == plain.encode("<user>hot<assistant>")[1:] and codec.eos == plain.eos == (0,)
+    assert codec.tokenizer.name_or_path == str(file)
+    plan = plan_words(*small[1:], "model=hf", f"model.path={file}")
+    assert "-tiny-llama-" in plan.folder.name
+    plan.freeze()
+    resume(plan.folder)
+    check_model(ModelSettings(path=str(plan.folder.model)))
+    (tmp_path / "cut.gguf").write_bytes(file.read_bytes()[:5000])
+    for load in (load_tokenizer, lambda settings: load_model(settings, CPU)):
+        with pytest.raises(UserError, match=r"model\.path=.*cut\.gguf: .*can(?:'t)? be loaded \("):
+            load(ModelSettings(path=str(tmp_path / "cut.gguf")))

@@ -4,10 +4,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from pgsrm.analysis.frames import describe
+from pgsrm.config.compose import plan_words
 from pgsrm.config.naming import Folders, label, model_of, run_name, words_of
 from pgsrm.record import RunFolder
+from pgsrm.record.differences import differing
+from pgsrm.record.model_name import model_name, path_name
+from pgsrm.record.params import run_params
 
 IDENTITY = "1a2b3c4d" + "0" * 56
 
@@ -72,3 +78,52 @@ def test_a_sweeps_names_on_the_command_line(call_cli: Callable[..., Any], small:
     result = call_cli("-m", *small, "task=antonym", "reward.alpha=1,8", "dry_run=true")
     names = [line.split()[1].rpartition("-")[0] for line in result.out.splitlines()[1:-1]]
     assert names == [f"antonym-pgsrm-gpt2-sound-alpha={alpha}-s0" for alpha in (1, 8)], result.err
+
+
+def test_a_run_says_which_model_it_trains(small: Sequence[str], tmp_path: Path, model_folders: dict[str, Path]) -> None:
+    """Wrong version: by the choice of the group, which an override or a file of one's own may have left."""
+    tiny, rest = small[0].partition("=")[2], small[1:]
+    runs = [plan_words(*rest, *words) for words in (["model=hf", small[0]], ["model=gpt2_large", small[0]], [])]
+    assert [run.folder.name.split("-")[2] for run in runs] == ["gpt2", "gpt2", "nano"]
+    assert plan_words(*rest, "model=gpt2_large", "model.path=null").folder.name.split("-")[2] == "nano"
+    assert [run.label.partition(", ")[2].split()[0] for run in runs] == ["gpt2", "gpt2", "nano"]
+    configs = [run.config for run in runs]
+    assert [model_name(config) for config in configs] == ["gpt2", "gpt2", "nano"]
+    assert differing([configs[0], configs[2]])[0]["model"] == "gpt2" and run_params(configs[1])["model"] == "gpt2"
+    assert describe(configs[0])["model"] == "gpt2" and describe(configs[0])["model.path"] == tiny
+    assert "model.path" not in differing([configs[0], configs[2]])[0]  # the name says it
+    (tmp_path / "experiment").mkdir()  # a file that sets the path is no override
+    (tmp_path / "experiment/mine.yaml").write_text(f"# @package _global_\nmodel:\n  path: {tiny}\n")
+    mine = plan_words(*rest, f"--config-dir={tmp_path}", "experiment=mine")
+    assert mine.folder.name.split("-")[2] == "gpt2"
+    (tmp_path / "model").mkdir()  # a choice of one's own is called as its file is, until another path is given
+    (tmp_path / "model/own.yaml").write_text(f"path: {tiny}\n")
+    own = [f"--config-dir={tmp_path}", "model=own"]
+    assert plan_words(*rest, *own).folder.name.split("-")[2] == "own"
+    other = f"model.path={model_folders['llama']}"
+    assert plan_words(*rest, *own, other).folder.name.split("-")[2] == "llama"
+
+
+def test_the_paper_s_model_is_the_task_s() -> None:
+    table = {"gpt2": {"model": "gpt2"}, "gpt2-large": {"model": "gpt2-large"}}
+    for path, paper in table.items():
+        config = {"choices": {"model": "paper"}, "model": {"path": path}, "task": {"paper": paper}}
+        assert model_name(config) == "paper"
+    config = {"choices": {"model": "paper"}, "model": {"path": "org/mine"}, "task": {"paper": table["gpt2"]}}
+    assert model_name(config) == "mine"
+    assert model_name({"choices": {"model": "paper"}, "model": {"path": "gpt2"}, "task": {}}) == "paper"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct"),
+        ("/data/SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct.Q4_1"),
+        ("outputs/runs/color-pgsrm-nano-sound-s0-1a2b3c4d/model", "color-pgsrm-nano-sound-s0-1a2b3c4d"),
+        ("model", "model"),
+        ("../my model/", "my_model"),
+        ("/", "_"),
+    ],
+)
+def test_a_model_is_called_by_the_part_of_its_path_that_says_something(path: str, name: str) -> None:
+    assert path_name(path) == name

@@ -203,4 +203,5 @@ def test_a_template_that_drops_or_refuses_the_instruction(tiny: Path, tmp_path: 
             with pytest.raises(UserError, match="its chat template takes no user's message"):
                 list(asked.answers(questions.asked))
         else:
-            assert asked._prompt(tokenizer, "hot") == '[Opposite.\n\nhot]{"OUTPUT": "'
+            (ids,) = asked._prompts(tokenizer, ["hot"])
+            assert tokenizer.decode(ids) == '[Opposite.\n\nhot]{"OUTPUT": "'

@@ -22,7 +22,11 @@ GROUPS = ("task", "parent", "embedder", "reward", "ppo", "model", "tracking", "c
 GROUPS += ("experiment", "fidelity", "ablation")
 TASKS = ("color", "antonym", "category", "copy", "sentiment")
 # What a user has to give, since no default could be right.
-NEEDED = {"numberbatch": ["embedder.path=vectors.txt"], "paper": ["embedder.path=vectors.txt"]}
+NEEDED = {
+    "numberbatch": ["embedder.path=vectors.txt"],
+    "paper": ["embedder.path=vectors.txt"],
+    "hf": ["model.path=org/name"],
+}
 
 Compose = Callable[..., DictConfig]
 
@@ -40,7 +44,7 @@ def composed() -> Iterator[Compose]:
 
 
 def needed(group: str, option: str) -> list[str]:
-    return NEEDED.get(option, []) if group in ("embedder", "experiment") else []
+    return NEEDED.get(option, []) if group in ("embedder", "experiment") or option == "hf" else []
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])

@@ -17,6 +17,7 @@ from pgsrm.analysis.runs import NoRunsError, find_run_folders
 from pgsrm.record import RunFolder
 from pgsrm.record.config_file import read_config
 from pgsrm.record.differences import leaves, reading_order, value_text
+from pgsrm.record.model_name import shown_choices
 from pgsrm.record.params import is_secret
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ def _rows(folder: Path) -> pd.DataFrame | None:
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's choices, seed and values as flat columns, secrets masked; a null is NaN, so that numbers stay numbers."""
-    chosen = config.get("choices") or {}
-    choices = {group: str(chosen[group]) for group in sorted(chosen, key=reading_order)}
+    chosen = shown_choices(config)
+    choices = {group: chosen[group] for group in sorted(chosen, key=reading_order)}
     rest = {key: value for key, value in config.items() if key not in ("choices", "seed")}
     values = {key: _cell(key, value) for key, value in leaves(rest) if key not in choices}
     return {**choices, "seed": config.get("seed"), **values}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pgsrm.analysis.tables import NONE, Table
 from pgsrm.analysis.variants import Variant, setup_labels, task_title
+from pgsrm.record.model_name import model_name
 
 # The paper's tables by its tasks; tasks of one's own get a third.
 TABLES = (
@@ -19,6 +19,7 @@ MODELS = {
     "gpt2-large": "GPT-2 Large (774M)",
     "openai-community/gpt2": "GPT-2 Small (124M)",
     "openai-community/gpt2-large": "GPT-2 Large (774M)",
+    "smollm2": "SmolLM2-135M-Instruct",
 }
 
 
@@ -99,10 +100,7 @@ def _number(key: str) -> Callable[[Mapping[str, Any]], str | None]:
 
 
 def _model(config: Mapping[str, Any]) -> str | None:
-    path = _get(config, "model.path")
-    if path is None:
-        return str(_get(config, "choices.model"))
-    return MODELS.get(str(path), Path(str(path)).name)
+    return MODELS.get(str(_get(config, "model.path")), model_name(config))
 
 
 def _target_kl(config: Mapping[str, Any]) -> str | None:

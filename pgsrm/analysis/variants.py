@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pgsrm.analysis.runs import NoRunsError, Run, find_run_folders, print_notes, read_run
 from pgsrm.record.differences import differing, words
+from pgsrm.record.model_name import shown_choices
 
 T = TypeVar("T")
 
@@ -223,7 +224,8 @@ def setup_labels(variants: Sequence[Variant]) -> list[str]:
 
 
 def _other_choices(run: Run) -> list[str]:
-    return [f"{group}={choice}" for group, choice in run.choices.items() if group not in ("task", "reward")]
+    shown = shown_choices(run.config)
+    return [f"{group}={shown[group]}" for group in run.choices if group not in ("task", "reward")]
 
 
 def _labels(examples: Mapping[Key, Run]) -> tuple[dict[Key, str], dict[Key, list[str]]]:

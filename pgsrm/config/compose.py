@@ -127,7 +127,16 @@ def _refuse_several(overrides: Sequence[str]) -> None:
 
 def plan_words(*words: str | DictConfig, reward: Callable[..., Any] | None = None) -> Plan:
     """The plan of the run that these words choose, as `compose_run` reads them."""
-    return plan(*compose_run(words, reward))
+    composed = compose_run(words, reward)
+    return plan(*composed, model=_model_in(words))
+
+
+def _model_in(words: Sequence[str | DictConfig]) -> str | None:
+    """The name of the model that an override among the words puts in the place of the chosen one."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = [word for word in words if isinstance(word, str) and word.startswith("model.path=")]
+    return model_of(OverridesParser.create().parse_overrides(given)) if given else None
 
 
 def plan_run(config: DictConfig) -> Plan:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pgsrm.config.known_keys import meant
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, end_with_line
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override
 
@@ -117,9 +117,7 @@ def exit_with_line(error: Exception, command: str, wants_traceback: bool = False
     line = one_line(error)
     if line is None or wants_traceback:
         raise error
-    sys.stdout.flush()
-    print(f"{command}: {line}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    end_with_line(command, line)
 
 
 def _in_our_code(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.record import RunFolder
+from pgsrm.record.model_name import path_name
 from pgsrm.record.params import is_secret
 
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in every name
@@ -37,8 +38,8 @@ def words_of(runs: Sequence[Sequence[Any]]) -> list[list[str]]:
 
 def model_of(overrides: Sequence[Any]) -> str | None:
     """The name of a model that `model.path` puts in the place of the chosen one; None where there is none."""
-    paths = [_value(override) for override in overrides if override.key_or_group == "model.path"]
-    return paths[-1] if paths and paths[-1] != "null" else None
+    paths = [_text(override) for override in overrides if override.key_or_group == "model.path"]
+    return path_name(paths[-1]) if paths and paths[-1] != "null" else None
 
 
 def run_name(parts: Sequence[str], words: Sequence[str], seed: int, identity: str) -> str:
@@ -84,8 +85,12 @@ def _is_named(key: str) -> bool:
 
 def _value(override: Any) -> str:
     """The user's own words, as the name of a file can have them; a path by its last part."""
-    text = override.input_line.partition("=")[2].strip().strip("'\"").rstrip("/")
+    text = _text(override).rstrip("/")
     return _safe(text if text.startswith(("[", "{", "$")) else text.rpartition("/")[2])[:_LONGEST_VALUE]
+
+
+def _text(override: Any) -> str:
+    return str(override.input_line).partition("=")[2].strip().strip("'\"")
 
 
 def _safe(text: str) -> str:

@@ -18,12 +18,14 @@ from pgsrm.config.naming import NAMED, NAMED_IF_CHOSEN, Folders, label, run_name
 from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
 from pgsrm.embedder import auto
 from pgsrm.evaluation import other_reward, read_text
+from pgsrm.models.download import PUBLISHED
 from pgsrm.models.settings import check_model
 from pgsrm.parent import find_references, parent_command
 from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import sqlite_file, sqlite_uri, tracking_uri
+from pgsrm.record.model_name import model_name
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.task import LacksReferencesError, Task, load_task
 from pgsrm.util.errors import UserError
@@ -126,7 +128,7 @@ def plan(
         choices: the choice of each config group, by the group's name.
         shared: one for the plans of a sweep.
         words: what was varied or set, for the run's name: `alpha=8` (`pgsrm.config.naming`).
-        model: the name of the model where `model.path` put another in the place of the chosen one.
+        model: the name of the model where an override of `model.path` put another in the place of the chosen one.
 
     Raises:
         UserError: for the first thing that would not work.
@@ -146,7 +148,7 @@ def plan(
     identity = identify(settings, frozen, task, reward, build_evaluation(settings.evaluation))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
-    named = choices | ({"model": model} if model else {})
+    named = choices | {"model": model or model_name(frozen)}
     parts = [named.get(group, "custom") for group in NAMED]
     parts += [choices[group] for group in NAMED_IF_CHOSEN if group in choices]
     name = run_name(parts, words, settings.seed, identity.whole)
@@ -255,7 +257,7 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     """Paths that exist as given are made absolute, so that a run can be resumed from another working directory."""
     for node, key in _path_places(config):
         value = node.get(key)
-        if isinstance(value, str) and Path(value).exists():
+        if isinstance(value, str) and value not in PUBLISHED and Path(value).exists():
             node[key] = str(Path(value).absolute())
     config["paths"]["outputs"] = str(Path(config["paths"]["outputs"]).absolute())
     return config

@@ -1,17 +1,17 @@
-"""Loading a model and its tokenizer: the shipped nano, a folder in the hub's layout, or a model of the hub by name."""
+"""Loading a model and its tokenizer, of whichever kind `model.path` names (`pgsrm.models.settings.local_files`)."""
 
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch.nn import GELU
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.activations import FastGELUActivation, NewGELUActivation
 from transformers.utils import logging
 
+from pgsrm.models import gguf_file
 from pgsrm.models.precision import attend_in_float32
-from pgsrm.models.settings import SHIPPED, ModelSettings
-from pgsrm.models.text import Codec
+from pgsrm.models.settings import ModelSettings, is_gguf, local_files
+from pgsrm.models.text import ChatTemplate, Codec
 from pgsrm.util.errors import UserError
 
 
@@ -27,15 +27,41 @@ def resolve_device(name: str) -> torch.device:
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """The tokenizer beside a model; raises UserError where there is none."""
+    """The tokenizer of a model; raises UserError where there is none."""
+    files = local_files(settings.path)
     try:
-        return AutoTokenizer.from_pretrained(settings.path or SHIPPED, revision=settings.revision or "main")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        if files is not None and is_gguf(files):
+            return gguf_file.read_tokenizer(files)
+        return AutoTokenizer.from_pretrained(**_source(settings))
+    except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
         raise UserError(
-            f"model.path={settings.path}: has no tokenizer that can be loaded ({reason}); "
+            f"model.path={settings.path}: has no tokenizer that can be loaded ({_reason(error)}); "
             "save one there with save_pretrained"
         ) from error
+
+
+def read_model(settings: ModelSettings, dtype: torch.dtype) -> Any:
+    """A causal language model as its files have it, with weights of type `dtype`; raises UserError where there is none."""
+    logging.disable_progress_bar()
+    files = local_files(settings.path)
+    try:
+        if files is not None and is_gguf(files):
+            return gguf_file.read_model(files, dtype)
+        return AutoModelForCausalLM.from_pretrained(**_source(settings), dtype=dtype)
+    except Exception as error:
+        raise UserError(
+            f"model.path={settings.path}: can't be loaded ({_reason(error)}); name a causal language model"
+        ) from error
+
+
+def _source(settings: ModelSettings) -> dict[str, str]:
+    """The arguments by which transformers finds a folder or a hub model."""
+    where = local_files(settings.path) or settings.path
+    return {"pretrained_model_name_or_path": str(where), "revision": settings.revision or "main"}
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def load_model(settings: ModelSettings, device: torch.device) -> Any:
@@ -44,16 +70,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> Any:
     A model brings sampling settings of its own (temperature, top_k); they would come between the sampled and the scored
     distribution, and this package samples by itself. What stays are the ids that end a response, all that are declared.
     """
-    logging.disable_progress_bar()
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            settings.path or SHIPPED, revision=settings.revision or "main", dtype=torch.float32
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"model.path={settings.path}: can't be loaded ({reason}); name a causal language model"
-        ) from error
+    model = read_model(settings, torch.float32)
     ends = declared_eos(model)
     model.generation_config = GenerationConfig(bos_token_id=model.config.bos_token_id, eos_token_id=ends or None)
     fuse_activations(model)
@@ -76,7 +93,8 @@ def load_codec(settings: ModelSettings, model: Any) -> Codec:
 
     The first of them pads. Those that the model has no embedding for can't, and are never sampled: they are left out.
     """
-    codec = Codec(load_tokenizer(settings), declared_eos(model))
+    chat = ChatTemplate(settings.system_prompt) if settings.chat_template else None
+    codec = Codec(load_tokenizer(settings), declared_eos(model), chat)
     rows = model.get_input_embeddings().num_embeddings
     known = tuple(token for token in codec.eos if token < rows)
     if not known:

@@ -1,13 +1,17 @@
 """The `model` config group, checked without loading anything: what must answer within a second imports no torch."""
 
+import json
 import re
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from pgsrm.models.digest import hub_commit, model_digest
+from pgsrm.models.digest import TEMPLATES, hub_commit, model_digest
+from pgsrm.models.download import PUBLISHED, is_downloaded, model_folder
+from pgsrm.models.gguf_file import check_file
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import PACKAGE, local_path
 
@@ -29,7 +33,8 @@ class LoraSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
 class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The `model` config group."""
 
-    # A folder in the hub's layout, a hub name (gpt2, gpt2-large, org/name), or null: the shipped nano.
+    # A folder in the hub's layout, a GGUF file, a hub name (gpt2, gpt2-large, org/name), the name of a model that
+    # `python -m pgsrm.models download` fetches (smollm2), or null: the shipped nano.
     path: str | None = None
     # Git revision of a hub model; null = its main branch.
     revision: str | None = None
@@ -46,10 +51,40 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     policy: Literal["auto", "fast", "simple"] = "auto"
     # Low-rank adapters instead of all weights (memory); null = all weights are trained.
     lora: LoraSettings | None = None
+    # Whether a prompt is put into the model's chat template, as the user's message, with the beginning of an answer behind it.
+    chat_template: bool = False
+    # The system's message in that template; null = none, or what the template has by itself.
+    system_prompt: Annotated[str, Meta(min_length=1)] | None = None
+
+
+def local_files(path: str | None, key: str = "model.path") -> Path | None:
+    """Where the files of a model are on this machine: a folder in the hub's layout or a GGUF file; None for a hub name.
+
+    All that reads a model's files finds them by this. What is returned need not exist.
+
+    Raises:
+        UserError: for the name of a published model that a folder here has too.
+    """
+    if path is None:
+        return SHIPPED
+    place = local_path(path, key)
+    if path in PUBLISHED:
+        if (place / "config.json").is_file():
+            raise UserError(
+                f"{key}={path}: is a folder here and the name of a published model; give the folder's absolute path, or rename it"
+            )
+        return model_folder(path)
+    is_path = path.count("/") > 1 or path.startswith((".", "/", "~")) or place.suffix == ".gguf" or place.exists()
+    return place if is_path else None
+
+
+def is_gguf(files: Path) -> bool:
+    """Whether `local_files` are a GGUF file, and no folder."""
+    return files.suffix == ".gguf" and not files.is_dir()
 
 
 def check_model(settings: ModelSettings) -> None:
-    """Raise UserError unless `model.path` is a folder with a model or a hub model whose config can be had.
+    """Raise UserError unless `model.path` is a folder or file with a model, or a hub model whose config can be had.
 
     And unless the library is there that `model.lora` needs. Whether a device is there is seen on the machine that trains
     (`resolve_device`), its name here.
@@ -58,24 +93,56 @@ def check_model(settings: ModelSettings) -> None:
         raise UserError(f"model.device={settings.device}: not a device; use auto, cpu, cuda or cuda:1")
     if settings.lora is not None:
         check_peft()
-    path = settings.path
-    if path is None:
-        return
-    folder = local_path(path, "model.path")
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"model.path={path}: the folder has no config.json; name one in the hub's layout")
-        if not any(folder.glob("*.safetensors")):
-            raise UserError(f"model.path={path}: the folder has no *.safetensors; save with save_pretrained")
-        if not any(
-            file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)
-        ):  # transformers would make up an empty one
-            raise UserError(f"model.path={path}: the folder has no tokenizer; save one there with save_pretrained")
-        return
-    if path.count("/") > 1 or path.startswith((".", "/", "~")) or folder.exists():
-        raise UserError(f"model.path={path}: no such folder; name a folder in the hub's layout or a hub model")
+    if settings.system_prompt is not None and not settings.chat_template:
+        raise UserError("model.system_prompt: only a chat template has room for it; set model.chat_template=true")
+    path, files = settings.path, local_files(settings.path)
+    if files is None:
+        _check_hub(settings)
+    elif path in PUBLISHED and not is_downloaded(files):
+        raise UserError(
+            f"model.path={path}: not on this machine yet; fetch it once: python -m pgsrm.models download {path}"
+        )
+    elif is_gguf(files) and files.exists():
+        check_file(files, f"model.path={path}")
+    elif files.is_dir():
+        _check_folder(files, settings)
+    else:
+        raise UserError(
+            f"model.path={path}: no such file or folder; name a folder in the hub's layout, a GGUF file or a hub model"
+        )
+
+
+def _check_folder(folder: Path, settings: ModelSettings) -> None:
+    where = f"model.path={settings.path}"
+    if not (folder / "config.json").is_file():
+        files = sorted(file.name for file in folder.glob("*.gguf"))
+        remedy = f"name the GGUF file itself ({files[0]})" if files else "name one in the hub's layout"
+        raise UserError(f"{where}: the folder has no config.json; {remedy}")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{where}: the folder has no *.safetensors; save with save_pretrained")
+    if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+        # transformers would make up an empty one
+        raise UserError(f"{where}: the folder has no tokenizer; save one there with save_pretrained")
+    if settings.chat_template and not _has_chat_template(folder):
+        raise UserError(
+            f"model.chat_template=true: {where} has no chat template; leave it out, or save one with the tokenizer"
+        )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if any(folder.glob("chat_template.*")) or (folder / TEMPLATES).is_dir():
+        return True
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(isinstance(config, dict) and config.get("chat_template"))
+
+
+def _check_hub(settings: ModelSettings) -> None:
     from huggingface_hub import hf_hub_download
 
+    path: Any = settings.path
     try:
         hf_hub_download(path, "config.json", revision=settings.revision, etag_timeout=5)
     except Exception as error:  # the hub client raises its own, requests' and OSError alike
@@ -87,10 +154,10 @@ def check_model(settings: ModelSettings) -> None:
 
 
 def identify_model(settings: ModelSettings) -> list[str | None]:
-    """What a run's identity says of its model: a folder's content, a hub model's name and commit."""
-    folder = local_path(settings.path or SHIPPED, "model.path")
-    if folder.is_dir():
-        return [model_digest(folder)]
+    """What a run's identity says of its model: the content of a folder or GGUF file, a hub model's name and commit."""
+    files = local_files(settings.path)
+    if files is not None:
+        return [model_digest(files)]
     assert settings.path is not None
     return [settings.path, hub_commit(settings.path, settings.revision) or settings.revision]
 

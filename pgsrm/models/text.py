@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -9,14 +10,22 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.text import nfc
 
 
+@dataclass(frozen=True)
+class ChatTemplate:
+    """That prompts are put into a model's chat template, with this message of the system's; None = the template's own."""
+
+    system: str | None = None
+
+
 class Codec:
     """A tokenizer as this package uses it. `eos` are the ids that end a response; the tokenizer's own comes first.
 
-    `declared` are those that the model's configs name besides (`pgsrm.models.load.declared_eos`).
+    `declared` are those that the model's configs name besides (`pgsrm.models.load.declared_eos`). chat: None = prompts are
+    continued as they stand.
     """
 
-    def __init__(self, tokenizer: Any, declared: Sequence[int] = ()) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, declared: Sequence[int] = (), chat: ChatTemplate | None = None) -> None:
+        self.tokenizer, self._chat = tokenizer, chat
         own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.eos: tuple[int, ...] = tuple(dict.fromkeys([*own, *declared]))
         if not self.eos:
@@ -25,15 +34,15 @@ class Codec:
                 "give the tokenizer one and save it"
             )
         self._behind = ids_behind(tokenizer)
-        if self._behind:
+        if self._behind and chat is None:
             names = " ".join(tokenizer.convert_ids_to_tokens(self._behind))
             print(f"{tokenizer.name_or_path}: its tokenizer's {names} behind every text is left out", file=sys.stderr)
         # policies repeat themselves more and more: most responses of a later update were decoded before
         self._decode = lru_cache(maxsize=50_000)(self._decode_uncached)
 
     def encode(self, prompt: str) -> list[int]:
-        """A prompt's token ids, with whatever the tokenizer puts in front (Llama's BOS) and nothing behind."""
-        return encode_prompt(self.tokenizer, prompt, self._behind)
+        """A prompt's token ids: in the chat template, or with what the tokenizer puts in front (BOS) and nothing behind."""
+        return encode_prompt(self.tokenizer, prompt, self._behind, self._chat)
 
     def encode_text(self, text: str) -> list[int]:
         """The token ids of a text alone."""
@@ -66,7 +75,65 @@ def ids_behind(tokenizer: Any) -> list[int]:
     return []
 
 
-def encode_prompt(tokenizer: Any, prompt: str, behind: Sequence[int] | None = None) -> list[int]:
-    """A prompt's token ids: what the tokenizer puts in front stays, what it puts behind (`ids_behind`) is left out."""
-    ids, behind = list(tokenizer(prompt)["input_ids"]), ids_behind(tokenizer) if behind is None else list(behind)
+def encode_prompt(
+    tokenizer: Any,
+    prompt: str,
+    behind: Sequence[int] | None = None,
+    chat: ChatTemplate | None = None,
+    answer: str = "",
+) -> list[int]:
+    """The token ids by which a model is asked, for policies and parents alike; `answer` is how its answer begins.
+
+    Without `chat` the prompt is text that is continued, a blank at its end included: what the tokenizer puts in front (BOS)
+    stays, what it puts behind (`ids_behind`) is left out. With it the prompt is the user's message in the model's template,
+    which brings all special tokens itself.
+
+    Raises:
+        UserError: where there is no chat template, or one that takes no user's message.
+    """
+    if chat is not None:
+        text = in_template(tokenizer, prompt, chat.system)
+        return list(tokenizer(text + answer, add_special_tokens=False)["input_ids"])
+    ids, behind = (
+        list(tokenizer(prompt + answer)["input_ids"]),
+        ids_behind(tokenizer) if behind is None else list(behind),
+    )
     return ids[: -len(behind)] if behind and ids[-len(behind) :] == behind else ids
+
+
+def in_template(tokenizer: Any, message: str, system: str | None) -> str:
+    """A user's message in the model's chat template, up to where the answer begins.
+
+    Blanks around the message are left out. A template that has no place for the system's message gets it in front of the
+    user's. One that can turn off thoughts in front of the answer does so: a response is a few tokens.
+
+    Raises:
+        UserError: as `encode_prompt`.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"model.chat_template=true: model.path={tokenizer.name_or_path} has no chat template; leave it out, or save one "
+            "with the tokenizer"
+        )
+    message, system = message.strip(), (system or "").strip()
+    user = {"role": "user", "content": message}
+    text = _templated(tokenizer, [{"role": "system", "content": system}, user] if system else [user])
+    if system and (text is None or system not in text):
+        text = _templated(tokenizer, [{"role": "user", "content": f"{system}\n\n{message}"}])
+    if text is None:
+        raise UserError(
+            f"model.path={tokenizer.name_or_path}: its chat template takes no user's message; name a model with another"
+        )
+    return text
+
+
+def _templated(tokenizer: Any, messages: Sequence[dict[str, str]]) -> str | None:
+    """The messages in the model's chat template; None where it refuses them."""
+    from jinja2 import TemplateError
+
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    try:
+        text: str = tokenizer.apply_chat_template(list(messages), **options)
+    except (TemplateError, TypeError):
+        return None
+    return text

@@ -32,6 +32,8 @@ def question_digest(task: Mapping[str, Any], parent: Mapping[str, Any]) -> str:
     temperature = parent.get("temperature")
     who = [parent["kind"], server, *(parent.get(key) for key in ("model", "revision", "dtype"))]
     who.append(temperature if temperature is None else float(temperature))  # 0 is 0.0
+    if parent.get("chat_template", "auto") != "auto":
+        who.append(f"chat_template={parent['chat_template']}")
     what = [task.get("instruction"), task.get("parent_input") or task["template"]]
     return hashlib.sha256(json.dumps([who, what]).encode()).hexdigest()
 

@@ -4,10 +4,12 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pgsrm.models.server import Budget
 from pgsrm.models.settings import ModelSettings, check_model
+from pgsrm.models.text import ChatTemplate, encode_prompt, ids_behind
 from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.question import Answer, Questions
 from pgsrm.parent.settings import ParentSettings
@@ -32,14 +34,15 @@ class LocalParent:
         self._name = settings.model
         self._settings, self._questions = settings, questions
         self.budget = Budget(settings.max_calls)
-        with_names = ModelSettings(path=settings.model, revision=settings.revision, device=settings.device)
-        try:
-            check_model(with_names)
+        self._model = ModelSettings(
+            path=settings.model,
+            revision=settings.revision,
+            device=settings.device,
+            chat_template=settings.chat_template is True,
+        )
+        with _as_parent():
+            check_model(self._model)
             self._device = resolve_device(settings.device)
-        except UserError as error:
-            raise UserError(
-                str(error).replace("model.path", "parent.model").replace("model.device", "parent.device")
-            ) from None
 
     def estimate(self, asked: Sequence[str]) -> str:
         """One line on what the questions will take."""
@@ -91,65 +94,32 @@ class LocalParent:
     def _load(self) -> tuple[Any, Any, set[int]]:
         """Model, tokenizer, and all tokens that end an answer."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-        from transformers.utils import logging as transformers_logging
+        from transformers import GenerationConfig
 
-        transformers_logging.disable_progress_bar()
-        where = {"pretrained_model_name_or_path": self._name, "revision": self._settings.revision or "main"}
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(**where)
-            model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, self._settings.dtype))
-        except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-            raise UserError(
-                f"parent.model={self._name}: can't be loaded ({reason}); name a causal language model"
-            ) from error
-        ends: set[int] = set()
-        for declared in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
-            ends.update(declared if isinstance(declared, list) else [declared] if declared is not None else [])
+        from pgsrm.models.load import declared_eos, load_tokenizer, read_model
+
+        with _as_parent():
+            tokenizer = load_tokenizer(self._model)
+            model = read_model(self._model, getattr(torch, self._settings.dtype))
+        ends = set(declared_eos(model)) | ({tokenizer.eos_token_id} - {None})
         # A model brings sampling settings of its own; answers are greedy, and end where the model's own end.
         model.generation_config = GenerationConfig(do_sample=False, eos_token_id=sorted(ends) or None)
         return model.to(self._device).eval(), tokenizer, ends
 
     def _prompts(self, tokenizer: Any, asked: Sequence[str]) -> list[list[int]]:
-        """The questions' token ids, with whatever the tokenizer puts in front (BOS) and nothing behind."""
-        special = set(tokenizer.all_special_ids)
-        prompts, dropped = [], None
-        for question in asked:
-            # A chat template brings the special tokens itself.
-            text = self._prompt(tokenizer, question)
-            ids = list(tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"])
-            while ids and ids[-1] in special:  # asked after its EOS, a model would begin something else
-                dropped = ids.pop()
-            prompts.append(ids)
-        if dropped is not None:
-            token = tokenizer.convert_ids_to_tokens(dropped)
-            logger.warning("parent.model=%s: its tokenizer puts %s behind a text; it is left out", self._name, token)
-        return prompts
-
-    def _prompt(self, tokenizer: Any, asked: str) -> str:
-        messages = self._questions.messages(asked)
-        if not tokenizer.chat_template:
-            return f"{self._questions.instruction}\n\nINPUT: {asked}\n{_BEGINNING}"
-        text = self._chat(tokenizer, messages)
-        if text is None or self._questions.instruction not in text:  # templates without a system's message
-            both = [{"role": "user", "content": f"{self._questions.instruction}\n\n{asked}"}]
-            text = self._chat(tokenizer, both)
-        if text is None:
-            raise UserError(
-                f"parent.model={self._name}: its chat template takes no user's message; name a model with another"
-            )
-        return text + _BEGINNING
-
-    def _chat(self, tokenizer: Any, messages: Sequence[dict[str, str]]) -> str | None:
-        """The messages in the model's chat template; None where it refuses them."""
-        from jinja2 import TemplateError
-
-        try:
-            text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError):
-            return None
-        return text
+        """The questions' token ids, each with the beginning of its answer."""
+        chosen, instruction = self._settings.chat_template, self._questions.instruction
+        with _as_parent():
+            if bool(tokenizer.chat_template) if chosen == "auto" else chosen:
+                chat = ChatTemplate(instruction)
+                return [encode_prompt(tokenizer, question, (), chat, _BEGINNING) for question in asked]
+            behind = ids_behind(tokenizer)
+            if behind:
+                names = " ".join(tokenizer.convert_ids_to_tokens(behind))
+                told = "its tokenizer puts %s behind a text; it is left out"
+                logger.warning(f"parent.model=%s: {told}", self._name, names)
+            texts = [f"{instruction}\n\nINPUT: {question}\n" for question in asked]
+            return [encode_prompt(tokenizer, text, behind, answer=_BEGINNING) for text in texts]
 
     def _check_room(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
         room = getattr(model.config, "max_position_embeddings", None)
@@ -165,6 +135,16 @@ class LocalParent:
                 f"parent.model={self._name}: its tokenizer has the token {highest}, the model only {known}; "
                 "save model and tokenizer with as many (resize_token_embeddings)"
             )
+
+
+@contextmanager
+def _as_parent() -> Iterator[None]:
+    """Errors of the `model` group under the names that their keys have in `parent`."""
+    try:
+        yield
+    except UserError as error:
+        line = str(error).replace("model.path", "parent.model")
+        raise UserError(re.sub(r"\bmodel\.(device|chat_template)\b", r"parent.\1", line)) from error
 
 
 class _Reading:

@@ -17,7 +17,7 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     references: str | None = None
     # Who is asked: nobody (curated), a server (openai), or a model on this machine (transformers).
     kind: Literal["curated", "openai", "transformers"] = "curated"
-    # The model's name at the server; a hub name or folder for transformers.
+    # The model's name at the server; for transformers what model.path takes: a hub name, a folder, a GGUF file, smollm2.
     model: Annotated[str, Meta(min_length=1)] | None = None
     # Share of the training prompts whose reference is replaced by another prompt's, a known rate of errors.
     error_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0
@@ -60,6 +60,8 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
 
     # Git revision of a hub model; null = its main branch.
     revision: str | None = None
+    # Whether the instruction and the input are put into the model's chat template; auto = where it has one.
+    chat_template: Literal["auto"] | bool = "auto"
     # auto (a GPU if there is one), cpu, cuda ...
     device: str = "auto"
     # Type of the weights.

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from pgsrm.record.config_file import read_config
+from pgsrm.record.model_name import shown_choices
 from pgsrm.record.params import is_secret
 from pgsrm.record.run_folder import RunFolder
 from pgsrm.util.secrets import MASK, without_user
@@ -134,8 +135,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _choices(config: Mapping[str, Any]) -> dict[str, str]:
-    chosen = config.get("choices") or {}
-    return {group: str(choice) for group, choice in chosen.items() if group.split("/")[0] not in NOT_CHOICES}
+    chosen = shown_choices(config)
+    return {group: choice for group, choice in chosen.items() if group.split("/")[0] not in NOT_CHOICES}
 
 
 def _varied_keys(chosen: Sequence[Mapping[str, str]], texts: Sequence[Mapping[str, str]]) -> set[str]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pgsrm.record.model_name import shown_choices
 from pgsrm.util.secrets import MASK, without_user
 
 _CHOICES = ("task", "reward", "model", "ppo")
@@ -18,8 +19,8 @@ def run_params(config: Mapping[str, Any]) -> dict[str, str]:
     Values under a key that names a secret, and user:password in an address, come out as ***. A number or a
     plural (`max_new_tokens: 2`) is no secret.
     """
-    choices = config.get("choices") or {}
-    params = {name: str(choices[name]) for name in _CHOICES if name in choices}
+    choices = shown_choices(config)
+    params = {name: choices[name] for name in _CHOICES if name in choices}
     for key, value in _leaves("", config):
         if key.split(".")[0] != "choices":
             params[re.sub(r"[^\w\-. /:]", "_", key)[:250]] = _shown(key, value)[:_LONGEST]

@@ -1,0 +1,56 @@
+"""What the trained model is called, in names of runs, tables, legends and trackers: by its files, where they decide it."""
+
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from pgsrm.util.paths import conf_folder
+
+_LONGEST = 40
+
+
+def model_name(config: Mapping[str, Any]) -> str:
+    """The name of a composed config's model: its choice, or `path_name` where `model.path` is not the choice's own.
+
+    So `model=hf model.path=org/tiny_llama` is called tiny_llama, and `model=gpt2_small model.path=null` nano. config: a
+    resolved one with its `choices`. Of a choice in a folder of the user's own, what its file says is not known.
+    """
+    choice = str((config.get("choices") or {}).get("model", "custom"))
+    path = (config.get("model") or {}).get("path")
+    file = conf_folder() / "model" / f"{choice}.yaml"
+    if not file.is_file() or path == _own_path(choice, (config.get("task") or {}).get("paper")):
+        return choice
+    return "nano" if path is None else path_name(str(path))
+
+
+def path_name(path: str) -> str:
+    """A hub model, folder or GGUF file by the last part of its name that says something; safe in a shell, of bounded length."""
+    parts = [part for part in PurePosixPath(path.rstrip("/")).parts if part not in ("/", "..")]
+    name = parts[-1] if parts else path
+    if name == "model" and len(parts) > 1:  # of a run that has finished
+        name = parts[-2]
+    return re.sub(r"[^\w.+=-]+", "_", name.removesuffix(".gguf"))[:_LONGEST] or "_"
+
+
+def shown_choices(config: Mapping[str, Any]) -> dict[str, str]:
+    """The choice of each config group, the model by its name."""
+    choices = {str(group): str(choice) for group, choice in (config.get("choices") or {}).items()}
+    return {**choices, "model": model_name(config)} if "model" in choices else choices
+
+
+def _own_path(choice: str, paper: Mapping[str, Any] | None) -> Any:
+    """The `model.path` in a shipped choice's file; paper: the task's values of the paper, which one of them reads."""
+    path = _written_path(choice)
+    if isinstance(path, str) and path.startswith("${"):
+        return (paper or {}).get("model", path.rpartition(",")[2].rstrip("}"))
+    return path
+
+
+@functools.lru_cache
+def _written_path(choice: str) -> Any:
+    import yaml  # type: ignore[import-untyped]
+
+    written = yaml.safe_load((conf_folder() / "model" / f"{choice}.yaml").read_bytes())
+    return written.get("model", written).get("path")
