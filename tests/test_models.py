@@ -225,8 +225,8 @@ def test_what_is_no_gguf_file_is_one_line(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("no weights")
     for path, line in (
         (tmp_path / "text.gguf", "is no GGUF file; name one, a folder in the hub's layout or a hub model"),
-        (tmp_path / "nowhere.gguf", "no such file or folder; name a folder in the hub's layout, a GGUF file or a hub"),
-        ("nowhere.gguf", "no such file or folder; name a folder in the hub's layout, a GGUF file or a hub model"),
+        (tmp_path / "nowhere.gguf", "no such file; name a folder in the hub's layout, a GGUF file or a hub"),
+        ("nowhere.gguf", "no such file; name a folder in the hub's layout, a GGUF file or a hub model"),
         (tmp_path, r"the folder has no config.json; name the GGUF file itself \(text.gguf\)"),
     ):
         with pytest.raises(UserError, match=f"model.path={path}: {line}"):

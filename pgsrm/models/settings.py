@@ -107,8 +107,9 @@ def check_model(settings: ModelSettings) -> None:
     elif files.is_dir():
         _check_folder(files, settings)
     else:
+        kind = "file" if is_gguf(files) else "folder"
         raise UserError(
-            f"model.path={path}: no such file or folder; name a folder in the hub's layout, a GGUF file or a hub model"
+            f"model.path={path}: no such {kind}; name a folder in the hub's layout, a GGUF file or a hub model"
         )
 
 

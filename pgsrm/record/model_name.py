@@ -18,9 +18,10 @@ def model_name(config: Mapping[str, Any]) -> str:
     resolved one with its `choices`. Of a choice in a folder of the user's own, what its file says is not known.
     """
     choice = str((config.get("choices") or {}).get("model", "custom"))
-    path = (config.get("model") or {}).get("path")
+    model = config.get("model") or {}
+    path = model.get("path")
     file = conf_folder() / "model" / f"{choice}.yaml"
-    if not file.is_file() or path == _own_path(choice, (config.get("task") or {}).get("paper")):
+    if "path" not in model or not file.is_file() or path == _own_path(choice, (config.get("task") or {}).get("paper")):
         return choice
     return "nano" if path is None else path_name(str(path))
 
