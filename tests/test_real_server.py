@@ -42,7 +42,9 @@ class RealServer:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         lines = iter(self._process.stdout.readline, "")
-        self.url = next(line.strip() for line in lines if line.startswith("http")) + "/v1"
+        address = next((line.strip() for line in lines if line.startswith("http")), None)
+        assert address is not None, "the server did not start; `make test-real` installs xllamacpp"
+        self.url = f"{address}/v1"
 
     @property
     def port(self) -> str:

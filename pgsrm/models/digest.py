@@ -5,9 +5,10 @@ from pathlib import Path
 from pgsrm.util.digest import content_digest, folder_digest
 
 # Weights (shards and their index); configs, end-of-sequence ids, vocabularies, merges, added and special tokens; SentencePiece
-# and tiktoken models; chat templates; code that comes with a model. Each tokenizer class reads some of them.
+# and tiktoken models; chat templates; code that comes with a model. Each tokenizer class reads some of them. Not GGUF files, which
+# nothing reads that is given their folder.
 SUFFIXES = frozenset(
-    (".safetensors", ".gguf", ".json", ".txt", ".model", ".spm", ".tiktoken", ".vocab", ".codes", ".jinja", ".py")
+    (".safetensors", ".json", ".txt", ".model", ".spm", ".tiktoken", ".vocab", ".codes", ".jinja", ".py")
 )
 TEMPLATES = "additional_chat_templates"  # the one subfolder that is read
 
