@@ -6,13 +6,13 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pgsrm.config.compose import plan_words
 from pgsrm.models import __main__ as command
+from pgsrm.models import download as downloading
 from pgsrm.models import gguf_file
 from pgsrm.models.download import PUBLISHED, Published, download
 from pgsrm.models.settings import ModelSettings, check_model, local_files
@@ -68,8 +68,7 @@ def test_from_the_hub_where_there_is_one(wheel: Path, tmp_path: Path, monkeypatc
         (local_dir / file).write_bytes(content)
         return str(local_dir / file)
 
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=lambda url, timeout: None))
+    monkeypatch.setattr(downloading, "hub_problem", lambda: None)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", give)
     content, lines = CONTENT, []
     download("mine", tmp_path / "first", tell=lines.append)

@@ -324,3 +324,28 @@ def test_a_gguf_file_is_the_model_that_it_was_made_of(
     for load in (load_tokenizer, lambda settings: load_model(settings, CPU)):
         with pytest.raises(UserError, match=r"model\.path=.*cut\.gguf: .*can(?:'t)? be loaded \("):
             load(ModelSettings(path=str(tmp_path / "cut.gguf")))
+
+
+# The hub
+
+
+def test_no_hub_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Wrong version: the hub's client tries six times over half a minute, with ten lines on standard error."""
+
+    def refused(url: str, timeout: float) -> None:
+        raise OSError("[Errno -2] Name or service not known")
+
+    with pytest.raises(
+        UserError, match=r"model\.path=org/name: neither a folder .* gives \(HF_HUB_OFFLINE is set\); check"
+    ):
+        check_model(ModelSettings(path="org/name"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=refused))
+    for check in (check_model, load_tokenizer, lambda settings: load_model(settings, CPU)):
+        with pytest.raises(UserError, match=r"model\.path=org/name: "):
+            check(ModelSettings(path="org/name"))
+    with pytest.raises(
+        UserError, match=r"\(no connection to https://\S+: \[Errno -2\] Name or service not known\); check"
+    ):
+        check_model(ModelSettings(path="org/name"))
+    assert capfd.readouterr().err == ""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgsrm.models.hub import hub_problem
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import cache_folder
 
@@ -140,13 +141,12 @@ def _given(wheel: Path, published: Published, work: Path) -> Path:
 
 
 def _from_hub(published: Published, work: Path) -> Path:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import hf_hub_download
 
-    if constants.HF_HUB_OFFLINE:
-        raise _NotThereError("HF_HUB_OFFLINE is set")
+    problem = hub_problem()
+    if problem is not None:
+        raise _NotThereError(problem)
     try:
-        get_session().head(constants.ENDPOINT, timeout=5)  # the download itself would try for half a minute
         file = hf_hub_download(
             published.repository, published.file, revision=published.revision, local_dir=work, etag_timeout=5
         )

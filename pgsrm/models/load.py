@@ -9,6 +9,7 @@ from transformers.activations import FastGELUActivation, NewGELUActivation
 from transformers.utils import logging
 
 from pgsrm.models import gguf_file
+from pgsrm.models.hub import hub_problem
 from pgsrm.models.precision import attend_in_float32
 from pgsrm.models.settings import ModelSettings, is_gguf, local_files
 from pgsrm.models.text import ChatTemplate, Codec
@@ -54,10 +55,11 @@ def read_model(settings: ModelSettings, dtype: torch.dtype) -> Any:
         ) from error
 
 
-def _source(settings: ModelSettings) -> dict[str, str]:
-    """The arguments by which transformers finds a folder or a hub model."""
-    where = local_files(settings.path) or settings.path
-    return {"pretrained_model_name_or_path": str(where), "revision": settings.revision or "main"}
+def _source(settings: ModelSettings) -> dict[str, Any]:
+    """The arguments by which transformers finds a folder or a hub model; in the hub's cache alone where there is no hub."""
+    files = local_files(settings.path)
+    where = {"pretrained_model_name_or_path": str(files or settings.path), "revision": settings.revision or "main"}
+    return {**where, "local_files_only": files is not None or hub_problem() is not None}
 
 
 def _reason(error: Exception) -> str:

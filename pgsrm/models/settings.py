@@ -12,6 +12,7 @@ from msgspec import Meta
 from pgsrm.models.digest import TEMPLATES, hub_commit, model_digest
 from pgsrm.models.download import PUBLISHED, is_downloaded, model_folder
 from pgsrm.models.gguf_file import check_file
+from pgsrm.models.hub import hub_problem
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import PACKAGE, local_path
 
@@ -144,10 +145,11 @@ def _check_hub(settings: ModelSettings) -> None:
     from huggingface_hub import hf_hub_download
 
     path: Any = settings.path
+    problem = hub_problem()
     try:
-        hf_hub_download(path, "config.json", revision=settings.revision, etag_timeout=5)
+        hf_hub_download(path, "config.json", revision=settings.revision, etag_timeout=5, local_files_only=bool(problem))
     except Exception as error:  # the hub client raises its own, requests' and OSError alike
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = problem or (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
             f"model.path={path}: neither a folder nor a model that the hub gives ({reason}); "
             "check the name and the network, or name a folder in the hub's layout"
