@@ -1,0 +1,70 @@
+"""What README and docs/ point to is there: links, headings, files named in the text, modules and options in commands."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+# Working papers that the project was planned with; whoever reads the project does not have them.
+ELSEWHERE = re.compile(r"\b(PITFALLS|SWEEPS|FIELD|FIDELITY|DESIGN|CRITIC|STYLE)\b[ :]*\d|\b(PITFALLS|SWEEPS|FIDELITY)\b(?!\.md)|\.\./shared")
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).lower() for title in titles]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or (anchor and anchor not in headings(file)):
+            dead.append(target)
+    assert dead == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_named_in_the_text_are_there(page: Path) -> None:
+    """`pgsrm/...`, `conf/...`, `docs/...` and the like, in backticks; names with placeholders are left out."""
+    rooms = "pgsrm|conf|docs|tests|benchmarks|examples|launchers|analysis"
+    named = re.findall(rf"`((?:{rooms})/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    missing = [name for name in named if not (ROOT / name).exists() and not (page.name == "rewards.md" and "brevity" in name)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_in_commands_are_there(page: Path) -> None:
+    modules = set(re.findall(r"python -m ((?:pgsrm|benchmarks)[\w.]*\w)", page.read_text(encoding="utf-8")))
+    missing = []
+    for module in modules:
+        path = ROOT / module.replace(".", "/")
+        if not path.with_suffix(".py").is_file() and not (path / "__main__.py").is_file():
+            missing.append(module)
+    assert missing == []
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert {page.name for page in PAGES} - {"README.md"} <= linked
+
+
+def test_nothing_points_to_documents_that_are_not_here() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    texts = [ROOT / name for name in listed if name.endswith((".py", ".md", ".yaml", ".toml", ".j2")) and name != "tests/test_docs.py"]
+    assert texts or not (ROOT / ".git").exists()
+    pointing = [path.name for path in texts if path.exists() and ELSEWHERE.search(path.read_text(encoding="utf-8"))]
+    assert pointing == []
