@@ -9,7 +9,9 @@ from conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 # Working papers that the project was planned with; whoever reads the project does not have them.
-ELSEWHERE = re.compile(r"\b(PITFALLS|SWEEPS|FIELD|FIDELITY|DESIGN|CRITIC|STYLE)\b[ :]*\d|\b(PITFALLS|SWEEPS|FIDELITY)\b(?!\.md)|\.\./shared")
+ELSEWHERE = re.compile(
+    r"\b(PITFALLS|SWEEPS|FIELD|FIDELITY|DESIGN|CRITIC|STYLE)\b[ :]*\d|\b(PITFALLS|SWEEPS|FIDELITY)\b(?!\.md)|\.\./shared"
+)
 
 
 def prose(page: Path) -> str:
@@ -42,7 +44,9 @@ def test_files_named_in_the_text_are_there(page: Path) -> None:
     """`pgsrm/...`, `conf/...`, `docs/...` and the like, in backticks; names with placeholders are left out."""
     rooms = "pgsrm|conf|docs|tests|benchmarks|examples|launchers|analysis"
     named = re.findall(rf"`((?:{rooms})/[\w./-]+)`", page.read_text(encoding="utf-8"))
-    missing = [name for name in named if not (ROOT / name).exists() and not (page.name == "rewards.md" and "brevity" in name)]
+    missing = [
+        name for name in named if not (ROOT / name).exists() and not (page.name == "rewards.md" and "brevity" in name)
+    ]
     assert missing == []
 
 
@@ -64,7 +68,8 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 def test_nothing_points_to_documents_that_are_not_here() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    texts = [ROOT / name for name in listed if name.endswith((".py", ".md", ".yaml", ".toml", ".j2")) and name != "tests/test_docs.py"]
+    suffixes = (".py", ".md", ".yaml", ".toml", ".j2")
+    texts = [ROOT / name for name in listed if name.endswith(suffixes) and name != "tests/test_docs.py"]
     assert texts or not (ROOT / ".git").exists()
     pointing = [path.name for path in texts if path.exists() and ELSEWHERE.search(path.read_text(encoding="utf-8"))]
     assert pointing == []

@@ -1,4 +1,4 @@
-"""Curves over training, panel by panel.
+"""Figures: curves over training, panel by panel, and what their legends say (`legend_label`).
 
 What a panel shows:
 - thick line: mean over seeds of the centred rolling mean over 2% of the planned updates. At either end the window

@@ -1,4 +1,4 @@
-"""Runs of an MLflow server or database, as if they had been read from folders. The only module that imports MLflow."""
+"""Runs of an MLflow server or database, as if they had been read from folders. No other module of `analysis` imports MLflow."""
 
 from __future__ import annotations
 

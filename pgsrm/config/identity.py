@@ -1,4 +1,4 @@
-"""What decides a run's numbers, and so its name: the same identity is the same run."""
+"""Whether two configs are the same run: a hash of what decides a run's numbers."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors, and ours, as the one line that a user is shown."""
+"""Hydra's and OmegaConf's errors as the one line that a user is shown; `schema` words what its own checks refuse."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a run is called. A name is for people; what a run is, is its identity, and its folder is found by that alone."""
+"""What a run's folder is called. The name is for people; a run is found by its identity (`identity`), whatever its name."""
 
 import re
 from collections.abc import Mapping, Sequence

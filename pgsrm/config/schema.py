@@ -1,4 +1,4 @@
-"""The typed schema of a composed config: every key known, every value of its type and in its range, before any work.
+"""The typed schema of a composed config: every key known, every value of its type and in its range, else one line says which.
 
 Sections that the package reads itself are structs; what a `_target_` names is checked against the annotations of that
 function's or class's parameters, so that a user's own reward is checked just as well.

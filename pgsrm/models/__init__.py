@@ -1,0 +1,1 @@
+"""Models: their settings (`settings`), loading (`load`), text (`text`), adapters (`lora`), and chat servers (`server`)."""

@@ -1,4 +1,4 @@
-"""Which policy a model gets: the fast one where the model suits it, else the simple one, which takes any causal model."""
+"""Which policy a model gets: the fast one, or the simple one where that refuses (`FastPolicy` says which it takes)."""
 
 import sys
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """The differences between some runs' configs, in the config's own words: `reward.alpha=1`, `task.data=words.csv`.
 
-Folder names, tables, legends, claims and trackers use these words.
+Tables, legends and claims take their words from here. A folder is named when its sweep is planned, from the words of the command
+(`pgsrm.config.naming`), and MLflow shows that name.
 """
 
 import json

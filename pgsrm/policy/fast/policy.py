@@ -1,4 +1,6 @@
-"""The policy that computes nothing twice: the same numbers as `pgsrm.policy.simple`, several times sooner.
+"""The policy that computes nothing twice, and which models it takes (`FastPolicy.check_cache`).
+
+It has the same numbers as `pgsrm.policy.simple`, several times sooner.
 
 What keeps it cheap without changing a digit (docs/fast-path.md): the template prefix that a task's prompts share is
 computed once and expanded over the batch; rows that are equal are computed once, and so is a prompt that several rows
