@@ -1,6 +1,6 @@
 """Claims about training: statements with a definition that can be checked on runs, read from YAML.
 
-A claims file is a list; analysis/claims.yaml has the paper's and explains the keys.
+A claims file is a list; pgsrm/analysis/claims.yaml has the paper's and explains the keys.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:  # ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        raise ClaimsError(f"--claims={path}: is no YAML{line}; see analysis/claims.yaml for an example") from error
+        raise ClaimsError(f"--claims={path}: is no YAML{line}; see pgsrm/analysis/claims.yaml for an example") from error
 
 
 class _TwiceError(Exception):
