@@ -28,13 +28,13 @@ def real_runs(root: Path, *runs: tuple[str, ...]) -> list[Variant]:
 
 
 def test_the_command_for_more_seeds_is_the_one_that_was_typed(tmp_path: Path) -> None:
-    typed = ("task.holdout=0.2", "ppo.episodes=3000")
+    typed = ("task.holdout=0.25", "ppo.episodes=3000")
     rewards = ("pgsrm", "binary")
     variants = real_runs(
         tmp_path, *((f"task={t}", f"reward={r}", *typed) for t in ("color", "antonym") for r in rewards)
     )
     assert more_seeds(variants) == [
-        "python -m pgsrm.run -m task=color,antonym task.holdout=0.2 reward=pgsrm,binary ppo.episodes=3000 seed=0,1,2"
+        "python -m pgsrm.run -m task=color,antonym task.holdout=0.25 reward=pgsrm,binary ppo.episodes=3000 seed=0,1,2"
     ]
 
 

@@ -229,7 +229,7 @@ def test_the_command_line_says_it(call_cli: Callable[..., Any], small: Sequence[
         (b"data: x.csv\ndata: y.csv\n", "line 2, column 1: not valid YAML (found duplicate key data)"),
         (b"42\n", "line 1: holds no key"),
         (b"data: 'x\n", "not valid YAML"),
-        (b"data: \x07\n", "a character that YAML does not take"),
+        (b"data: \x07\n", "has the character U+0007, which YAML has not"),
     ],
 )
 def test_a_config_file_of_ones_own_that_is_no_yaml(

@@ -451,7 +451,7 @@ class TestAuto:
         self, tmp_path: Path, call_cli: Callable[..., Any], reference: str, chosen: str
     ) -> None:
         (tmp_path / "d.csv").write_text(f"word,reference\nhot,{reference}\n")
-        words = ("task=antonym", "task.data=d.csv", "tracking=none", "dry_run=true")
+        words = ("task=antonym", "task.data=d.csv", "task.holdout=0", "tracking=none", "dry_run=true")
         runs = [
             re.findall(r"antonym-pgsrm\S+-s0-(\w+)", call_cli(*words, f"embedder={name}").out)
             for name in ("auto", chosen)
@@ -463,7 +463,7 @@ class TestAuto:
     ) -> None:
         monkeypatch.setattr(auto, "find_spec", lambda name: None)
         (tmp_path / "d.csv").write_text("word,reference\nhot,4711\n")
-        line = call_cli("task=antonym", "task.data=d.csv", "embedder=auto", "dry_run=true").error_line
+        line = call_cli("task=antonym", "task.data=d.csv", "task.holdout=0", "embedder=auto", "dry_run=true").error_line
         assert "embedder=auto: the reference '4711' has no word vector" in line
         assert "pip install 'pgsrm[sentence-transformers]'" in line
 
@@ -475,7 +475,7 @@ class TestAuto:
         self, tmp_path: Path, call_cli: Callable[..., Any]
     ) -> None:
         (tmp_path / "d.csv").write_text("word,reference\nhot,4711\n")
-        line = call_cli("task=antonym", "task.data=d.csv", "dry_run=true").error_line
+        line = call_cli("task=antonym", "task.data=d.csv", "task.holdout=0", "dry_run=true").error_line
         assert "the reference '4711' has no vector" in line
         assert "embedder=sentence_transformer" in line
 

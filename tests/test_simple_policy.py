@@ -21,6 +21,7 @@ from pgsrm.policy.sampling import Sampling
 from pgsrm.policy.simple import SimplePolicy
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.update import Learner, step
+from pgsrm.rollout import at_last_token
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
 
@@ -51,7 +52,7 @@ def updates(policy: Any, settings: PPOSettings, double: bool, count: int) -> tup
         uniforms = torch.rand(10, 3, generator=randomness, dtype=torch.float64)
         sampled = policy.sample(prompts, uniforms, how, learner.reuses_prefill(10))
         rewards = [sum(response) % 7 / 7 for response in sampled.responses]
-        metrics = step(learner, prompts, sampled.responses, rewards, sampled.prefill)
+        metrics = step(learner, prompts, sampled.responses, at_last_token(rewards, sampled.responses), sampled.prefill)
         seen.append((sampled.responses, sampled.logprobs, metrics))
     parameters = list(policy.model.parameters())
     return seen, [p.detach() for p in parameters] + [p.grad for p in parameters if p.grad is not None]
@@ -192,7 +193,8 @@ def test_dropout_bfloat16_and_adapters(load_policy: LoadPolicy) -> None:
     learner = Learner(adapted, msgspec.structs.replace(ppo_settings("sound"), actor_lr=0.1), torch.Generator())
     before = adapted.score_reference(batch)[0]
     torch.testing.assert_close(adapted.score(batch).logits, before)
-    step(learner, PROMPTS, [[7, 8, 0], [9], [10, 0], [11], [12]], [1.0, 0.0, 0.5, 0.2, 0.3])
+    responses = [[7, 8, 0], [9], [10, 0], [11], [12]]
+    step(learner, PROMPTS, responses, at_last_token([1.0, 0.0, 0.5, 0.2, 0.3], responses))
     torch.testing.assert_close(adapted.score_reference(batch)[0], before)
     assert (adapted.score(batch).logits - before).abs().max() > 0.01
 

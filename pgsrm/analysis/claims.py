@@ -90,7 +90,9 @@ def _read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:  # ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        raise ClaimsError(f"--claims={path}: is no YAML{line}; see pgsrm/analysis/claims.yaml for an example") from error
+        raise ClaimsError(
+            f"--claims={path}: is no YAML{line}; see pgsrm/analysis/claims.yaml for an example"
+        ) from error
 
 
 class _TwiceError(Exception):

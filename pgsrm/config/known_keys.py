@@ -44,6 +44,7 @@ _ELSEWHERE = {
     "dry_run": "dryrun plan",
 }
 _MEANT = {word: key for key, words in _ELSEWHERE.items() for word in words.split()}
+FREE_SECTIONS = ("reward", "embedder", "parent")  # whose keys depend on the choice
 _ORDER = ("ppo", "task", "reward", "model", "evaluation")  # of a name that several sections have
 
 
@@ -72,7 +73,7 @@ def meant(key: str, siblings: Iterable[str] = ()) -> str | None:
 
 def _known_keys() -> list[str]:
     """Every key of the schema, and of the shipped choices of what has no schema, as `reward.alpha`."""
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf  # `status` shares the module of messages, and does without
 
     from pgsrm.config.schema import Settings
 
@@ -82,7 +83,7 @@ def _known_keys() -> list[str]:
         types = (field.type, *getattr(field.type, "__args__", ()))
         struct = next((t for t in types if hasattr(t, "__struct_fields__")), None)
         keys += [f"{field.name}.{name}" for name in struct.__struct_fields__] if struct else []
-    for group in ("reward", "embedder", "parent"):
+    for group in FREE_SECTIONS:
         for file in sorted((conf_folder() / group).glob("*.yaml")):
             names = map(str, OmegaConf.load(file))
             keys += [f"{group}.{name}" for name in names if not name.startswith("_")]

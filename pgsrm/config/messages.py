@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from pgsrm.config.known_keys import meant
+from pgsrm.config.known_keys import FREE_SECTIONS, meant
 from pgsrm.util.errors import UserError, end_with_line
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override
@@ -52,6 +52,9 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
         known = [str(name) for parent in parents if parent is not None for name in parent]
         near = meant(key[1], known)
         if near == key[1]:
+            section = near.split(".")[0]
+            if section in FREE_SECTIONS:
+                return f"{key[2]}: unknown key; another choice of {section} has it, the chosen one does not"
             return f"{key[2]}: not among the keys of the chosen config; +{key[2]} adds it"
         suggestion = f"; did you mean {near}?" if near else ""
         return f"{key[2]}: unknown key, `python -m pgsrm.run --cfg job` shows all{suggestion}"
