@@ -44,11 +44,11 @@ def main() -> None:
         return
     results: dict[str, list[float]] = {"plain": [], "keep": []}
     for _ in range(ROUNDS):
-        for kind, found in results.items():
+        for kind, milliseconds in results.items():
             command = [sys.executable, "-m", "benchmarks.allocator", "--task", args.task, "--measure-one", kind]
             command += ["--updates", str(args.updates)]
             out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
-            found.append(float(out.stdout.split()[-1]))
+            milliseconds.append(float(out.stdout.split()[-1]))
     plain, keep = (statistics.median(results[kind]) for kind in ("plain", "keep"))
     print(f"task={args.task}, one thread, milliseconds per update (median of {ROUNDS} processes)")
     print(f"  glibc's defaults    {plain * 1000:8.1f}")

@@ -60,7 +60,7 @@ class TransformersLearner:
         for start in range(0, len(prompts), self.rows):
             rows = slice(start, start + self.rows)
             parts.append(self._score(prompts[rows], responses[rows]))
-        logprobs, entropy, kl, hidden = (torch.cat(each) for each in zip(*parts, strict=True))
+        logprobs, entropy, kl, hidden = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
         returns = torch.tensor(rewards, device=self.device)
         values = self.value_head(hidden.detach()).squeeze(-1)

@@ -40,7 +40,7 @@ def coverage(name: str, seeds: int, repeat: int) -> tuple[float, float]:
     draw, mean = DISTRIBUTIONS[name]
     values = draw(np.random.default_rng(1), (seeds, repeat))
     low, high = bootstrap_band(values)
-    estimates = [mean_interval(list(each)) for each in values.T]
+    estimates = [mean_interval(list(sample)) for sample in values.T]
     by_t = np.mean([e.low <= mean <= e.high for e in estimates])
     return float(by_t), float(np.mean((low <= mean) & (mean <= high)))
 

@@ -75,13 +75,13 @@ def load(path: str) -> None:
     print("loaded", flush=True)
     input()
     after = _memory()
-    found = {
+    measured = {
         "seconds": seconds,
         "cpu": cpu,
         "share": after["Pss"] - before["Pss"],
         "peak": after["VmHWM"] - before["Rss"],
     }
-    print(json.dumps(found), flush=True)
+    print(json.dumps(measured), flush=True)
 
 
 def _memory() -> dict[str, float]:
@@ -108,13 +108,13 @@ def time_loading(path: Path, processes: int) -> list[dict[str, float]]:
         for _ in range(processes)
     ]
     for answer in ("imported", "loaded"):
-        for each in started:
-            assert each.stdout and each.stdout.readline().strip() == answer
-        for each in started:
-            assert each.stdin
-            each.stdin.write("\n")
-            each.stdin.flush()
-    return [json.loads(each.communicate()[0]) for each in started]
+        for process in started:
+            assert process.stdout and process.stdout.readline().strip() == answer
+        for process in started:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+    return [json.loads(process.communicate()[0]) for process in started]
 
 
 def loading_table(path: Path) -> str:
@@ -122,8 +122,8 @@ def loading_table(path: Path) -> str:
     for processes in (1, 4):
         path.with_name(f"{path.name}.en.vectors").unlink(missing_ok=True)
         for start in ("first", "later"):
-            found = time_loading(path, processes)
-            most = {key: max(each[key] for each in found) for key in found[0]}
+            measurements = time_loading(path, processes)
+            most = {key: max(measurement[key] for measurement in measurements) for key in measurements[0]}
             name = f"{start} start, " + ("alone" if processes == 1 else "four at once")
             lines.append(f"{name:26}{most['seconds']:9.3f}{most['cpu']:8.3f}{most['share']:10.0f}{most['peak']:9.0f}")
     return "\n".join(lines)
@@ -178,7 +178,7 @@ def _count(words: Any, cached: Any, spent: dict[str, float]) -> None:
 
         return count
 
-    words.embed, cached.embed = (_timed(each.embed, spent, "embedder") for each in (words, cached))
+    words.embed, cached.embed = (_timed(embedder.embed, spent, "embedder") for embedder in (words, cached))
     cached._checked = counted(cached._checked)
 
 
@@ -192,12 +192,12 @@ def updates_table(folder: Path, vectors: Path, embedders: Sequence[str], task: s
             command = [sys.executable, "-m", "benchmarks.embedder", "--updates", str(updates), "--train", *overrides]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            share = found["embedder"] / found["seconds"]
+            measured = json.loads(done.stdout.splitlines()[-1])
+            share = measured["embedder"] / measured["seconds"]
             lines.append(
-                f"{name:26}{cache:>8}{found['seconds'] * 1e3:8.0f}{found['embedder'] * 1e3:13.1f}{share:8.1%}"
-                f"{found['reference'] / found['seconds']:11.1%}"
-                f"{found['unseen']:8.1f}"
+                f"{name:26}{cache:>8}{measured['seconds'] * 1e3:8.0f}{measured['embedder'] * 1e3:13.1f}{share:8.1%}"
+                f"{measured['reference'] / measured['seconds']:11.1%}"
+                f"{measured['unseen']:8.1f}"
             )
     return "\n".join(lines)
 

@@ -20,13 +20,13 @@ ROWS = (13, 50, 234)  # of GPT-2 on color, batch 50: the shared prefix, a token 
 
 def quartile(product: Callable[[], Tensor], seconds: float) -> float:
     """Lower quartile of the seconds per call."""
-    found: list[float] = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(found) < 3 or time.perf_counter() < end:
+    while len(times) < 3 or time.perf_counter() < end:
         started = time.perf_counter()
         product()
-        found.append(time.perf_counter() - started)
-    return sorted(found[1:])[len(found) // 4]
+        times.append(time.perf_counter() - started)
+    return sorted(times[1:])[len(times) // 4]
 
 
 def main() -> None:

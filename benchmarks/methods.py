@@ -143,14 +143,14 @@ def profile(setup: Setup) -> list[tuple[str, float]]:
     run, on_gpu = load_run(setup), setup.device.startswith("cuda")
     for _ in range(2):
         update_once(run)
-    with record(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
+    with record(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
         end = time.perf_counter() + setup.seconds
         while time.perf_counter() < end:
             update_once(run)
     took = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    times = {event.key: getattr(event, took) for event in found.key_averages()}
+    times = {event.key: getattr(event, took) for event in profiler.key_averages()}
     total = sum(times.values())
-    return sorted(((name, spent / total) for name, spent in times.items()), key=lambda each: -each[1])
+    return sorted(((name, spent / total) for name, spent in times.items()), key=lambda row: -row[1])
 
 
 @dataclass(frozen=True)

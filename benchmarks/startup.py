@@ -45,12 +45,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeat", type=int, default=5, help="calls of each command, in turn")
     args = parser.parse_args()
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(args.repeat):
             for name, (arguments, code) in COMMANDS.items():
-                found[name].append(measure(arguments, code, folder))
-    medians = {name: [statistics.median(each) for each in zip(*pairs, strict=True)] for name, pairs in found.items()}
+                times[name].append(measure(arguments, code, folder))
+    medians = {
+        name: [statistics.median(values) for values in zip(*pairs, strict=True)] for name, pairs in times.items()
+    }
     print(f"{'':22}{'wall s':>8}{'user s':>8}{'x hydra':>9}    (median of {args.repeat})")
     for name, (wall, user) in medians.items():
         print(f"{name:22}{wall:8.2f}{user:8.2f}{user / medians[HYDRA][1]:9.2f}")

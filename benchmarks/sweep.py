@@ -142,16 +142,16 @@ def loggers(count: int, lines: int, pause: float, folder: Path) -> None:
     processes = [subprocess.Popen(command, **options) for command in commands]  # type: ignore[call-overload]
     ends = [json.loads(process.communicate()[0]) for process in processes]
     client = MlflowClient(uri)
-    found = 0
+    arrived = 0
     for path in paths:
         assert len((path / "metrics.jsonl").read_text().splitlines()) == lines
         run = json.loads((path / "mlflow.json").read_text())["run_id"]
-        found += len(client.get_metric_history(run, "reward/0"))
+        arrived += len(client.get_metric_history(run, "reward/0"))
     share = max(end["blocked"] / end["loop"] for end in ends)
-    each = 1e6 * sum(end["blocked"] for end in ends) / (count * lines)
+    blocked = 1e6 * sum(end["blocked"] for end in ends) / (count * lines)
     print(
-        f"{count} processes, {lines} lines of 20 metrics each, {1000 * pause:g} ms between two: {count * lines - found} lost, "
-        f"{each:.0f} us a line, loop blocked at most {100 * share:.2f} %, MLflow has all after "
+        f"{count} processes, {lines} lines of 20 metrics each, {1000 * pause:g} ms between two: {count * lines - arrived} lost, "
+        f"{blocked:.0f} us a line, loop blocked at most {100 * share:.2f} %, MLflow has all after "
         f"{max(end['ended'] for end in ends):.0f} s"
     )
 

@@ -53,7 +53,7 @@ class Row:
 
     @staticmethod
     def of(method: str, rounds: Sequence[Measured], batch: int) -> "Row":
-        seconds = [each for measured in rounds for each in measured.seconds]
+        seconds = [second for measured in rounds for second in measured.seconds]
         median = statistics.median(seconds)
         return Row(method, median, min(seconds), max(measured.peak_gib for measured in rounds), batch / median)
 
@@ -124,18 +124,18 @@ def run_together(method: str, setup: Setup, count: int = 1) -> list[Measured]:
 
 def measure(methods: Sequence[str], setup: Setup, shape: Shape, rounds: int) -> tuple[dict[str, list[Measured]], float]:
     """What each method measured in each round, and the best GEMM speed (FLOP/s) of the rounds; 0 without `fast`."""
-    found: dict[str, list[Measured]] = {method: [] for method in methods}
+    results: dict[str, list[Measured]] = {method: [] for method in methods}
     speed = 0.0
     for _ in range(rounds):
         for method in methods:
-            found[method] += run_together(method, setup)
+            results[method] += run_together(method, setup)
             if method == "fast":
-                work = found[method][-1].work
+                work = results[method][-1].work
                 assert work is not None
                 gemm = {"rows": work["trained_tokens"], "width": shape.width, "dtype": setup.dtype}
                 gemm |= {"device": setup.device, "threads": setup.threads}
                 speed = max(speed, float(run_once("gemm", gemm)))
-    return found, speed
+    return results, speed
 
 
 def print_table(rows: Sequence[Row], missing: Sequence[str]) -> None:
@@ -160,9 +160,9 @@ def side_by_side(count: int, setup: Setup, rounds: int) -> dict[str, float]:
     alone: list[float] = []
     together: list[float] = []
     for _ in range(rounds):
-        for found, processes in ((alone, 1), (together, count)):
+        for seconds, processes in ((alone, 1), (together, count)):
             for measured in run_together("fast", setup, processes):
-                found += measured.seconds
+                seconds += measured.seconds
     one, several = statistics.median(alone), statistics.median(together)
     return {"alone": one, "together": several, "slowdown": several / one}
 
@@ -227,17 +227,17 @@ def main() -> None:
                 print(f"{share:6.1%}  {name}")
             return
         print(f"task={args.task}, batch {args.batch}, {args.new_tokens} new tokens, {args.rounds} rounds", flush=True)
-        found, speed = measure(methods, setup, shape, args.rounds)
-        rows = [Row.of(method, found[method], args.batch) for method in methods]
+        results, speed = measure(methods, setup, shape, args.rounds)
+        rows = [Row.of(method, results[method], args.batch) for method in methods]
         print_table(rows, missing)
         result: dict[str, Any] = {"setup": {**asdict(setup), "model": args.shape}, "rows": [asdict(r) for r in rows]}
-        if "fast" in found:
-            bound = lower_bound(found["fast"], shape, speed)
+        if "fast" in results:
+            bound = lower_bound(results["fast"], shape, speed)
             fast = next(row for row in rows if row.method == "fast")
             print(f"GEMM speed         {speed / 1e12:10.3f} TFLOP/s")
             print(f"lower bound        {bound:10.4f} s/update")
             print(f"fast / lower bound {fast.median / bound:10.2f}")
-            result |= {"gemm_flops": speed, "lower_bound": bound, "work": found["fast"][-1].work}
+            result |= {"gemm_flops": speed, "lower_bound": bound, "work": results["fast"][-1].work}
         if args.side_by_side:
             compared = side_by_side(args.side_by_side, setup, args.rounds)
             print(f"fast alone, one thread  {compared['alone']:10.4f} s/update")

@@ -74,7 +74,7 @@ def read_claims(*paths: Path) -> list[Claim]:
             raise ClaimsError(f"--claims={path}: is no list of claims; begin each with '- name: ...'")
         for number, entry in enumerate(content, start=1):
             claim = _claim(entry, f"--claims={path}: claim {number}")
-            if claim.name in [each.name for each in claims]:
+            if claim.name in [other.name for other in claims]:
                 raise ClaimsError(f"--claims={path}: claim {number}: name={claim.name} is taken; give each its own")
             claims.append(claim)
     return claims
@@ -179,15 +179,15 @@ def _bounds(value: Any, where: str) -> tuple[float, float, bool]:
 def _filter(value: Any, where: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict):
         raise ClaimsError(f"{where}={value}: is no mapping; write {{reward: pgsrm}}, or {{}} for all runs")
-    found = {}
+    conditions = {}
     for key, wanted in value.items():
         wanted = wanted if isinstance(wanted, list) else [wanted]
-        if not wanted or any(isinstance(each, dict | list) for each in wanted):
+        if not wanted or any(isinstance(option, dict | list) for option in wanted):
             raise ClaimsError(
                 f"{where}: {key} takes a value or a list of values; write ppo.kl_coef: 0.1 for one in ppo"
             )
-        found[str(key)] = tuple(map(value_text, wanted))
-    return found
+        conditions[str(key)] = tuple(map(value_text, wanted))
+    return conditions
 
 
 def value_text(value: Any) -> str:

@@ -114,8 +114,8 @@ def _distinct(variants: Sequence[Variant]) -> list[Variant]:
 
 def _scores(variant: Variant, column: str, measure: Measure, more: bool) -> list[float]:
     """One number per run, more is better: those of the finished runs that have one, and `WORST` for each that diverged."""
-    found = [measure(series(run, column)) for run in variant.complete]
-    scores = [value if more else -value for value in found if value == value]
+    values = [measure(series(run, column)) for run in variant.complete]
+    scores = [value if more else -value for value in values if value == value]
     if variant.complete and not scores:  # not measured
         return []
     return scores + [WORST] * sum(run.diverged for run in variant.runs)

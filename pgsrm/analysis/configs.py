@@ -35,7 +35,10 @@ def _where(groups: Collection[Sequence[Variant]]) -> list[str]:
     if len({name for group in names for name in group if name}) < sum(map(len, names)):  # the reward tells them apart
         names = [[variant.title for variant in group] for group in groups]
     largest = max(names, key=len)
-    return ["all others" if found is largest and len(found) > NAMED else _few(found) for found in names]
+    return [
+        "all others" if group_names is largest and len(group_names) > NAMED else _few(group_names)
+        for group_names in names
+    ]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -54,13 +57,13 @@ def _is_of_one_reward(name: str, variants: Sequence[Variant]) -> bool:
 
 def environments(variants: Sequence[Variant]) -> Table:
     """A row for each commit, device and set of versions that runs were made with."""
-    found: dict[tuple[str, str, str], int] = {}
+    counts: dict[tuple[str, str, str], int] = {}
     for run in (run for variant in variants for run in variant.runs):
         versions = run.status.get("versions")
         packages = (
             ", ".join(f"{name} {version}" for name, version in versions.items()) if isinstance(versions, dict) else "-"
         )
         key = str(run.status.get("commit") or "-")[:16], str(run.status.get("device") or "-"), packages
-        found[key] = found.get(key, 0) + 1
-    rows = [[str(count), *key] for key, count in found.items()]
+        counts[key] = counts.get(key, 0) + 1
+    rows = [[str(count), *key] for key, count in counts.items()]
     return Table("environments", "Commits and versions", ["runs", "commit", "device", "versions"], rows, left=4)

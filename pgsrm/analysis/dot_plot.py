@@ -60,10 +60,10 @@ def plot_dot_pages(panels: Sequence[Panel], title: str, factor: str, width: str 
     pages.
     """
     levels, across = _levels(panels), len(panels) if width == "text" else 1
-    each = int((PAGE - FRAME - AROUND) / LEVEL)
+    per_page = int((PAGE - FRAME - AROUND) / LEVEL)
     figures = []
-    for i in range(0, len(levels), each):
-        shown = levels[i : i + each]
+    for i in range(0, len(levels), per_page):
+        shown = levels[i : i + per_page]
         down = max(1, int((PAGE - FRAME) / (AROUND + LEVEL * len(shown)))) if across == 1 else 1
         for k in range(0, len(panels), across * down):
             figures.append(_plot_page(panels[k : k + across * down], shown, _rewards(panels), title, factor, width))
@@ -104,7 +104,7 @@ def _draw_dots(
 
     most = max(len(dot.values) for dot in dots)
     handles: dict[str, Any] = {}
-    for dot in (each for each in dots if each.level in levels):
+    for dot in (candidate for candidate in dots if candidate.level in levels):
         colour, estimate, n = dot.look.on(dark), dot.estimate, len(dot.values)
         y = levels.index(dot.level) + 0.28 * (rewards.index(dot.reward) - (len(rewards) - 1) / 2)
         axes.plot(dot.values, [y] * n, ".", color=colour, alpha=0.4, markersize=4, markeredgewidth=0)

@@ -70,7 +70,7 @@ class Experiment:
     def levels(self) -> list[tuple[str, list[Variant]]]:
         """Label and variants (one per reward) of each level, in their order."""
         prefix = f"{self.factor}=" if self.factor else ""
-        rows = [(label.removeprefix(prefix), found) for label, found in by_setting(self.variants)]
+        rows = [(label.removeprefix(prefix), variants) for label, variants in by_setting(self.variants)]
         return sorted(rows, key=lambda row: 1 if row[0] in LAST else -1 if row[0] in FIRST else 0)
 
     @property
@@ -83,21 +83,21 @@ def experiments(variants: Sequence[Variant]) -> list[Experiment]:
     """The named experiments of each task, then what differs among the other runs if they have several levels."""
     runs = [run for variant in variants for run in variant.runs]
     named = list(dict.fromkeys(run.experiment for run in runs if run.experiment))
-    found = [experiment for name in named for experiment in _by_task(name, _members(name, runs))]
+    compared = [experiment for name in named for experiment in _by_task(name, _members(name, runs))]
     others = _by_task("", _members("", runs))
-    return found + [experiment for experiment in others if experiment.has_levels]
+    return compared + [experiment for experiment in others if experiment.has_levels]
 
 
-def main_runs(variants: Sequence[Variant], found: Sequence[Experiment]) -> list[Run]:
+def main_runs(variants: Sequence[Variant], compared: Sequence[Experiment]) -> list[Run]:
     """The runs for the tasks' own figures: those of no named experiment's levels, which have figures of their own.
 
     A run that also belongs to what has no levels (a comparison over tasks, runs without an experiment) stays. A task that
     has none besides keeps the first level of each of its experiments.
     """
     runs = [run for variant in variants for run in variant.runs]
-    swept = [experiment for experiment in found if experiment.name and experiment.has_levels]
+    swept = [experiment for experiment in compared if experiment.name and experiment.has_levels]
     levels = {id(run) for experiment in swept for variant in experiment.variants for run in variant.runs}
-    plain = [experiment for experiment in found if not experiment.has_levels]
+    plain = [experiment for experiment in compared if not experiment.has_levels]
     kept = {id(run) for experiment in plain for variant in experiment.variants for run in variant.runs}
     kept |= {id(run) for run in _members("", runs)}
     shown = {id(run) for run in runs if id(run) in kept or id(run) not in levels}
@@ -148,11 +148,11 @@ def _varying(runs: Sequence[Run], by: Callable[[Run], tuple[str, ...]]) -> set[s
     classes: dict[tuple[str, ...], dict[tuple[str, str], Run]] = {}
     for run in runs:
         classes.setdefault(by(run), {}).setdefault((run.task, run.variant), run)
-    found: set[str] = set()
+    varying: set[str] = set()
     for examples in classes.values():
         names = Counter(name for name, _ in {item for run in examples.values() for item in run.values.items()})
-        found |= {name for name, count in names.items() if count > 1}
-    return found
+        varying |= {name for name, count in names.items() if count > 1}
+    return varying
 
 
 def _differ_only_in(swept: Set[str], run: Run, member: Run) -> bool:
@@ -161,12 +161,12 @@ def _differ_only_in(swept: Set[str], run: Run, member: Run) -> bool:
     A setting that one of them lacks does not count, since an older version has fewer; a choice does, and so does a null
     in the place of several settings.
     """
-    mine, others = run.values, member.values
-    if not {name for name in swept if name in others} <= mine.keys():
+    own, others = run.values, member.values
+    if not {name for name in swept if name in others} <= own.keys():
         return False
-    if any(mine[name] != others[name] for name in mine.keys() & others.keys() if name not in swept):
+    if any(own[name] != others[name] for name in own.keys() & others.keys() if name not in swept):
         return False
-    lacking = [(name, others if name in mine else mine) for name in mine.keys() ^ others.keys() if name not in swept]
+    lacking = [(name, others if name in own else own) for name in own.keys() ^ others.keys() if name not in swept]
     return not any(name.startswith("choices.") or _has_above(name, values) for name, values in lacking)
 
 
@@ -179,12 +179,12 @@ def dots(experiment: Experiment, column: str, measure: Measure) -> list[Dot]:
     """A dot for each level and reward, without values where no finished run has the metric; none where none has it."""
     firsts = list({variant.reward: variant for variant in reversed(experiment.variants)}.values())[::-1]
     styles = {variant.reward: look for variant, look in zip(firsts, looks(firsts), strict=True)}
-    found = []
+    drawn = []
     for label, variants in experiment.levels:
         for variant in variants:
             values = _values(variant, column, measure)
-            found.append(Dot(label, variant.reward_title, styles[variant.reward], mean_interval(values), values))
-    return found if any(dot.values for dot in found) else []
+            drawn.append(Dot(label, variant.reward_title, styles[variant.reward], mean_interval(values), values))
+    return drawn if any(dot.values for dot in drawn) else []
 
 
 def level_table(experiment: Experiment) -> Table:
@@ -209,7 +209,7 @@ def difference_table(experiment: Experiment) -> Table:
     bases = {variant.reward: variant for variant in base}
     rows: list[list[Cell]] = []
     for label, variants in others:
-        for variant in (each for each in variants if each.reward in bases):
+        for variant in (candidate for candidate in variants if candidate.reward in bases):
             cells = [_difference(variant, bases[variant.reward], column, measure) for _, column, measure in measured]
             rows.append([label, variant.reward_title, str(len(_shared(variant, bases[variant.reward]))), *cells])
     title = f"Experiment {experiment.title}, difference from {first}"
@@ -225,8 +225,8 @@ def _shared(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
 
 
 def _difference(one: Variant, other: Variant, column: str, measure: Measure) -> Estimate:
-    found = [measure(series(a, column)) - measure(series(b, column)) for a, b in _shared(one, other)]
-    return mean_interval([value for value in found if value == value])
+    differences = [measure(series(a, column)) - measure(series(b, column)) for a, b in _shared(one, other)]
+    return mean_interval([value for value in differences if value == value])
 
 
 def _estimate(variant: Variant, column: str, measure: Measure) -> Estimate:
@@ -234,5 +234,5 @@ def _estimate(variant: Variant, column: str, measure: Measure) -> Estimate:
 
 
 def _values(variant: Variant, column: str, measure: Measure) -> list[float]:
-    found = [measure(series(run, column)) for run in variant.complete]
-    return [value for value in found if value == value]
+    values = [measure(series(run, column)) for run in variant.complete]
+    return [value for value in values if value == value]

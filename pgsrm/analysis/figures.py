@@ -86,10 +86,10 @@ def plot_grid(rows: Sequence[tuple[str, Sequence[Variant]]], title: str, width: 
     The three panels stand beside each other; with `width="column"` each metric has pages of its own. A metric has the
     same y axis on all pages.
     """
-    each = int((PAGE - GRID_FRAME) / ROW)
+    per_page = int((PAGE - GRID_FRAME) / ROW)
     figures = []
     for panels in [PANELS] if width == "text" else [(panel,) for panel in PANELS]:
-        pages = [_plot_page(rows[i : i + each], panels, title, width) for i in range(0, len(rows), each)]
+        pages = [_plot_page(rows[i : i + per_page], panels, title, width) for i in range(0, len(rows), per_page)]
         for place in range(len(panels)):
             column = [axes for page in pages for axes in page.axes[place :: len(panels)]]
             limits = [axes.get_ylim() for axes in column]
@@ -293,8 +293,8 @@ def by_setting(variants: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:
     rows: list[tuple[str, list[Variant]]] = []
     for variant in variants:
         label = _without_commit(variant)
-        fitting = (found for name, found in rows if _without_commit(found[0]) == label)
-        row = next((found for found in fitting if variant.reward not in {each.reward for each in found}), None)
+        fitting = (group for name, group in rows if _without_commit(group[0]) == label)
+        row = next((group for group in fitting if variant.reward not in {member.reward for member in group}), None)
         if row is not None:
             row.append(variant)
         else:

@@ -55,30 +55,30 @@ class Findings:
     def tables(self) -> list[Table]:
         """All tables that have a row, in the order in which they are written; the claims' table is the last."""
         checks = {"": list(self.checks)}
-        for experiment, found in zip(self.experiments, self.experiment_checks, strict=True):
-            checks.setdefault(experiment.name, []).extend(found)
+        for experiment, experiment_checks in zip(self.experiments, self.experiment_checks, strict=True):
+            checks.setdefault(experiment.name, []).extend(experiment_checks)
         tables = [*self.paper, *self.results, self.by_seed, *self.comparisons, *self.levels, *self.differences]
         tables.append(claims_table(checks))
         return [table for table in tables if table.rows]
 
     def figures(self, width: str) -> list[tuple[str, Callable[[], list[Figure]]]]:
         """Each figure's stem, and what draws its pages for a `width` of style.WIDTHS."""
-        found: list[tuple[str, Callable[[], list[Figure]]]] = []
+        drawings: list[tuple[str, Callable[[], list[Figure]]]] = []
         for task in self.tasks:
-            found.append((task, _of_task(task, [variant for variant in self.shown if variant.task == task], width)))
+            drawings.append((task, _of_task(task, [variant for variant in self.shown if variant.task == task], width)))
         for experiment in self.experiments:
             if dots(experiment, *OUTCOMES[0][1:]):
-                found.append((experiment.stem, _of_levels(experiment, width)))
+                drawings.append((experiment.stem, _of_levels(experiment, width)))
             if experiment.name:  # the others are in the task's own figure
-                found.append((f"{experiment.stem}_curves", _of_curves(experiment, width)))
-        return found
+                drawings.append((f"{experiment.stem}_curves", _of_curves(experiment, width)))
+        return drawings
 
 
 def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Claim]) -> Findings:
     """Everything but the drawing."""
-    found = experiments(variants)
-    swept = [experiment for experiment in found if experiment.has_levels]
-    shown, _ = group_runs(main_runs(variants, found))
+    compared = experiments(variants)
+    swept = [experiment for experiment in compared if experiment.has_levels]
+    shown, _ = group_runs(main_runs(variants, compared))
     return Findings(
         variants=variants,
         shown=shown,
@@ -89,7 +89,7 @@ def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Cla
         comparisons=comparisons(shown),
         by_seed=by_seed(variants),
         experiments=swept,
-        plain=[experiment for experiment in found if not experiment.has_levels],
+        plain=[experiment for experiment in compared if not experiment.has_levels],
         levels=[level_table(experiment) for experiment in swept],
         differences=[difference_table(experiment) for experiment in swept],
         # What no name parts from the rest has been checked with it; no experiment has to have runs for every claim.

@@ -173,7 +173,7 @@ def _bootstrapped(samples: Sequence[Sequence[float]], statistic: Any) -> Estimat
         return Estimate(value, n=n)
     # With equal scores the resamples have no spread, and there is nothing to warn of.
     with np.errstate(all="ignore"):
-        found = bootstrap(
+        interval = bootstrap(
             data,
             statistic,
             n_resamples=RESAMPLES,
@@ -181,4 +181,4 @@ def _bootstrapped(samples: Sequence[Sequence[float]], statistic: Any) -> Estimat
             method="percentile",
             rng=np.random.default_rng(0),
         ).confidence_interval
-    return Estimate(value, float(found.low), float(found.high), n)
+    return Estimate(value, float(interval.low), float(interval.high), n)

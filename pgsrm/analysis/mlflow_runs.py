@@ -33,10 +33,10 @@ def load_mlflow_variants(uri: str, columns: Sequence[str]) -> tuple[list[Variant
     client = _client(uri)
     try:
         experiments = client.search_experiments()
-        found = _search(client, [experiment.experiment_id for experiment in experiments])
+        mlflow_runs = _search(client, [experiment.experiment_id for experiment in experiments])
         runs, notes = [], []
-        for each in found:
-            run, problems = _read(client, uri, each, columns)
+        for mlflow_run in mlflow_runs:
+            run, problems = _read(client, uri, mlflow_run, columns)
             notes += problems
             if run:
                 runs.append(run)
@@ -44,7 +44,9 @@ def load_mlflow_variants(uri: str, columns: Sequence[str]) -> tuple[list[Variant
         lines = str(error).splitlines() or [type(error).__name__]
         raise NoRunsError(f"--tracking={uri}: can't be read ({lines[0][:200]}); check that it answers") from error
     if not runs:
-        raise NoRunsError(f"--tracking={uri}: no run of pgsrm in it ({len(found)} run(s) looked at); check the address")
+        raise NoRunsError(
+            f"--tracking={uri}: no run of pgsrm in it ({len(mlflow_runs)} run(s) looked at); check the address"
+        )
     variants, mixed = group_runs(runs)
     return variants, notes + mixed
 
@@ -67,15 +69,15 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _search(client: MlflowClient, experiments: Sequence[str]) -> list[MlflowRun]:
-    found: list[MlflowRun] = []
+    runs: list[MlflowRun] = []
     token = None
     while experiments:
         page = client.search_runs(list(experiments), max_results=PAGE, page_token=token)
-        found += page
+        runs += page
         token = page.token
         if not token:
             break
-    return found
+    return runs
 
 
 def _read(client: MlflowClient, uri: str, run: MlflowRun, columns: Sequence[str]) -> tuple[Run | None, list[str]]:

@@ -121,14 +121,16 @@ def _difference(variants: Sequence[Variant], column: str) -> str:
         return ""
     one, other = variants
     values = [[v for run in variant.complete if (v := end(series(run, column))) == v] for variant in variants]
-    found = difference_interval(*values)
-    if found.low != found.low:
+    difference = difference_interval(*values)
+    if difference.low != difference.low:
         return ""
     apart = (
-        "The seeds do not tell which is better" if found.low <= 0 <= found.high else "The difference is beyond chance"
+        "The seeds do not tell which is better"
+        if difference.low <= 0 <= difference.high
+        else "The difference is beyond chance"
     )
-    interval = f"95% interval {100 * found.low:+.0f} to {100 * found.high:+.0f}"
-    return f" {apart}: {one.title} minus {other.title} is {100 * found.value:+.0f} percentage points ({interval})."
+    interval = f"95% interval {100 * difference.low:+.0f} to {100 * difference.high:+.0f}"
+    return f" {apart}: {one.title} minus {other.title} is {100 * difference.value:+.0f} percentage points ({interval})."
 
 
 def _glossary(variants: Sequence[Variant]) -> list[tuple[str, str]]:
@@ -188,7 +190,9 @@ def before_and_after(rows: Sequence[Mapping[str, Any]], most: int = 3) -> tuple[
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["update"]):
         by_prompt.setdefault(str(row["prompt"]), []).append(row)
-    pairs = [(found[0], found[-1]) for found in by_prompt.values() if found[-1]["update"] > found[0]["update"]]
+    pairs = [
+        (answers[0], answers[-1]) for answers in by_prompt.values() if answers[-1]["update"] > answers[0]["update"]
+    ]
     pairs.sort(key=lambda pair: pair[0]["update"] - pair[1]["update"])
     before, after = shared_ends(list(by_prompt))
     return f"{before}…{after}", [

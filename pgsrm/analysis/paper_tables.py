@@ -28,19 +28,19 @@ def paper_tables(variants: Sequence[Variant]) -> list[Table]:
     known = [task for _, _, tasks in TABLES for task in tasks]
     others = tuple(dict.fromkeys(v.task for v in variants if v.task not in known))
     groups = (*TABLES, ("table_other", "Other tasks", others))
-    found = []
+    tables = []
     for name, number, tasks in groups:
         chosen = [variant for variant in variants if variant.task in tasks]
         if chosen:
-            found.append(_table(name, number, chosen))
-    return found
+            tables.append(_table(name, number, chosen))
+    return tables
 
 
 def _table(name: str, number: str, variants: Sequence[Variant]) -> Table:
     """A column of values a setup (what is the same for both rewards); a cell names the tasks where they differ."""
     columns: list[list[Variant]] = []
     for variant in variants:
-        column = next((found for found in columns if found[0].same_setup(variant)), None)
+        column = next((setup for setup in columns if setup[0].same_setup(variant)), None)
         if column:
             column.append(variant)
         else:
@@ -66,9 +66,9 @@ def _cell(variants: Sequence[Variant], read: Callable[[Mapping[str, Any]], str |
                 values.setdefault(value, []).append(variant.task)
     if len(values) <= 1:
         return next(iter(values), NONE)
-    tasks = {value: list(dict.fromkeys(found)) for value, found in values.items()}
-    if len({tuple(found) for found in tasks.values()}) == len(tasks):
-        return "; ".join(f"{value} ({', '.join(found)})" for value, found in tasks.items())
+    tasks = {value: list(dict.fromkeys(names)) for value, names in values.items()}
+    if len({tuple(names) for names in tasks.values()}) == len(tasks):
+        return "; ".join(f"{value} ({', '.join(names)})" for value, names in tasks.items())
     return "; ".join(tasks)  # the rewards differ, not the tasks
 
 

@@ -131,14 +131,14 @@ def compact(svg: bytes) -> bytes:
 
 
 def _panels(variants: Sequence[Variant], panels: Iterable[tuple[str, str, str]], points: int = POINTS) -> list[Picture]:
-    found = []
+    pictures = []
     for column, title, unit in panels:
 
         def draw(column: str = column, title: str = title, unit: str = unit) -> Figure:
             return plot_panel(variants, column, title, unit, points)
 
-        found.append(picture(draw, f"{title} over episodes. {_in_words(variants, column)}"))
-    return found
+        pictures.append(picture(draw, f"{title} over episodes. {_in_words(variants, column)}"))
+    return pictures
 
 
 def _in_words(variants: Sequence[Variant], column: str) -> str:
@@ -156,7 +156,9 @@ def _in_words(variants: Sequence[Variant], column: str) -> str:
 def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
     """The panels of a task: all curves in them while they can be told apart, else a setting at a time."""
     rows = [("", list(variants))] if len(variants) <= RAW_CURVES else by_setting(variants)
-    blocks = [{"label": label, "legend": _legend(found), "pictures": _panels(found, PANELS)} for label, found in rows]
+    blocks = [
+        {"label": label, "legend": _legend(members), "pictures": _panels(members, PANELS)} for label, members in rows
+    ]
     return {"name": task, "title": task_title(task), "blocks": blocks}
 
 
@@ -183,7 +185,7 @@ def _experiments(findings: Findings) -> list[dict[str, Any]]:
     tables = zip(findings.levels, findings.differences, strict=True)
     parts = zip(findings.experiments, tables, findings.experiment_checks, strict=True)
     sections: dict[str, dict[str, Any]] = {}
-    for experiment in sorted([*findings.plain, *findings.experiments], key=lambda each: not each.name):
+    for experiment in sorted([*findings.plain, *findings.experiments], key=lambda compared: not compared.name):
         file = read_experiment(experiment.name) if experiment.name else None
         new: dict[str, Any] = {
             "name": experiment.name or "Other settings",
@@ -196,13 +198,13 @@ def _experiments(findings: Findings) -> list[dict[str, Any]]:
         section["runs"] += sum(len(variant.runs) for variant in experiment.variants)
         if not experiment.has_levels:
             section["tasks"].append((experiment.task, task_title(experiment.task)))
-    for experiment, found, checks in parts:
-        sections[experiment.name]["parts"].append(_levels(experiment, found, checks))
+    for experiment, level_tables, checks in parts:
+        sections[experiment.name]["parts"].append(_levels(experiment, level_tables, checks))
     return list(sections.values())
 
 
 def _levels(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Check]) -> dict[str, Any]:
-    found = []
+    pictures = []
     for title, column, measure in OUTCOMES:
         shown = dots(experiment, column, measure)
         if shown:
@@ -211,7 +213,7 @@ def _levels(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Ch
                 return plot_dots((title, shown), experiment.factor)
 
             words = ", ".join(f"{dot.level} {dot.reward} {dot.estimate.value:.2f}" for dot in shown if dot.values)
-            found.append(picture(draw, f"{title}: {words}"))
+            pictures.append(picture(draw, f"{title}: {words}"))
     rewards = next(panel for panel in PANELS if panel[0] == REWARD)
     curves = [
         (label, _panels(variants, [(rewards[0], label, rewards[2])], LEVEL_POINTS)[0])
@@ -220,7 +222,7 @@ def _levels(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Ch
     matrix = claims_matrix(checks, dict(experiment.levels))
     return {
         "title": task_title(experiment.task),
-        "pictures": found,
+        "pictures": pictures,
         "curves": curves,
         "tables": [table for table in tables if table.rows],
         "settings": differences(experiment.variants),
@@ -232,9 +234,9 @@ def _levels(experiment: Experiment, tables: Sequence[Table], checks: Sequence[Ch
 def _samples(variants: Sequence[Variant]) -> Iterable[tuple[str, Samples]]:
     """Of each variant the samples of one run."""
     for variant in variants[:SAMPLED]:
-        found = read_samples((variant.complete or variant.runs)[0])
-        if found:
-            yield f"{task_title(variant.task)}, {variant.title}", found
+        samples = read_samples((variant.complete or variant.runs)[0])
+        if samples:
+            yield f"{task_title(variant.task)}, {variant.title}", samples
 
 
 def _pairs(variants: Sequence[Variant]) -> Iterable[tuple[str, str, list[Pair]]]:
@@ -258,8 +260,8 @@ def claims_matrix(checks: Sequence[Check], columns: Mapping[str, Sequence[Varian
     """
     rows = []
     for claim in dict.fromkeys(check.claim for check in checks):
-        mine = [c for c in checks if c.claim is claim and c.variants and (c.estimate.n or c.verdict != UNDECIDED)]
-        cells = {name: [c for c in mine if c.variants[0] in variants] for name, variants in columns.items()}
+        of_claim = [c for c in checks if c.claim is claim and c.variants and (c.estimate.n or c.verdict != UNDECIDED)]
+        cells = {name: [c for c in of_claim if c.variants[0] in variants] for name, variants in columns.items()}
         if any(cells.values()):
             rows.append((claim, cells))
     used = [name for name in columns if any(cells[name] for _, cells in rows)]
@@ -270,11 +272,11 @@ def _marks(checks: Sequence[Check]) -> list[tuple[str, str, str]]:
     """(class, mark, explanation) of a cell: a mark a check, or how many of each where there are more than three."""
     if len(checks) <= 3:
         return [(CLASSES[c.verdict], SYMBOLS[c.verdict], _explained(c)) for c in checks]
-    found = {verdict: [c for c in checks if c.verdict == verdict] for verdict in SYMBOLS}
+    by_verdict = {verdict: [c for c in checks if c.verdict == verdict] for verdict in SYMBOLS}
     return [
-        (CLASSES[verdict], f"{len(found[verdict])}{symbol}", "; ".join(map(_explained, found[verdict])))
+        (CLASSES[verdict], f"{len(by_verdict[verdict])}{symbol}", "; ".join(map(_explained, by_verdict[verdict])))
         for verdict, symbol in SYMBOLS.items()
-        if found[verdict]
+        if by_verdict[verdict]
     ]
 
 
@@ -284,11 +286,11 @@ def _explained(check: Check) -> str:
 
 def grouped_notes(notes: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Notes as (what, the runs it is about); what is said of several runs is said once."""
-    found: dict[str, list[str]] = {}
+    runs: dict[str, list[str]] = {}
     for note in notes:
         place, separator, what = note.partition(": ")
         if separator and "/" in place:
-            found.setdefault(what, []).append(Path(place).name)
+            runs.setdefault(what, []).append(Path(place).name)
         else:
-            found.setdefault(note, [])
-    return list(found.items())
+            runs.setdefault(note, [])
+    return list(runs.items())

@@ -153,7 +153,7 @@ def _name_head(variants: Sequence[Variant]) -> list[str]:
 
 
 def _names(variants: Sequence[Variant], variant: Variant) -> list[str]:
-    settings = [variant.settings] if any(each.settings for each in variants) else []
+    settings = [variant.settings] if any(other.settings for other in variants) else []
     return [variant.task, variant.reward_title, *settings]
 
 
@@ -161,8 +161,8 @@ def _reached(variant: Variant) -> list[Cell]:
     runs = [run for run in variant.complete if MATCH in run.metrics]
     if not runs:
         return [NONE, NONE]
-    found = [episodes_to(series(run, MATCH), THRESHOLD) for run in runs]
-    reached = [value for value in found if math.isfinite(value)]
+    times = [episodes_to(series(run, MATCH), THRESHOLD) for run in runs]
+    reached = [value for value in times if math.isfinite(value)]
     return [f"{len(reached)} of {len(runs)}", mean_interval(reached)]
 
 

@@ -161,13 +161,13 @@ def print_notes(notes: Iterable[str]) -> None:
 
 def find_run_folders(root: Path) -> list[Path]:
     """Run folders at or below `root`; nothing is looked for inside a run folder or a hidden folder."""
-    found = []
+    folders = []
     for folder, below, files in os.walk(root):
         if "metrics.jsonl" in files or {"status.json", "config.yaml"} <= set(files):
-            found.append(Path(folder))
+            folders.append(Path(folder))
             below.clear()
         below[:] = [name for name in below if not name.startswith(".")]
-    return found
+    return folders
 
 
 def read_run(folder: Path, columns: Sequence[str]) -> tuple[Run | None, list[str]]:

@@ -92,17 +92,17 @@ def pieces(row: Mapping[str, Any]) -> list[Piece]:
         return []
     largest = max(abs(reward or 0.0) for reward in rewards)
     marked = (row.get("annotations") or {}).get("spans", [])
-    found, at = [], 0
+    parts, at = [], 0
     for reward, (start, end) in zip(rewards, offsets, strict=True):
         if start > at:
-            found.append(Piece(response[at:start]))
+            parts.append(Piece(response[at:start]))
         marks = ", ".join(
             f"{label} {value:+.3g}" for s, e, label, value in marked if s < max(end, start + 1) and e > start
         )
         strength = round(10 * abs(reward or 0.0) / largest) if largest else 0
-        found.append(Piece(response[max(start, at) : end] or "⏎", reward, strength, marks))
+        parts.append(Piece(response[max(start, at) : end] or "⏎", reward, strength, marks))
         at = max(at, end)
-    return [*found, Piece(response[at:])] if at < len(response) else found
+    return [*parts, Piece(response[at:])] if at < len(response) else parts
 
 
 def shared_ends(texts: Sequence[str]) -> tuple[str, str]:

@@ -102,7 +102,7 @@ def looks(variants: Sequence[Variant]) -> list[Look]:
     dashes = DASHES | {name: OTHER_DASHES[i % len(OTHER_DASHES)] for i, name in enumerate(others)}
     reserved = {REWARD_COLOURS[reward] for reward in rewards if reward in REWARD_COLOURS}
     free = [colour for colour in COLOURS if colour not in reserved]
-    found, taken, spare = [], set(), 0
+    styles, taken, spare = [], set(), 0
     for variant in variants:
         colour = REWARD_COLOURS.get(variant.reward)
         if colour is None or colour in taken:
@@ -110,5 +110,5 @@ def looks(variants: Sequence[Variant]) -> list[Look]:
         taken.add(colour)
         setting = settings.index(variant.settings)
         marker = MARKERS[(setting - 1) % len(MARKERS)] if setting else ""
-        found.append(Look(colour, dashes[variant.reward], marker))
-    return found
+        styles.append(Look(colour, dashes[variant.reward], marker))
+    return styles

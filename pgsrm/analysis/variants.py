@@ -85,8 +85,8 @@ class Variant:
         A reward without an embedder is the same reward whichever embedder was chosen.
         """
         unimportant = ("commit ",) if self._embeds and other._embeds else ("commit ", "embedder")
-        mine, others = ([p for p in v.setup if not p.startswith(unimportant)] for v in (self, other))
-        return mine == others
+        own, others = ([p for p in v.setup if not p.startswith(unimportant)] for v in (self, other))
+        return own == others
 
     @property
     def _embeds(self) -> bool:
@@ -125,15 +125,15 @@ def load_variants(roots: Sequence[Path], columns: Sequence[str]) -> tuple[list[V
     runs: list[Run] = []
     notes: list[str] = []
     for folder in sorted({folder.resolve(): folder for folder in folders}.values()):
-        run, found = read_run(folder, columns)
-        notes += found
+        run, problems = read_run(folder, columns)
+        notes += problems
         if run:
             runs.append(run)
     if not runs:
         print_notes(notes)
         raise NoRunsError(f"--runs={where}: none of the {len(folders)} run folder(s) in it can be read")
-    variants, found = group_runs(runs)
-    return variants, notes + found
+    variants, problems = group_runs(runs)
+    return variants, notes + problems
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
@@ -204,9 +204,9 @@ def _mixed(variant: Variant) -> list[str]:
         notes.append(f"{variant.name}: its seeds were run at different commits: {', '.join(sorted(commits))}")
     versions = [run.status["versions"] for run in variant.runs if isinstance(run.status.get("versions"), dict)]
     differing = sorted(
-        f"{package} {' / '.join(sorted(found))}"
-        for package in {package for each in versions for package in each}
-        if len(found := {str(each.get(package)) for each in versions}) > 1
+        f"{package} {' / '.join(sorted(numbers))}"
+        for package in {package for installed in versions for package in installed}
+        if len(numbers := {str(installed.get(package)) for installed in versions}) > 1
     )
     if differing:
         notes.append(f"{variant.name}: its seeds were run with different versions: {', '.join(differing)}")
@@ -220,7 +220,7 @@ def setup_labels(variants: Sequence[Variant]) -> list[str]:
         [part for part in variant.setup if part not in common and not part.startswith("commit ")]
         for variant in variants
     ]
-    return [", ".join(found) or "all" for found in parts]
+    return [", ".join(own) or "all" for own in parts]
 
 
 def _other_choices(run: Run) -> list[str]:

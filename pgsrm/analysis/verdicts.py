@@ -73,7 +73,7 @@ def _check(claim: Claim, variants: Sequence[Variant]) -> list[Check]:
         checks += [_judge(claim, variant, other) for other in others if other.same_setup(variant)]
     if checks:
         return checks
-    both = " and of ".join(conditions_text(found) for found in (claim.where, claim.minus) if found)
+    both = " and of ".join(conditions_text(conditions) for conditions in (claim.where, claim.minus) if conditions)
     tasks = ", ".join(claim.where.get("task", ()))
     nothing = Estimate(float("nan"), n=0)
     return [Check(claim, tasks or NO_TASK, NO_TASK, "", nothing, UNDECIDED, f"no run of {both or 'any kind'}")]
@@ -83,8 +83,8 @@ def claims_table(checks: Mapping[str, Sequence[Check]]) -> Table:
     """One row per check; `checks` by the name of their experiment, "" for none."""
     head = ["claim", "task", "reward", "settings", "episodes", "definition", "value", "verdict", "why", "experiment"]
     rows: list[list[Cell]] = []
-    for experiment, found in checks.items():
-        for c in found:
+    for experiment, of_experiment in checks.items():
+        for c in of_experiment:
             what = [c.claim.name, c.task, c.reward, c.settings, c.episodes, c.claim.definition]
             rows.append([*what, c.estimate, c.verdict, c.reason, experiment or NONE])
     return Table("claims", "Claims", head, rows, left=9, notes=("Value: mean over seeds [95% interval].",))
@@ -92,21 +92,21 @@ def claims_table(checks: Mapping[str, Sequence[Check]]) -> Table:
 
 def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
     groups = [variant] if other is None else [variant, other]
-    found = [[_value(claim, run) for run in group.complete] for group in groups]
-    values = [[value for value, _ in each if value == value] for each in found]
+    measured = [[_value(claim, run) for run in group.complete] for group in groups]
+    values = [[value for value, _ in pairs if value == value] for pairs in measured]
     estimate = _estimate(values, groups)
-    missing = Counter(reason for each in found for value, reason in each if value != value)
+    missing = Counter(reason for pairs in measured for value, reason in pairs if value != value)
     verdict, reason = _verdict(claim, estimate, groups, values, missing)
     settings = variant.settings
     if other is not None and other.settings != settings:
-        settings = " / ".join(each.settings or each.reward_title for each in groups)
+        settings = " / ".join(group.settings or group.reward_title for group in groups)
     reward = " − ".join(group.reward_title for group in groups)
     return Check(claim, variant.task, reward, settings, estimate, verdict, reason, tuple(groups))
 
 
 def _estimate(values: Sequence[Sequence[float]], groups: Sequence[Variant]) -> Estimate:
     """A group's mean, or the first minus the second. Infinite values are those of runs that never got there."""
-    censored = any(math.isinf(value) for each in values for value in each)
+    censored = any(math.isinf(value) for group_values in values for value in group_values)
     if len(values) == 1:
         ends = groups[0].runs[0].episodes
         return censored_mean_interval(values[0], ends) if censored else mean_interval(values[0])
@@ -115,13 +115,13 @@ def _estimate(values: Sequence[Sequence[float]], groups: Sequence[Variant]) -> E
 
 def _value(claim: Claim, run: Run) -> tuple[float, str]:
     """The claim's measure of a run, and why there is none where it is NaN."""
-    found = series(run, claim.metric)
-    if not len(found.values):
+    metric = series(run, claim.metric)
+    if not len(metric.values):
         return NAN, f"{claim.metric} is not recorded"
-    if claim.metric == KL and lowest(found) < LOWEST_KL:
+    if claim.metric == KL and lowest(metric) < LOWEST_KL:
         return NAN, f"{KL} goes below {LOWEST_KL:g}, so that it is no divergence,"
     extra = () if claim.level is None else (claim.level,)
-    return MEASURES[claim.measure](found, *extra), NO_VALUE.get(claim.measure, "no value")
+    return MEASURES[claim.measure](metric, *extra), NO_VALUE.get(claim.measure, "no value")
 
 
 def _verdict(
@@ -132,7 +132,7 @@ def _verdict(
     missing: Mapping[str, int],
 ) -> tuple[str, str]:
     """`values` are those of the finished runs, a group; `missing` says how many of these have none, by the reason."""
-    counts = [len(each) for each in values]
+    counts = [len(group_values) for group_values in values]
     runs = [run for group in groups for run in group.runs]
     failed = sum(run.failed for run in runs)
     problems = [f"{failed} of {len(runs)} runs failed"] if failed else []
@@ -152,7 +152,7 @@ def _verdict(
     if claim.measure == "rise_time" and claim.minus is None and length <= claim.high < math.inf:
         return NO_VERDICT, f"runs of {length:,.0f} episodes can't go beyond {claim.high:,.0f}"
     notes = [_seeds(counts)]
-    never = sum(math.isinf(value) for each in values for value in each)
+    never = sum(math.isinf(value) for group_values in values for value in group_values)
     if never == sum(counts) and len(groups) > 1:
         return NO_VERDICT, f"{notes[0]}, none of which reaches {claim.level:g}"
     if never:
@@ -170,7 +170,7 @@ def _verdict(
 def _still_moving(claim: Claim, group: Variant) -> str:
     """What the metric still does in the second half, where that is more than the claim's `settled`; else ""."""
     changes = [late_change(series(run, claim.metric)) for run in group.complete]
-    change = mean_interval([each for each in changes if each == each]).value
+    change = mean_interval([value for value in changes if value == value]).value
     if not abs(change) > claim.settled:
         return ""
     return f"still {'rising' if change > 0 else 'falling'}, {change:+.3f} from the sixth tenth to the last"

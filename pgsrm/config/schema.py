@@ -250,8 +250,8 @@ def _check_target(node: DictConfig, key: str) -> None:
         ) from error
     partial = bool(node.get("_partial_", False))
     given: dict[str, Any] = {}
-    for each, value in node.items():
-        name = str(each)
+    for config_key, value in node.items():
+        name = str(config_key)
         if name in ("_target_", "_partial_", "_recursive_", "_convert_", "_args_"):
             continue
         if isinstance(value, DictConfig) and "_target_" in value:

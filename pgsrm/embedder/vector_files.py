@@ -165,14 +165,14 @@ def _arrays_beside(prefix: str, holder: dict[str, Any]) -> dict[str, Any]:
     """The arrays that gensim put into files of their own, where `holder` has None (compressed: .npz)."""
     import numpy as np
 
-    found = {}
+    arrays_by_name = {}
     for name in ("vectors", "vectors_vocab", "vectors_ngrams"):
         if holder.get(name) is None and Path(f"{prefix}{name}.npy").is_file():
-            found[name] = np.load(f"{prefix}{name}.npy", mmap_mode="r", allow_pickle=False)
+            arrays_by_name[name] = np.load(f"{prefix}{name}.npy", mmap_mode="r", allow_pickle=False)
         elif holder.get(name) is None and Path(f"{prefix}{name}.npz").is_file():
             with np.load(f"{prefix}{name}.npz", allow_pickle=False) as arrays:
-                found[name] = arrays["val"]
-    return found
+                arrays_by_name[name] = arrays["val"]
+    return arrays_by_name
 
 
 def _vectors_of(holder: dict[str, Any]) -> Any:

@@ -171,11 +171,11 @@ def _convert(path: Path, place: Path, source: dict[str, Any]) -> WordTable:
 def _checked_sha256(path: Path) -> str:
     """The source's SHA-256, compared with the one that its download noted, if it did."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
     noted = path.with_name(f"{path.name}.sha256")
-    if noted.is_file() and noted.read_text().split()[:1] != [found]:
-        raise UserError(f"embedder.path={path}: its SHA-256 is {found}, not the one in {noted.name}; fetch it again")
-    return found
+    if noted.is_file() and noted.read_text().split()[:1] != [checksum]:
+        raise UserError(f"embedder.path={path}: its SHA-256 is {checksum}, not the one in {noted.name}; fetch it again")
+    return checksum
 
 
 def _vectors_offset(header: dict[str, Any]) -> int:

@@ -43,8 +43,10 @@ class Evaluation:
         text: str | None = None,
         other: SemanticReward | None = None,
     ) -> None:
-        self._splits = {name: each for name, each in (("train", task.train), ("holdout", task.holdout)) if each}
-        self._prompt_ids = {name: [prompt_ids[e.prompt] for e in each] for name, each in self._splits.items()}
+        self._splits = {
+            name: examples for name, examples in (("train", task.train), ("holdout", task.holdout)) if examples
+        }
+        self._prompt_ids = {name: [prompt_ids[e.prompt] for e in examples] for name, examples in self._splits.items()}
         self._policy, self._codec, self._score = policy, codec, scorer
         self._sampling, self._seed, self._other = sampling, seed, other
         self._windows = None if text is None else text_windows(codec, text, policy.positions)

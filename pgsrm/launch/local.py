@@ -124,11 +124,11 @@ def make_slots(plans: Sequence[Plan], count: int | None, gpus: Sequence[str], ru
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without importing torch."""
-    found = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
+    devices = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not found or allowed is None:
-        return sorted(found, key=int)
-    return [name for each in allowed.split(",") if (name := each.strip())]
+    if not devices or allowed is None:
+        return sorted(devices, key=int)
+    return [name for listed in allowed.split(",") if (name := listed.strip())]
 
 
 def _cores() -> int:

@@ -51,10 +51,10 @@ class Survey:
         """`12 runs: 6 new, 2 to resume, 1 failed before (tried again), 3 finished`."""
         counts = Counter(self.needs)
         again = "tried again" if self.retry_failed else "left, retry_failed=false"
-        said = {need: f"{counts[need]} {need}" for need in dict.fromkeys(_NEEDS.values()) if counts[need]}
-        if "failed before" in said:
-            said["failed before"] += f" ({again})"
-        return f"{len(self.plans)} run{'s' if len(self.plans) > 1 else ''}: {', '.join(said.values())}"
+        parts = {need: f"{counts[need]} {need}" for need in dict.fromkeys(_NEEDS.values()) if counts[need]}
+        if "failed before" in parts:
+            parts["failed before"] += f" ({again})"
+        return f"{len(self.plans)} run{'s' if len(self.plans) > 1 else ''}: {', '.join(parts.values())}"
 
     def lines(self) -> str:
         """The same, then one line per run: what a dry run shows."""

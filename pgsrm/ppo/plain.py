@@ -57,7 +57,7 @@ class PlainLearner:
         with torch.no_grad():
             old = [self.look(self.policy, *row) for row in batch]
             references = [self.look(self.reference, *row) for row in batch]
-        kl = [self.kl(*each) for each in zip(old, references, responses, strict=True)]
+        kl = [self.kl(*look_and_response) for look_and_response in zip(old, references, responses, strict=True)]
         measured = self.kl_for_control(old, references, responses)
         advantages, targets = self.targets(
             responses, rewards, [o.values.tolist() for o in old], [k.tolist() for k in kl]
@@ -211,7 +211,7 @@ class PlainLearner:
                     square.append((look.values[t] - target[t]) ** 2)
         # the mean of no tokens is 0: EOS alone, where it isn't trained
         terms = {"policy": policy, "entropy": entropy, "kl": kl, "difference": difference}
-        means = {name: sum(each, start=0 * look.logits.sum()) / max(1, len(each)) for name, each in terms.items()}
+        means = {name: sum(parts, start=0 * look.logits.sum()) / max(1, len(parts)) for name, parts in terms.items()}
         value = sum(square, start=0 * look.values.sum()) / max(1, len(square))
         loss = means["policy"] - s.entropy_coef * means["entropy"]
         if s.kl_in == "loss":

@@ -152,8 +152,8 @@ def _gradient_step(
 def _check_finite(learner: Learner, totals: dict[str, Tensor]) -> None:
     """Raise UserError before a gradient that is not finite reaches the weights, which would answer nothing ever after."""
     if not bool(torch.isfinite(totals["grad/actor_norm"] + totals["grad/critic_norm"])):
-        said = {"policy/kl_coef": learner.kl_coef, "loss/actor": totals["loss/actor"].item()}
-        numbers = ", ".join(f"{name} {value:.3g}" for name, value in said.items())
+        shown = {"policy/kl_coef": learner.kl_coef, "loss/actor": totals["loss/actor"].item()}
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in shown.items())
         raise UserError(
             f"ppo: the gradient is not finite ({numbers}); lower ppo.actor_lr or ppo.kl_coef, "
             "or set ppo.kl_control=fixed (the paper's controller has no bounds, docs/fidelity.md, D13)"

@@ -51,13 +51,13 @@ def slurm_job() -> str | None:
 
 def versions() -> dict[str, str]:
     """Package -> version of Python and of what is installed among the packages that change results."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:

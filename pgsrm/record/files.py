@@ -29,8 +29,8 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether `error` says that the disk is full. safetensors, written in Rust, says it in the text only."""
     if isinstance(error, OSError):
         return error.errno in _FULL
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return found is not None and int(found[1]) in _FULL
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return number is not None and int(number[1]) in _FULL
 
 
 @contextmanager

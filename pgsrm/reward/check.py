@@ -56,13 +56,13 @@ def check_reward(reward: Any, examples: Sequence[Example], seed: int = 0) -> Che
         earned = _rewards(reward, example, responses)
         right = answers.index(example.reference)
         others = [*earned[:right], *earned[right + 1 : len(answers)]]
-        ranks.append(1 + sum(each >= earned[right] for each in others))
+        ranks.append(1 + sum(other >= earned[right] for other in others))
         groups[EXACT].append(earned[right])
         groups[NEAREST] += [max(others)] if others else []
         groups[OTHERS] += others
         groups[WORDS] += earned[len(answers) : -1]
         groups[EMPTY].append(earned[-1])
-    return Check({name: np.array(each) for name, each in groups.items()}, np.array(ranks), len(answers))
+    return Check({name: np.array(rewards) for name, rewards in groups.items()}, np.array(ranks), len(answers))
 
 
 def _rewards(reward: Any, example: Example, responses: list[str]) -> list[float]:
@@ -100,7 +100,7 @@ def table(check: Check) -> str:
     for name, rewards in check.rewards.items():
         if rewards.size:
             numbers = [rewards.mean(), *np.quantile(rewards, [0.05, 0.5, 0.95])]
-            lines.append(f"{name:24}" + "".join(f"{each:8.3f}" for each in numbers) + f"{rewards.size:10,}")
+            lines.append(f"{name:24}" + "".join(f"{number:8.3f}" for number in numbers) + f"{rewards.size:10,}")
     lines.append(
         f"the right answer is first among {check.answers} for {check.first:.1%} of {len(check.ranks)} prompts, "
         f"mean reciprocal rank {check.mean_reciprocal_rank:.3f}"

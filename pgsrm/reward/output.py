@@ -82,8 +82,8 @@ def _annotations(
         raise UserError(f"reward={name}: it returned {counts}; return one for each")
     ends = [math.inf] * len(given) if responses is None else map(len, responses)
     return [
-        _annotation(each, end, f"reward={name}: the annotation of response {row}")
-        for row, (each, end) in enumerate(zip(given, ends, strict=True))
+        _annotation(annotation, end, f"reward={name}: the annotation of response {row}")
+        for row, (annotation, end) in enumerate(zip(given, ends, strict=True))
     ]
 
 

@@ -55,20 +55,20 @@ def _left_over_of_template(reference: str, inputs: str) -> str | None:
 
 
 def _echoes(reference: str, inputs: Mapping[str, str], task: Mapping[str, Any]) -> bool:
-    said = _plain(reference)
+    answer = _plain(reference)
     for template in (task["template"], task.get("parent_input") or ""):
         fixed = [_plain(text) for text in re.split(r"\{\w+\}", template)]
-        if any(len(text.split()) >= _PHRASE - 1 and text in said for text in fixed):
+        if any(len(text.split()) >= _PHRASE - 1 and text in answer for text in fixed):
             return True
-        if any(fixed) and _plain(render(template, inputs)) in said:  # "red + blue ="
+        if any(fixed) and _plain(render(template, inputs)) in answer:  # "red + blue ="
             return True
     lines = re.sub(r'"[^"\n]*"', '"', task.get("instruction") or "").splitlines()
-    return any(_overlap(said, _plain(line)) for line in lines)
+    return any(_overlap(answer, _plain(line)) for line in lines)
 
 
-def _overlap(said: str, line: str) -> bool:
+def _overlap(answer: str, line: str) -> bool:
     """Whether one has the other in it, and that is a phrase."""
-    return (len(line.split()) >= _PHRASE and line in said) or (len(said.split()) >= _PHRASE and said in line)
+    return (len(line.split()) >= _PHRASE and line in answer) or (len(answer.split()) >= _PHRASE and answer in line)
 
 
 def _plain(text: str) -> str:

@@ -95,17 +95,17 @@ def _file_of(module: Any) -> Path | None:
 def _with_imports(name: str, path: Path, root: Path) -> dict[str, Path]:
     """Module -> file, of the module and all that it imports, directly or not, from below `root`."""
     top, installed = name.partition(".")[0], root.resolve() in _INSTALLED
-    found, waiting = dict[str, Path](), [(name, path), *_packages(root, name)]
+    files, waiting = dict[str, Path](), [(name, path), *_packages(root, name)]
     while waiting:
         module, file = waiting.pop()
-        if module in found:
+        if module in files:
             continue
-        found[module] = file
+        files[module] = file
         for imported in _imports(module, file):
             first = imported.partition(".")[0]
             if first != PACKAGE_NAME and (first == top or not installed):
                 waiting += _packages(root, imported)
-    return found
+    return files
 
 
 def _packages(root: Path, name: str) -> Iterator[tuple[str, Path]]:

@@ -32,25 +32,25 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, wait: bool, retry_failed
         SweepFailed: with `wait`, when a run failed or was cut off.
     """
     if plans[0].settings.dry_run:
-        found = survey(plans, retry_failed)
-        check_cluster(found.to_start)
-        print(found.lines(), flush=True)
+        surveyed = survey(plans, retry_failed)
+        check_cluster(surveyed.to_start)
+        print(surveyed.lines(), flush=True)
         return
     check_cluster(plans)
     with launching(outputs_of(plans)):
-        found = survey(plans, retry_failed)
-        print(found.line(), flush=True)
-        freeze(found.to_start)
-        ids = submit(found.to_start, slots) if found.to_start else []
+        surveyed = survey(plans, retry_failed)
+        print(surveyed.line(), flush=True)
+        freeze(surveyed.to_start)
+        ids = submit(surveyed.to_start, slots) if surveyed.to_start else []
     if ids:
-        print(f"submitted {len(found.to_start)} runs: job{'s' if len(ids) > 1 else ''} {', '.join(ids)}", flush=True)
+        print(f"submitted {len(surveyed.to_start)} runs: job{'s' if len(ids) > 1 else ''} {', '.join(ids)}", flush=True)
     tracking = plans[0].config["tracking"]
     if wait:
-        _watch([plan.folder for plan in found.plans])
+        _watch([plan.folder for plan in surveyed.plans])
         experiment = prepare_tracking(tracking)
         if experiment is not None:
-            send_the_rest([plan.folder for plan in found.plans])
-        report(found.plans, experiment)
+            send_the_rest([plan.folder for plan in surveyed.plans])
+        report(surveyed.plans, experiment)
         return
     print(f"status: {_command('status', plans)}")
     if is_sqlite(tracking):  # no job touches such a file: they run on several machines

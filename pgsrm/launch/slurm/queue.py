@@ -119,8 +119,8 @@ def _last_words(folder: RunFolder, job: Job | None) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return f"job {job.id} ended before the run began" if by_job and job is not None else "its process was killed"
-    found = next((match for line in reversed(lines) if (match := _ENDED_BY.fullmatch(line.strip()))), None)
-    words = "killed without a word" if found is None else next(filter(None, found.groups())).strip("* ")
+    ending = next((match for line in reversed(lines) if (match := _ENDED_BY.fullmatch(line.strip()))), None)
+    words = "killed without a word" if ending is None else next(filter(None, ending.groups())).strip("* ")
     return f"{words}; see {log}"
 
 

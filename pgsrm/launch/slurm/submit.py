@@ -117,10 +117,10 @@ def _limit(cluster: ClusterSettings) -> int:
     if cluster.max_array_size is not None:
         return cluster.max_array_size
     done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
-    if found is None:
+    limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
+    if limit is None:
         raise UserError(f"scontrol show config: no MaxArraySize ({_reason(done.stderr)}); set cluster.max_array_size")
-    return int(found[1])
+    return int(limit[1])
 
 
 def _submit_array(plans: Sequence[Plan], at_a_time: int) -> str:
@@ -146,8 +146,8 @@ def _submit_array(plans: Sequence[Plan], at_a_time: int) -> str:
             ]
     except (FailedJobError, FailedSubmissionError, OSError) as error:
         raise UserError(f"sbatch: {_reason(str(error))}") from error
-    for plan, job, each in zip(plans, jobs, submitted, strict=True):
-        msgspec.structs.replace(job, id=each.job_id).write(plan.folder)
+    for plan, job, submission in zip(plans, jobs, submitted, strict=True):
+        msgspec.structs.replace(job, id=submission.job_id).write(plan.folder)
     return submitted[0].job_id.partition("_")[0]
 
 

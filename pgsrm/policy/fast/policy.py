@@ -135,10 +135,10 @@ class FastPolicy(BasePolicy):
         later, _ = extend(self._forward, prefilled, rows, batch, fed, at)
         cached = torch.cat([prefilled.logits.unsqueeze(1), later.view(len(prompts), fed, later.shape[-1])], 1)
         differences = []
-        for mine, prompt, response in zip(cached.log_softmax(-1), prompts, responses, strict=True):
+        for ours, prompt, response in zip(cached.log_softmax(-1), prompts, responses, strict=True):
             whole = self._text_logits(torch.tensor([prompt + response], device=self.device))
             theirs = whole[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-            differences.append((mine - theirs).abs().max())
+            differences.append((ours - theirs).abs().max())
         return torch.stack(differences).max().item()  # which is NaN where one of them is
 
     def score(self, batch: SharedBatch, value_place: Tensor | None = None, prefill: Prefill | None = None) -> Scores:
