@@ -52,7 +52,7 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
         known = [str(name) for parent in parents if parent is not None for name in parent]
         near = meant(key[1], known)
         if near == key[1]:
-            section = near.split(".")[0]
+            section = key[1].split(".")[0]
             if section in FREE_SECTIONS:
                 return f"{key[2]}: unknown key; another choice of {section} has it, the chosen one does not"
             return f"{key[2]}: not among the keys of the chosen config; +{key[2]} adds it"
