@@ -216,33 +216,6 @@ def test_the_command_line_says_it(call_cli: Callable[..., Any], small: Sequence[
     assert call_cli("-m", *small, "learning_rate=1e-5,1e-4").error_line.endswith("did you mean ppo.actor_lr?")
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"data: x.csv\n\ttemplate: y\n", "line 2, column 1: not valid YAML"),
-        (
-            b"data: x.csv\ntemplate: What: {a}\n",
-            "line 2, column 15: not valid YAML (mapping values are not allowed here)",
-        ),
-        ("data: x.csv\n# na\u00efve\n".encode("latin-1"), "line 2, column 5: not UTF-8; save the file as UTF-8"),
-        ("data: x.csv\n".encode("utf-16"), "line 1, column 1: not UTF-8"),
-        (b"data: x.csv\ndata: y.csv\n", "line 2, column 1: not valid YAML (found duplicate key data)"),
-        (b"42\n", "line 1: holds no key"),
-        (b"data: 'x\n", "not valid YAML"),
-        (b"data: \x07\n", "has the character U+0007, which YAML has not"),
-    ],
-)
-def test_a_config_file_of_ones_own_that_is_no_yaml(
-    call_cli: Callable[..., Any], tmp_path: Path, content: bytes, says: str
-) -> None:
-    (tmp_path / "myconf/task").mkdir(parents=True)
-    (tmp_path / "myconf/task/mine.yaml").write_bytes(content)
-    for more in ([], ["-m"]):
-        result = call_cli(*more, "--config-dir", "myconf", "task=mine", "tracking=none", "dry_run=true")
-        assert result.code == 2
-        assert "myconf/task/mine.yaml: " in result.error_line and says in result.error_line
-
-
 def test_hydras_own_words_work_without_m(call_cli: Callable[..., Any], small: Sequence[str]) -> None:
     """Wrong version: `task: missing`."""
     root = logging.getLogger().level
@@ -363,6 +336,7 @@ def test_mlflow_out_of_reach_costs_one_warning(
         (b"#" * 700 + b"\n# \xff\n", "line 2, column 3: not UTF-8"),
         ("data: x".encode("utf-16"), "line 1, column 1: not UTF-8"),
         (b"data: a\0b\n", "has the character U+0000, which YAML has not; remove it"),
+        (b"42\n", "mine.yaml: line 1: holds no key"),
         (b"- a\n", "task=['a']: expected `object`, got `array`"),
         (b"", "task.data: missing"),
     ],
