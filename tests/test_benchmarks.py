@@ -36,6 +36,7 @@ def run_module(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_update_prints_a_row_for_each_method(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     arguments = ["--shape", "tiny", "--methods", "fast,plain,batched,one_by_one", "--rounds", "1", "--batch", "4"]

@@ -422,6 +422,7 @@ def test_a_run_outlasts_its_server_with_the_same_numbers(train_with: Train) -> N
     assert (weights(cut) == weights(whole)).all()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_random_moments_has_the_same_numbers(
     train_with: Train, start_cli: Callable[..., Any], kills: int = 2
 ) -> None:

@@ -80,6 +80,7 @@ def deterministic(folder: RunFolder) -> list[bytes]:
     return [json.dumps({k: v for k, v in row.items() if not k.startswith("time/")}).encode() for row in rows]
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_leave_no_trace(
     tiny: Path, small: Sequence[str], tmp_path: Path, resume: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

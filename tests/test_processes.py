@@ -41,6 +41,7 @@ def metrics(outputs: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_stopped_and_goes_on(
     run_cli: Callable[..., Result],
     start_cli: Callable[..., "subprocess.Popen[str]"],

@@ -169,6 +169,7 @@ def deterministic(run: RunFolder) -> list[bytes]:
     return [json.dumps({k: v for k, v in row.items() if not k.startswith("time/")}).encode() for row in rows]
 
 
+@pytest.mark.slow
 def test_whatever_ends_a_job_its_run_ends_finished_with_the_numbers_of_an_undisturbed_one(
     place: Place, resume: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

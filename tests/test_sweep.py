@@ -421,5 +421,5 @@ def test_sync_sends_what_mlflow_lacks_and_only_that(
     config = cut.config.read_text()
     cut.config.write_text(config.replace("sqlite:////", "http://127.0.0.1:1/").replace("mlflow.db", ""))
     cut.mlflow.unlink()
-    with pytest.raises(UserError, match=r"MLflow at http://127.0.0.1:1.* does not answer .*pgsrm.sync` sends what"):
+    with pytest.raises(UserError, match=r"MLflow at http://127.0.0.1:1.* does not answer .*pgsrm.sync .*` sends what"):
         sync.sync(folders)

@@ -67,7 +67,9 @@ def _fetch(url: str, part: Path) -> None:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", tag.read_text())
     try:
-        answer: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+        answer: HTTPResponse = urllib.request.build_opener().open(
+            request, timeout=TIMEOUT_SECONDS
+        )  # proxies as they are now
     except urllib.error.HTTPError as error:
         if error.code == 416 and have and error.headers.get("Content-Range") == f"bytes */{have}":
             return  # all of it had come
