@@ -70,16 +70,6 @@ def plain_run(words: Sequence[str], hydra: bool = False) -> tuple[list[str] | No
     return overrides, folder
 
 
-def config_dir(words: Sequence[str]) -> Path | None:
-    """The folder of the user's own choices, wherever it stands among the words."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word in ("--config-dir", "-cd"):
-            return Path(following).expanduser()
-        if word.startswith("--config-dir="):
-            return Path(word.partition("=")[2]).expanduser()
-    return None
-
-
 def as_text(word: str) -> str:
     """`key=value`, the value in quotes where Hydra could not read it and it can only be a text: `task.data=~/a=b.csv`."""
     key, equals, value = word.partition("=")

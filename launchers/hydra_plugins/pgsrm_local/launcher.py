@@ -1,7 +1,7 @@
 """`hydra/launcher=local`: the runs of a sweep on this machine, N at a time, one process per run.
 
 Every config is composed, checked and frozen before the first run starts; a run's process reads its folder alone, so that
-a failure, even a hard one, stays its own. Finished runs are skipped, cut ones go on.
+a failure, even a hard one, stays its own. Finished runs are skipped, interrupted ones resume.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class LocalLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Plan and run the sweep, one run for each list of overrides; returns nothing for Hydra to collect.
+        """Plan and run the sweep, one run for each list of overrides; in a search, returns each run's objective.
 
         Raises:
             UserError: an override is wrong; no run has started then.

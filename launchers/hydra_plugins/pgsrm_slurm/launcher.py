@@ -31,7 +31,7 @@ class SlurmLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Plan and run the sweep, one run for each list of overrides; returns nothing for Hydra to collect.
+        """Plan and run the sweep, one run for each list of overrides; in a search, returns each run's objective.
 
         Raises:
             UserError: an override is wrong; no run has started then.
