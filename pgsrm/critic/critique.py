@@ -46,7 +46,7 @@ class Critic(Protocol):
     def __call__(
         self, *, prompts: Sequence[str], responses: Sequence[str], extrinsic: Sequence[float] | None
     ) -> list[Critique]:
-        """n critiques of n responses to n prompts.
+        """Critiques of n responses to n prompts, in their order.
 
         `extrinsic` are the n rewards of the task itself, for a critic whose instruction shows them.
         """
