@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from pgsrm.config.compose import plan_words
 from pgsrm.config.plan import build_evaluation, build_objects, check_unchanged, load_settings
 from pgsrm.config.schema import Settings
+from pgsrm.evaluation.equilibrium import predict_entropy
 from pgsrm.evaluation.evaluation import Evaluation
 from pgsrm.models.load import load_codec, load_model, resolve_device
 from pgsrm.models.lora import add_adapters, merged
@@ -204,8 +205,10 @@ class Trainer:
         return self.processes.from_first(lambda: here)
 
     def record_evaluation(self) -> None:
-        """The evaluation before the first update, as line 0."""
-        self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate(0)})
+        """The evaluation before the first update, as line 0, and where the policy would go without a reward."""
+        prompts = [self.prompt_ids[example.prompt] for example in self.task.train]
+        predicted = predict_entropy(self.policy, prompts, self.sampling, self.settings.ppo, self.settings.seed)
+        self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate(0), **predicted})
 
     def _samples(self, rollout: Rollout, scored: Scored) -> list[dict[str, Any]]:
         """The lines of samples.jsonl: the first `evaluation.samples` responses of this update."""

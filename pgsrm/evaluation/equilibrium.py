@@ -1,0 +1,46 @@
+"""What entropy a run would end at if its reward said nothing: docs/equilibrium.md."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pgsrm.policy.protocol import Policy
+from pgsrm.policy.sampling import Sampling
+from pgsrm.ppo.equilibrium import equilibrium_logprobs, equilibrium_temperature
+from pgsrm.ppo.settings import PPOSettings
+
+_PROMPTS = 100  # are enough for a mean
+
+
+def predict_entropy(
+    policy: Policy, prompt_ids: Sequence[list[int]], how: Sampling, settings: PPOSettings, seed: int
+) -> dict[str, float]:
+    """`equilibrium/temperature` and `equilibrium/entropy` (nats per token) of a policy that is still the reference.
+
+    The entropy is the mean over the tokens of one answer per prompt, drawn at the equilibrium's temperature, as
+    `policy/entropy` is a mean over the tokens of what the policy draws. Empty where docs/equilibrium.md has no temperature.
+    """
+    temperature = equilibrium_temperature(settings)
+    if temperature is None:
+        return {}
+    flat = math.isinf(temperature)
+    drawn_at = replace(how, temperature=how.temperature * (1e6 if flat else temperature))
+    draws = np.random.default_rng([seed, 0, 1])  # its own: none of the training's
+    total, tokens = 0.0, 0
+    prompts = list(prompt_ids[:_PROMPTS])
+    for start in range(0, len(prompts), settings.batch_size):
+        part = prompts[start : start + settings.batch_size]
+        uniforms = torch.from_numpy(draws.random((len(part), how.max_new_tokens)))
+        batch = policy.pad(part, policy.answer(part, uniforms, drawn_at))
+        with torch.no_grad():
+            logits, contexts = policy.score_reference(batch)
+        logprobs = equilibrium_logprobs(settings, logits)
+        assert logprobs is not None
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        total += entropy[contexts.place][batch.response_mask].sum().item()
+        tokens += int(batch.response_mask.sum())
+    metrics = {"equilibrium/entropy": total / tokens}
+    return metrics if flat else {"equilibrium/temperature": temperature, **metrics}

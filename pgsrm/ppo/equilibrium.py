@@ -1,0 +1,70 @@
+"""Where entropy bonus and KL term alone lead a policy: what is left of an update when the reward says nothing.
+
+docs/equilibrium.md has the derivations. V is the size of the vocabulary; units are nats.
+"""
+
+import math
+
+import torch
+from scipy.special import wrightomega
+from torch import Tensor
+
+from pgsrm.ppo.settings import PPOSettings
+
+_STEPS = 100  # bisections of a multiplier, to float64's precision
+
+
+def equilibrium_temperature(settings: PPOSettings) -> float | None:
+    """T of the distribution ref^(1/T) / Z to which a policy converges where all rewards are equal.
+
+    T = 1 + entropy_coef / kl_coef. 1 is the reference itself. Infinity is the uniform distribution: nothing pulls the policy
+    back (no KL term; k1 in the loss, whose expected gradient is zero; a reference that follows the policy).
+
+    None where the equilibrium is not of this form: k3 in the loss (`equilibrium_logprobs` has it), or a KL term in the reward,
+    which whitening scales and which counts for earlier tokens too.
+    """
+    bonus, pull = settings.entropy_coef, settings.kl_coef
+    if bonus == 0:
+        return 1.0
+    if pull == 0 or settings.kl_reference == "previous":
+        return math.inf
+    if settings.kl_in == "reward":
+        return None
+    if settings.kl_estimator == "k1":
+        return math.inf
+    return None if settings.kl_estimator == "k3" else 1 + bonus / pull
+
+
+def equilibrium_logprobs(settings: PPOSettings, reference_logits: Tensor) -> Tensor | None:
+    """Log-probabilities (..., V) of the equilibrium after contexts whose reference has these logits (..., V).
+
+    None for a KL term in the reward.
+    """
+    temperature = equilibrium_temperature(settings)
+    if temperature is not None:
+        return (reference_logits.double() / temperature).log_softmax(-1)
+    if settings.kl_in == "reward":
+        return None
+    return _forward_kl_equilibrium(reference_logits.double().log_softmax(-1), settings.kl_coef / settings.entropy_coef)
+
+
+def _forward_kl_equilibrium(reference: Tensor, ratio: float) -> Tensor:
+    """The maximum of H(pi) - ratio KL(ref || pi), as log-probabilities (..., V) from the reference's.
+
+    Its stationary point has log pi - ratio ref / pi = m for every token. With y = ratio ref / pi that is
+    y + log y = log(ratio ref) - m, so y = omega(log(ratio ref) - m), Wright's omega function. m is found by bisection, since
+    the sum of pi grows with it.
+    """
+    mass = reference + math.log(ratio)
+
+    def logprobs(multiplier: Tensor) -> Tensor:
+        y = torch.from_numpy(wrightomega((mass - multiplier).numpy()))
+        return multiplier + y  # log pi = m + ratio ref / pi = m + y
+
+    low = torch.full_like(mass[..., :1], -ratio - math.log(mass.shape[-1]) - 1)
+    high = torch.zeros_like(low)
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        too_much = logprobs(middle).logsumexp(-1, keepdim=True) > 0
+        low, high = torch.where(too_much, low, middle), torch.where(too_much, middle, high)
+    return logprobs((low + high) / 2).log_softmax(-1)

@@ -1,0 +1,78 @@
+"""Where entropy bonus and KL term lead a policy without a reward: formulas against gradient ascent, and the update itself."""
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from test_pitfalls import SETTINGS
+
+from pgsrm.ppo.equilibrium import equilibrium_logprobs, equilibrium_temperature
+from pgsrm.ppo.losses import kl_divergence, token_entropy
+
+LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -6.0], dtype=torch.float64)
+
+
+def settings(**changes: Any) -> Any:
+    chosen = {
+        "entropy_coef": 0.02,
+        "kl_coef": 0.01,
+        "kl_estimator": "exact",
+        "kl_in": "loss",
+        "kl_reference": "initial",
+    }
+    return msgspec.structs.replace(SETTINGS, **(chosen | changes))
+
+
+def expected_gradient(logits: torch.Tensor, estimator: Any, bonus: float, pull: float) -> torch.Tensor:
+    """Of the loss, with respect to the policy's logits, in expectation over tokens that the policy draws."""
+    logits = logits.clone().requires_grad_()
+    tokens = torch.arange(len(logits))
+    logprobs, reference = logits.log_softmax(-1), LOGITS.log_softmax(-1)
+    rows, references = logits.expand(len(logits), -1), LOGITS.expand(len(logits), -1)
+    kl = kl_divergence(estimator, logprobs[tokens], reference[tokens], rows, references)
+    loss = pull * (logprobs.exp().detach() * kl).sum() - bonus * token_entropy(logits)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return gradient
+
+
+@pytest.mark.parametrize("estimator", ["exact", "k2", "k3"])
+@pytest.mark.parametrize(("bonus", "pull"), [(0.02, 0.01), (0.005, 0.01), (0.02, 0.2), (0.5, 0.001)])
+def test_the_expected_gradient_vanishes_there_and_nowhere_near(estimator: str, bonus: float, pull: float) -> None:
+    there = equilibrium_logprobs(settings(kl_estimator=estimator, entropy_coef=bonus, kl_coef=pull), LOGITS)
+    assert there is not None
+    assert there.exp().sum().item() == pytest.approx(1, abs=1e-12)
+    assert expected_gradient(there, estimator, bonus, pull).abs().max() < 1e-12
+    beside = there + 0.1 * torch.tensor([1.0, -1, 0, 0, 0], dtype=torch.float64)
+    assert expected_gradient(beside, estimator, bonus, pull).abs().max() > 1e-6
+
+
+def test_k1_in_the_loss_leaves_the_bonus_alone() -> None:
+    """Wrong version: k1, whose name is the KL's, taken for something that pulls."""
+    uniform = torch.zeros(5, dtype=torch.float64)
+    assert expected_gradient(uniform, "k1", 0.02, 10.0).abs().max() < 1e-12
+    there = equilibrium_logprobs(settings(kl_estimator="k1", kl_coef=10.0), LOGITS)
+    assert there is not None and torch.allclose(there, torch.full_like(there, -math.log(5)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "temperature"),
+    [
+        ({}, 3.0),
+        ({"kl_estimator": "k2"}, 3.0),
+        ({"entropy_coef": 0.0}, 1.0),
+        ({"entropy_coef": 0.0, "kl_coef": 0.0}, 1.0),
+        ({"kl_coef": 0.0}, math.inf),
+        ({"kl_estimator": "k1"}, math.inf),
+        ({"kl_reference": "previous"}, math.inf),
+        ({"kl_estimator": "k3"}, None),
+        ({"kl_in": "reward"}, None),
+    ],
+)
+def test_the_temperature_of_every_choice(changes: dict[str, Any], temperature: float | None) -> None:
+    assert equilibrium_temperature(settings(**changes)) == temperature
+
+
+def test_no_estimate_where_whitening_decides() -> None:
+    assert equilibrium_logprobs(settings(kl_in="reward"), LOGITS) is None
