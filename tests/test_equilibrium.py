@@ -8,8 +8,11 @@ import pytest
 import torch
 from test_pitfalls import SETTINGS
 
-from pgsrm.ppo.equilibrium import equilibrium_logprobs, equilibrium_temperature
+import pgsrm
+from pgsrm.config.plan import Shared
+from pgsrm.ppo.equilibrium import equilibrium_logprobs
 from pgsrm.ppo.losses import kl_divergence, token_entropy
+from pgsrm.rollout import Scored
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -6.0], dtype=torch.float64)
 
@@ -71,8 +74,48 @@ def test_k1_in_the_loss_leaves_the_bonus_alone() -> None:
     ],
 )
 def test_the_temperature_of_every_choice(changes: dict[str, Any], temperature: float | None) -> None:
-    assert equilibrium_temperature(settings(**changes)) == temperature
+    assert settings(**changes).equilibrium_temperature == temperature
 
 
 def test_no_estimate_where_whitening_decides() -> None:
     assert equilibrium_logprobs(settings(kl_in="reward"), LOGITS) is None
+
+
+def predicted(*overrides: str) -> dict[str, float]:
+    """Line 0 of a run's metrics, as far as it says where the policy would go."""
+    trainer = pgsrm.Trainer.build("task=color", "evaluation.text=null", *overrides)
+    trainer.record_evaluation()
+    return {name: value for name, value in trainer.folder.read_metrics()[0].items() if name.startswith("equilibrium/")}
+
+
+def test_a_run_says_where_it_would_go() -> None:
+    """Wrong versions: the entropy of what the reference draws at temperature 1; a temperature where nothing pulls."""
+    flat = predicted("ppo.kl_estimator=k1")
+    assert flat == {"equilibrium/entropy": pytest.approx(math.log(8192), abs=1e-6)}
+    still, warm, hot = (predicted(f"ppo.entropy_coef={bonus}", "ppo.kl_coef=0.01") for bonus in (0, 0.005, 0.02))
+    assert [line["equilibrium/temperature"] for line in (still, warm, hot)] == [1.0, 1.5, 3.0]
+    entropies = [line["equilibrium/entropy"] for line in (still, warm, hot)]
+    assert entropies[0] < entropies[1] - 0.5 < entropies[2] - 1 < math.log(8192) - 1
+    assert predicted("ppo.kl_in=reward", "ppo.entropy_coef=0.01") == {}
+
+
+def test_the_prediction_without_a_bonus_is_the_reference_own_entropy() -> None:
+    trainer = pgsrm.Trainer.build("task=color", "evaluation.text=null", "ppo.entropy_coef=0", "ppo.batch_size=28")
+    trainer.record_evaluation()
+    rollout = trainer.sample(trainer.task.train)
+    measured = trainer.learn(rollout, Scored([[0.0] * len(ids) for ids in rollout.response_ids]))["policy/entropy"]
+    # other draws of the same tokens' distributions
+    assert trainer.folder.read_metrics()[0]["equilibrium/entropy"] == pytest.approx(measured, rel=0.15)
+
+
+def test_a_start_warns_once_where_the_policy_would_be_flattened(caplog: pytest.LogCaptureFixture) -> None:
+    shared = Shared()
+    for temperature in (1.5, 3.0, 3.0):
+        shared.warn(settings(entropy_coef=0.01 * (temperature - 1), kl_coef=0.01))
+    assert [record.getMessage() for record in caplog.records] == [
+        "ppo.entropy_coef=0.02, ppo.kl_coef=0.01, ppo.kl_estimator=exact: where the reward says nothing, the policy drifts to "
+        "the reference at temperature 3; ppo.entropy_coef=0.005 would be 1.5"
+    ]
+    caplog.clear()
+    shared.warn(settings(kl_estimator="k1"))
+    assert "at temperature inf; ppo.kl_estimator=exact" in caplog.text

@@ -6,6 +6,8 @@ finished and resumed if it was cut off.
 """
 
 import json
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from pgsrm.models.download import PUBLISHED
 from pgsrm.models.settings import check_model
 from pgsrm.parent import find_references, parent_command
 from pgsrm.parent.mistakes import with_mistakes
+from pgsrm.ppo.settings import PPOSettings
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import sqlite_file, sqlite_uri, tracking_uri
@@ -32,7 +35,10 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
 
+HOTTEST = 1.5  # temperature of the equilibrium that needs no warning
 LAUNCH = ("cluster", "resources", "dry_run", "objective")  # what a launch reads and a run does not
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class Shared:
         self.folders = Folders()
         self._objects: dict[str, tuple[Any, Any]] = {}
         self._checked: set[str] = set()
+        self._warned: set[float] = set()
 
     def objects(self, config: dict[str, Any]) -> tuple[Any, Any]:
         """As `build_objects`."""
@@ -108,6 +115,25 @@ class Shared:
         for scoring in (reward, other):
             check_object(scoring, [example.reference for example in examples])
         self._checked.add(key)
+
+    def warn(self, ppo: PPOSettings) -> None:
+        """Say once where the algorithm itself would flatten a policy: docs/equilibrium.md."""
+        temperature = ppo.equilibrium_temperature
+        if temperature is None or temperature <= HOTTEST or temperature in self._warned:
+            return
+        self._warned.add(temperature)
+        remedy = f"ppo.entropy_coef={(HOTTEST - 1) * ppo.kl_coef:g} would be {HOTTEST:g}"
+        if math.isinf(temperature):
+            remedy = "ppo.kl_estimator=exact with ppo.kl_coef above 0 pulls it back"
+        logger.warning(
+            "ppo.entropy_coef=%g, ppo.kl_coef=%g, ppo.kl_estimator=%s: where the reward says nothing, the policy drifts to "
+            "the reference at temperature %g; %s",
+            ppo.entropy_coef,
+            ppo.kl_coef,
+            ppo.kl_estimator,
+            temperature,
+            remedy,
+        )
 
 
 def _key(*parts: Any) -> str:
@@ -155,6 +181,7 @@ def plan(
     folder = shared.folders.find(Path(settings.paths.outputs).absolute() / "runs", name, identity.whole)
     if folder.state() != "finished":  # what has finished needs no server any more
         shared.check(frozen, settings, task, reward)
+        shared.warn(settings.ppo)
     for key in LAUNCH:
         frozen.pop(key, None)
     title = label(named, words, settings.seed)

@@ -9,7 +9,7 @@ import torch
 
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling
-from pgsrm.ppo.equilibrium import equilibrium_logprobs, equilibrium_temperature
+from pgsrm.ppo.equilibrium import equilibrium_logprobs
 from pgsrm.ppo.settings import PPOSettings
 
 _PROMPTS = 100  # are enough for a mean
@@ -23,7 +23,7 @@ def predict_entropy(
     The entropy is the mean over the tokens of one answer per prompt, drawn at the equilibrium's temperature, as
     `policy/entropy` is a mean over the tokens of what the policy draws. Empty where docs/equilibrium.md has no temperature.
     """
-    temperature = equilibrium_temperature(settings)
+    temperature = settings.equilibrium_temperature
     if temperature is None:
         return {}
     flat = math.isinf(temperature)

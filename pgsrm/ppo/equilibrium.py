@@ -14,33 +14,12 @@ from pgsrm.ppo.settings import PPOSettings
 _STEPS = 100  # bisections of a multiplier, to float64's precision
 
 
-def equilibrium_temperature(settings: PPOSettings) -> float | None:
-    """T of the distribution ref^(1/T) / Z to which a policy converges where all rewards are equal.
-
-    T = 1 + entropy_coef / kl_coef. 1 is the reference itself. Infinity is the uniform distribution: nothing pulls the policy
-    back (no KL term; k1 in the loss, whose expected gradient is zero; a reference that follows the policy).
-
-    None where the equilibrium is not of this form: k3 in the loss (`equilibrium_logprobs` has it), or a KL term in the reward,
-    which whitening scales and which counts for earlier tokens too.
-    """
-    bonus, pull = settings.entropy_coef, settings.kl_coef
-    if bonus == 0:
-        return 1.0
-    if pull == 0 or settings.kl_reference == "previous":
-        return math.inf
-    if settings.kl_in == "reward":
-        return None
-    if settings.kl_estimator == "k1":
-        return math.inf
-    return None if settings.kl_estimator == "k3" else 1 + bonus / pull
-
-
 def equilibrium_logprobs(settings: PPOSettings, reference_logits: Tensor) -> Tensor | None:
     """Log-probabilities (..., V) of the equilibrium after contexts whose reference has these logits (..., V).
 
     None for a KL term in the reward.
     """
-    temperature = equilibrium_temperature(settings)
+    temperature = settings.equilibrium_temperature
     if temperature is not None:
         return (reference_logits.double() / temperature).log_softmax(-1)
     if settings.kl_in == "reward":

@@ -1,5 +1,6 @@
 """The typed schema of the `ppo` config group. docs/fidelity.md says what each switch changes."""
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -110,6 +111,26 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
             )
         if self.episodes < self.batch_size:
             raise UserError(f"ppo.episodes={self.episodes}: less than one batch; set it to {self.batch_size} or more")
+
+    @property
+    def equilibrium_temperature(self) -> float | None:
+        """T of the distribution ref^(1/T) / Z to which a policy converges where all rewards are equal (docs/equilibrium.md).
+
+        T = 1 + entropy_coef / kl_coef. 1 is the reference itself. Infinity is the uniform distribution: nothing pulls the
+        policy back (no KL term; k1 in the loss, whose expected gradient is zero; a reference that follows the policy).
+
+        None where the equilibrium is not of this form: k3 in the loss (`pgsrm.ppo.equilibrium` has it), or a KL term in the
+        reward, which whitening scales and which counts for earlier tokens too.
+        """
+        if self.entropy_coef == 0:
+            return 1.0
+        if self.kl_coef == 0 or self.kl_reference == "previous":
+            return math.inf
+        if self.kl_in == "reward":
+            return None
+        if self.kl_estimator == "k1":
+            return math.inf
+        return None if self.kl_estimator == "k3" else 1 + self.entropy_coef / self.kl_coef
 
     @property
     def updates(self) -> int:
