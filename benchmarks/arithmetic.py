@@ -75,7 +75,7 @@ def count_work(prefix: int, prompts: Sequence[Sequence[int]], responses: Sequenc
 
 
 def gemm_flops(rows: int, width: int, dtype: str, device: str, seconds: float = 0.5) -> float:
-    """Floating-point operations a second, best of several, of (rows, width) x (width, 4 width): the MLP's first product.
+    """Floating-point operations per second, best of several, of (rows, width) x (width, 4 width): the MLP's first product.
 
     By torch's own library or the package's choice, whichever is quicker.
     """

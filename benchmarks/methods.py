@@ -204,7 +204,7 @@ def transformers_alone(setup: Setup, rows: int) -> Measured:
 
 
 def plain(setup: Setup) -> Measured:
-    """The plain reference that the fast path is tested against (`pgsrm.ppo.plain`), sampling a prompt at a time."""
+    """The plain reference that the fast path is tested against (`pgsrm.ppo.plain`), sampling one prompt at a time."""
     import torch
 
     from benchmarks.baselines import TransformersLearner

@@ -4,7 +4,7 @@ An update is: sample a batch on a task's prompts, score it with a reward that co
   fast        this package, as a run does it
   plain       the definition that it is tested against (pgsrm/ppo/plain.py), which is not meant to be quick
   batched     transformers' `generate` and full forward passes on the padded batch, losses in plain torch (baselines.py)
-  one_by_one  the same a prompt at a time, as the notebooks released with the paper do
+  one_by_one  the same, one prompt at a time, as the notebooks released with the paper do
   trl-grpo    TRL's trainers, where TRL is installed
   trl-rloo
 Each method runs in a process of its own, several rounds in turn; an update that warms up, and what a run does once, such as
@@ -155,7 +155,7 @@ def lower_bound(rounds: Sequence[Measured], shape: Shape, speed: float) -> float
 
 
 def side_by_side(count: int, setup: Setup, rounds: int) -> dict[str, float]:
-    """Seconds an update (median) of `fast` alone and of `count` at once, one thread each, and the slowdown."""
+    """Seconds per update (median) of `fast` alone and of `count` at once, one thread each, and the slowdown."""
     setup = replace(setup, threads=1)
     alone: list[float] = []
     together: list[float] = []
@@ -187,7 +187,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--shape", choices=list(SHAPES), default="nano")
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the arithmetic; weights are float32")
-    add("--batch", type=int, default=50, help="responses an update")
+    add("--batch", type=int, default=50, help="responses per update")
     add("--new-tokens", type=int, default=2, help="longest response")
     add("--threads", type=int, help="default: torch's choice")
     add("--device", default="cpu", help="cpu or cuda")

@@ -503,7 +503,7 @@ def test_results_by_hand(tmp_path: Path) -> None:
     # Student's t with two degrees of freedom: 4.303 standard errors of 0.1 / sqrt(3).
     assert pgsrm["last tenth"] == "0.600 [0.352, 0.848]"
     assert pgsrm["change"] == "+0.500 [0.252, 0.748]" and pgsrm["gain kept"] == "1.00 [1.00, 1.00]"
-    assert (pgsrm["first tenth"], pgsrm["minutes a run"], pgsrm["seeds"]) == ("0.100 [0.100, 0.100]", "1.5", "3")
+    assert (pgsrm["first tenth"], pgsrm["minutes per run"], pgsrm["seeds"]) == ("0.100 [0.100, 0.100]", "1.5", "3")
     assert (binary["change"], binary["gain kept"], binary["seeds"]) == ("+0.000", "-", "1")
     evaluated, _ = found["evaluation"]
     assert evaluated["exact match, trained: start"] == "0.020"

@@ -100,7 +100,7 @@ def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Cla
 
 
 def _of_task(task: str, variants: Sequence[Variant], width: str) -> Callable[[], list[Figure]]:
-    """One figure of all curves while there is a colour for each, else a row of panels a setting."""
+    """One figure of all curves while there is a colour for each, else a row of panels per setting."""
     if len(variants) <= len(COLOURS):
         return lambda: [plot_task(variants, width)]
     return lambda: plot_grid(by_setting(variants), task_title(task), width)

@@ -60,10 +60,10 @@ def learning(variants: Sequence[Variant]) -> Table:
     return Table(
         "results",
         "Reward of sampled answers",
-        [*_name_head(variants), "seeds", *head, *matched, "minutes a run"],
+        [*_name_head(variants), "seeds", *head, *matched, "minutes per run"],
         rows,
         len(_name_head(variants)),
-        {"change": "+z.3f", "gain kept": ".2f", matched[1]: ",.0f", "minutes a run": ".1f"},
+        {"change": "+z.3f", "gain kept": ".2f", matched[1]: ",.0f", "minutes per run": ".1f"},
         (
             "Tenth: mean of `reward/mean` over that tenth of the updates.",
             f"Episodes until the smoothed `reward/exact_match` is first at {THRESHOLD:g}: mean of the seeds that reach it.",

@@ -33,7 +33,7 @@ HOLDS, FAILS, UNDECIDED, NO_VERDICT = "holds", "does not hold", "not enough runs
 INSIDE, OUTSIDE = "inside", "outside"
 # The mean of k1 over a batch is below zero by noise alone, by about 0.01 once smoothed. Further down the tokens are not
 # drawn from the policy that is scored (top-k, an EOS without a gradient): what is measured is no divergence any more.
-LOWEST_KL = -0.1  # nats a token
+LOWEST_KL = -0.1  # nats per token
 NO_TASK = "-"
 
 

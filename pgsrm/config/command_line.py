@@ -42,7 +42,7 @@ Groups and their choices:
   ppo=paper          what the paper's text and tables say
   ppo=released       what the paper's published code does, faults included
   ppo=textbook       PPO as most libraries have it
-  ppo=grpo, rloo     several responses a prompt, compared with each other
+  ppo=grpo, rloo     several responses per prompt, compared with each other
 
   --cfg job          every key and its value, nothing runs
   --config-dir DIR   more choices, of your own: DIR/task/mine.yaml makes task=mine

@@ -59,7 +59,7 @@ class Policy(Protocol):
         with_graph: bool = False,
         share: Tensor | None = None,
     ) -> Sampled:
-        """One response a prompt. `uniforms` (B, max_new_tokens) in [0, 1), float64, are all the randomness there is.
+        """One response per prompt. `uniforms` (B, max_new_tokens) in [0, 1), float64, are all the randomness there is.
 
         `with_graph` asks for `Sampled.prefill`. `share` (n,) are the rows to answer, default all.
         """

@@ -55,7 +55,7 @@ class SimplePolicy(BasePolicy):
         with_graph: bool = False,
         share: Tensor | None = None,
     ) -> Sampled:
-        """One response a prompt: tokens by inversion of the distribution function at `uniforms` (B, max_new_tokens)."""
+        """One response per prompt: tokens by inversion of the distribution function at `uniforms` (B, max_new_tokens)."""
         if share is not None:
             prompts, uniforms = [prompts[row] for row in share.tolist()], uniforms[share]
         pad, uniforms = self.eos[0], uniforms.to(self.device)

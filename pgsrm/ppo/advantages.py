@@ -17,7 +17,7 @@ def token_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
 def rewards_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
     """Return (B, T) of each response token: sum_k gamma^k r_{t+k} of `rewards` (B, T); zero outside the mask.
 
-    With gamma = 1 and one reward a response every token's return is that reward: the broadcast of Algorithm 1, line 10.
+    With gamma = 1 and one reward per response every token's return is that reward: the broadcast of Algorithm 1, line 10.
     """
     returns, following = [], rewards[:, 0] * 0
     for t in reversed(range(rewards.shape[1])):

@@ -24,7 +24,7 @@ class Look:
 
     logits: Tensor  # (T, V) of the distributions that predict its tokens
     states: Tensor  # (T + 1, D) last layer from the prompt's last token on
-    logprobs: Tensor  # (T,) of its tokens under the distribution that they are scored under (docs/fidelity.md, D9)
+    logprobs: Tensor  # (T,) of its tokens under the distribution that they are evaluated under (docs/fidelity.md, D9)
     values: Tensor  # (T,) V before each token; all the same where a response has one
 
 
@@ -76,7 +76,7 @@ class PlainLearner:
         return result
 
     def look(self, model: Any, prompt: list[int], response: list[int], width: int | None) -> Look:
-        """Score one response. `width`: with right padding (docs/fidelity.md, D4) the longest prompt's length, else None."""
+        """Log-probabilities and values of one response. `width`: with right padding (docs/fidelity.md, D4) the longest prompt's length, else None."""
         ids, start, extra = [*prompt, *response], len(prompt), {}
         device = self.weight.device
         if width:  # prompt, pads, response; positions count the pads
@@ -139,7 +139,7 @@ class PlainLearner:
         values: Sequence[Sequence[float]],
         kl: Sequence[Sequence[float]],
     ) -> tuple[list[list[float | None]], list[list[float]]]:
-        """Advantages, None for a token that is not in the loss, and what the values should have been; a list a response."""
+        """Advantages, None for a token that is not in the loss, and what the values should have been; one list per response."""
         s = self.settings
         inside = [self.in_loss(response) for response in responses]
         if s.kl_in == "reward":

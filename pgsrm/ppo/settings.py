@@ -17,11 +17,11 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
 
     # Responses a run samples in all (single-step episodes, paper 4.4); updates = episodes / batch_size.
     episodes: Count
-    # Responses an update.
+    # Responses per update.
     batch_size: Count
     # Passes over each batch. More than one needs clip_range.
     epochs: Count = 1
-    # Gradient steps a pass; the batch is split at random.
+    # Gradient steps per pass; the batch is split at random.
     minibatches: Count = 1
     # Rows a forward pass holds at once (memory); null = all of a minibatch. Results are equal up to rounding.
     micro_batch: Count | None = None
@@ -39,13 +39,13 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     entropy_coef: NonNegative
     # Weight of the value loss (it scales the critic's gradient before clipping).
     value_coef: NonNegative = 0.5
-    # Responses a prompt; rows of a group follow one another. batch_size counts responses.
+    # Responses per prompt; rows of a group follow one another. batch_size counts responses.
     group_size: Count = 1
     # What is subtracted from the return (docs/fidelity.md, D2); token_values: GAE with a value before each token.
     baseline: Literal[
         "prompt_value", "response_value", "token_values", "batch_mean", "group_mean", "leave_one_out", "none"
     ]
-    # Discount a token.
+    # Discount per token.
     gamma: Fraction = 1.0
     # GAE's lambda, for token_values.
     gae_lambda: Fraction = 1.0
@@ -59,7 +59,7 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     kl_coef: NonNegative
     # How the coefficient moves: fixed, paper (docs/fidelity.md, D13) or ziegler.
     kl_control: Literal["fixed", "paper", "ziegler"] = "fixed"
-    # KL that an adaptive coefficient aims at, nats a token (paper) or a response (ziegler); null = fixed.
+    # KL that an adaptive coefficient aims at, nats per token (paper) or per response (ziegler); null = fixed.
     kl_target: Positive | None = None
     # Episodes over which `ziegler` adapts.
     kl_horizon: Positive = 10_000.0

@@ -99,8 +99,8 @@ def _fix(learner: Learner, batch: Batch, scored: Sequence[Tokens]) -> _Fixed:
     advantages, targets = advantages_and_targets(
         settings, batch.rewards, joined("values"), joined("kl"), learner.kl_coef, batch.padded.response_mask, mask
     )
-    # k1 of the policy that sampled (after a gradient step the tokens are no longer draws from it): nats a response under
-    # `ziegler`, else nats a token
+    # k1 of the policy that sampled (after a gradient step the tokens are no longer draws from it): nats per response under
+    # `ziegler`, else nats per token
     kl = ((joined("full") - joined("reference")) * mask).sum()
     kl = kl / (len(batch) if settings.kl_control == "ziegler" else mask.sum().clamp(min=1))
     return _Fixed(joined("logprobs"), advantages, targets, kl)

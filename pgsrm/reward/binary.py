@@ -22,5 +22,5 @@ class BinaryReward:
         inputs: Sequence[Mapping[str, str]],
         **_: Any,
     ) -> list[float]:
-        """One reward a response, 0.0 or 1.0."""
+        """One reward per response, 0.0 or 1.0."""
         return [float(self._checker(*row)) for row in zip(responses, references, inputs, strict=True)]

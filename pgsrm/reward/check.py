@@ -109,7 +109,7 @@ def table(check: Check) -> str:
 
 
 def plot(checks: Mapping[str, Check], stem: Path) -> list[Path]:
-    """A panel for each check, under its title, with a box a group (quartiles, whiskers from 5 to 95 %): stem.png, stem.pdf."""
+    """A panel for each check, under its title, with a box per group (quartiles, whiskers from 5 to 95 %): stem.png, stem.pdf."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 0.4 + 2.0 * len(checks)), layout="constrained")

@@ -54,7 +54,7 @@ class SemanticReward:
     def __call__(
         self, *, references: Sequence[str], responses: Sequence[str], **_: Any
     ) -> tuple[list[float], dict[str, float]]:
-        """One reward a response, and two metrics.
+        """One reward per response, and two metrics.
 
         `similarity`: mean over the responses, 0 for one without a vector; `without_vector`: the share of
         those.

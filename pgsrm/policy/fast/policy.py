@@ -210,7 +210,7 @@ class FastPolicy(BasePolicy):
         with_graph: bool = False,
         share: Tensor | None = None,
     ) -> Sampled:
-        """One response a prompt. `uniforms` (B, max_new_tokens) in [0, 1), float64, are all the randomness there is.
+        """One response per prompt. `uniforms` (B, max_new_tokens) in [0, 1), float64, are all the randomness there is.
 
         Prompts are padded on the left whatever `padding` says: a response must follow its prompt. `with_graph` keeps the
         graph of the pass over the prompts, for `score`, unless that makes its own. `share` (n,) are the rows to answer,
