@@ -8,7 +8,9 @@ KLControl = Literal["fixed", "paper", "ziegler"]
 def next_coefficient(
     coefficient: float, kl: float, control: KLControl, target: float | None, batch_size: int, horizon: float
 ) -> float:
-    """The coefficient of the next update, from the mean KL (nats per token, or per response for `ziegler`) of the policy that sampled.
+    """The coefficient of the next update, from the mean KL of the policy that sampled.
+
+    `kl` is in nats per token, for `ziegler` in nats per response.
 
     `paper`: times 1.5 above 1.5 x target, divided by 1.5 below target / 1.5, without bounds (released code,
     docs/fidelity.md D13). `ziegler`: times 1 + clip(kl / target - 1, -0.2, 0.2) n / horizon (Ziegler et al. 2019, 2.2).
