@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
+    from pgsrm.config.compose import Composer
+
 _WHOLE_SWEEPS = ("hydra_plugins.pgsrm_sweeper.", "hydra._internal.core_plugins.basic_sweeper.")
 _OURS = "hydra_plugins.pgsrm_"
 
@@ -34,6 +36,38 @@ def searched_keys(config: "DictConfig") -> set[str]:
     overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
     swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
     return swept | set(map(str, config.hydra.sweeper.get("params") or {}))
+
+
+def launch(
+    composer: "Composer",
+    config: "DictConfig",
+    jobs: Sequence[Sequence[str]],
+    first: bool,
+    sweep: Callable[[Sequence[Plan]], None],
+    batch: Callable[[Sequence[Plan]], str | None],
+    states: Callable[[list[RunFolder]], Callable[[RunFolder], str]],
+) -> "list[JobReturn]":
+    """Plan the runs of one call of Hydra to a launcher, and train them; in a search, what each came to.
+
+    Args:
+        composer: of `config`.
+        config: the sweep's.
+        jobs: one list of overrides for each run.
+        first: whether this is the sweeper's first call.
+        sweep: trains a whole sweep.
+        batch: trains what a search tries next, waits for its end, and returns MLflow's experiment.
+        states: of these folders, as they are after the batch.
+
+    Raises:
+        UserError: an override is wrong; no run has started then.
+        SweepFailed: a run failed or was stopped.
+    """
+    if not is_search(config):
+        sweep(composer.plans(jobs))
+        return []
+    plans = composer.plans(jobs, named=searched_keys(config))
+    report_batch(plans, config, first, batch(plans))
+    return results(plans, jobs, states([plan.folder for plan in plans]))
 
 
 def check_search(plans: Sequence[Plan]) -> None:

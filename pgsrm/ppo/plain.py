@@ -78,7 +78,8 @@ class PlainLearner:
     def look(self, model: Any, prompt: list[int], response: list[int], width: int | None) -> Look:
         """Log-probabilities and values of one response.
 
-        `width`: with right padding (docs/fidelity.md, D4) the longest prompt's length, else None."""
+        `width`: with right padding (docs/fidelity.md, D4) the longest prompt's length, else None.
+        """
         ids, start, extra = [*prompt, *response], len(prompt), {}
         device = self.weight.device
         if width:  # prompt, pads, response; positions count the pads

@@ -5,6 +5,8 @@ a failure, even a hard one, stays its own. Finished runs are skipped, interrupte
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from hydra.core.config_store import ConfigStore  # noqa: F401  (marks this as a Hydra plugin module)
 from hydra.core.utils import JobReturn
@@ -44,11 +46,17 @@ class LocalLauncher(Launcher):
         from pgsrm.launch.local import run_batch, run_sweep
         from pgsrm.record import RunFolder
 
-        composer = Composer(self.hydra_context.config_loader, self.config)
-        if not search.is_search(self.config):
-            run_sweep(composer.plans(job_overrides), self.slots, self.runs_per_gpu, self.retry_failed)
-            return []
-        plans = composer.plans(job_overrides, named=search.searched_keys(self.config))
-        experiment = run_batch(plans, self.slots, self.runs_per_gpu, self.retry_failed)
-        search.report_batch(plans, self.config, initial_job_idx == 0, experiment)
-        return search.results(plans, job_overrides, RunFolder.state)
+        how: dict[str, Any] = {
+            "slots": self.slots,
+            "runs_per_gpu": self.runs_per_gpu,
+            "retry_failed": self.retry_failed,
+        }
+        return search.launch(
+            Composer(self.hydra_context.config_loader, self.config),
+            self.config,
+            job_overrides,
+            initial_job_idx == 0,
+            partial(run_sweep, **how),
+            partial(run_batch, **how),
+            lambda folders: RunFolder.state,
+        )

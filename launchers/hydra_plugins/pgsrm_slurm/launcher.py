@@ -4,6 +4,8 @@ Every config is composed, checked and frozen before the first job is submitted; 
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from hydra.core.config_store import ConfigStore  # noqa: F401  (marks this as a Hydra plugin module)
 from hydra.core.utils import JobReturn
@@ -42,11 +44,13 @@ class SlurmLauncher(Launcher):
         from pgsrm.launch.slurm.launch import run_batch, run_sweep
         from pgsrm.launch.slurm.queue import Queue
 
-        composer = Composer(self.hydra_context.config_loader, self.config)
-        if not search.is_search(self.config):
-            run_sweep(composer.plans(job_overrides), self.slots, self.wait, self.retry_failed)
-            return []
-        plans = composer.plans(job_overrides, named=search.searched_keys(self.config))
-        experiment = run_batch(plans, self.slots, self.wait, self.retry_failed)
-        search.report_batch(plans, self.config, initial_job_idx == 0, experiment)
-        return search.results(plans, job_overrides, Queue.ask([plan.folder for plan in plans]).state)
+        how: dict[str, Any] = {"slots": self.slots, "wait": self.wait, "retry_failed": self.retry_failed}
+        return search.launch(
+            Composer(self.hydra_context.config_loader, self.config),
+            self.config,
+            job_overrides,
+            initial_job_idx == 0,
+            partial(run_sweep, **how),
+            partial(run_batch, **how),
+            lambda folders: Queue.ask(folders).state,
+        )
