@@ -170,10 +170,10 @@ def test_variants_are_named_by_choices_and_by_values_where_the_choices_agree(tmp
     write_run(tmp_path, reward="binary", config={"ppo": {"lr": 1e-5}, "reward": {"checker": "equality"}})
     variants, _ = load_variants([tmp_path], COLUMNS)
     assert [v.title for v in variants] == [
-        "PGSRM, ppo=paper, ppo.lr=3e-05",
-        "PGSRM, ppo=sound, ppo.lr=1e-05",
-        "PGSRM, ppo=sound, ppo.lr=2e-05",
-        "Binary, ppo=sound, ppo.lr=1e-05",
+        "PGSRM, ppo=paper, ppo.lr=3e-5",
+        "PGSRM, ppo=sound, ppo.lr=1e-5",
+        "PGSRM, ppo=sound, ppo.lr=2e-5",
+        "Binary, ppo=sound, ppo.lr=1e-5",
     ]
 
 
@@ -613,7 +613,7 @@ def test_runs_of_one_identity_that_differ_are_told_apart_and_said(tmp_path: Path
     for seed, lr in enumerate((1e-5, 1e-5, 3e-5)):
         write_run(tmp_path, seed=seed, variant="1" * 64, config={"ppo": {"lr": lr}})
     variants, notes = load_variants([tmp_path], COLUMNS)
-    assert [(v.settings, len(v.runs)) for v in variants] == [("ppo.lr=1e-05", 2), ("ppo.lr=3e-05", 1)]
+    assert [(v.settings, len(v.runs)) for v in variants] == [("ppo.lr=1e-5", 2), ("ppo.lr=3e-5", 1)]
     assert notes == ["color, pgsrm: 3 runs carry one identity but differ in ppo.lr; told apart"]
 
 

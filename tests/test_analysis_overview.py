@@ -38,6 +38,14 @@ def test_the_command_for_more_seeds_is_the_one_that_was_typed(tmp_path: Path) ->
     ]
 
 
+def test_the_glossary_names_every_exponent_at_hand(tmp_path: Path) -> None:
+    """Wrong version: that of the first run, for all of a sweep over it."""
+    one = real_runs(tmp_path / "one", ("reward=pgsrm",))
+    assert "raised to the power α = 4. " in dict(overview(one).glossary)["reward=pgsrm"]
+    several = real_runs(tmp_path / "several", *(("reward=pgsrm", f"reward.alpha={alpha}") for alpha in (1, 8)))
+    assert "raised to the powers α = 1, 8. " in dict(overview(several).glossary)["reward=pgsrm"]
+
+
 def test_runs_that_are_no_product_have_a_command_each(tmp_path: Path) -> None:
     variants = real_runs(
         tmp_path,

@@ -154,7 +154,7 @@ def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", config={"ppo": {"lr": 3e-5, "same": 1}})
     write_run(tmp_path / "runs", reward="binary", config={"ppo": {"lr": 1e-5, "same": 1}, "reward": {"checker": "x"}})
     words = make_report(tmp_path).words
-    assert "color ppo.lr 1e-05 ppo.lr=1e-05" in words and "color ppo.lr 3e-05 ppo.lr=3e-05" in words
+    assert "color ppo.lr 1e-5 ppo.lr=1e-5" in words and "color ppo.lr 3e-5 ppo.lr=3e-5" in words
     assert "ppo.same" not in words and "reward.checker" not in words  # which one reward has and the other has not
 
 

@@ -29,7 +29,7 @@ def said(*runs: tuple[str, ...]) -> list[str]:
 
 def test_a_varied_value_is_its_key_and_value() -> None:
     assert said(("reward.alpha=1",), ("reward.alpha=8",)) == ["reward.alpha=1", "reward.alpha=8"]
-    assert said(("ppo.actor_lr=3e-5",), ("ppo.actor_lr=0.001",)) == ["ppo.actor_lr=3e-05", "ppo.actor_lr=0.001"]
+    assert said(("ppo.actor_lr=3e-5",), ("ppo.actor_lr=0.001",)) == ["ppo.actor_lr=3e-5", "ppo.actor_lr=0.001"]
     assert said(("task.data=/a/words.csv",), ("task.data=/b/other.csv",)) == [
         "task.data=words.csv",
         "task.data=other.csv",

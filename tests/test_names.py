@@ -31,6 +31,8 @@ def test_a_sweep_is_named_by_what_differs() -> None:
     assert words_of(runs) == [["data=my_words.csv"], ["data=b.csv"]]
     runs = [parsed("embedder=static"), parsed("embedder=sentence_transformer", "ppo.actor_lr=2e-5")]
     assert words_of(runs) == [["embedder=static"], ["embedder=sentence_transformer", "actor_lr=2e-5"]]
+    runs = [parsed(f"ppo.actor_lr={rate}") for rate in ("1e-05", "3e-05", "2e-05")]  # as Hydra splits 1e-5,3e-5,2e-5
+    assert words_of(runs) == [["actor_lr=1e-5"], ["actor_lr=3e-5"], ["actor_lr=2e-5"]]
     runs = [parsed(f"seed={seed}", "threads=2", "checkpoint.minutes=1", f"reward={reward}")
             for seed in (0, 1) for reward in ("pgsrm", "binary")]  # fmt: skip
     assert words_of(runs) == [[], [], [], []]

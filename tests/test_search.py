@@ -84,7 +84,7 @@ def test_a_search_ends_with_its_best_values_and_the_same_command_repeats_nothing
     lines = first.out.splitlines()
     assert lines[:3] == [
         f"search: maximize {METRIC} in 6 trials, 2 at a time, of",
-        "  ppo.actor_lr: 1e-05 to 0.01, all between, by the logarithm",
+        "  ppo.actor_lr: 1e-5 to 0.01, all between, by the logarithm",
         "  task: color, antonym",
     ]
     table = [line.split() for line in lines if line.split()[:1] and line.split()[0].isdigit()]
@@ -217,14 +217,14 @@ def test_a_space_is_what_hydras_grammar_says() -> None:
     assert space.lines() == [
         "  ppo.epochs: 1 to 4, whole numbers",
         "  ppo.gamma: 0.0 to 1.0, all between",
-        "  ppo.actor_lr: 1e-05 to 0.01, all between, by the logarithm",
+        "  ppo.actor_lr: 1e-5 to 0.01, all between, by the logarithm",
         "  ppo.minibatches: 2 to 8, whole numbers in steps of 2",
         "  task.data: 'a b.csv', 'c=d.csv'",
         "  ppo.kl_coef: 0.001, 0.01",
     ]
     first, second = space.corners()
     assert first[0] == second[0] == "seed=3" and first[5:] == ["task.data='a b.csv'", "ppo.kl_coef=0.001"]
-    assert [word.partition("=")[2] for word in first[1:5]] == ["1", "0.0", "1e-05", "2"]
+    assert [word.partition("=")[2] for word in first[1:5]] == ["1", "0.0", "1e-5", "2"]
     assert [word.partition("=")[2] for word in second[1:5]] == ["4", "1.0", "0.01", "8"]
     assert Space.read(["seed=1,2", "seed=4", "ppo.epochs=1,2"]).fixed == ["seed=4"]  # the later word counts
 

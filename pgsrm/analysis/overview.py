@@ -47,7 +47,7 @@ def overview(variants: Sequence[Variant]) -> Overview:
     episodes = " to ".join(f"{length:,}" for length in (lengths if len(lengths) < 3 else (lengths[0], lengths[-1])))
     return Overview(
         title=f"{_listed(rewards)} on {_listed([task_title(task).lower() for task in tasks])}",
-        setting=f"{setting}{', ' if setting else ''}{episodes} episodes (sampled responses) a run",
+        setting=f"{setting}{', ' if setting else ''}{episodes} episodes (sampled responses) per run",
         sentences=[_sentence(task, [v for v in variants if v.task == task]) for task in tasks],
         table=_table(variants),
         glossary=_glossary(variants),
@@ -136,15 +136,16 @@ def _difference(variants: Sequence[Variant], column: str) -> str:
 def _glossary(variants: Sequence[Variant]) -> list[tuple[str, str]]:
     """PGSRM, each reward and each task, as the configs of the runs have them."""
     entries = [("PGSRM", PGSRM)] if any(variant.reward == "pgsrm" for variant in variants) else []
-    examples = {variant.reward: variant.runs[0] for variant in reversed(variants)}
-    for variant in {variant.reward: variant for variant in variants}.values():
-        entries.append((f"reward={variant.reward}", _reward_text(examples[variant.reward])))
+    for reward in dict.fromkeys(variant.reward for variant in variants):
+        entries.append((f"reward={reward}", _reward_text([v.runs[0] for v in variants if v.reward == reward])))
     for task in dict.fromkeys(variant.task for variant in variants):
         entries.append((f"task={task}", _task_text(task, [v for v in variants if v.task == task])))
     return [(name, text) for name, text in entries if text]
 
 
-def _reward_text(run: Run) -> str:
+def _reward_text(runs: Sequence[Run]) -> str:
+    """What a reward pays for, from one run of each variant that has it."""
+    run = runs[0]
     config = run.config.get("reward")
     node: Mapping[str, Any] = config if isinstance(config, dict) else {}
     kind = str(node.get("_target_", "")).rpartition(".")[2]
@@ -152,9 +153,11 @@ def _reward_text(run: Run) -> str:
         embedder = node.get("embedder")
         target = embedder.get("_target_", "") if isinstance(embedder, dict) else ""
         vectors = f" ({target.rpartition('.')[2]})" if target else ""
+        alphas = {other.settings.get("reward.alpha", "4"): None for other in runs}
+        power = f" α = {next(iter(alphas))}" if len(alphas) == 1 else f"s α = {', '.join(alphas)}"
         return (
             f"How near a response is to the reference: the {node.get('similarity', 'cosine')} similarity of their "
-            f"embeddings{vectors}, brought to 0…1 and raised to the power α = {run.settings.get('reward.alpha', '4')}. "
+            f"embeddings{vectors}, brought to 0…1 and raised to the power{power}. "
             "1 is the same meaning; what is near earns a part."
         )
     if run.reward == "binary" or kind == "BinaryReward":

@@ -8,6 +8,7 @@ from typing import Any
 from pgsrm.record import RunFolder
 from pgsrm.record.model_name import path_name
 from pgsrm.record.params import is_secret
+from pgsrm.util.numbers import number_text
 
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in every name
 NAMED_IF_CHOSEN = ("fidelity", "ablation")
@@ -86,7 +87,9 @@ def _is_named(key: str) -> bool:
 def _value(override: Any) -> str:
     """The user's own words, as the name of a file can have them; a path by its last part."""
     text = _text(override).rstrip("/")
-    return _safe(text if text.startswith(("[", "{", "$")) else text.rpartition("/")[2])[:_LONGEST_VALUE]
+    text = text if text.startswith(("[", "{", "$")) else text.rpartition("/")[2]
+    # Hydra writes the values of a sweep as Python does.
+    return _safe(number_text(text) if isinstance(override.value(), float) else text)[:_LONGEST_VALUE]
 
 
 def _text(override: Any) -> str:

@@ -19,6 +19,7 @@ from pgsrm.launch.sweep import SweepFailed, outputs_of, prepare_tracking, print_
 from pgsrm.record.mlflow_store import sqlite_uri
 from pgsrm.record.summary import aligned
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import number_text
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -212,7 +213,7 @@ def _in_words(distribution: "BaseDistribution") -> str:
 
 def _text(value: Any) -> str:
     """A float stays one, with a point or an exponent: a key that takes whole numbers alone refuses it at the first look."""
-    return str(float(f"{value:.{_DIGITS}g}")) if isinstance(value, float) else str(value)
+    return number_text(float(f"{value:.{_DIGITS}g}")) if isinstance(value, float) else str(value)
 
 
 def _name(space: Space, corners: Sequence[Plan], direction: str) -> str:

@@ -15,6 +15,7 @@ from pgsrm.record.config_file import read_config
 from pgsrm.record.model_name import shown_choices
 from pgsrm.record.params import is_secret
 from pgsrm.record.run_folder import RunFolder
+from pgsrm.util.numbers import number_text
 from pgsrm.util.secrets import MASK, without_user
 
 # Where and how a run is trained and recorded: it decides no result.
@@ -126,6 +127,8 @@ def value_text(key: str, value: Any) -> str:
         return without_user(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
+    if isinstance(value, float):
+        return number_text(value)
     return json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pgsrm.record.model_name import shown_choices
+from pgsrm.util.numbers import number_text
 from pgsrm.util.secrets import MASK, without_user
 
 _CHOICES = ("task", "reward", "model", "ppo")
@@ -78,4 +79,6 @@ def is_secret(key: str, value: Any) -> bool:
 def _shown(key: str, value: Any) -> str:
     if is_secret(key, value):
         return MASK
+    if isinstance(value, float):
+        return number_text(value)
     return str(value) if value is None or isinstance(value, bool) else without_user(str(value))

@@ -1,5 +1,6 @@
-"""Types of numbers in the typed settings, which msgspec checks when a config is read."""
+"""Types of numbers in the typed settings, which msgspec checks when a config is read; how a number is shown."""
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
@@ -8,3 +9,8 @@ Positive = Annotated[float, Meta(gt=0, lt=float("1e30"))]  # no infinities
 NonNegative = Annotated[float, Meta(ge=0, lt=float("1e30"))]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
+
+
+def number_text(value: float | str) -> str:
+    """A number, or its text, as people write it: 1e-5 where Python writes 1e-05."""
+    return re.sub(r"(?<=\de)([+-])0+(?=\d)", r"\1", str(value))
