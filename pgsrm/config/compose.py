@@ -12,7 +12,7 @@ from pgsrm.config.command_line import plain_run, refuse_sweep, search_path
 from pgsrm.config.messages import one_line
 from pgsrm.config.naming import model_of, words_of
 from pgsrm.config.own_reward import own_reward
-from pgsrm.config.plan import LAUNCH, Plan, Shared, plan
+from pgsrm.config.plan import CRITIC_PATHS, LAUNCH, Plan, Shared, plan
 from pgsrm.config.schema import read_settings
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder, local_path
@@ -230,6 +230,8 @@ PATHS = (
     "embedder.cache",
     "reward.embedder.path",
     "reward.embedder.cache",
+    *(f"{node}.{key}" for node in ("critic", "reward.critic") for key in CRITIC_PATHS),
+    *(f"{node}.extrinsic.model" for node in ("task", "reward")),
     "evaluation.text",
     "evaluation.embedder.path",
     "evaluation.embedder.cache",

@@ -44,7 +44,7 @@ _ELSEWHERE = {
     "dry_run": "dryrun plan",
 }
 _MEANT = {word: key for key, words in _ELSEWHERE.items() for word in words.split()}
-FREE_SECTIONS = ("reward", "embedder", "parent")  # whose keys depend on the choice
+FREE_SECTIONS = ("reward", "embedder", "parent", "critic")  # whose keys depend on the choice
 _ORDER = ("ppo", "task", "reward", "model", "evaluation")  # of a name that several sections have
 
 

@@ -35,6 +35,7 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
 
+CRITIC_PATHS = ("path", "instruction", "data", "store")  # where a critic's config may name a file or folder
 HOTTEST = 1.5  # temperature of the equilibrium that needs no warning
 LAUNCH = ("cluster", "resources", "dry_run", "objective")  # what a launch reads and a run does not
 
@@ -191,7 +192,7 @@ def plan(
 def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     """A checked config as plain data: interpolations resolved, the parent's answers found, paths made absolute.
 
-    What `embedder=auto` chooses is put into `choices` too.
+    What `embedder=auto` chooses is put into `choices` too. A critic that the reward does not ask is left out of both.
 
     Raises:
         UserError: where the parent has not answered yet.
@@ -201,7 +202,18 @@ def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     resolved = {str(key): value for key, value in plain.items()}
     resolved["parent"]["references"] = find_references(resolved, choices)
     _choose_embedder(resolved, choices)
+    if not _holds(resolved["reward"], resolved.get("critic")):
+        resolved.pop("critic", None)
+        choices.pop("critic", None)
     return _absolute_paths(resolved)
+
+
+def _holds(node: Any, part: Any) -> bool:
+    """Whether a config node is `part`, or has it somewhere below it."""
+    if part is not None and node == part:
+        return True
+    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return any(_holds(inner, part) for inner in below)
 
 
 def _choose_embedder(config: dict[str, Any], choices: dict[str, str]) -> None:
@@ -295,6 +307,9 @@ def _path_places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     places = [(config["task"], "data"), (config["parent"], "references"), (config["model"], "path")]
     embedders = (config["embedder"], config["reward"].get("embedder"), config["evaluation"].get("embedder"))
     places += [(node, "path") for node in embedders if isinstance(node, dict)]
+    for holder in (config, config["reward"]):
+        asked = [(holder.get("critic"), key) for key in CRITIC_PATHS] + [(holder.get("extrinsic"), "model")]
+        places += [(node, key) for node, key in asked if isinstance(node, dict)]
     return [*places, (config["evaluation"], "text")]
 
 

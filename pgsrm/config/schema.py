@@ -86,7 +86,7 @@ class PathSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A whole run. `embedder` and `reward` are configured objects (`_target_`)."""
+    """A whole run. `embedder`, `reward` and `critic` are configured objects (`_target_`)."""
 
     task: TaskSettings
     parent: ParentSettings
@@ -94,6 +94,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     embedder: dict[str, Any]
     # What turns responses into rewards.
     reward: dict[str, Any]
+    # Who marks spans in responses, for a reward that asks for them; null in a run whose reward asks nobody.
+    critic: dict[str, Any] | None = None
     model: ModelSettings
     ppo: PPOSettings
     tracking: TrackingSettings | None
@@ -140,9 +142,9 @@ def read_settings(config: DictConfig) -> Settings:
             "set ppo.kl_reference=initial or model.lora=null"
         )
     _check_processes(settings)
-    for key in ("embedder", "reward", "task.checker", "evaluation.embedder"):
+    for key in ("embedder", "reward", "task.checker", "critic", "evaluation.embedder"):
         node = OmegaConf.select(config, key)
-        if key != "evaluation.embedder" or node is not None:
+        if key not in ("critic", "evaluation.embedder") or node is not None:
             _check_target(node, key)
     return settings
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from pgsrm.reward.binary import BinaryReward
+from pgsrm.reward.critic import CriticReward
 from pgsrm.reward.output import normalise
 from pgsrm.reward.semantic import SemanticReward
 from pgsrm.rollout import Annotation, Scored, Span, at_last_token
@@ -16,6 +17,7 @@ from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 __all__ = [
     "Annotation",
     "BinaryReward",
+    "CriticReward",
     "Reward",
     "Scored",
     "SemanticReward",
@@ -28,13 +30,15 @@ __all__ = [
 class Reward(Protocol):
     """A reward is called once for each batch of n responses, with keyword arguments alone.
 
-    Two attributes are used where a reward has them; `pgsrm.util.objects` says what holds without them.
+    Three attributes are used where a reward has them; `pgsrm.util.objects` says what holds without them.
 
     - `check(references)` is called before a run starts, with all references of the run. It raises UserError for what
       would keep the reward from working.
     - `digest`, a string, is a hash of what decides the rewards besides the reward's config and source: the files that
       it reads, the model that it asks. It is part of what identifies a run. A reward without `digest` is identified by the
       digests of its parts, for example its embedder's.
+
+    - `attach(policy, codec)` is called once before the first update of a run, for a reward that asks the policy itself.
 
     The source of your own reward is always part of what identifies a run (`pgsrm.util.source`).
     """
@@ -65,7 +69,7 @@ class Reward(Protocol):
             NumPy arrays and tensors are taken like lists.
 
             rewards: n numbers, one per response; or n lists with one number per token, as long as `token_ids`.
-            metrics: a mapping of numbers, logged as `reward/<name>`.
+            metrics: a mapping of numbers, logged as `reward/<name>`; one whose name has a `/` under its own name.
             annotations: n mappings, each with `spans`, a list of (start, end, label, value) of characters of the
             response, or `components`, the named numbers that the response's total is made of, or both.
         """

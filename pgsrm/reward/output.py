@@ -10,6 +10,9 @@ from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 from pgsrm.util.errors import UserError
 
 RESERVED = frozenset(("mean", "std", "no_signal", "exact_match", "token_mean", "token_std", "token_share", "spans"))
+# Prefixes of metrics that every run has.
+OWNED = ("reward/", "response/", "policy/", "loss/", "value/", "advantage/", "grad/", "eval/")
+TIMES = ("time/update", "time/reward", "time/evaluation")
 
 
 def normalise(
@@ -67,6 +70,9 @@ def _metrics(metrics: Mapping[Any, Any], name: str) -> dict[str, float]:
         raise UserError(
             f"reward={name}: reward/{taken[0]} is a metric that every run has; call its {taken[0]} otherwise"
         )
+    owned = sorted(str(key) for key in metrics if str(key).startswith(OWNED) or key in TIMES)
+    if owned:
+        raise UserError(f"reward={name}: {owned[0]} is a metric of the run's own; begin its name otherwise")
     return {str(key): _number(value, f"reward={name}: the metric {key}") for key, value in metrics.items()}
 
 

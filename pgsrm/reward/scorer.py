@@ -1,8 +1,10 @@
 """What responses are worth, and what there is to say of them: in training, and in an evaluation."""
 
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 
@@ -28,6 +30,7 @@ class Scorer:
         return self.processes.from_first(lambda: self._score(rollout))
 
     def _score(self, rollout: Rollout) -> Scored:
+        started = time.perf_counter()
         output = self.reward(
             prompts=[example.prompt for example in rollout.examples],
             references=[example.taught for example in rollout.examples],
@@ -37,8 +40,9 @@ class Scorer:
             offsets=rollout.offsets,
         )
         scored = normalise(output, rollout.response_ids, type(self.reward).__name__, rollout.texts)
-        own = {f"reward/{name}": value for name, value in scored.metrics.items()}
-        return replace(scored, metrics={**_of_rewards(scored), **own, **self._of_responses(rollout)})
+        seconds = {"time/reward": time.perf_counter() - started}
+        own = {name if "/" in name else f"reward/{name}": value for name, value in scored.metrics.items()}
+        return replace(scored, metrics={**_of_rewards(scored), **own, **self._of_responses(rollout), **seconds})
 
     def _of_responses(self, rollout: Rollout) -> dict[str, float]:
         counts = Counter(rollout.texts)
@@ -63,7 +67,7 @@ def _of_rewards(scored: Scored) -> dict[str, float]:
     metrics = {
         "reward/mean": totals.mean().item(),
         "reward/std": totals.std(unbiased=False).item(),
-        "reward/no_signal": float(bool((totals == totals[0]).all())),
+        "reward/no_signal": float(_no_signal(scored)),
     }
     if scored.per_token:
         tokens = torch.tensor([reward for rewards in scored.token_rewards for reward in rewards], dtype=torch.float64)
@@ -71,6 +75,14 @@ def _of_rewards(scored: Scored) -> dict[str, float]:
         metrics["reward/token_std"] = tokens.std(unbiased=False).item()
         metrics["reward/token_share"] = (tokens != 0).double().mean().item()
     return metrics | _of_annotations(scored.annotations)
+
+
+def _no_signal(scored: Scored) -> bool:
+    """Whether nothing in the batch earned more than anything else: every token has the same reward still to come."""
+    to_come = scored.totals
+    if scored.per_token:
+        to_come = [reward for rewards in scored.token_rewards for reward in accumulate(reversed(rewards))]
+    return len(torch.tensor(to_come).unique()) == 1  # float32, as the update has them
 
 
 def _of_annotations(annotations: Sequence[Annotation]) -> dict[str, float]:

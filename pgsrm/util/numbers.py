@@ -8,6 +8,7 @@ from msgspec import Meta
 Positive = Annotated[float, Meta(gt=0, lt=float("1e30"))]  # no infinities
 NonNegative = Annotated[float, Meta(ge=0, lt=float("1e30"))]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Finite = Annotated[float, Meta(gt=float("-1e30"), lt=float("1e30"))]
 Count = Annotated[int, Meta(ge=1)]
 
 
