@@ -64,6 +64,7 @@ prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.t
 def exact_match() -> float:
     """Share of the prompts whose most probable answer is right."""
     texts, _ = codec.decode(policy.greedy(list(prompt_ids.values()), task.max_new_tokens))
+    assert task.checker is not None
     right = [task.checker(text, e.reference, e.inputs) for text, e in zip(texts, task.train, strict=True)]
     return sum(right) / len(right)
 

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from pgsrm.config.compose import plan_words
 from pgsrm.config.plan import build_evaluation, build_objects, check_unchanged, load_settings
 from pgsrm.config.schema import Settings
+from pgsrm.evaluation import Evaluated
 from pgsrm.evaluation.equilibrium import predict_entropy
 from pgsrm.evaluation.evaluation import Evaluation
 from pgsrm.models.load import load_codec, load_model, resolve_device
@@ -34,7 +35,7 @@ from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.update import Learner, step
 from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.files import writing
-from pgsrm.reward import Reward, SemanticReward
+from pgsrm.reward import Reward
 from pgsrm.reward.scorer import Scorer
 from pgsrm.rollout import Rollout, Scored
 from pgsrm.task import Example, Task
@@ -53,10 +54,10 @@ class Trainer:
         reward: Reward,
         policy: Policy,
         codec: Codec,
-        evaluated_with: tuple[str | None, SemanticReward | None] = (None, None),
+        evaluated_with: Evaluated = Evaluated(),  # noqa: B008  (frozen)
         processes: Processes = ALONE,
     ) -> None:
-        """evaluated_with: a plain text, and a reward that is not trained on."""
+        """evaluated_with: what the policy is measured by besides its reward."""
         self.folder, self.settings, self.task = folder, settings, task
         self.policy, self.codec, self.processes = policy, codec, processes
         self.score = Scorer(reward, task.checker, codec.eos, processes)
@@ -73,7 +74,7 @@ class Trainer:
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
         check_lengths(policy.positions, list(self.prompt_ids.values()), task.max_new_tokens)
         self.evaluate = Evaluation(
-            task, policy, codec, self.prompt_ids, self.score, self.sampling, settings.seed, *evaluated_with
+            task, policy, codec, self.prompt_ids, self.score, self.sampling, settings.seed, evaluated_with
         )
         self.update, self.updates = 0, settings.ppo.updates
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
@@ -158,6 +159,11 @@ class Trainer:
         prompt_ids = [self.prompt_ids[example.prompt] for example in examples]
         sampled = self.policy.sample(prompt_ids, uniforms, self.sampling, with_graph, share)
         ids = self.processes.join_lists(sampled.responses)
+        if self.task.min_new_tokens is not None:
+            limits = torch.randint(
+                self.task.min_new_tokens, self.task.max_new_tokens + 1, (len(ids),), generator=self.sampling_rng
+            )
+            ids = [row[:limit] for row, limit in zip(ids, limits.tolist(), strict=True)]
         texts, offsets = self.codec.decode(ids)
         return Rollout(examples, prompt_ids, ids, texts, offsets, sampled.prefill)
 
@@ -224,7 +230,7 @@ class Trainer:
                 "reference": examples[row].taught,
                 "response": texts[row],
                 "reward": scored.totals[row],
-                "exact_match": correct[row],
+                **({"exact_match": correct[row]} if correct else {}),
                 **_details(rollout, scored, row),
             }
             for row in rows

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from pgsrm.config.schema import EvaluationSettings, Settings
+from pgsrm.config.schema import EvaluationSettings, Settings, TaskSettings
+from pgsrm.evaluation import Evaluated
 from pgsrm.models.settings import identify_model
 from pgsrm.reward import SemanticReward
 from pgsrm.task import Task
@@ -29,7 +30,7 @@ class Identity:
 
 
 def identify(
-    settings: Settings, config: dict[str, Any], task: Task, reward: Any, evaluated_with: tuple[str | None, Any]
+    settings: Settings, config: dict[str, Any], task: Task, reward: Any, evaluated_with: Evaluated
 ) -> Identity:
     """The identity of the run of a resolved `config`, whose objects `task`, `reward` and `evaluated_with` are.
 
@@ -45,7 +46,7 @@ def identify(
         model.pop("policy", None)
     deciding = {
         "prompts or references": task.digest,
-        "response length": settings.task.max_new_tokens,
+        "response length": _lengths(settings.task),
         "checker": [settings.task.checker, digest_of(task.checker)],
         "checker's code": source_digests(settings.task.checker),
         "reward": _without_options(config["reward"])
@@ -58,21 +59,28 @@ def identify(
             key: value for key, value in model.items() if key not in ("path", "revision", "device", "shard")
         },
         "ppo settings": _chosen(settings.ppo),
-        "evaluation": _evaluation(settings.evaluation, *evaluated_with),
+        "evaluation": _evaluation(settings.evaluation, evaluated_with),
         "evaluation's code": source_digests(settings.evaluation.embedder),
+        **({"measures' code": source_digests(measures)} if (measures := settings.evaluation.measures) else {}),
     }
     seed = {"seed": settings.seed}
     parts = {name: _hash(value)[:16] for name, value in {**deciding, **seed}.items()}
     return Identity(_hash({**deciding, **seed}), _hash(deciding), parts)
 
 
-def _evaluation(settings: EvaluationSettings, text: str | None, other: Any) -> dict[str, Any]:
-    """What an evaluation's numbers depend on: the text and the embedder by content."""
-    chosen = _chosen(settings)
-    if "text" in chosen and text is not None:
-        chosen["text"] = hashlib.sha256(text.encode()).hexdigest()
+def _lengths(task: TaskSettings) -> int | list[int]:
+    return task.max_new_tokens if task.min_new_tokens is None else [task.min_new_tokens, task.max_new_tokens]
+
+
+def _evaluation(settings: EvaluationSettings, evaluated_with: Evaluated) -> dict[str, Any]:
+    """What an evaluation's numbers depend on: the text, the embedder and the measures by content."""
+    chosen, other = _chosen(settings), evaluated_with.other
+    if "text" in chosen and evaluated_with.text is not None:
+        chosen["text"] = hashlib.sha256(evaluated_with.text.encode()).hexdigest()
     if other is not None and other.digest is not None:
         chosen = {**_without_options(chosen), "embedder_content": other.digest}
+    if evaluated_with.measures:
+        chosen["measures_content"] = {name: digest_of(measure) for name, measure in evaluated_with.measures.items()}
     return chosen
 
 

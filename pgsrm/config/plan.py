@@ -19,7 +19,7 @@ from pgsrm.config.identity import identify
 from pgsrm.config.naming import NAMED, NAMED_IF_CHOSEN, Folders, label, run_name
 from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
 from pgsrm.embedder import auto
-from pgsrm.evaluation import other_reward, read_text
+from pgsrm.evaluation import Evaluated, build_object, other_reward, read_text
 from pgsrm.models.download import PUBLISHED
 from pgsrm.models.settings import check_model
 from pgsrm.parent import find_references, parent_command
@@ -110,10 +110,10 @@ class Shared:
         key = _key(config["reward"], config["evaluation"], config["task"]["checker"], task.digest)
         if key in self._checked:
             return
-        _, other = build_evaluation(settings.evaluation)
+        evaluated_with = build_evaluation(settings.evaluation)
         examples = task.train + task.holdout
         check_object(task.checker, examples)
-        for scoring in (reward, other):
+        for scoring in (reward, evaluated_with.other, *evaluated_with.measures.values()):
             check_object(scoring, [example.reference for example in examples])
         self._checked.add(key)
 
@@ -238,23 +238,16 @@ def build_task(config: dict[str, Any]) -> Task:
 
 def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
     """The task (prompts, references, checker) and the reward of a resolved config; quick, models load at first use."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    task = build_task(config)
-    try:
-        reward = instantiate(config["reward"])
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"reward: {config['reward']['_target_']} can't be made ({reason})") from error
-    return task, reward
+    return build_task(config), build_object(config["reward"], "reward")
 
 
-def build_evaluation(settings: EvaluationSettings) -> tuple[str | None, Any]:
-    """The plain text and the second reward that a run is evaluated with, each None where there is none."""
-    return None if settings.text is None else read_text(settings.text), other_reward(settings.embedder)
+def build_evaluation(settings: EvaluationSettings) -> Evaluated:
+    """What a run is evaluated with besides its reward."""
+    text = None if settings.text is None else read_text(settings.text)
+    measures = {
+        name: build_object(node, f"evaluation.measures.{name}") for name, node in (settings.measures or {}).items()
+    }
+    return Evaluated(text, other_reward(settings.embedder), measures, settings.continuations)
 
 
 def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:

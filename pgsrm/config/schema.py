@@ -29,10 +29,18 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     data: str
     # The policy's prompt, with the data's columns in braces.
     template: Annotated[str, Meta(min_length=1)]
-    # What counts as right: binary reward and exact match.
-    checker: dict[str, Any]
+    # What counts as right: binary reward and exact match; null = nothing is right or wrong, and there are no references.
+    checker: dict[str, Any] | None
     # Longest response, in tokens.
     max_new_tokens: Count
+    # The length limit of each response is drawn, from this to the longest; null = it is the longest.
+    min_new_tokens: Count | None = None
+    # The task's own reward, one number per response, for rewards that build on it (reward=sparse, critic).
+    extrinsic: dict[str, Any] | None = None
+    # Rewards that are never trained on, by name: what sampled answers to held-out prompts are measured by.
+    measures: dict[str, dict[str, Any]] | None = None
+    # The metric that a search over this task makes as large as it can.
+    objective: str | None = None
     # What the parent is told to do.
     instruction: str | None = None
     # What the parent is asked, with the data's columns in braces.
@@ -45,6 +53,13 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     # The paper's values for this task, which ppo=paper and experiment=paper read.
     paper: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Raise UserError where fields contradict each other."""
+        if self.min_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise UserError(
+                f"task.min_new_tokens={self.min_new_tokens}: more than task.max_new_tokens={self.max_new_tokens}; lower it"
+            )
 
 
 class TrackingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -67,6 +82,10 @@ class EvaluationSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     text: Annotated[str, Meta(min_length=1)] | None = AUSTEN
     # An embedder that the run is not trained on, for a second reward of the greedy answers; null = none.
     embedder: dict[str, Any] | None = None
+    # Rewards that the run is not trained on, by name, of sampled answers; null = none, and no answers for them.
+    measures: dict[str, dict[str, Any]] | None = None
+    # Sampled answers per prompt, where there are measures.
+    continuations: Count = 4
 
 
 class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -134,6 +153,7 @@ def read_settings(config: DictConfig) -> Settings:
         settings = msgspec.convert(plain, Settings)
     except msgspec.ValidationError as error:
         raise UserError(_one_line(str(error), plain)) from error
+    settings.task.check()
     settings.ppo.check()
     settings.cluster.check()
     if settings.model.lora is not None and settings.ppo.kl_reference == "previous":
@@ -142,9 +162,10 @@ def read_settings(config: DictConfig) -> Settings:
             "set ppo.kl_reference=initial or model.lora=null"
         )
     _check_processes(settings)
-    for key in ("embedder", "reward", "task.checker", "critic", "evaluation.embedder"):
+    measures = [f"evaluation.measures.{name}" for name in settings.evaluation.measures or ()]
+    for key in ("embedder", "reward", "task.checker", "task.extrinsic", "critic", "evaluation.embedder", *measures):
         node = OmegaConf.select(config, key)
-        if key not in ("critic", "evaluation.embedder") or node is not None:
+        if key in ("embedder", "reward") or node is not None:
             _check_target(node, key)
     return settings
 

@@ -28,9 +28,10 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
     model = load_model(saved, resolve_device(saved.device))
     codec = load_codec(saved, model)
     prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
+    reference = load_model(settings.model, model.device) if settings.evaluation.measures else None
     policy = build_policy(
         model,
-        None,
+        reference,
         codec.eos,
         [prompt_ids[example.prompt] for example in task.train],
         task.max_new_tokens,
@@ -40,10 +41,9 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
     )
     scorer = Scorer(reward, task.checker, codec.eos)
     sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
-    inputs = build_evaluation(settings.evaluation)
-    metrics = Evaluation(task, policy, codec, prompt_ids, scorer, sampling, settings.seed, *inputs)(
-        settings.ppo.updates
-    )
+    metrics = Evaluation(
+        task, policy, codec, prompt_ids, scorer, sampling, settings.seed, build_evaluation(settings.evaluation)
+    )(settings.ppo.updates)
     return {name: value for name, value in metrics.items() if name.startswith("eval/")}
 
 

@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from pgsrm.evaluation.continuations import distance, variety
+from pgsrm.evaluation.inputs import Evaluated
 from pgsrm.models.text import Codec
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling
-from pgsrm.reward import SemanticReward
 from pgsrm.reward.scorer import Scorer, mean
 from pgsrm.rollout import Rollout
 from pgsrm.task import Example, Task
@@ -26,9 +27,8 @@ WINDOW = 128  # tokens of a text that are read at once: what nano was pre-traine
 class Evaluation:
     """Called with the number of updates made, returns the metrics `eval/*`.
 
-    prompt_ids: the token ids of every prompt. text: what perplexity is measured on, None for no perplexity. other: the
-    reward under an embedder that is not trained on, None for none. The references are the right ones, whatever errors
-    training is given (`parent.error_rate`).
+    prompt_ids: the token ids of every prompt. evaluated_with: what it is measured by besides its reward. The references
+    are the right ones, whatever errors training is given (`parent.error_rate`).
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class Evaluation:
         scorer: Scorer,
         sampling: Sampling,
         seed: int,
-        text: str | None = None,
-        other: SemanticReward | None = None,
+        evaluated_with: Evaluated = Evaluated(),  # noqa: B008  (frozen)
     ) -> None:
         self._splits = {
             name: examples for name, examples in (("train", task.train), ("holdout", task.holdout)) if examples
         }
         self._prompt_ids = {name: [prompt_ids[e.prompt] for e in examples] for name, examples in self._splits.items()}
         self._policy, self._codec, self._score = policy, codec, scorer
-        self._sampling, self._seed, self._other = sampling, seed, other
+        self._sampling, self._seed, self._shortest = sampling, seed, task.min_new_tokens
+        self._with, self._other, text = evaluated_with, evaluated_with.other, evaluated_with.text
         self._windows = None if text is None else text_windows(codec, text, policy.positions)
 
     def __call__(self, update: int) -> dict[str, float]:
@@ -58,6 +58,8 @@ class Evaluation:
         for split, examples in self._splits.items():
             values = self._answers(examples, self._prompt_ids[split], draws)
             metrics |= {f"eval/{split}_{name}": value for name, value in values.items()}
+        if self._with.measures:
+            metrics |= self._continuations(draws)
         if self._windows is not None:
             metrics["eval/perplexity"] = perplexity(self._policy, self._windows)
         metrics["time/evaluation"] = time.perf_counter() - started
@@ -73,10 +75,14 @@ class Evaluation:
         greedy = Rollout(rightly, prompt_ids, ids, *self._codec.decode(ids))
         metrics = self._score(greedy).metrics
         uniforms = torch.from_numpy(draws.random((len(examples), length)))
-        sampled, _ = self._codec.decode(self._policy.answer(prompt_ids, uniforms, self._sampling))
-        values = {
-            "exact_match": metrics["reward/exact_match"],
-            "sampled_exact_match": mean(self._score.correct(examples, sampled)),
+        values: dict[str, float] = {}
+        if self._score.checker is not None:
+            sampled, _ = self._codec.decode(self._policy.answer(prompt_ids, uniforms, self._sampling))
+            values = {
+                "exact_match": metrics["reward/exact_match"],
+                "sampled_exact_match": mean(self._score.correct(examples, sampled)),
+            }
+        values |= {
             "reward": metrics["reward/mean"],
             "distinct": metrics["response/distinct"],
             "top_share": metrics["response/top_share"],
@@ -88,12 +94,43 @@ class Evaluation:
             values["other_reward"] = mean(rewards)
         return values | self._misled(examples, greedy.texts)
 
+    def _continuations(self, draws: np.random.Generator) -> dict[str, float]:
+        """What sampled answers to held-out prompts (without any, trained ones) are worth by the measures, and their variety."""
+        split = "holdout" if "holdout" in self._splits else "train"
+        examples = [example for example in self._splits[split] for _ in range(self._with.continuations)]
+        prompt_ids = [ids for ids in self._prompt_ids[split] for _ in range(self._with.continuations)]
+        longest = self._sampling.max_new_tokens
+        uniforms = torch.from_numpy(draws.random((len(examples), longest)))
+        ids = self._policy.answer(prompt_ids, uniforms, self._sampling)
+        if self._shortest is not None:
+            lengths = draws.integers(self._shortest, longest + 1, len(ids)).tolist()
+            ids = [row[:length] for row, length in zip(ids, lengths, strict=True)]
+        rollout = Rollout(examples, prompt_ids, ids, *self._codec.decode(ids))
+        values = {
+            **self._score.processes.from_first(lambda: self._measured(rollout)),
+            **variety(rollout.texts),
+            **distance(self._policy, prompt_ids, ids),
+            "length": mean([len(row) for row in ids]),
+        }
+        return {f"eval/{split}_{name}": value for name, value in values.items()}
+
+    def _measured(self, rollout: Rollout) -> dict[str, float]:
+        """The mean of each measure, and the share of answers above its threshold where it has one."""
+        values: dict[str, float] = {}
+        for name, measure in self._with.measures.items():
+            totals = Scorer(measure, None, ()).rewards(rollout).totals
+            values[name] = mean(totals)
+            if (threshold := getattr(measure, "threshold", None)) is not None:
+                values[f"{name}_share"] = mean([total > threshold for total in totals])
+        return values
+
     def _misled(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
         """Of the prompts that training gives a wrong reference: right answers, and answers that are the wrong one."""
         misled = [(text, e, e.error) for text, e in zip(texts, examples, strict=True) if e.error is not None]
         if not misled:
             return {}
         check = self._score.checker
+        assert check is not None  # there are errors
         return {
             "misled_exact_match": mean([check(text, e.reference, e.inputs) for text, e, _ in misled]),
             "misled_error_match": mean([check(text, error, e.inputs) for text, e, error in misled]),

@@ -1,5 +1,7 @@
-"""What an evaluation takes besides the run: a plain text, and an embedder that the run is not trained on."""
+"""What an evaluation takes besides the run: a plain text, an embedder and measures that the run is not trained on."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,10 +9,23 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
 
 if TYPE_CHECKING:
-    from pgsrm.reward import SemanticReward
+    from pgsrm.reward import Reward, SemanticReward
 
 SHIPPED = Path(__file__).parent
 AUSTEN = "austen.txt"  # "Pride and Prejudice" (1813, public domain): chapter 1, and a part of chapter 3
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a run is evaluated with: a plain text for the perplexity, PGSRM's reward under another embedder, and measures.
+
+    measures: rewards by name, one number per response, that judge `continuations` sampled answers to each held-out prompt.
+    """
+
+    text: str | None = None
+    other: "SemanticReward | None" = None
+    measures: "Mapping[str, Reward]" = field(default_factory=dict)
+    continuations: int = 4
 
 
 def read_text(name: str) -> str:
@@ -37,15 +52,20 @@ def other_reward(embedder: dict[str, Any] | None) -> "SemanticReward | None":
     """
     if embedder is None:
         return None
+    from pgsrm.reward import SemanticReward
+
+    return SemanticReward(build_object(embedder, "evaluation.embedder"))
+
+
+def build_object(node: Mapping[str, Any], key: str) -> Any:
+    """The object that a config node's `_target_` names; raises UserError, naming the config's `key`, where it can't be made."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    from pgsrm.reward import SemanticReward
-
     try:
-        return SemanticReward(instantiate(embedder))
+        return instantiate(node)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"evaluation.embedder: {embedder['_target_']} can't be made ({reason})") from error
+        raise UserError(f"{key}: {node['_target_']} can't be made ({reason})") from error

@@ -25,6 +25,8 @@ def with_mistakes(task: Task, rate: float, seed: int) -> Task:
         return task
     draws = [Random(f"{seed} {example.prompt}").random() for example in task.train]
     chosen = set(sorted(range(len(draws)), key=draws.__getitem__)[:count])
+    if task.checker is None:
+        raise UserError("parent.error_rate: the task has no checker, so that nothing is an error; set it to 0")
     train = [
         replace(example, error=_wrong(example, task, seed)) if number in chosen else example
         for number, example in enumerate(task.train)
@@ -33,10 +35,12 @@ def with_mistakes(task: Task, rate: float, seed: int) -> Task:
 
 
 def _wrong(example: Example, task: Task, seed: int) -> str:
+    check = task.checker
+    assert check is not None  # there are errors to make
     wrong = [
         other.reference
         for other in task.train
-        if not task.checker(other.reference, example.reference, example.inputs) and other.reference != example.reference
+        if not check(other.reference, example.reference, example.inputs) and other.reference != example.reference
     ]
     if not wrong:
         raise UserError(

@@ -76,11 +76,21 @@ def policy_loss(
 
 
 def value_loss(
-    values: Tensor, targets: Tensor, mask: Tensor | None = None, count: Tensor | float | None = None
+    values: Tensor,
+    targets: Tensor,
+    mask: Tensor | None = None,
+    count: Tensor | float | None = None,
+    old: Tensor | None = None,
+    clip: float | None = None,
 ) -> Tensor:
     """Mean squared error of the values: one per response (B,) (Algorithm 1, line 12), or one per token (B, T) over `mask`.
 
-    `count` is the number of responses, or of tokens, in the whole batch.
+    `count` is the number of responses, or of tokens, in the whole batch. With `clip` eps it is the mean of
+    max((V - R)^2, (clip(V, V_old - eps, V_old + eps) - R)^2), `old` the values when the batch was sampled (Ziegler et al.
+    2019; TRL, which halves it).
     """
     error = (values - targets).square()
+    if clip is not None:
+        assert old is not None
+        error = torch.maximum(error, (values.clamp(old - clip, old + clip) - targets).square())
     return error.sum() / (count or len(values)) if mask is None else masked_mean(error, mask, count)

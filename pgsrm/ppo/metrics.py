@@ -37,6 +37,13 @@ class Totals:
         return metrics
 
 
+def explained_variance(values: Tensor, targets: Tensor, mask: Tensor) -> float:
+    """1 - Var(R - V) / Var(R) of the values V and their targets R, both (B, T), over the mask; 0 where R does not vary."""
+    returns, errors = targets[mask], (targets - values)[mask]
+    variance = returns.var(unbiased=False).item()
+    return 1 - errors.var(unbiased=False).item() / variance if variance > 0 else 0.0
+
+
 def token_metrics(
     tokens: Tokens, old: Tensor, advantages: Tensor, mask: Tensor, count: Tensor, responses: int, clip: float | None
 ) -> dict[str, Tensor]:
@@ -52,5 +59,6 @@ def token_metrics(
         "policy/kl_previous": masked_mean(old - logprobs, mask, count),
     }
     if clip is not None:
+        metrics["policy/ratio_mean"] = masked_mean(ratio, mask, count)
         metrics["policy/clip_fraction"] = masked_mean(((ratio - 1).abs() > clip).float(), mask, count)
     return metrics

@@ -193,7 +193,7 @@ class PlainLearner:
     ) -> dict[str, float]:
         """One step of both optimisers; a row is what `look` takes, the old policy's look, advantages, value targets."""
         s = self.settings
-        policy, entropy, kl, difference, square = [], [], [], [], []
+        policy, entropy, kl, difference, square, ratios = [], [], [], [], [], []
         for row, before, advantage, target in rows:
             look, response = self.look(self.policy, *row), row[1]
             with torch.no_grad():
@@ -201,17 +201,18 @@ class PlainLearner:
             full, ref = look.logits.log_softmax(-1), reference.logits.log_softmax(-1)
             kls = self.kl(look, reference, response)
             if s.baseline != "token_values":
-                square.append((look.values[0] - target[0]) ** 2)
+                square.append(self.value_error(look.values[0], before.values[0], target[0]))
             for t, token in enumerate(response):
                 a = advantage[t]
                 if a is None:
                     continue
                 policy.append(self.surrogate(look.logprobs[t], before.logprobs[t], a))
+                ratios.append((look.logprobs[t] - before.logprobs[t]).exp().item())
                 entropy.append(-(full[t].exp() * full[t]).sum())
                 kl.append(kls[t])
                 difference.append(full[t, token] - ref[t, token])
                 if s.baseline == "token_values":
-                    square.append((look.values[t] - target[t]) ** 2)
+                    square.append(self.value_error(look.values[t], before.values[t], target[t]))
         # the mean of no tokens is 0: EOS alone, where it isn't trained
         terms = {"policy": policy, "entropy": entropy, "kl": kl, "difference": difference}
         means = {name: sum(parts, start=0 * look.logits.sum()) / max(1, len(parts)) for name, parts in terms.items()}
@@ -220,8 +221,10 @@ class PlainLearner:
         if s.kl_in == "loss":
             loss = loss + self.kl_coef * means["kl"]
         actor, critic = [p for p in self.policy.parameters() if p.requires_grad], [self.weight, self.bias]
-        self.steps += 1
         self.gradients = torch.autograd.grad(loss, actor)
+        value_gradients = torch.autograd.grad(s.value_coef * value, critic)
+        skipped = s.ratio_limit is not None and sum(ratios) / max(1, len(ratios)) > s.ratio_limit
+        self.steps += not skipped
         return {
             "loss/policy": means["policy"].item(),
             "loss/kl": means["kl"].item(),
@@ -229,8 +232,8 @@ class PlainLearner:
             "loss/value": value.item(),
             "policy/entropy": means["entropy"].item(),
             "policy/kl": means["difference"].item(),
-            "grad/actor_norm": self.adamw(actor, self.gradients, s.actor_lr),
-            "grad/critic_norm": self.adamw(critic, torch.autograd.grad(s.value_coef * value, critic), s.critic_lr),
+            "grad/actor_norm": self.adamw(actor, self.gradients, s.actor_lr, skipped),
+            "grad/critic_norm": self.adamw(critic, value_gradients, s.critic_lr, skipped),
         }
 
     def surrogate(self, logprob: Tensor, old: Tensor, advantage: float) -> Tensor:
@@ -241,11 +244,24 @@ class PlainLearner:
         ratio = (logprob - old).exp()
         return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
-    def adamw(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float) -> float:
-        """Clip to the norm, then AdamW (Loshchilov and Hutter 2019, algorithm 2); returns the norm before clipping."""
+    def value_error(self, value: Tensor, old: Tensor, target: float) -> Tensor:
+        """Squared error, or the larger of those of the value and of the value within `value_clip` of the old one."""
+        clip = self.settings.value_clip
+        if clip is None:
+            return (value - target) ** 2
+        near = old + (value - old).clamp(-clip, clip)
+        return torch.maximum((value - target) ** 2, (near - target) ** 2)
+
+    def adamw(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float, skipped: bool) -> float:
+        """Clip to the norm, then AdamW (Loshchilov and Hutter 2019, algorithm 2), unless the step is to be skipped.
+
+        Returns the norm before clipping.
+        """
         s, (b1, b2) = self.settings, (0.9, 0.999)
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
-        shrink = min(1.0, s.max_grad_norm / (norm + 1e-6))
+        if skipped:
+            return norm
+        shrink = 1.0 if s.max_grad_norm is None else min(1.0, s.max_grad_norm / (norm + 1e-6))
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 g = gradient * shrink

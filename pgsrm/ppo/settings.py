@@ -33,8 +33,8 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     weight_decay: NonNegative = 0.01
     # AdamW epsilon, both optimisers (docs/fidelity.md, D15).
     adam_eps: Positive = 1e-8
-    # Gradient norm limit, each optimiser apart.
-    max_grad_norm: Positive = 1.0
+    # Gradient norm limit, each optimiser apart; null = none.
+    max_grad_norm: Positive | None = 1.0
     # Weight of the entropy bonus.
     entropy_coef: NonNegative
     # Weight of the value loss (it scales the critic's gradient before clipping).
@@ -55,6 +55,10 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     whiten_advantages: bool
     # Ratio clipping range; null = -log pi A, no ratio (docs/fidelity.md, D7).
     clip_range: Positive | None = None
+    # How far a value may move from what it was when the batch was sampled before the value loss stops to gain; null = any.
+    value_clip: Positive | None = None
+    # A gradient step whose mean ratio is above this is left out and counted; null = none is. Needs clip_range.
+    ratio_limit: Positive | None = None
     # First KL coefficient.
     kl_coef: NonNegative
     # How the coefficient moves: fixed, paper (docs/fidelity.md, D13) or ziegler.
@@ -88,6 +92,10 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
             raise UserError(
                 f"ppo.epochs={self.epochs}, ppo.minibatches={self.minibatches}: several steps on one batch leave the "
                 "policy that sampled it; set ppo.clip_range (0.2 is usual)"
+            )
+        if self.ratio_limit is not None and self.clip_range is None:
+            raise UserError(
+                f"ppo.ratio_limit={self.ratio_limit}: without ppo.clip_range there is no ratio; set that, or ppo.ratio_limit=null"
             )
         if self.minibatches > self.batch_size:
             raise UserError(f"ppo.minibatches={self.minibatches}: more than ppo.batch_size={self.batch_size}; lower it")

@@ -8,6 +8,7 @@ setting, and so are the group baselines of RLOO and GRPO: one update, whatever i
 Shapes: B responses, T response tokens; (B, T) unless said otherwise.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from pgsrm.ppo.batch import Batch
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.learner import Learner
 from pgsrm.ppo.losses import masked_mean, policy_loss, value_loss
-from pgsrm.ppo.metrics import Totals, token_metrics
+from pgsrm.ppo.metrics import Totals, explained_variance, token_metrics
 from pgsrm.ppo.tokens import KeptReference, Tokens, keep_reference, score_tokens
 from pgsrm.util.distributed import undivided
 from pgsrm.util.errors import UserError
@@ -71,6 +72,8 @@ def step(
         policy.set_reference(before)
 
     result = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
+    if fixed.values.dim() == 2:
+        result["value/explained_variance"] = explained_variance(fixed.values, fixed.targets, batch.padded.response_mask)
     result["policy/kl_coef"] = learner.kl_coef
     learner.kl_coef = next_coefficient(
         learner.kl_coef, fixed.kl.item(), settings.kl_control, settings.kl_target, rows, settings.kl_horizon
@@ -84,7 +87,8 @@ class _Fixed:
 
     logprobs: Tensor  # of the policy that sampled
     advantages: Tensor
-    targets: Tensor  # of the values; (B,), or (B, T) where the values are a token's
+    values: Tensor  # of the policy that sampled; (B,), or (B, T) where they are a token's
+    targets: Tensor  # what they should have been
     kl: Tensor  # () what the KL coefficient goes by
 
 
@@ -96,14 +100,15 @@ def _fix(learner: Learner, batch: Batch, scored: Sequence[Tokens]) -> _Fixed:
         parts = [getattr(tokens, name) for tokens in scored]
         return learner.processes.join(torch.cat(parts) if len(parts) > 1 else parts[0])
 
+    values = joined("values").detach()
     advantages, targets = advantages_and_targets(
-        settings, batch.rewards, joined("values"), joined("kl"), learner.kl_coef, batch.padded.response_mask, mask
+        settings, batch.rewards, values, joined("kl"), learner.kl_coef, batch.padded.response_mask, mask
     )
     # k1 of the policy that sampled (after a gradient step the tokens are no longer draws from it): nats per response under
     # `ziegler`, else nats per token
     kl = ((joined("full") - joined("reference")) * mask).sum()
     kl = kl / (len(batch) if settings.kl_control == "ziegler" else mask.sum().clamp(min=1))
-    return _Fixed(joined("logprobs"), advantages, targets, kl)
+    return _Fixed(joined("logprobs"), advantages, values, targets, kl)
 
 
 def _gradient_step(
@@ -131,8 +136,9 @@ def _gradient_step(
             actor = actor + learner.kl_coef * kl
         actor.backward()
 
-        over = (mask, count) if tokens.values.dim() == 2 else (None, len(rows))
-        value = value_loss(tokens.values, fixed.targets[micro], *over)
+        within, number = (mask, count) if tokens.values.dim() == 2 else (None, len(rows))
+        old_values, targets = fixed.values[micro], fixed.targets[micro]
+        value = value_loss(tokens.values, targets, within, number, old_values, settings.value_clip)
         (settings.value_coef * value).backward()
 
         losses = {"loss/policy": policy, "loss/kl": kl, "loss/actor": actor, "loss/value": value}
@@ -141,12 +147,17 @@ def _gradient_step(
     totals.combine(processes)
     for name, module in (("actor", learner.policy.model), ("critic", learner.value_head)):
         processes.add_gradients(module.parameters())
-        totals.add({f"grad/{name}_norm": undivided(clip_grad_norm_(module.parameters(), settings.max_grad_norm))})
+        limit = math.inf if settings.max_grad_norm is None else settings.max_grad_norm
+        totals.add({f"grad/{name}_norm": undivided(clip_grad_norm_(module.parameters(), limit))})
     _check_finite(learner, totals.values)
-    learner.actor_optimizer.step()
-    learner.critic_optimizer.step()
-    learner.policy.weights_changed()
-    return totals.floats()
+    metrics = totals.floats()
+    if settings.ratio_limit is not None:
+        metrics["policy/skipped"] = float(metrics["policy/ratio_mean"] > settings.ratio_limit)
+    if not metrics.get("policy/skipped"):
+        learner.actor_optimizer.step()
+        learner.critic_optimizer.step()
+        learner.policy.weights_changed()
+    return metrics
 
 
 def _check_finite(learner: Learner, totals: dict[str, Tensor]) -> None:

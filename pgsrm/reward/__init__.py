@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from pgsrm.reward.binary import BinaryReward
+from pgsrm.reward.classifier import ClassifierReward
 from pgsrm.reward.critic import CriticReward
 from pgsrm.reward.output import normalise
 from pgsrm.reward.semantic import SemanticReward
@@ -17,6 +18,7 @@ from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 __all__ = [
     "Annotation",
     "BinaryReward",
+    "ClassifierReward",
     "CriticReward",
     "Reward",
     "Scored",

@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgsrm.task import Checker
+from pgsrm.util.errors import UserError
 
 
 class BinaryReward:
     """1 for a response that the task's checker accepts, 0 for any other (paper, section 4.3)."""
 
     def __init__(self, checker: Checker) -> None:
+        if not callable(checker):
+            raise UserError(
+                "reward.checker=null: the task has no checker, so that nothing is right or wrong; choose reward=sparse, or set "
+                "task.checker"
+            )
         self._checker = checker
 
     def __call__(

@@ -16,13 +16,15 @@ from pgsrm.util.distributed import ALONE, Processes
 
 
 class Scorer:
-    """A run's reward and checker. `eos` are the token ids that end a response.
+    """A run's reward and checker, None where nothing is right or wrong. `eos` are the token ids that end a response.
 
     The reward compares with what the parent said (`Example.taught`), the checker with the right reference: they differ where
     `parent.error_rate` put in an error. Of several processes the first alone calls the reward.
     """
 
-    def __init__(self, reward: Reward, checker: Checker, eos: Collection[int], processes: Processes = ALONE) -> None:
+    def __init__(
+        self, reward: Reward, checker: Checker | None, eos: Collection[int], processes: Processes = ALONE
+    ) -> None:
         self.reward, self.checker, self.eos, self.processes = reward, checker, eos, processes
 
     def __call__(self, rollout: Rollout) -> Scored:
@@ -31,6 +33,13 @@ class Scorer:
 
     def _score(self, rollout: Rollout) -> Scored:
         started = time.perf_counter()
+        scored = self.rewards(rollout)
+        seconds = {"time/reward": time.perf_counter() - started}
+        own = {name if "/" in name else f"reward/{name}": value for name, value in scored.metrics.items()}
+        return replace(scored, metrics={**_of_rewards(scored), **own, **self._of_responses(rollout), **seconds})
+
+    def rewards(self, rollout: Rollout) -> Scored:
+        """What the reward itself says."""
         output = self.reward(
             prompts=[example.prompt for example in rollout.examples],
             references=[example.taught for example in rollout.examples],
@@ -39,15 +48,13 @@ class Scorer:
             token_ids=rollout.response_ids,
             offsets=rollout.offsets,
         )
-        scored = normalise(output, rollout.response_ids, type(self.reward).__name__, rollout.texts)
-        seconds = {"time/reward": time.perf_counter() - started}
-        own = {name if "/" in name else f"reward/{name}": value for name, value in scored.metrics.items()}
-        return replace(scored, metrics={**_of_rewards(scored), **own, **self._of_responses(rollout), **seconds})
+        return normalise(output, rollout.response_ids, type(self.reward).__name__, rollout.texts)
 
     def _of_responses(self, rollout: Rollout) -> dict[str, float]:
         counts = Counter(rollout.texts)
+        correct = self.correct(rollout.examples, rollout.texts)
         return {
-            "reward/exact_match": mean(self.correct(rollout.examples, rollout.texts)),
+            **({"reward/exact_match": mean(correct)} if correct else {}),
             "response/length": mean([len(ids) for ids in rollout.response_ids]),
             "response/eos": mean([ids[-1] in self.eos for ids in rollout.response_ids]),
             "response/distinct": len(counts) / len(rollout),
@@ -55,10 +62,11 @@ class Scorer:
         }
 
     def correct(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
-        """Whether the task's checker accepts each text as the answer to its example."""
-        return [
-            self.checker(text, example.reference, example.inputs) for example, text in zip(examples, texts, strict=True)
-        ]
+        """Whether the task's checker accepts each text as the answer to its example; empty without a checker."""
+        check = self.checker
+        if check is None:
+            return []
+        return [check(text, example.reference, example.inputs) for example, text in zip(examples, texts, strict=True)]
 
 
 def _of_rewards(scored: Scored) -> dict[str, float]:

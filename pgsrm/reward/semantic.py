@@ -82,6 +82,11 @@ class SemanticReward:
 
         Raises UserError for one without a vector, and for what keeps the embedder from working (a wrong key).
         """
+        if not any(references):
+            raise UserError(
+                "reward=pgsrm: the task has no references to compare with; choose reward=sparse, or give its data a column "
+                "`reference`"
+            )
         check_object(self._embedder)
         self._embed_references(references)
 

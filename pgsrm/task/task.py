@@ -5,6 +5,7 @@ Where a prompt's reference comes from, the first that has one:
   2. the data file's own `reference` column;
   3. the `task.reference` template (copy: the sentence itself);
   4. the shipped references of the file that `task.curated` names, for the same prompt.
+A task without a checker (`task.checker=null`) needs none.
 
 How the holdout is chosen (`task.holdout`, a share of the prompts): by a hash of each prompt's inputs, so
 the split is the same for every seed, machine and order of the file, and a row added later moves few others.
@@ -38,8 +39,8 @@ Checker = Callable[[str, str, Mapping[str, str]], bool]
 class Example:
     """One prompt and what the parent answers to it.
 
-    prompt: the policy's text; reference: the parent's; inputs: the data row's columns other than
-    `reference` and `source`, under the names that the template uses; source: who wrote the reference; error:
+    prompt: the policy's text; reference: the parent's, empty in a task without references; inputs: the data row's
+    columns other than `reference` and `source`, under the names that the template uses; source: who wrote the reference; error:
     a wrong reference that training is given in its place (`parent.error_rate`), None for most.
     """
 
@@ -59,15 +60,17 @@ class Example:
 class Task:
     """A task ready to train on.
 
-    train, holdout: disjoint, in the file's order; checker: (response, reference, inputs) -> right or not;
-    max_new_tokens: the policy's response length; digest: sha256 (hex) of prompts, references and split.
+    train, holdout: disjoint, in the file's order; checker: (response, reference, inputs) -> right or not, None where
+    nothing is right or wrong; max_new_tokens: the policy's longest response; digest: sha256 (hex) of prompts, references and
+    split; min_new_tokens: given where the length limit of each response is drawn, from there to the longest.
     """
 
     train: list[Example]
     holdout: list[Example]
-    checker: Checker
+    checker: Checker | None
     max_new_tokens: int
     digest: str
+    min_new_tokens: int | None = None
 
 
 def load_task(config: Mapping[str, Any], references: str | None = None) -> Task:
@@ -82,7 +85,8 @@ def load_task(config: Mapping[str, Any], references: str | None = None) -> Task:
     held_out = _choose_holdout(keys, config.get("holdout") or 0.0, config["data"])
     train = [example for example, key in zip(examples, keys, strict=True) if key not in held_out]
     holdout = [example for example, key in zip(examples, keys, strict=True) if key in held_out]
-    return Task(train, holdout, _make_checker(config), config["max_new_tokens"], task_digest(train, holdout))
+    digest, shortest = task_digest(train, holdout), config.get("min_new_tokens")
+    return Task(train, holdout, _make_checker(config), config["max_new_tokens"], digest, shortest)
 
 
 def load_inputs(config: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -179,7 +183,7 @@ def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], referenc
         if not reference:
             lacking.append(prompt.line)
         examples.append(Example(prompt.text, reference, prompt.inputs, source))
-    if lacking:
+    if lacking and not is_open(config):
         columns = " and ".join(placeholders(config["template"], "task.template"))
         what = f"{len(lacking)} of {len(prompts)} rows have no reference"
         if references:
@@ -247,7 +251,14 @@ def _choose_holdout(keys: list[str], share: float, data: str) -> set[str]:
     return held_out
 
 
-def _make_checker(config: Mapping[str, Any]) -> Checker:
+def is_open(config: Mapping[str, Any]) -> bool:
+    """Whether nothing is a right or wrong answer to the task (`task.checker=null`), so that it needs no references."""
+    return "checker" in config and config["checker"] is None
+
+
+def _make_checker(config: Mapping[str, Any]) -> Checker | None:
+    if is_open(config):
+        return None
     checker = config.get("checker")
     if checker is None:
         return NormalizedEquality()

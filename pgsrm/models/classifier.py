@@ -1,0 +1,170 @@
+"""Classifiers of texts: any sequence-classification model of transformers, and a logistic one over hashed n-grams.
+
+Both give logits (n, L) of n texts for L labels. The hashed one needs NumPy alone and has no words in its file.
+"""
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pgsrm.models.digest import hub_commit, model_digest
+from pgsrm.models.hub import hub_problem
+from pgsrm.util.digest import content_digest
+from pgsrm.util.errors import UserError
+from pgsrm.util.paths import local_path
+
+SHIPPED = Path(__file__).parent.parent / "nano"
+NAMES = {"sentiment": SHIPPED / "sentiment.safetensors", "sentiment_gold": SHIPPED / "sentiment_gold"}
+BUCKETS = 2**16
+_TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|[.,!?]")
+
+
+class Classifier(Protocol):
+    """`labels` name the L classes."""
+
+    labels: list[str]
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that decides the logits."""
+
+    def logits(self, texts: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """Logits (n, L) of n texts; each text's are the same beside others as alone, up to rounding."""
+        ...
+
+
+def features(text: str) -> set[int]:
+    """The buckets of the words and of the pairs of neighbouring words in a text, in lower case; each counts once."""
+    words = _TOKEN.findall(text.lower())
+    grams = [*words, *(f"{first} {second}" for first, second in pairwise(words))]
+    return {zlib.crc32(gram.encode()) % BUCKETS for gram in grams}
+
+
+class HashedClassifier:
+    """Two classes, by a logistic regression over hashed words and pairs of words: `weights` (BUCKETS,) and `bias`.
+
+    The file is a safetensors file; its header names the labels. The second label's logit is the sum of its features'
+    weights and the bias, the first one's is 0.
+    """
+
+    def __init__(self, file: Path) -> None:
+        from safetensors import safe_open
+
+        self._file = file
+        with safe_open(file, framework="np") as opened:
+            self._weights = opened.get_tensor("weights").astype(np.float64)
+            self._bias = float(opened.get_tensor("bias")[0])
+            self.labels: list[str] = json.loads(opened.metadata()["labels"])
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the file."""
+        return content_digest([self._file])
+
+    def logits(self, texts: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """Logits (n, 2), those of the first label 0."""
+        positive = [self._bias + self._weights[sorted(features(text))].sum() for text in texts]
+        return np.stack([np.zeros(len(texts)), np.array(positive)], axis=1)
+
+
+class TransformersClassifier:
+    """A sequence-classification model: a folder in the hub's layout, or a hub model. `batch_size` texts at a time."""
+
+    def __init__(self, name: str, folder: Path | None, tokenizer: Path | None, batch_size: int, device: str) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        source: dict[str, Any] = {"pretrained_model_name_or_path": str(folder or name)}
+        source["local_files_only"] = folder is not None or hub_problem() is not None
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                **(source if tokenizer is None else {**source, "pretrained_model_name_or_path": str(tokenizer)})
+            )
+            model = AutoModelForSequenceClassification.from_pretrained(**source, dtype=torch.float32)
+        except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            raise UserError(
+                f"reward.model={name}: can't be loaded ({reason}); name a sequence-classification model"
+            ) from error
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = self._tokenizer.pad_token_id
+        self._tokenizer.padding_side = "right"
+        chosen = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
+        self._model = model.eval().to(chosen)
+        self._batch = batch_size
+        self._longest = getattr(model.config, "max_position_embeddings", None) or 512
+        self.labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+        self._name, self._folder = name, folder
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the folder's files, or the hub model's commit."""
+        if self._folder is not None:
+            return model_digest(self._folder)
+        return f"{self._name} {hub_commit(self._name, None)}"
+
+    def logits(self, texts: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """Logits (n, L), in float32 arithmetic; a text longer than the model's positions is cut at its end."""
+        import torch
+
+        rows: list[Any] = []
+        # a model can't read nothing: an empty text is a blank
+        filled = [text if self._tokenizer(text)["input_ids"] else " " for text in texts]
+        for start in range(0, len(filled), self._batch):
+            part = filled[start : start + self._batch]
+            inputs = self._tokenizer(part, return_tensors="pt", padding=True, truncation=True, max_length=self._longest)
+            with torch.no_grad():
+                rows.append(self._model(**inputs.to(self._model.device)).logits.double().cpu().numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)))
+
+
+def load_classifier(name: str, batch_size: int = 64, device: str = "auto") -> Classifier:
+    """The classifier of this name: `sentiment` or `sentiment_gold` (shipped), a folder, a hashed one's file, or a hub name.
+
+    Raises:
+        UserError: there is none, or it can't be loaded.
+    """
+    shipped = NAMES.get(name)
+    place = shipped or local_path(name, "reward.model")
+    if place.is_file():
+        return _load_hashed(name, place)
+    is_path = name.count("/") > 1 or name.startswith((".", "/", "~")) or place.is_dir()
+    if is_path and not place.is_dir():
+        raise UserError(
+            f"reward.model={name}: no such folder; name a folder in the hub's layout, a hub model, or one of {', '.join(NAMES)}"
+        )
+    if not is_path and "/" not in name:
+        raise UserError(
+            f"reward.model={name}: no such classifier; there are {', '.join(NAMES)}, folders and hub models"
+        )
+    return TransformersClassifier(
+        name, place if is_path else None, SHIPPED / "weights" if shipped else None, batch_size, device
+    )
+
+
+def _load_hashed(name: str, file: Path) -> HashedClassifier:
+    try:
+        return HashedClassifier(file)
+    except Exception as error:
+        raise UserError(
+            f"reward.model={name}: is no classifier's file ({type(error).__name__}); name a folder or a hub model"
+        ) from error
+
+
+def save_hashed(file: Path, weights: "np.ndarray[Any, Any]", bias: float, labels: Iterable[str]) -> None:
+    """Write a `HashedClassifier`'s file, weights in float16."""
+    from safetensors.numpy import save_file
+
+    tensors: dict[str, Any] = {"weights": weights.astype(np.float16), "bias": np.array([bias], dtype=np.float32)}
+    save_file(tensors, file, {"labels": json.dumps(list(labels))})
