@@ -16,8 +16,16 @@ from pgsrm.record import RunFolder
 # override, and what its line must say: the key with its value, and what to do
 BAD = [
     ("task=colour", "task=colour: unknown task; there are antonym, category, color,", "did you mean color?"),
-    ("reward=pgsm", "reward=pgsm: unknown reward; there are binary, pgsrm", "did you mean pgsrm?"),
-    ("ppo=papper", "ppo=papper: unknown ppo; there are grpo, paper, released, rloo,", "did you mean paper?"),
+    (
+        "reward=pgsm",
+        "reward=pgsm: unknown reward; there are binary, classifier, critic, pgsrm, sparse",
+        "did you mean pgsrm?",
+    ),
+    (
+        "ppo=papper",
+        "ppo=papper: unknown ppo; there are grpo, paper, per_token, relc, released, rloo,",
+        "did you mean paper?",
+    ),
     ("task=null", "task=null: not an option of task; there are antonym,", ""),
     ("ppo.batchsize=3", "ppo.batchsize=3: unknown key", "did you mean ppo.batch_size?"),
     ("taks=color", "taks=color: unknown key", "did you mean task?"),

@@ -19,7 +19,16 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
 
 EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
-SWEEPS = ("ablation", "alpha", "comparison", "embedder_sensitivity", "fidelity", "parent_sensitivity", "scaling")
+SWEEPS = (
+    "ablation",
+    "alpha",
+    "comparison",
+    "embedder_sensitivity",
+    "fidelity",
+    "parent_sensitivity",
+    "relc_sentiment",
+    "scaling",
+)
 FACTORS = sorted({path.stem for path in (conf_folder() / "fidelity").glob("*.yaml")} - {"released", "sound"})
 TASKS = ("color", "antonym", "category", "copy", "sentiment")
 # What a user has to give, since no default could be right.

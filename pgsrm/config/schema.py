@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pgsrm.config.cluster import ClusterSettings, ResourceSettings
 from pgsrm.evaluation import AUSTEN
@@ -53,6 +53,8 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     holdout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     # The paper's values for this task, which ppo=paper and experiment=paper read.
     paper: dict[str, Any] | None = None
+    # Values for this task on nano, which model=nano reads: actor_lr, episodes.
+    nano: dict[str, float] | None = None
 
     def check(self) -> None:
         """Raise UserError where fields contradict each other."""
@@ -143,6 +145,9 @@ def read_settings(config: DictConfig) -> Settings:
     Raises:
         UserError: naming the first key that is missing, unknown, of the wrong type or out of its range.
     """
+    task = config._get_node("task")  # other sections read keys of it
+    if isinstance(task, ListConfig):
+        raise UserError(f"task={task}: expected `object`, got `array`; set task accordingly")
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]}=???: has no value; set {missing[0]}=...")

@@ -24,7 +24,7 @@ class ClassifierReward:
         logit: z of the label, as RELC's released code for sentiment
         probability: softmax(z) of the label; sigmoid(z) where the model has one label alone
         log_odds: log p - log(1 - p), p that probability; of two classes it is the difference of the logits
-    sees: what the classifier reads, the response alone or prompt and response together. batch_size: texts read
+    reads: what the classifier reads, the response alone or prompt and response together. batch_size: texts read
     at once. device: auto, cpu, cuda.
 
     Raises UserError for a model that can't be had and for a label that it lacks, before a run starts.
@@ -35,11 +35,11 @@ class ClassifierReward:
         model: Annotated[str, Meta(min_length=1)] = "sentiment",
         label: str | int = "positive",
         value: Literal["logit", "probability", "log_odds"] = "log_odds",
-        sees: Literal["response", "both"] = "response",
+        reads: Literal["response", "both"] = "response",
         batch_size: Count = 64,
         device: str = "auto",
     ) -> None:
-        self._name, self._label, self._value, self._sees = model, label, value, sees
+        self._name, self._label, self._value, self._reads = model, label, value, reads
         self._options: dict[str, Any] = {"batch_size": batch_size, "device": device}
         self._loaded: Classifier | None = None
 
@@ -68,7 +68,7 @@ class ClassifierReward:
 
     def __call__(self, *, prompts: Sequence[str], responses: Sequence[str], **_: Any) -> list[float]:
         """One reward per response."""
-        texts = [f"{p}{r}" for p, r in zip(prompts, responses, strict=True)] if self._sees == "both" else responses
+        texts = [f"{p}{r}" for p, r in zip(prompts, responses, strict=True)] if self._reads == "both" else responses
         index, logits = self._index(), self.classifier.logits(texts)
         if self._value == "logit":
             values: np.ndarray = logits[:, index]
