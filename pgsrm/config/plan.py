@@ -245,7 +245,9 @@ def build_evaluation(settings: EvaluationSettings) -> Evaluated:
     """What a run is evaluated with besides its reward."""
     text = None if settings.text is None else read_text(settings.text)
     measures = {
-        name: build_object(node, f"evaluation.measures.{name}") for name, node in (settings.measures or {}).items()
+        name: build_object(node, f"evaluation.measures.{name}")
+        for name, node in (settings.measures or {}).items()
+        if node
     }
     return Evaluated(text, other_reward(settings.embedder), measures, settings.continuations)
 

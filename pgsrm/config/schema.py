@@ -38,7 +38,7 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     # The task's own reward, one number per response, for rewards that build on it (reward=sparse, critic).
     extrinsic: dict[str, Any] | None = None
     # Rewards that are never trained on, by name: what sampled answers to held-out prompts are measured by.
-    measures: dict[str, dict[str, Any]] | None = None
+    measures: dict[str, dict[str, Any] | None] | None = None
     # The metric that a search over this task makes as large as it can.
     objective: str | None = None
     # What the parent is told to do.
@@ -85,7 +85,7 @@ class EvaluationSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     # An embedder that the run is not trained on, for a second reward of the greedy answers; null = none.
     embedder: dict[str, Any] | None = None
     # Rewards that the run is not trained on, by name, of sampled answers; null = none, and no answers for them.
-    measures: dict[str, dict[str, Any]] | None = None
+    measures: dict[str, dict[str, Any] | None] | None = None
     # Sampled answers per prompt, where there are measures.
     continuations: Count = 4
 

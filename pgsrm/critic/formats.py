@@ -80,7 +80,7 @@ def _from_json(reply: str, labels: Sequence[str]) -> list[Quote] | None:
         read = msgspec.json.decode(reply.strip(), type=_Reply)
     except (msgspec.DecodeError, UnicodeError):
         return None
-    if any(span.label not in labels or (span.occurrence or 1) < 1 for span in read.spans):
+    if any(span.label not in labels or (span.occurrence is not None and span.occurrence < 1) for span in read.spans):
         return None
     return [Quote(span.quote.replace("\n", " "), span.label, span.occurrence) for span in read.spans]
 

@@ -12,8 +12,8 @@ from pgsrm.util.errors import UserError
 class BinaryReward:
     """1 for a response that the task's checker accepts, 0 for any other (paper, section 4.3)."""
 
-    def __init__(self, checker: Checker) -> None:
-        if not callable(checker):
+    def __init__(self, checker: Checker | None) -> None:
+        if checker is None:
             raise UserError(
                 "reward.checker=null: the task has no checker, so that nothing is right or wrong; choose reward=sparse, or set "
                 "task.checker"

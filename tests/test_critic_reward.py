@@ -1,0 +1,161 @@
+"""Rewards from spans: where they stand, what they sum to, and what training makes of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pgsrm.critic import Critique
+from pgsrm.ppo.advantages import generalized_advantages
+from pgsrm.reward import CriticReward, normalise
+from pgsrm.reward.spans import marked_labels, token_values, tokens_of
+from pgsrm.rollout import Span
+from pgsrm.util.errors import UserError
+
+GOOD, BAD = "positive", "negative"
+VALUES = {GOOD: 0.5, BAD: -0.5}
+TEXT = " a warm, slow film"
+OFFSETS = [(0, 2), (2, 7), (7, 8), (8, 11), (11, 13), (13, 18), (18, 18)]  # " sl" "ow" are two tokens; the last is EOS
+SPANS = (Span(3, 7, GOOD), Span(9, 13, BAD))
+
+
+def extrinsic(*, responses: list[str], **_: Any) -> list[float]:
+    """The number of characters: another for every beginning of a text."""
+    return [float(len(text)) for text in responses]
+
+
+class Given:
+    """A critic that says what it was told to."""
+
+    def __init__(self, *critiques: Critique) -> None:
+        self.critiques = list(critiques)
+        self.asked: list[str] = []
+
+    def __call__(self, *, responses: list[str], **_: Any) -> list[Critique]:
+        self.asked += responses
+        return [self.critiques[i % len(self.critiques)] for i in range(len(responses))]
+
+
+SAID = Critique(SPANS, "parsed", quotes=2)
+
+
+def rewards_of(reward: CriticReward, rows: int = 1) -> Any:
+    batch: dict[str, Any] = {
+        "prompts": [f"p{row}" for row in range(rows)],
+        "references": [""] * rows,
+        "responses": [TEXT] * rows,
+        "inputs": [{}] * rows,
+        "token_ids": [[*range(6), 99]] * rows,
+        "offsets": [OFFSETS] * rows,
+    }
+    return normalise(reward(**batch), batch["token_ids"], responses=batch["responses"])
+
+
+def test_a_span_belongs_to_the_tokens_that_wrote_it() -> None:
+    assert tokens_of(Span(3, 7, GOOD), OFFSETS) == [1]
+    assert tokens_of(Span(9, 13, BAD), OFFSETS) == [3, 4]
+    assert tokens_of(Span(0, 1, GOOD), OFFSETS) == [0] and tokens_of(Span(17, 18, GOOD), OFFSETS) == [5]
+    # a character that two tokens wrote: the second has no characters of its own
+    assert tokens_of(Span(1, 2, GOOD), [(0, 1), (1, 2), (2, 2), (2, 3)]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("per", "on", "expected"),
+    [
+        ("token", "all", [0, 0.5, 0, -0.5, -0.5, 0, 0]),
+        ("span", "all", [0, 0.5, 0, -0.25, -0.25, 0, 0]),
+        ("token", "first", [0, 0.5, 0, -0.5, 0, 0, 0]),
+        ("span", "last", [0, 0.5, 0, 0, -0.5, 0, 0]),
+    ],
+)
+def test_values_of_tokens(per: Any, on: Any, expected: list[float]) -> None:
+    assert token_values(SPANS, TEXT, OFFSETS, VALUES, per, on) == expected
+
+
+def test_the_released_ways_lose_and_invent() -> None:
+    """Unstripped, " warm" is in no quote; stripped, "a" is in "warm" (R1 of docs/relc.md)."""
+    assert marked_labels(SPANS[:1], TEXT, OFFSETS, "released_detox")[:2] == [(), ()]
+    assert marked_labels(SPANS[:1], TEXT, OFFSETS, "released_sentiment")[:2] == [(GOOD,), (GOOD,)]
+    assert marked_labels(SPANS[:1], TEXT, OFFSETS)[:2] == [(), (GOOD,)]
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        ("sparse", [0, 0, 0, 0, 0, 0, 18]),
+        ("critic", [0, 0.5, 0, -0.5, -0.5, 0, 18]),
+        ("uniform", [*[-0.5 / 7] * 6, 18 - 0.5 / 7]),
+        ("total_at_end", [0, 0, 0, 0, 0, 0, 17.5]),
+        ("critic_only", [0, 0.5, 0, -0.5, -0.5, 0, 0]),
+        ("decomposed", [2, 5, 1, 3, 2, 5, 0]),
+        ("shaped", [0, 0.5, 0, -0.5, -0.5, 0, 18.5]),
+    ],
+)
+def test_where_each_arm_puts_its_rewards(arm: Any, expected: list[float]) -> None:
+    scored = rewards_of(CriticReward(extrinsic, Given(SAID), arm))
+    assert scored.token_rewards[0] == pytest.approx(expected)
+    returns = {"decomposed": 18, "shaped": 18, "sparse": 18, "critic_only": -0.5}
+    assert scored.totals[0] == pytest.approx(returns.get(arm, 17.5))
+
+
+def test_shuffled_keeps_the_values_and_repeats_itself() -> None:
+    first, again = (rewards_of(CriticReward(extrinsic, Given(SAID), "shuffled"), 8) for _ in range(2))
+    other = rewards_of(CriticReward(extrinsic, Given(SAID), "shuffled", arm_seed=1), 8)
+    assert first.token_rewards == again.token_rewards != other.token_rewards
+    assert len({tuple(row) for row in first.token_rewards}) > 1
+    assert all(total == pytest.approx(17.5) for total in first.totals)
+
+
+def test_the_gate_decides_who_is_asked() -> None:
+    for gate, asked in (({"below": 17.0}, 0), ({"below": 18.0}, 8), ({"share": 0.25}, 2)):
+        critic = Given(SAID)
+        scored = rewards_of(CriticReward(extrinsic, critic, gate=gate), 8)
+        assert len(critic.asked) == asked
+        assert scored.metrics["critic/asked"] == asked / 8
+        assert sum(total != 18 for total in scored.totals) == asked
+
+
+@pytest.mark.parametrize(("outcome", "last"), [("clean", 18.25), ("unparsed", 17.0)])
+def test_an_outcome_has_its_own_reward(outcome: Any, last: float) -> None:
+    reward = CriticReward(extrinsic, Given(Critique((), outcome)), outcomes={"clean": 0.25, "unparsed": -1.0})
+    assert rewards_of(reward).token_rewards[0] == [0, 0, 0, 0, 0, 0, last]
+
+
+def test_streams_and_annotations() -> None:
+    scored = rewards_of(CriticReward(extrinsic, Given(SAID, Critique((), "unparsed"))), 2)
+    metrics = scored.metrics
+    assert (metrics["extrinsic"], metrics["critic/spans"], metrics["critic/unparsed"]) == (18, 1, 0.5)
+    assert metrics["critic/coverage"] == 3 / 14
+    assert (metrics["critic/positive"], metrics["critic/negative"]) == (0.25, -0.5)
+    assert scored.annotations[0].spans == (Span(3, 7, GOOD, 0.5), Span(9, 13, BAD, -0.5))
+    assert scored.annotations[0].components == {"extrinsic": 18, "intrinsic": -0.5}
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: CriticReward(None, Given(SAID)), "reward.extrinsic=null"),
+        (lambda: CriticReward(extrinsic, None), "reward.critic=null"),
+        (lambda: CriticReward(extrinsic, Given(SAID), match="released_detox", per="span"), "reward.match"),
+        (lambda: CriticReward(extrinsic, Given(SAID), gate={"below": 1, "share": 0.5}), "reward.gate"),
+        (lambda: CriticReward(None, Given(SAID), "critic_only", gate={"below": 1}), "reward.gate.below"),
+    ],
+)
+def test_settings_that_contradict_each_other(make: Callable[[], Any], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        make()
+
+
+def advantages(rewards: list[float], gae_lambda: float) -> list[float]:
+    row, mask = torch.tensor([rewards]), torch.ones(1, len(rewards), dtype=torch.bool)
+    return generalized_advantages(row, torch.zeros_like(row), mask, 1.0, gae_lambda)[0].tolist()
+
+
+def test_credit_falls_on_the_token_that_earned_it() -> None:
+    """With lambda 1 the first token's advantage is the return wherever it was paid; a bad token has the lowest one."""
+    at_end, at_place = [0, 0, 0, 0, -1.0], [0, 0, -1.0, 0, 0]
+    assert advantages(at_end, 1.0)[0] == advantages(at_place, 1.0)[0] == -1
+    assert advantages(at_end, 0.95)[0] == pytest.approx(-(0.95**4))
+    assert advantages(at_place, 1.0)[3:] == [0, 0]  # what comes after it is not to blame
+    assert min(range(5), key=advantages([0, 0, -1.0, 0, 0.5], 0.95).__getitem__) == 2

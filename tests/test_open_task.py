@@ -1,0 +1,145 @@
+"""A task without right answers: from its prompts to a trained run, its measures, and what refuses it."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pgsrm
+from pgsrm.evaluation.continuations import variety
+from pgsrm.models.classifier import BUCKETS, features, load_classifier, save_hashed
+from pgsrm.nano.sentiment_data import half
+from pgsrm.ppo.losses import value_loss
+from pgsrm.reward import ClassifierReward
+from pgsrm.util.errors import UserError
+
+SMALL = (
+    "ppo.batch_size=8",
+    "ppo.episodes=16",
+    "evaluation.every=2",
+    "evaluation.continuations=1",
+    "evaluation.text=null",
+)
+
+
+def test_sparse_and_critic_train_offline_on_the_shipped_default(tmp_path: Path) -> None:
+    common = ("task=sentiment_control", *SMALL, "tracking=none", f"paths.outputs={tmp_path}")
+    for reward in ("sparse", "critic"):
+        run = pgsrm.train(*common, f"reward={reward}", progress=False)
+        assert "reward/exact_match" not in run.metrics and "eval/holdout_exact_match" not in run.evaluations
+        last = run.evaluations.iloc[-1]
+        for name in ("gold", "gold_share", "extrinsic", "distinct_2", "repetition", "kl", "length"):
+            assert np.isfinite(last[f"eval/holdout_{name}"]), name
+        assert run.evaluations["eval/holdout_kl"].iloc[0] == pytest.approx(0, abs=1e-5)  # still the reference
+        assert last["eval/holdout_kl"] > 1e-5
+        assert 0 < last["eval/holdout_gold_share"] < 1 and last["eval/holdout_length"] <= 19
+    assert {"critic/positive", "critic/clean", "reward/extrinsic", "value/explained_variance"} <= set(run.metrics)
+    samples = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
+    assert all("exact_match" not in sample and len(sample["token_rewards"]) <= 19 for sample in samples)
+    assert set(pgsrm.load_runs(tmp_path)["reward.arm"]) == {"critic", "sparse"}
+
+
+def test_the_figures_and_the_report_of_such_runs(tmp_path: Path, analyse: Callable[..., str]) -> None:
+    common = ("task=sentiment_control", *SMALL, "tracking=none", f"paths.outputs={tmp_path}")
+    pgsrm.train(*common, "reward=critic", progress=False)
+    page = analyse(tmp_path)
+    assert "sentiment" in page.lower() and "Traceback" not in page
+
+
+@pytest.fixture
+def analyse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    def run(outputs: Path) -> str:
+        from pgsrm.analysis.plot_figures import main
+
+        main(["--runs", str(outputs / "runs"), "--out", str(outputs / "figures"), "--formats", "png"])
+        return (outputs / "figures" / "report.html").read_text(encoding="utf-8")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("reward=pgsrm",), "no references to compare with"),
+        (("reward=binary",), "no checker"),
+        (("reward=sparse", "parent.error_rate=0.1"), "nothing is an error"),
+        (("reward=sparse", "task.min_new_tokens=20"), "task.min_new_tokens=20"),
+        (("reward=sparse", "task.extrinsic=null"), "reward.extrinsic=null"),
+        (("reward=sparse", "task.extrinsic.label=sad"), "there are negative, positive"),
+        (("reward=sparse", "task.extrinsic.model=sentimint"), "no such classifier"),
+        (("reward=sparse", "ppo.clip_range=null", "ppo.epochs=1", "ppo.ratio_limit=2"), "ppo.ratio_limit"),
+    ],
+)
+def test_what_such_a_task_can_not_have(call_cli: Callable[..., Any], words: Sequence[str], problem: str) -> None:
+    result = call_cli("task=sentiment_control", *words, "tracking=none", "dry_run=true")
+    assert result.code == 2 and problem in result.error_line
+
+
+def test_a_task_with_right_answers_has_no_reward_of_its_own(call_cli: Callable[..., Any]) -> None:
+    result = call_cli("task=color", "reward=sparse", "tracking=none", "dry_run=true")
+    assert result.code == 2 and "reward.extrinsic=null" in result.error_line
+
+
+def test_the_length_of_each_response_is_drawn_and_repeats_itself() -> None:
+    def lengths() -> list[int]:
+        trainer = pgsrm.Trainer.build("task=sentiment_control", "reward=sparse", *SMALL, "task.min_new_tokens=2")
+        rollout = trainer.sample(trainer.task.train[:60])
+        ended = [ids[-1] in trainer.codec.eos for ids in rollout.response_ids]
+        return [len(ids) for ids, end in zip(rollout.response_ids, ended, strict=True) if not end]
+
+    first = lengths()
+    assert first == lengths() and max(first) == 19 and min(first) < 6 and len(set(first)) > 8
+
+
+def test_variety_by_hand() -> None:
+    values = variety(["A film a film", "a song"])
+    assert values["distinct_1"] == 3 / 6  # a, film, song
+    assert values["distinct_2"] == 3 / 4  # a film, film a, a song; "a film" twice
+    assert values["repetition"] == pytest.approx((1 / 3 + 0) / 2)
+
+
+def test_a_hashed_classifier_is_a_sum_of_its_features(tmp_path: Path) -> None:
+    weights = np.zeros(BUCKETS)
+    for text, weight in (("good", 2.0), ("bad", -1.0), ("not good", -4.0)):
+        (bucket,) = features(text) - features(text.split()[0]) - features(text.split()[-1]) or features(text)
+        weights[bucket] = weight
+    save_hashed(tmp_path / "c.safetensors", weights, 0.5, ("negative", "positive"))
+    reward = ClassifierReward(str(tmp_path / "c.safetensors"))
+    texts = ["A GOOD film", "bad, good", "not good", "good good"]
+    assert reward(prompts=[""] * 4, responses=texts) == [2.5, 1.5, -1.5, 2.5]
+    probability = ClassifierReward(str(tmp_path / "c.safetensors"), value="probability", label="Negative")
+    assert probability(prompts=[""], responses=["good"]) == [pytest.approx(1 / (1 + np.exp(2.5)))]
+    both = ClassifierReward(str(tmp_path / "c.safetensors"), reads="both")
+    assert both(prompts=["not "], responses=["good"]) == [-1.5]
+
+
+@pytest.mark.parametrize("name", ["sentiment", "sentiment_gold"])
+def test_the_shipped_classifiers_know_good_from_bad(name: str) -> None:
+    reward = ClassifierReward(name)
+    good, bad, empty = reward(prompts=["", "", ""], responses=["a wonderful and moving film", "a boring, bad mess", ""])
+    assert good > 0.5 > -0.5 > bad and abs(empty) < 2
+    alone = reward(prompts=[""], responses=["a boring, bad mess"])
+    assert alone == [pytest.approx(bad, abs=1e-4)]  # the same beside others as alone
+    assert len(load_classifier(name).digest) == 64
+
+
+def test_the_halves_are_equal_and_stand_still() -> None:
+    assert half("A film. ") == half("a film.")
+    assert 400 < sum(half(f"sentence {n}") == "A" for n in range(1000)) < 600
+
+
+def test_a_clipped_value_gains_nothing_by_moving_on() -> None:
+    values, targets, old = (torch.tensor([row]) for row in ([0.9, 0.1, -1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]))
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    # 0.9 is beyond 0 + 0.2: the error is that of 0.2; 0.1 is within; -1 is worse than -0.2 and counts as it is
+    expected = (0.8**2 + 0.9**2 + 2.0**2) / 3
+    assert value_loss(values, targets, mask, old=old, clip=0.2).item() == pytest.approx(expected)
+
+
+def test_a_bad_label_names_the_labels() -> None:
+    with pytest.raises(UserError, match="there are negative, positive"):
+        ClassifierReward(label=2).check()
