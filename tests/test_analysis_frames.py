@@ -1,5 +1,6 @@
 """Runs as a data frame."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,16 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         pytest.raises(UserError, match="none of the run"),
     ):
         load_runs(broken)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_has_not_begun_has_no_row_and_no_warning(tmp_path: Path) -> None:
+    """Wrong version: a warning for each run of a large sweep that has only just been started."""
+    begun, waiting = (write_run(tmp_path / name) for name in ("begun", "waiting"))
+    (waiting / "metrics.jsonl").write_text("")
+    status = json.loads((waiting / "status.json").read_text())
+    (waiting / "status.json").write_text(json.dumps(status | {"state": "waiting"}))
+    assert load_runs(tmp_path)["folder"].unique().tolist() == [str(begun)]
 
 
 def test_help_and_errors_import_neither_pandas_nor_matplotlib(tmp_path: Path) -> None:

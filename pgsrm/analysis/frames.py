@@ -32,7 +32,7 @@ def load_runs(folders: Place | Iterable[Place] = "outputs") -> pd.DataFrame:
     Columns, in this order: `run` (the folder's name), `folder`, `state`; the chosen config groups (`task`, `reward`,
     `model`, `ppo`, …), `seed` and every value of the config under its dotted key (`reward.alpha`, `ppo.actor_lr`); then
     `update`, `episodes` and the metrics of docs/metrics.md. What a run does not have is NaN. Update 0 is the evaluation
-    before training. Texts are categories, lists are JSON.
+    before training. Texts are categories, lists are JSON. A run that has not begun has no row.
 
     Raises:
         NoRunsError: there is no such folder, or no run in it. A run that can't be read is left out with a warning.
@@ -74,6 +74,8 @@ def _rows(folder: Path) -> pd.DataFrame | None:
     run = RunFolder(folder)
     config, lines = read_config(run.config), run.read_metrics()
     if not config or not lines:
+        if config and run.state() == "waiting":
+            return None
         missing = "metrics.jsonl has no line" if config else "config.yaml is missing or can't be read"
         warnings.warn(f"{folder}: left out, {missing}", stacklevel=3)
         return None

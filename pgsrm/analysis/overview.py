@@ -162,6 +162,14 @@ def _reward_text(runs: Sequence[Run]) -> str:
         )
     if run.reward == "binary" or kind == "BinaryReward":
         return "1 where the task's checker accepts the response as right, else 0. What is nearly right earns nothing."
+    if kind == "ClassifierReward":
+        return f"What the classifier {node.get('model', 'sentiment')} says of the response, of its label {node.get('label', 'positive')}."
+    if kind == "CriticReward":
+        arm = ", ".join(dict.fromkeys(other.settings.get("reward.arm", "critic") for other in runs))
+        return (
+            "The task's own reward at the last token and, from the spans that a critic marks, rewards on their tokens; "
+            f"reward.arm={arm} (docs/relc.md)."
+        )
     return f"A reward of your own: {node['_target_']}." if node.get("_target_") else ""
 
 
@@ -172,7 +180,9 @@ def _task_text(task: str, variants: Sequence[Variant]) -> str:
     for variant in variants:
         rows = sample_rows(variant.runs[0])
         if rows:
-            return f"The policy reads “{rows[0]['prompt'].strip()}”; the reference is “{rows[0]['reference']}”."
+            reference = rows[0]["reference"]
+            told = f"the reference is “{reference}”" if reference else "no answer is right or wrong"
+            return f"The policy reads “{rows[0]['prompt'].strip()}”; {told}."
     section = variants[0].runs[0].config.get("task")
     template = section.get("template") if isinstance(section, dict) else None
     return f"The policy reads “{str(template).strip()}”." if template else ""

@@ -12,7 +12,7 @@ from pgsrm.analysis.runs import Run
 
 MOMENTS = 5
 EACH = 3
-KEYS = ("update", "prompt", "reference", "response", "reward", "exact_match")
+KEYS = ("update", "prompt", "reference", "response", "reward")
 SEPARATORS = (" ", "'", '"')
 
 
@@ -37,7 +37,9 @@ def sample_rows(run: Run) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = msgspec.json.decode(line)
-            rows.append({**{key: row[key] for key in KEYS}, "update": int(row["update"]), "pieces": pieces(row)})
+            known = {key: row[key] for key in KEYS}
+            match = row.get("exact_match")  # None where nothing is right or wrong
+            rows.append({**known, "update": int(row["update"]), "exact_match": match, "pieces": pieces(row)})
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             continue  # half-written, or another schema's
     return rows
