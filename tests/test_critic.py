@@ -68,6 +68,7 @@ def marking(**changes: Any) -> str:
     "reply",
     [
         *("", "I can't help with that. It is lovely.", "Good: lovely", "Bad: slow\nGood: lovely", "Good: lovely\nBad:"),
+        *("Good: ;\nBad: none", "Good: lovely\nBad: ; ;"),
         *("Good: lovely\nBad: slow\nIn sum: lovely", '{"spans": [], "note": "lovely"}', "[]", "null", "\ud800"),
         *(marking(label=None), marking(quote=1), marking(label="nice"), marking(occurrence=0), marking()[:-3]),
     ],

@@ -92,8 +92,9 @@ def _from_text(reply: str) -> list[Quote] | None:
     quotes = []
     for label in LINES:
         line = match[label].strip()
-        if not line:
+        parts = [part.strip() for part in line.split(";") if part.strip()]
+        if not parts:  # neither a quote nor the word that says there is none
             return None
         if line.lower() != NONE:
-            quotes += [Quote(part.strip(), label) for part in line.split(";") if part.strip()]
+            quotes += [Quote(part, label) for part in parts]
     return quotes
