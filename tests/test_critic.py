@@ -1,4 +1,4 @@
-"""Critics: quotes, forms of a reply, the word list, and a model on this machine."""
+"""Critics: quotes, forms of a reply, and the word list."""
 
 import json
 from pathlib import Path

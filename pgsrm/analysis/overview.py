@@ -163,7 +163,8 @@ def _reward_text(runs: Sequence[Run]) -> str:
     if run.reward == "binary" or kind == "BinaryReward":
         return "1 where the task's checker accepts the response as right, else 0. What is nearly right earns nothing."
     if kind == "ClassifierReward":
-        return f"What the classifier {node.get('model', 'sentiment')} says of the response, of its label {node.get('label', 'positive')}."
+        model, label = node.get("model", "sentiment"), node.get("label", "positive")
+        return f"What the classifier {model} says of the response, for its label {label}."
     if kind == "CriticReward":
         arm = ", ".join(dict.fromkeys(other.settings.get("reward.arm", "critic") for other in runs))
         return (
