@@ -29,12 +29,12 @@ _LAYERS, _EPOCHS, _BATCH, _RATE = 2, 2, 32, 1e-3
 
 def pieces(reviews: Labelled, most: int) -> Labelled:
     """The first `most` pieces of 40 words of each review, in lower case as the sentences are."""
-    found = []
+    parts: Labelled = []
     for text, positive in reviews:
         words = text.lower().split()
         starts = range(0, min(len(words), most * PIECE), PIECE)
-        found += [(" ".join(words[start : start + PIECE]), positive) for start in starts if len(words) - start > 10]
-    return found
+        parts += [(" ".join(words[start : start + PIECE]), positive) for start in starts if len(words) - start > 10]
+    return parts
 
 
 def train_hashed(texts: Labelled, file: Path) -> None:
