@@ -23,12 +23,16 @@ _TEXT = re.compile(r"\s*Good:(?P<positive>[^\n]*)\nBad:(?P<negative>[^\n]*)\s*")
 
 
 class _Quoted(msgspec.Struct, forbid_unknown_fields=True):
+    # The words, to the letter.
     quote: str
+    # One of the labels that were asked for.
     label: str
+    # Which of equal quotes it is, from 1.
     occurrence: int | None = None
 
 
 class _Reply(msgspec.Struct, forbid_unknown_fields=True):
+    # What is marked; empty where there is nothing to mark.
     spans: list[_Quoted]
 
 
