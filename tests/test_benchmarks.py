@@ -16,12 +16,14 @@ from benchmarks import methods
 from benchmarks.arithmetic import Shape, Work, count_work
 from benchmarks.baselines import TransformersLearner
 from benchmarks.embedder import _count
+from benchmarks.relc_arms import shown, value_at
+from benchmarks.span_matching import measure
 from pgsrm.config.compose import plan_words
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.update import Learner, step
-from pgsrm.rollout import at_last_token
+from pgsrm.rollout import Span, at_last_token
 
 PROMPTS = [[5, 6, 7], [5, 6, 20, 21, 22], [5, 6, 30, 31], [5, 6, 7]]  # ragged, one twice
 RESPONSES = [[50, 51, 0], [52, 53, 54], [0], [50, 51, 0]]
@@ -173,3 +175,31 @@ def test_embedder_counts_time_and_unseen_texts(tmp_path: Path) -> None:
     before = spent["embedder"]
     Words().embed([])
     assert spent["embedder"] > before > 0
+
+
+def test_spans_lost_and_invented_by_hand() -> None:
+    class Words:
+        """A codec whose tokens are words with the blank before them."""
+
+        def encode_text(self, text: str) -> str:
+            return text
+
+        def decode(self, texts: list[str]) -> tuple[list[str], list[list[tuple[int, int]]]]:
+            ends = [[i for i, letter in enumerate(text) if letter == " "] + [len(text)] for text in texts]
+            return texts, [list(zip([0, *row], row, strict=False)) for row in ends]
+
+    # tokens "a", " warm", " film", " arm"; "a" and "arm" are in "warm", but not as words
+    texts = [("a warm film arm", (Span(2, 6, "positive"),)), ("a", (Span(0, 1, "negative"),))]
+    codec: Any = Words()
+    stripped, unstripped = (measure(codec, texts, way) for way in ("released_sentiment", "released_detox"))
+    assert (stripped["recall"], stripped["precision"], stripped["lost"]) == (1, 2 / 4, 0)
+    assert (unstripped["recall"], unstripped["precision"], unstripped["lost"]) == (1 / 2, 1 / 2, 1 / 2)
+    exact = measure(codec, texts, "offset")
+    assert (exact["recall"], exact["precision"], exact["lost"], exact["spans"]) == (1, 1, 0, 2)
+
+
+def test_where_a_path_first_passes_a_level() -> None:
+    assert value_at([0, 2, 4, 3, 5], [0, 10, 20, 0, 90], 3.0) == 15
+    assert np.isnan(value_at([0, 1, 2], [0, 1, 2], 3.0))
+    assert shown([1.0, 3.0, float("nan")], 1, False) == "2.0 (2 of 3)"
+    assert shown([1.0, 3.0], 1, True) == "2.0 ± 12.7"  # Student's t of one degree of freedom: 12.71 * sqrt(2) / sqrt(2)

@@ -1,6 +1,7 @@
 """A task without right answers: from its prompts to a trained run, its measures, and what refuses it."""
 
 import json
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pgsrm.models.classifier import BUCKETS, features, load_classifier, save_has
 from pgsrm.nano.sentiment_data import half
 from pgsrm.ppo.losses import value_loss
 from pgsrm.reward import ClassifierReward
+from pgsrm.trainer import Trainer
 from pgsrm.util.errors import UserError
 
 SMALL = (
@@ -50,6 +52,36 @@ def test_sparse_and_critic_train_offline_on_the_shipped_default(tmp_path: Path, 
     samples = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
     assert all("exact_match" not in sample and len(sample["token_rewards"]) <= 19 for sample in samples)
     assert set(pgsrm.load_runs(tmp_path)["reward.arm"]) == {"critic", "sparse"}
+
+
+def test_random_arms_repeat_themselves_after_an_interrupt(
+    tmp_path: Path, tiny: Path, common: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shuffled places and a random gate. Wrong version: they draw from a generator that no checkpoint has."""
+    (tmp_path / "letters.txt").write_text("\n".join(f"positive {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"))
+    arm = "reward=critic", "reward.arm=shuffled", "reward.gate={share: 0.5}", f"critic.path={tmp_path / 'letters.txt'}"
+    words = [*common, *arm, "evaluation.measures=null", f"model.path={tiny}"]
+    whole = (run := pgsrm.train(*words, progress=False)).metrics
+    samples = (run.folder / "samples.jsonl").read_bytes()
+    for path in run.folder.rglob("*"):
+        if path.is_file() and path.name not in ("config.yaml", "lock"):
+            path.unlink()
+    learn = Trainer.learn
+
+    def interrupted(self: Trainer, *args: Any) -> Any:
+        if self.update == 0:
+            signal.raise_signal(signal.SIGINT)
+        return learn(self, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "learn", interrupted)
+        pgsrm.train(*words, progress=False)
+    resumed = pgsrm.train(*words, progress=False)
+    assert resumed.folder == run.folder and list(resumed.metrics["update"]) == [1, 2]
+    without_times = [name for name in whole if not name.startswith("time/")]
+    assert resumed.metrics[without_times].equals(whole[without_times])
+    assert (run.folder / "samples.jsonl").read_bytes() == samples
+    assert set(whole["critic/asked"]) == {0.5} and whole["critic/coverage"].gt(0).any()
 
 
 def test_the_figures_and_the_report_of_such_runs(
