@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,12 @@ def write_run(
     std: Sequence[float] | None = None,
     exact: tuple[float, float] | None = None,
     samples: Sequence[dict[str, Any]] = (),
+    evaluations: Mapping[int, Mapping[str, float]] | None = None,
 ) -> Path:
-    """A run folder as a training leaves it; `rewards` are the updates on file, `updates` those planned."""
+    """A run folder as a training leaves it; `rewards` are the updates on file, `updates` those planned.
+
+    evaluations: update (0, or one of those on file) -> what stands in its line besides.
+    """
     import yaml  # type: ignore[import-untyped]
 
     rewards = ramp(0.1, 0.7) if rewards is None else rewards
@@ -66,6 +70,12 @@ def write_run(
         rows[-1] |= {"policy/entropy": bits, "policy/kl": divergence, "time/update": 0.1}
     if exact:
         rows[-1] |= {"eval/train_exact_match": exact[1], "eval/holdout_exact_match": exact[1] / 2}
+    for update, values_then in (evaluations or {}).items():
+        row = next((row for row in rows if row["update"] == update), None)
+        if row is None:
+            row = {"update": update, "episodes": update * BATCH}
+            rows.insert(0, row)
+        row |= values_then
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if samples:
         (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))

@@ -121,13 +121,34 @@ def test_a_response_is_cut_into_its_tokens() -> None:
     cut = pieces(PER_TOKEN)
     assert [(piece.text, piece.reward, piece.strength) for piece in cut] == [
         ("a", 0.5, 5),
-        (" very", -1.0, 10),
+        (" ", -1.0, 10),  # the span begins within the token
+        ("very", -1.0, 10),
         (" bad", 0.0, 0),
         ("⏎", 0.25, 2),  # the end-of-sequence token has no characters
     ]
-    assert cut[1].title == "reward -1; hedge -1" and cut[0].title == "reward +0.5"
-    assert pieces({"response": "a"}) == [] and pieces({**PER_TOKEN, "offsets": [[0, 1]]}) == []
+    assert [piece.last for piece in cut] == [True, False, True, True, True]  # a token's reward is shown once
+    assert [(piece.span, piece.ended) for piece in cut] == [("", ""), ("", ""), ("bad", "hedge"), ("", ""), ("", "")]
+    assert cut[2].title == "reward -1; hedge -1" and cut[0].title == "reward +0.5" and cut[1].title == "reward -1"
+    assert pieces({"response": "a"}) == [] and pieces({**PER_TOKEN, "offsets": [[0, 1]], "annotations": {}}) == []
+    assert {piece.reward for piece in pieces({**PER_TOKEN, "offsets": [[0, 1]]})} == {None}  # the span is still shown
     assert [p.text for p in pieces({"response": "x y", "token_rewards": [1.0], "offsets": [[2, 3]]})] == ["x ", "y"]
+
+
+def test_spans_are_cut_out_also_without_rewards_per_token() -> None:
+    spans = [[0, 4, "polite", 0.5], [2, 9, "odd", None], [9, 9, "empty", 1.0], [9, 99, "long", -1.0]]
+    cut = pieces({"response": "good, so it is", "annotations": {"spans": spans}})
+    assert [(piece.text, piece.span, piece.marks, piece.ended) for piece in cut] == [
+        ("go", "good", "polite +0.5", ""),
+        ("od", "good", "polite +0.5, odd", "polite"),
+        (", so ", "plain", "odd", "odd"),
+        ("it is", "bad", "long -1", "long"),
+    ]
+    assert all(piece.reward is None for piece in cut)
+
+
+def test_a_token_that_wrote_later_bytes_of_a_character_is_no_end() -> None:
+    row = {"response": "é!", "token_rewards": [0.5, 0.25, 0.0], "offsets": [[0, 1], [1, 1], [1, 2]]}
+    assert [(piece.text, piece.reward) for piece in pieces(row)] == [("é", 0.5), ("", 0.25), ("!", 0.0)]
 
 
 @pytest.mark.parametrize("broken", [{"offsets": [[0]]}, {"token_rewards": ["x"], "offsets": [[0, 1]]}])
@@ -141,6 +162,6 @@ def test_rewards_per_token_stand_in_the_report(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "antonym", rewards=ramp(0, 1), samples=[row])
     page = make_report(tmp_path)
     classes = [attrs["class"] for tag, attrs in page.elements if tag == "span" and "token " in str(attrs.get("class"))]
-    assert classes == ["token plus", "token minus", "token zero", "token plus"]
+    assert classes == ["token plus", "token minus", "token minus span bad", "token zero", "token plus"]
     assert "reward -1; hedge -1" in page.all("span", "title")
-    assert "very -1" in page.words and "-0.25 ✗" in page.words  # told without colour, and the total beside
+    assert "very -1 hedge" in page.words and "-0.25 ✗" in page.words  # told without colour, and the total beside

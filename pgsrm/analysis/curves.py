@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +61,8 @@ def rolling_mean(values: np.ndarray, size: int) -> np.ndarray:
 def curve(variant: Variant, column: str, points: int = POINTS) -> Curve | None:
     """The variant's finished seeds (else: all of them) that have the column, up to the update that all of them reach.
 
+    A metric of the evaluations is given at those that all of the seeds have, the one before training too, as it is.
+
     None where none has it. `points` of the updates are kept, evenly spaced: twenty per smoothing window lose
     nothing that the eye could see. Where a run lacks more updates than the window holds, the mean is NaN.
     """
@@ -68,6 +72,8 @@ def curve(variant: Variant, column: str, points: int = POINTS) -> Curve | None:
     if not runs:
         return None
     n = min(run.last_update for run in runs)
+    if column.startswith("eval/"):
+        return _at_evaluations(runs, column, n)
     values = np.stack([_at_updates(run, column, n) for run in runs])  # (seeds, n)
     kept = np.unique(np.linspace(0, n - 1, points).round().astype(int))
     smooth = rolling_mean(values, window(runs[0].updates))[:, kept]
@@ -75,6 +81,35 @@ def curve(variant: Variant, column: str, points: int = POINTS) -> Curve | None:
     low, high = bootstrap_band(smooth)
     episodes = np.interp(kept + 1, runs[0].metrics["update"], runs[0].metrics["episodes"])
     return Curve(episodes, smooth.mean(0), low, high, faint, len(runs))
+
+
+def _at_evaluations(runs: Sequence[Run], column: str, n: int) -> Curve | None:
+    import numpy as np
+
+    updates, values = shared_evaluations(runs, (column,))
+    kept = updates <= n
+    if not kept.any():
+        return None
+    (seeds,) = values[:, :, kept]
+    episodes = np.interp(updates[kept], runs[0].metrics["update"], runs[0].metrics["episodes"])
+    return Curve(episodes, seeds.mean(0), *bootstrap_band(seeds), seeds[:MOST_FAINT], len(runs))
+
+
+def shared_evaluations(runs: Sequence[Run], columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The updates (m,) at which each of the runs has all of the columns, and their values (columns, seeds, m)."""
+    import numpy as np
+
+    known = [run.series(column)[0] for run in runs for column in columns]
+    updates = functools.reduce(np.intersect1d, known)
+    values = [[_of(run, column, updates) for run in runs] for column in columns]
+    return updates, np.array(values).reshape(len(columns), len(runs), len(updates))
+
+
+def _of(run: Run, column: str, updates: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    own, values = run.series(column)
+    return values[np.isin(own, updates)]
 
 
 def _at_updates(run: Run, column: str, n: int) -> np.ndarray:

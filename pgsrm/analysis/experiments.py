@@ -12,7 +12,21 @@ from pgsrm.analysis.experiment_files import read_experiment
 from pgsrm.analysis.figures import by_setting
 from pgsrm.analysis.intervals import Estimate, mean_interval
 from pgsrm.analysis.measures import change, end, last, oscillation, series
-from pgsrm.analysis.results import ENTROPY, EVALUATIONS, HELD_OUT, KL, MATCH, REWARD, TRAINED, Measure, seeds
+from pgsrm.analysis.results import (
+    DISTANCE,
+    DISTINCT,
+    ENTROPY,
+    EVALUATIONS,
+    EXTRINSIC,
+    GOLD_SHARE,
+    HELD_OUT,
+    KL,
+    MATCH,
+    REWARD,
+    TRAINED,
+    Measure,
+    seeds,
+)
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.style import looks
 from pgsrm.analysis.tables import NONE, Cell, Table
@@ -23,6 +37,10 @@ OUTCOMES: tuple[tuple[str, str, Measure], ...] = (
     ("Right sampled answers, last tenth", MATCH, last),
     ("Right greedy answers, trained", TRAINED, end),
     ("Right greedy answers, held out", HELD_OUT, end),
+    ("Extrinsic reward, held out", EXTRINSIC, end),
+    ("Gold share, held out", GOLD_SHARE, end),
+    ("KL per response", DISTANCE, end),
+    ("Distinct-2, held out", DISTINCT, end),
 )
 # What the table has besides the figure.
 FURTHER: tuple[tuple[str, str, Measure], ...] = (

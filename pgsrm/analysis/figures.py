@@ -242,7 +242,7 @@ def draw_panel(
                 drawn.episodes, drawn.low, drawn.high, color=colour, alpha=0.25 if few else 0.1, linewidth=0
             )
         points_planned = (
-            len(drawn.mean) * variant.runs[0].episodes / drawn.episodes[-1]
+            len(drawn.mean) * variant.runs[0].episodes / max(drawn.episodes[-1], 1)
         )  # a short curve has fewer markers
         every = max(1, int(points_planned / MARKED))
         first = min(every, len(drawn.mean)) // 2

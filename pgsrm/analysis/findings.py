@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pgsrm.analysis.arms import Arms, arms_table, find_arms, plot_arms
 from pgsrm.analysis.claims import Claim
 from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.dot_plot import plot_dot_pages
@@ -29,7 +30,7 @@ class Findings:
     `shown` are the variants of the tasks' own figures, tables and checks; variants that are levels of a named
     experiment are not among them. Each of `experiments` has levels, with tables of its own in `levels` and
     `differences`, and checks in `experiment_checks`. Those of `plain` have no levels: they compare tasks and rewards,
-    and the tasks' own figures show them.
+    and the tasks' own figures show them. `arms` are what is compared at the same KL, each with its table in `arm_tables`.
     """
 
     variants: Sequence[Variant]
@@ -45,6 +46,8 @@ class Findings:
     levels: Sequence[Table]
     differences: Sequence[Table]
     experiment_checks: Sequence[Sequence[Check]]
+    arms: Sequence[Arms]
+    arm_tables: Sequence[Table]
 
     @property
     def tasks(self) -> list[str]:
@@ -58,6 +61,7 @@ class Findings:
         for experiment, experiment_checks in zip(self.experiments, self.experiment_checks, strict=True):
             checks.setdefault(experiment.name, []).extend(experiment_checks)
         tables = [*self.paper, *self.results, self.by_seed, *self.comparisons, *self.levels, *self.differences]
+        tables += self.arm_tables
         tables.append(claims_table(checks))
         return [table for table in tables if table.rows]
 
@@ -71,6 +75,7 @@ class Findings:
                 drawings.append((experiment.stem, _of_levels(experiment, width)))
             if experiment.name:  # the others are in the task's own figure
                 drawings.append((f"{experiment.stem}_curves", _of_curves(experiment, width)))
+        drawings += [(arms.stem, _of_arms(arms, width)) for arms in self.arms]
         return drawings
 
 
@@ -79,6 +84,7 @@ def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Cla
     compared = experiments(variants)
     swept = [experiment for experiment in compared if experiment.has_levels]
     shown, _ = group_runs(main_runs(variants, compared))
+    arms = find_arms(shown, swept)
     return Findings(
         variants=variants,
         shown=shown,
@@ -96,6 +102,8 @@ def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Cla
         experiment_checks=[
             [check for check in check_all(claims, e.variants) if check.variants] if e.name else [] for e in swept
         ],
+        arms=arms,
+        arm_tables=[arms_table(compared_arms) for compared_arms in arms],
     )
 
 
@@ -112,6 +120,10 @@ def _of_levels(experiment: Experiment, width: str) -> Callable[[], list[Figure]]
         return plot_dot_pages([panel for panel in panels if panel[1]], experiment.title, experiment.factor, width)
 
     return draw
+
+
+def _of_arms(arms: Arms, width: str) -> Callable[[], list[Figure]]:
+    return lambda: [plot_arms(arms, width)]
 
 
 def _of_curves(experiment: Experiment, width: str) -> Callable[[], list[Figure]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgsrm.analysis.arms import Arms, arm_panels
 from pgsrm.analysis.configs import differences, environments
 from pgsrm.analysis.dot_plot import plot_dots
 from pgsrm.analysis.experiment_files import read_experiment
@@ -21,9 +22,9 @@ from pgsrm.analysis.experiments import OUTCOMES, Experiment, dots
 from pgsrm.analysis.figures import PANELS, RAW_CURVES, by_setting, legend_label, plot_panel
 from pgsrm.analysis.findings import Findings
 from pgsrm.analysis.overview import Pair, before_and_after, overview
-from pgsrm.analysis.results import REWARD, over_seeds
+from pgsrm.analysis.results import MEASURED, REWARD, STREAMS, over_seeds
 from pgsrm.analysis.samples import Samples, folder_link, read_samples, sample_rows
-from pgsrm.analysis.style import DARK, LIGHT, MARKERS, STYLE, looks
+from pgsrm.analysis.style import DARK, LIGHT, MARKERS, STYLE, Look, looks
 from pgsrm.analysis.tables import NONE, Table
 from pgsrm.analysis.variants import Variant, task_title
 from pgsrm.analysis.verdicts import FAILS, HOLDS, NO_TASK, NO_VERDICT, UNDECIDED, Check
@@ -65,10 +66,12 @@ def _content(findings: Findings, path: Path) -> dict[str, Any]:
     configs = (differences(findings.shown), environments(findings.variants))
     decided = [check for check in findings.checks if check.verdict != UNDECIDED]
     told = {check.claim for check in decided}
+    pairs, sampled = list(_pairs(findings.shown)), list(_samples(findings.shown))
     columns = {t: [v for v in findings.shown if v.task == t] for t in findings.tasks}
     return {
         "overview": overview(findings.shown) if findings.shown else None,
-        "pairs": list(_pairs(findings.shown)),
+        "pairs": pairs,
+        "pairs_referenced": any(pair.reference for _, _, rows in pairs for pair in rows),
         "waiting": len({check.claim for check in findings.checks} - told),
         "waiting_matrix": claims_matrix([c for c in findings.checks if c.claim not in told], columns),
         "runs": len(runs),
@@ -87,11 +90,13 @@ def _content(findings: Findings, path: Path) -> dict[str, Any]:
         "symbols": SYMBOLS,
         "classes": CLASSES,
         "experiments": _experiments(findings),
+        "arms": [_arms(*pair) for pair in zip(findings.arms, findings.arm_tables, strict=True)],
         "results": [table for table in findings.results if table.rows],
         "comparisons": [table for table in findings.comparisons if _tells_apart(table)],
         "early_comparisons": [table for table in findings.comparisons if not _tells_apart(table)],
         "paper": findings.paper,
-        "samples": list(_samples(findings.shown)),
+        "samples": sampled,
+        "spanned": any(samples.has_spans for _, samples in sampled),
         "not_sampled": max(len(findings.shown) - SAMPLED, 0),
         "configs": [table for table in configs if table.rows],
         "by_seed": findings.by_seed,
@@ -156,13 +161,20 @@ def _in_words(variants: Sequence[Variant], column: str) -> str:
 def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
     """The panels of a task: all curves in them while they can be told apart, else a setting at a time."""
     rows = [("", list(variants))] if len(variants) <= RAW_CURVES else by_setting(variants)
+    recorded = {column for variant in variants for run in variant.runs for column in run.metrics}
+    panels = [*PANELS, *(panel for panel in (*STREAMS, *MEASURED) if panel[0] in recorded)]
     blocks = [
-        {"label": label, "legend": _legend(members), "pictures": _panels(members, PANELS)} for label, members in rows
+        {"label": label, "legend": _legend(members), "pictures": _panels(members, panels)} for label, members in rows
     ]
     return {"name": task, "title": task_title(task), "blocks": blocks}
 
 
-def _legend(variants: Sequence[Variant]) -> list[dict[str, str]]:
+def _arms(arms: Arms, table: Table) -> dict[str, Any]:
+    pictures = [picture(draw, alt) for alt, draw in arm_panels(arms)]
+    return {"title": arms.title, "legend": _legend(arms.variants, arms.looks), "pictures": pictures, "table": table}
+
+
+def _legend(variants: Sequence[Variant], styles: Sequence[Look] | None = None) -> list[dict[str, str]]:
     return [
         {
             "label": legend_label(v),
@@ -171,7 +183,7 @@ def _legend(variants: Sequence[Variant]) -> list[dict[str, str]]:
             "dashes": dash_array(look.dashes),
             "marker": GLYPHS.get(look.marker, ""),
         }
-        for v, look in zip(variants, looks(variants), strict=True)
+        for v, look in zip(variants, styles or looks(variants), strict=True)
     ]
 
 

@@ -27,9 +27,36 @@ EVALUATIONS = {
     "top share, trained": "eval/train_top_share",
     "top share, held out": "eval/holdout_top_share",
     "perplexity": "eval/perplexity",
+    # Of sampled continuations of held-out prompts.
+    "extrinsic reward": "eval/holdout_extrinsic",
+    "gold measure": "eval/holdout_gold",
+    "gold share": "eval/holdout_gold_share",
+    "KL per response": "eval/holdout_kl",
+    "distinct-2": "eval/holdout_distinct_2",
+    "repetition": "eval/holdout_repetition",
+    "response length": "eval/holdout_length",
 }
 TRAINED, HELD_OUT = EVALUATIONS["exact match, trained"], EVALUATIONS["exact match, held out"]
-COLUMNS = (REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values(), *measures.SPREAD.values())
+EXTRINSIC, GOLD, GOLD_SHARE = (EVALUATIONS[name] for name in ("extrinsic reward", "gold measure", "gold share"))
+DISTANCE, DISTINCT = EVALUATIONS["KL per response"], EVALUATIONS["distinct-2"]
+# What a reward's parts come to, where it has parts: a column, a title, a unit.
+STREAMS = (
+    ("reward/extrinsic", "Extrinsic reward", "reward"),
+    ("critic/positive", "The critic gives", "reward per response"),
+    ("critic/negative", "The critic takes", "reward per response"),
+    ("critic/coverage", "Tokens that the critic marks", "share"),
+)
+# What sampled continuations of held-out prompts are, where they are measured.
+MEASURED = (
+    (EXTRINSIC, "Extrinsic reward, held out", "reward"),
+    (GOLD, "Gold measure, held out", "log-odds"),
+    (DISTINCT, "Distinct-2, held out", "share"),
+    (DISTANCE, "KL, held out", "nats per response"),
+)
+COLUMNS = (
+    *(REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values(), *measures.SPREAD.values()),
+    *(column for column, _, _ in STREAMS),
+)
 INTERVAL = "Means over the finished seeds, in brackets Student's t 95% interval over seeds (none below three)."
 
 Measure = Callable[[Series], float]
@@ -89,7 +116,10 @@ def evaluation(variants: Sequence[Variant]) -> Table:
         rows,
         len(_name_head(variants)),
         formats,
-        ("Greedy answers on all prompts, unless sampled is said.", INTERVAL),
+        (
+            "Greedy answers on all prompts, unless sampled is said; from the extrinsic reward on, sampled ones, held out.",
+            INTERVAL,
+        ),
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,21 @@ class Samples:
     run: Run
     template: str
     rows: Sequence[dict[str, Any]]
+
+    @property
+    def has_references(self) -> bool:
+        """Whether any of the prompts has a reference."""
+        return any(row["reference"] for row in self.rows)
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether any of the responses is known to be right or wrong."""
+        return any(row["exact_match"] is not None for row in self.rows)
+
+    @property
+    def has_spans(self) -> bool:
+        """Whether anything is marked in the responses."""
+        return any(piece.span for row in self.rows for piece in row["pieces"])
 
 
 def sample_rows(run: Run) -> list[dict[str, Any]]:
@@ -66,16 +82,21 @@ def read_samples(run: Run) -> Samples | None:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a response with its reward, None where it has none of its own.
+    """A part of a response that lies within one token and has the same spans throughout, with its token's reward.
 
-    `strength` is the size of the reward as a share of the response's largest, in tenths; `marks` are the labels of the
-    spans that hold it.
+    `reward` is None where the reward is for the whole response. `strength` is its size as a share of the response's largest,
+    in tenths. `last` says whether its token ends with it. `marks` are the spans that hold it, as "positive +0.5"; `span` says
+    whether the first of them is worth more than 0 (`good`), less (`bad`) or neither (`plain`), "" for no span; `ended` are the
+    labels of those that end with it.
     """
 
     text: str
     reward: float | None = None
     strength: int = 0
     marks: str = ""
+    last: bool = True
+    span: str = ""
+    ended: str = ""
 
     @property
     def title(self) -> str:
@@ -85,26 +106,54 @@ class Piece:
 
 
 def pieces(row: Mapping[str, Any]) -> list[Piece]:
-    """The response of a sample cut into its tokens, each with its reward; [] where the reward is for the whole response.
+    """The response of a sample cut where its tokens and its spans begin and end; [] where it has neither.
 
-    A token that ends the response has no characters, and is shown as ⏎.
+    A token that ends the response has no characters, and is shown as ⏎. A token that wrote only later bytes of a character
+    has none either, and an empty text.
     """
-    rewards, offsets, response = row.get("token_rewards"), row.get("offsets"), str(row["response"])
+    rewards, offsets, response = row.get("token_rewards") or [], row.get("offsets"), str(row["response"])
+    spans = _spans(row, len(response))
     if not rewards or not isinstance(offsets, list) or len(rewards) != len(offsets):
+        rewards, offsets = [], []
+    if not rewards and not spans:
         return []
-    largest = max(abs(reward or 0.0) for reward in rewards)
-    marked = (row.get("annotations") or {}).get("spans", [])
+    largest = max((abs(reward or 0.0) for reward in rewards), default=0.0)
     parts, at = [], 0
     for reward, (start, end) in zip(rewards, offsets, strict=True):
-        if start > at:
-            parts.append(Piece(response[at:start]))
-        marks = ", ".join(
-            f"{label} {value:+.3g}" for s, e, label, value in marked if s < max(end, start + 1) and e > start
-        )
+        parts += _cut(response, at, start, spans)
         strength = round(10 * abs(reward or 0.0) / largest) if largest else 0
-        parts.append(Piece(response[max(start, at) : end] or "⏎", reward, strength, marks))
+        own = _cut(response, max(start, at), end, spans) or [Piece("⏎" if end >= len(response) else "")]
+        parts += [replace(p, reward=reward, strength=strength, last=p is own[-1]) for p in own]
         at = max(at, end)
-    return [*parts, Piece(response[at:])] if at < len(response) else parts
+    return [*parts, *_cut(response, at, len(response), spans)]
+
+
+Marked = tuple[int, int, str, float | None]
+
+
+def _spans(row: Mapping[str, Any], length: int) -> list[Marked]:
+    """The spans of a sample's annotations that mark something of the response."""
+    spans = [
+        (int(s), int(e), str(label), value) for s, e, label, value in (row.get("annotations") or {}).get("spans", [])
+    ]
+    return [(start, min(end, length), label, value) for start, end, label, value in spans if start < min(end, length)]
+
+
+def _cut(response: str, start: int, end: int, spans: Sequence[Marked]) -> list[Piece]:
+    """The characters [start, end) of a response, cut where a span begins or ends."""
+    borders = sorted({start, end, *(place for s, e, _, _ in spans for place in (s, e) if start < place < end)})
+    return [_piece(response, a, b, spans) for a, b in pairwise(borders)] if start < end else []
+
+
+def _piece(response: str, start: int, end: int, spans: Sequence[Marked]) -> Piece:
+    holding = [span for span in spans if span[0] < end and span[1] > start]
+    marks = ", ".join(label if value is None else f"{label} {value:+.3g}" for _, _, label, value in holding)
+    kind = ""
+    if holding:
+        value = holding[0][3] or 0.0
+        kind = "good" if value > 0 else "bad" if value < 0 else "plain"
+    ended = ", ".join(dict.fromkeys(label for _, e, label, _ in holding if e == end))
+    return Piece(response[start:end], marks=marks, span=kind, ended=ended)
 
 
 def shared_ends(texts: Sequence[str]) -> tuple[str, str]:

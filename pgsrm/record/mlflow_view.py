@@ -18,6 +18,11 @@ _CHARTS = {
     "policy/kl": "KL from the reference policy",
     "eval/train_exact_match": "right answers, trained prompts",
     "eval/holdout_exact_match": "right answers, held-out prompts",
+    # Of tasks without right answers. The page hides charts that none of its runs has, and has room for no more: a tag of
+    # MLflow's holds 5,000 characters.
+    "reward/extrinsic": "extrinsic reward",
+    "eval/holdout_gold_share": "gold measure, held out",
+    "eval/holdout_kl": "KL per response, held out",
 }
 # The part of the page's address behind the experiment's id.
 PAGE = f"runs?compareRunsMode=CHART&workflowType=machine_learning&viewStateShareKey={_NAME}"

@@ -37,6 +37,9 @@ class Summary:
     kl: float
     match: float  # share of right greedy answers at the last evaluation, on the prompts that are trained on
     held_out: float  # and on those that are kept out
+    # At the last evaluation, of sampled answers to held-out prompts, for tasks without right answers.
+    extrinsic: float = math.nan
+    gold: float = math.nan  # the share that the gold measure takes for good
 
 
 class _Line(msgspec.Struct):
@@ -54,6 +57,16 @@ class _Line(msgspec.Struct):
     match: float | None = msgspec.field(name="eval/train_exact_match", default=None)
     # The same on held-out prompts.
     held_out: float | None = msgspec.field(name="eval/holdout_exact_match", default=None)
+    # Of sampled answers to held-out prompts: the task's own reward, and the share that the gold measure takes for good.
+    extrinsic: float | None = msgspec.field(name="eval/holdout_extrinsic", default=None)
+    gold: float | None = msgspec.field(name="eval/holdout_gold_share", default=None)
+    # Seconds of the evaluation, where this line has one.
+    evaluation: float | None = msgspec.field(name="time/evaluation", default=None)
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the line has an evaluation, also of a task without right answers."""
+        return any(value is not None for value in (self.match, self.extrinsic, self.gold, self.evaluation))
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -70,7 +83,7 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
     last = _last_lines(folder.metrics, after=tenths[-1][0])
     made = max(last, default=0)
     first = _first_lines(folder.metrics, tenths[0][1]) if made >= tenths[0][1] > 0 else {}
-    evaluated = next((last[update] for update in sorted(last, reverse=True) if last[update].match is not None), None)
+    evaluated = next((last[update] for update in sorted(last, reverse=True) if last[update].evaluated), _Line(0))
     newest = next((last[update] for update in sorted(last, reverse=True) if last[update].reward is not None), _Line(0))
     return Summary(
         folder=folder,
@@ -84,8 +97,10 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
         reward_now=_number(newest.reward),
         entropy=_number(newest.entropy),
         kl=_number(newest.kl),
-        match=_number(evaluated.match if evaluated else None),
-        held_out=_number(evaluated.held_out if evaluated else None),
+        match=_number(evaluated.match),
+        held_out=_number(evaluated.held_out),
+        extrinsic=_number(evaluated.extrinsic),
+        gold=_number(evaluated.gold),
     )
 
 
@@ -97,11 +112,15 @@ def end_of_run_line(run: Summary) -> str:
     how_far = "" if run.state == "finished" else f" at update {run.update} of {run.updates}"
     passed = "" if math.isnan(run.seconds) else f" in {clock(run.seconds)}"
     now = f"{number(run.reward_now, 2)} now" if math.isnan(run.reward_last) else number(run.reward_last, 2)
-    held_out = "" if math.isnan(run.held_out) else f", {percent(run.held_out)} held out"
+    if math.isnan(run.extrinsic) and math.isnan(run.gold):
+        held_out = "" if math.isnan(run.held_out) else f", {percent(run.held_out)} held out"
+        outcome = f"right answers {percent(run.match)}{held_out}"
+    else:
+        outcome = f"held out: extrinsic reward {number(run.extrinsic, 2)}, gold {percent(run.gold)}"
     reason = f"; {run.reason}" if run.reason else ""
     return (
         f"{short_names([run.folder.name])[0]} {run.state}{how_far}{passed}: "
-        f"reward {number(run.reward_first, 2)} -> {now}, right answers {percent(run.match)}{held_out}{reason}"
+        f"reward {number(run.reward_first, 2)} -> {now}, {outcome}{reason}"
     )
 
 
@@ -130,10 +149,21 @@ Column = tuple[str, str, Sequence[str]]  # two lines of head, and a cell for eac
 
 
 def answers(runs: Sequence[Summary]) -> list[Column]:
-    """The columns of right answers; of the prompts that are kept out where there are any."""
-    columns: list[Column] = [("right", "trained", [percent(run.match) for run in runs])]
-    if any(not math.isnan(run.held_out) for run in runs):
+    """The columns of right answers, or of what tasks without them are measured by; of held-out prompts where there are any."""
+
+    def known(values: Sequence[float]) -> bool:
+        return not all(map(math.isnan, values))
+
+    extrinsic, gold = [run.extrinsic for run in runs], [run.gold for run in runs]
+    columns: list[Column] = []
+    if known([run.match for run in runs]) or not known(extrinsic + gold):
+        columns.append(("right", "trained", [percent(run.match) for run in runs]))
+    if known([run.held_out for run in runs]):
         columns.append(("", "held out", [percent(run.held_out) for run in runs]))
+    if known(extrinsic):
+        columns.append(("extrinsic", "held out", [number(value, 2) for value in extrinsic]))
+    if known(gold):
+        columns.append(("gold", "held out", [percent(value) for value in gold]))
     return columns
 
 
@@ -218,7 +248,7 @@ def _last_lines(path: Path, after: int) -> dict[int, _Line]:
                 if span < size:  # the first piece may be the rest of a line that starts further up
                     content = content[content.find(b"\n") + 1 :]
                 lines = {line.update: line for line in _whole(content.splitlines(keepends=True))}
-                enough = min(lines, default=0) <= after and any(line.match is not None for line in lines.values())
+                enough = min(lines, default=0) <= after and any(line.evaluated for line in lines.values())
                 if enough or span == size:
                     return lines
                 span = min(size, 4 * span)
