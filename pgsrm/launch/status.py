@@ -86,10 +86,8 @@ def main() -> None:
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="outputs, or run folders (default: outputs)"
     )
-    parser.epilog = (
-        "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: \
-answers of the last evaluation. docs/metrics.md defines states and numbers."
-    )
+    parser.epilog = "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: \
+answers of the last evaluation; extrinsic, gold: of its sampled answers, held out. docs/metrics.md defines states and numbers."
     parser.add_argument("--unfinished", action="store_true", help="leave out the runs that have finished")
     options = parser.parse_args()
     try:
