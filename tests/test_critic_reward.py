@@ -1,15 +1,13 @@
-"""Rewards from spans: where they stand, what they sum to, and what training makes of them."""
+"""Rewards from spans: where they stand and what they sum to. test_spans.py has borders, ways of matching, and credit."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 from pgsrm.critic import Critique
-from pgsrm.ppo.advantages import generalized_advantages, whiten
 from pgsrm.reward import CriticReward, normalise
-from pgsrm.reward.spans import marked_labels, token_values, tokens_of
+from pgsrm.reward.spans import token_values, tokens_of
 from pgsrm.rollout import Span
 from pgsrm.util.errors import UserError
 
@@ -71,13 +69,6 @@ def test_a_span_belongs_to_the_tokens_that_wrote_it() -> None:
 )
 def test_values_of_tokens(per: Any, on: Any, expected: list[float]) -> None:
     assert token_values(SPANS, TEXT, OFFSETS, VALUES, per, on) == expected
-
-
-def test_the_released_ways_lose_and_invent() -> None:
-    """Unstripped, " warm" is in no quote; stripped, "a" is in "warm" (R1 of docs/relc.md)."""
-    assert marked_labels(SPANS[:1], TEXT, OFFSETS, "released_detox")[:2] == [(), ()]
-    assert marked_labels(SPANS[:1], TEXT, OFFSETS, "released_sentiment")[:2] == [(GOOD,), (GOOD,)]
-    assert marked_labels(SPANS[:1], TEXT, OFFSETS)[:2] == [(), (GOOD,)]
 
 
 @pytest.mark.parametrize(
@@ -145,52 +136,3 @@ def test_streams_and_annotations() -> None:
 def test_settings_that_contradict_each_other(make: Callable[[], Any], problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         make()
-
-
-def advantages(rewards: list[float], gae_lambda: float) -> list[float]:
-    row, mask = torch.tensor([rewards]), torch.ones(1, len(rewards), dtype=torch.bool)
-    return generalized_advantages(row, torch.zeros_like(row), mask, 1.0, gae_lambda)[0].tolist()
-
-
-def test_credit_falls_on_the_token_that_earned_it() -> None:
-    """With lambda 1 the first token's advantage is the return wherever it was paid; a bad token has the lowest one."""
-    at_end, at_place = [0, 0, 0, 0, -1.0], [0, 0, -1.0, 0, 0]
-    assert advantages(at_end, 1.0)[0] == advantages(at_place, 1.0)[0] == -1
-    assert advantages(at_end, 0.95)[0] == pytest.approx(-(0.95**4))
-    assert advantages(at_place, 1.0)[3:] == [0, 0]  # what comes after it is not to blame
-    assert min(range(5), key=advantages([0, 0, -1.0, 0, 0.5], 0.95).__getitem__) == 2
-
-
-def test_a_planted_bad_token_has_the_lowest_advantage_of_its_batch_whatever_the_padding() -> None:
-    """Ragged responses, as PPO has them: estimated in a rectangle and whitened over the real tokens."""
-    bad, rows = 3, [[0, 0.5, 0, -0.5, 0, 0, 0.25], [0, 0.5, 0.25], [0.5, 0, 0, 0, 0.25]]
-
-    def whitened(width: int) -> torch.Tensor:
-        mask = torch.tensor([[t < len(row) for t in range(width)] for row in rows])
-        rewards = torch.tensor(
-            [[*row, *[9.0] * (width - len(row))] for row in rows]
-        )  # what is at padding does not count
-        return whiten(generalized_advantages(rewards, torch.zeros_like(rewards), mask, 1.0, 0.95), mask)
-
-    narrow, wide = whitened(7), whitened(12)
-    torch.testing.assert_close(wide[:, :7], narrow)
-    assert not wide[:, 7:].any()
-    assert int(narrow.argmin()) == bad
-
-
-@pytest.mark.parametrize(
-    ("span", "tokens"),
-    [
-        (Span(0, 4, GOOD), [0, 1, 2]),  # the beginning, to the end of a character that two tokens wrote
-        (Span(3, 4, GOOD), [1, 2]),  # that character alone
-        (Span(4, 9, BAD), [3]),  # the end: EOS is no part of it
-        (Span(2, 6, GOOD), [0, 1, 2, 3]),  # across, within tokens
-        (Span(4, 4, GOOD), []),  # nothing
-    ],
-)
-def test_a_span_over_a_multi_byte_character_at_the_ends_and_across_tokens(span: Span, tokens: list[int]) -> None:
-    text, offsets = "caf\u00e9 good", [(0, 3), (3, 4), (4, 4), (4, 9), (9, 9)]
-    assert tokens_of(span, offsets) == tokens
-    values = token_values([span, span], text, offsets, VALUES)  # marked twice, it is worth as much
-    assert [t for t, value in enumerate(values) if value] == tokens
-    assert sum(token_values([span], text, offsets, VALUES, per="span")) == (VALUES[span.label] if tokens else 0)
