@@ -199,7 +199,9 @@ def test_the_report_shows_arms_streams_and_spans_and_nothing_of_right_answers(pa
     assert {str(attrs["class"]) for attrs in spans} == {"token plus span good"}
     assert {attrs["title"] for attrs in spans} == {"reward +0.5; positive +0.5"}
     assert "<good +0.5 positive" in page.words  # text, never markup, and told without colour
-    assert not {"right", "reference"} & {cell for cell in heads(tmp_path)} and "✗" not in page.words
+    assert not {"right", "reference"} & heads(tmp_path) and "✗" not in page.words
+    assert "smoothed reward/exact_match" not in page.words and "References" not in page.words
+    assert page.words.count("reward.arm=sparse (2 seeds)") == 1  # the legend says what the heading does not
     assert (tmp_path / "out" / "arms_arms_sentiment_control.png").is_file()
     (sparse, critic) = table_rows((tmp_path / "out" / "arms_arms_sentiment_control.md").read_text())
     assert (sparse["arm"], critic["KL, end"]) == ("reward.arm=sparse", "4.0")

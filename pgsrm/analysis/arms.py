@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgsrm.analysis.curves import shared_evaluations
 from pgsrm.analysis.experiments import Experiment
-from pgsrm.analysis.figures import NOTE_WIDTH, RAW_CURVES, curve_handle, draw_panel, legend_label
+from pgsrm.analysis.figures import NOTE_WIDTH, RAW_CURVES, curve_handle, draw_panel, seeds_label
 from pgsrm.analysis.intervals import NAN, censored_mean_interval, mean_interval
 from pgsrm.analysis.measures import Series, end, start
 from pgsrm.analysis.results import DISTANCE, DISTINCT, EXTRINSIC, GOLD_SHARE, INTERVAL, over_seeds, seeds
@@ -72,6 +72,10 @@ class Arms:
         own = [part for part in variant.settings.split(", ") if part.startswith(OF_THE_REWARD)]
         alone = len({other.reward for other in self.variants}) == 1
         return ", ".join(own if alone and own else [f"reward={variant.reward}", *own])
+
+    def legend_label(self, variant: Variant) -> str:
+        """As "reward.arm=uniform (3 seeds)"."""
+        return f"{self.label(variant)} ({seeds_label([variant])})"
 
 
 def _last(part: str) -> str:
@@ -230,7 +234,7 @@ def plot_arms(arms: Arms, width: str = "text") -> Figure:
         panels = [(outcome, against) for against in (False, True) for outcome in OUTCOMES]
         for axes, (outcome, against) in zip(figure.subplots(*shape).flat, panels, strict=True):
             _draw(axes, arms, styles, outcome, against, dark=False)
-        labels = [_labelled(arms, variant) for variant in arms.variants]
+        labels = [arms.legend_label(variant) for variant in arms.variants]
         handles = [curve_handle(look) for look in styles]
         # Lines below the title's own keep the legend's place free.
         figure.suptitle(arms.title + "\n " * rows, x=0.01, ha="left", weight="bold", size=9)
@@ -302,10 +306,6 @@ def _draw_paths(axes: Axes, arms: Arms, styles: Sequence[Look], column: str, dar
     axes.set_xlim(left=0)
     axes.grid(axis="y", color=GRID[dark], linewidth=0.5)
     axes.set_axisbelow(True)
-
-
-def _labelled(arms: Arms, variant: Variant) -> str:
-    return legend_label(variant).replace(variant.title, arms.label(variant), 1)
 
 
 def _note(arms: Arms) -> str:

@@ -143,6 +143,9 @@ def _checker(config: Mapping[str, Any]) -> str | None:
 
 
 def _reference(config: Mapping[str, Any]) -> str | None:
+    task = _get(config, "task")
+    if isinstance(task, Mapping) and task.get("checker", "") is None:
+        return None  # a task without right answers has no references
     named = _get(config, "choices.parent")
     return None if named is None else str(named)
 

@@ -164,26 +164,34 @@ def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
     recorded = {column for variant in variants for run in variant.runs for column in run.metrics}
     panels = [*PANELS, *(panel for panel in (*STREAMS, *MEASURED) if panel[0] in recorded)]
     blocks = [
-        {"label": label, "legend": _legend(members), "pictures": _panels(members, panels)} for label, members in rows
+        {
+            "label": label,
+            "legend": _legend(legend_label, members, looks(members)),
+            "pictures": _panels(members, panels),
+        }
+        for label, members in rows
     ]
     return {"name": task, "title": task_title(task), "blocks": blocks}
 
 
 def _arms(arms: Arms, table: Table) -> dict[str, Any]:
     pictures = [picture(draw, alt) for alt, draw in arm_panels(arms)]
-    return {"title": arms.title, "legend": _legend(arms.variants, arms.looks), "pictures": pictures, "table": table}
+    legend = _legend(arms.legend_label, arms.variants, arms.looks)
+    return {"title": arms.title, "legend": legend, "pictures": pictures, "table": table}
 
 
-def _legend(variants: Sequence[Variant], styles: Sequence[Look] | None = None) -> list[dict[str, str]]:
+def _legend(
+    label: Callable[[Variant], str], variants: Sequence[Variant], styles: Sequence[Look]
+) -> list[dict[str, str]]:
     return [
         {
-            "label": legend_label(v),
+            "label": label(v),
             "light": look.colour,
             "dark": DARK[look.colour],
             "dashes": dash_array(look.dashes),
             "marker": GLYPHS.get(look.marker, ""),
         }
-        for v, look in zip(variants, styles or looks(variants), strict=True)
+        for v, look in zip(variants, styles, strict=True)
     ]
 
 

@@ -84,6 +84,10 @@ def learning(variants: Sequence[Variant]) -> Table:
     for variant in variants:
         cells: list[Cell] = [over_seeds(variant, REWARD, measure) for measure in LEARNING]
         rows.append([*_names(variants, variant), seeds(variant), *cells, *_reached(variant), _minutes(variant)])
+    matches: tuple[str, ...] = ()
+    if _recorded(variants, MATCH):
+        told = f"Episodes until the smoothed `reward/exact_match` is first at {THRESHOLD:g}: mean of the seeds that reach it."
+        matches = (told,)
     return Table(
         "results",
         "Reward of sampled answers",
@@ -91,11 +95,7 @@ def learning(variants: Sequence[Variant]) -> Table:
         rows,
         len(_name_head(variants)),
         {"change": "+z.3f", "gain kept": ".2f", matched[1]: ",.0f", "minutes per run": ".1f"},
-        (
-            "Tenth: mean of `reward/mean` over that tenth of the updates.",
-            f"Episodes until the smoothed `reward/exact_match` is first at {THRESHOLD:g}: mean of the seeds that reach it.",
-            INTERVAL,
-        ),
+        ("Tenth: mean of `reward/mean` over that tenth of the updates.", *matches, INTERVAL),
     )
 
 
@@ -109,6 +109,8 @@ def evaluation(variants: Sequence[Variant]) -> Table:
         rows.append([*_names(variants, variant), seeds(variant), *cells])
     head = [text for name in EVALUATIONS for text in (f"{name}: start", f"{name}: end")]
     formats = dict.fromkeys(("perplexity: start", "perplexity: end"), ".1f")
+    measured = _recorded(variants, EXTRINSIC)
+    sampled = "; from the extrinsic reward on, sampled ones to held-out prompts" if measured else ""
     return Table(
         "evaluation",
         "Evaluations before training and at the end",
@@ -116,11 +118,12 @@ def evaluation(variants: Sequence[Variant]) -> Table:
         rows,
         len(_name_head(variants)),
         formats,
-        (
-            "Greedy answers on all prompts, unless sampled is said; from the extrinsic reward on, sampled ones, held out.",
-            INTERVAL,
-        ),
+        (f"Greedy answers on all prompts, unless sampled is said{sampled}.", INTERVAL),
     )
+
+
+def _recorded(variants: Sequence[Variant], column: str) -> bool:
+    return any(column in run.metrics for variant in variants for run in variant.runs)
 
 
 def stability(variants: Sequence[Variant]) -> Table:
