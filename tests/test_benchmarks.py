@@ -16,7 +16,6 @@ from benchmarks import methods
 from benchmarks.arithmetic import Shape, Work, count_work
 from benchmarks.baselines import TransformersLearner
 from benchmarks.embedder import _count
-from benchmarks.relc_arms import shown, value_at
 from benchmarks.span_matching import measure
 from pgsrm.config.compose import plan_words
 from pgsrm.embedder.cache import VectorCache
@@ -196,10 +195,3 @@ def test_spans_lost_and_invented_by_hand() -> None:
     assert (unstripped["recall"], unstripped["precision"], unstripped["lost"]) == (1 / 2, 1 / 2, 1 / 2)
     exact = measure(codec, texts, "offset")
     assert (exact["recall"], exact["precision"], exact["lost"], exact["spans"]) == (1, 1, 0, 2)
-
-
-def test_where_a_path_first_passes_a_level() -> None:
-    assert value_at([0, 2, 4, 3, 5], [0, 10, 20, 0, 90], 3.0) == 15
-    assert np.isnan(value_at([0, 1, 2], [0, 1, 2], 3.0))
-    assert shown([1.0, 3.0, float("nan")], 1, False) == "2.0 (2 of 3)"
-    assert shown([1.0, 3.0], 1, True) == "2.0 ± 12.7"  # Student's t of one degree of freedom: 12.71 * sqrt(2) / sqrt(2)
