@@ -15,10 +15,9 @@ from pgsrm.record.tenths import tenth_bounds
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
     from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
-
-    from pgsrm.config.compose import Composer
 
 _WHOLE_SWEEPS = ("hydra_plugins.pgsrm_sweeper.", "hydra._internal.core_plugins.basic_sweeper.")
 _OURS = "hydra_plugins.pgsrm_"
@@ -39,7 +38,7 @@ def searched_keys(config: "DictConfig") -> set[str]:
 
 
 def launch(
-    composer: "Composer",
+    config_loader: "ConfigLoader",
     config: "DictConfig",
     jobs: Sequence[Sequence[str]],
     first: bool,
@@ -50,7 +49,7 @@ def launch(
     """Plan the runs of one call of Hydra to a launcher, and train them; in a search, what each came to.
 
     Args:
-        composer: of `config`.
+        config_loader: Hydra's, which composed `config`.
         config: the sweep's.
         jobs: one list of overrides for each run.
         first: whether this is the sweeper's first call.
@@ -62,6 +61,9 @@ def launch(
         UserError: an override is wrong; no run has started then.
         SweepFailed: a run failed or was stopped.
     """
+    from pgsrm.config.compose import Composer
+
+    composer = Composer(config_loader, config)
     if not is_search(config):
         sweep(composer.plans(jobs))
         return []

@@ -41,7 +41,6 @@ class LocalLauncher(Launcher):
             UserError: an override is wrong; no run has started then.
             SweepFailed: a run failed or was stopped.
         """
-        from pgsrm.config.compose import Composer
         from pgsrm.launch import search
         from pgsrm.launch.local import run_batch, run_sweep
         from pgsrm.record import RunFolder
@@ -52,7 +51,7 @@ class LocalLauncher(Launcher):
             "retry_failed": self.retry_failed,
         }
         return search.launch(
-            Composer(self.hydra_context.config_loader, self.config),
+            self.hydra_context.config_loader,
             self.config,
             job_overrides,
             initial_job_idx == 0,

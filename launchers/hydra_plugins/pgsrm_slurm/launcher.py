@@ -39,14 +39,13 @@ class SlurmLauncher(Launcher):
             UserError: an override is wrong; no run has started then.
             SweepFailed: a run failed or was stopped.
         """
-        from pgsrm.config.compose import Composer
         from pgsrm.launch import search
         from pgsrm.launch.slurm.launch import run_batch, run_sweep
         from pgsrm.launch.slurm.queue import Queue
 
         how: dict[str, Any] = {"slots": self.slots, "wait": self.wait, "retry_failed": self.retry_failed}
         return search.launch(
-            Composer(self.hydra_context.config_loader, self.config),
+            self.hydra_context.config_loader,
             self.config,
             job_overrides,
             initial_job_idx == 0,
