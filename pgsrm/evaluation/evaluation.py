@@ -48,7 +48,7 @@ class Evaluation:
         self._prompt_ids = {name: [prompt_ids[e.prompt] for e in examples] for name, examples in self._splits.items()}
         self._policy, self._codec, self._score = policy, codec, scorer
         self._sampling, self._seed, self._shortest = sampling, seed, task.min_new_tokens
-        self._with, self._other, text = evaluated_with, evaluated_with.other, evaluated_with.text
+        self._with, text = evaluated_with, evaluated_with.text
         self._windows = None if text is None else text_windows(codec, text, policy.positions)
 
     def __call__(self, update: int) -> dict[str, float]:
@@ -87,9 +87,9 @@ class Evaluation:
             "distinct": metrics["response/distinct"],
             "top_share": metrics["response/top_share"],
         }
-        if self._other is not None:
-            references = [example.reference for example in examples]
-            other, texts = self._other, greedy.texts
+        other = self._with.other
+        if other is not None:
+            references, texts = [example.reference for example in examples], greedy.texts
             rewards, _ = self._score.processes.from_first(lambda: other(references=references, responses=texts))
             values["other_reward"] = mean(rewards)
         return values | self._misled(examples, greedy.texts)
