@@ -101,6 +101,8 @@ def test_the_figures_and_the_report_of_such_runs(tmp_path: Path, common: Sequenc
         (("reward=sparse", "task.extrinsic=null"), "reward.extrinsic=null"),
         (("reward=sparse", "task.extrinsic.label=sad"), "there are negative, positive"),
         (("reward=sparse", "task.extrinsic.model=sentimint"), "no such classifier"),
+        (("reward=sparse", "task.extrinsic.model=./nowhere"), "no such classifier"),
+        (("reward=classifier", "+reward.device=gpu"), "reward.device=gpu: not a device"),
         (("reward=sparse", "ppo.clip_range=null", "ppo.epochs=1", "ppo.ratio_limit=2"), "ppo.ratio_limit"),
     ],
 )
@@ -173,3 +175,10 @@ def test_a_clipped_value_gains_nothing_by_moving_on() -> None:
 def test_a_bad_label_names_the_labels() -> None:
     with pytest.raises(UserError, match="there are negative, positive"):
         ClassifierReward(label=2).check()
+
+
+def test_a_classifier_s_device_that_is_not_there_is_named_where_it_is_used() -> None:
+    reward = ClassifierReward("sentiment_gold", device="cuda:99")
+    reward.check()  # a run may be planned on a machine without it
+    with pytest.raises(UserError, match=r"reward\.device=cuda:99: this machine has no such device"):
+        reward(prompts=[""], responses=["good"])

@@ -426,6 +426,8 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nonsense", "cuda:99"):
         with pytest.raises(UserError, match=f"model.device={name}: .*; use auto or cpu"):
             resolve_device(name)
+    with pytest.raises(UserError, match=r"reward.device=cuda:99: .*; use auto or cpu"):
+        resolve_device("cuda:99", "reward.device")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from msgspec import Meta
 
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
+from pgsrm.models.settings import check_device
 from pgsrm.util.digest import content_digest
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, reason
 from pgsrm.util.paths import local_path
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class SentenceTransformerEmbedder(CachedEmbedder):
         if find_spec("sentence_transformers") is None:
             raise UserError(f"embedder=sentence_transformer: needs the library sentence-transformers; {INSTALL}")
         self._path = str(_packaged() if path is None else path)
+        check_device(device, "embedder.device")
         self._revision, self._prompt, self._device = revision, prompt, device
         folder = local_path(self._path, "embedder.path")
         if folder.is_dir():
@@ -97,7 +99,7 @@ class SentenceTransformerEmbedder(CachedEmbedder):
 
         logging.disable_progress_bar()
         local = Path(self._path).is_dir()
-        device = str(resolve_device(self._device))
+        device = str(resolve_device(self._device, "embedder.device"))
         try:
             return SentenceTransformer(
                 self._path, revision=None if local else self._commit(), local_files_only=local, device=device
@@ -108,8 +110,7 @@ class SentenceTransformerEmbedder(CachedEmbedder):
             raise self._not_loaded(error, "name a sentence-transformers model") from error
 
     def _not_loaded(self, error: Exception, remedy: str) -> UserError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        return UserError(f"embedder.path={self._path}: can't be loaded ({reason}); {remedy}")
+        return UserError(f"embedder.path={self._path}: can't be loaded ({reason(error)}); {remedy}")
 
 
 def _packaged() -> Path:

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from pgsrm.models.digest import hub_commit, model_digest
-from pgsrm.models.hub import hub_problem
+from pgsrm.models.hub import source
+from pgsrm.models.settings import SHIPPED, local_files
 from pgsrm.util.digest import content_digest
-from pgsrm.util.errors import UserError
-from pgsrm.util.paths import local_path
+from pgsrm.util.errors import UserError, reason
+from pgsrm.util.paths import PACKAGE
 
-SHIPPED = Path(__file__).parent.parent / "nano"
-NAMES = {"sentiment": SHIPPED / "sentiment.safetensors", "sentiment_gold": SHIPPED / "sentiment_gold"}
+NAMES = {"sentiment": PACKAGE / "nano/sentiment.safetensors", "sentiment_gold": PACKAGE / "nano/sentiment_gold"}
 BUCKETS = 2**16
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|[.,!?]")
 
@@ -83,29 +83,29 @@ class TransformersClassifier:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        source: dict[str, Any] = {"pretrained_model_name_or_path": str(folder or name)}
-        source["local_files_only"] = folder is not None or hub_problem() is not None
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(
-                **(source if tokenizer is None else {**source, "pretrained_model_name_or_path": str(tokenizer)})
-            )
-            model = AutoModelForSequenceClassification.from_pretrained(**source, dtype=torch.float32)
+            self._tokenizer = AutoTokenizer.from_pretrained(**source(name, tokenizer or folder))
+            model = AutoModelForSequenceClassification.from_pretrained(**source(name, folder), dtype=torch.float32)
         except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             raise UserError(
-                f"reward.model={name}: can't be loaded ({reason}); name a sequence-classification model"
+                f"reward.model={name}: can't be loaded ({reason(error)}); name a sequence-classification model"
             ) from error
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         if model.config.pad_token_id is None:
             model.config.pad_token_id = self._tokenizer.pad_token_id
         self._tokenizer.padding_side = "right"
-        chosen = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
-        self._model = model.eval().to(chosen)
-        self._batch = batch_size
+        self._read, self._device, self._batch = model.eval(), device, batch_size
         self._longest = getattr(model.config, "max_position_embeddings", None) or 512
         self.labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
         self._name, self._folder = name, folder
+
+    @cached_property
+    def _model(self) -> Any:
+        """On its device, which need not be there where a run is only planned."""
+        from pgsrm.models.load import resolve_device
+
+        return self._read.to(resolve_device(self._device, "reward.device"))
 
     @cached_property
     def digest(self) -> str:
@@ -136,21 +136,15 @@ def load_classifier(name: str, batch_size: int = 64, device: str = "auto") -> Cl
         UserError: there is none, or it can't be loaded.
     """
     shipped = NAMES.get(name)
-    place = shipped or local_path(name, "reward.model")
-    if place.is_file():
-        return _load_hashed(name, place)
-    is_path = name.count("/") > 1 or name.startswith((".", "/", "~")) or place.is_dir()
-    if is_path and not place.is_dir():
+    files = shipped or local_files(name, "reward.model")
+    is_there = files.exists() if files else "/" in name  # a hub name has an owner
+    if not is_there:
         raise UserError(
-            f"reward.model={name}: no such folder; name a folder in the hub's layout, a hub model, or one of {', '.join(NAMES)}"
+            f"reward.model={name}: no such classifier; there are {', '.join(NAMES)}, folders in the hub's layout and hub models"
         )
-    if not is_path and "/" not in name:
-        raise UserError(
-            f"reward.model={name}: no such classifier; there are {', '.join(NAMES)}, folders and hub models"
-        )
-    return TransformersClassifier(
-        name, place if is_path else None, SHIPPED / "weights" if shipped else None, batch_size, device
-    )
+    if files and files.is_file():
+        return _load_hashed(name, files)
+    return TransformersClassifier(name, files, SHIPPED if shipped else None, batch_size, device)
 
 
 def _load_hashed(name: str, file: Path) -> HashedClassifier:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgsrm.models.hub import hub_problem
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, reason
 from pgsrm.util.paths import cache_folder
 
 
@@ -87,10 +87,8 @@ def download(
                 folder.rmdir()
             (work / "model").rename(folder)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:200]
-        raise UserError(
-            f"--out={folder}: can't be written ({reason}); name a folder of yours with 1 GB free"
-        ) from error
+        why = error.strerror or " ".join(str(error).split())[:200]
+        raise UserError(f"--out={folder}: can't be written ({why}); name a folder of yours with 1 GB free") from error
     return folder
 
 
@@ -151,7 +149,7 @@ def _from_hub(published: Published, work: Path) -> Path:
             published.repository, published.file, revision=published.revision, local_dir=work, etag_timeout=5
         )
     except Exception as error:  # the hub's client raises its own, its transport's and OSError alike
-        raise _NotThereError((str(error).strip().splitlines() or [type(error).__name__])[0][:120]) from error
+        raise _NotThereError(reason(error)) from error
     return Path(file)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, reason
 
 MAGIC = b"GGUF"
 
@@ -72,9 +72,8 @@ def convert(file: Path, folder: Path) -> None:
     try:
         model, tokenizer = read_model(file, torch.float32), read_tokenizer(file)
     except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
-            f"{file.name}: can't be converted ({reason}); install the gguf and transformers of requirements.lock"
+            f"{file.name}: can't be converted ({reason(error)}); install the gguf and transformers of requirements.lock"
         ) from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

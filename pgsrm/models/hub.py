@@ -1,5 +1,8 @@
 """Whether the Hugging Face hub can be reached: its client tries for half a minute, and says so in ten lines."""
 
+from pathlib import Path
+from typing import Any
+
 _SECONDS = 5
 
 
@@ -15,3 +18,12 @@ def hub_problem() -> str | None:
     except Exception as error:  # the transport's own: no name, no route, no answer in time, a proxy
         return f"no connection to {constants.ENDPOINT}: {' '.join(str(error).split())[:100] or type(error).__name__}"
     return None
+
+
+def source(name: str | None, files: Path | None, revision: str | None = None) -> dict[str, Any]:
+    """The arguments by which transformers finds `files`, a folder, or without it the hub model `name`.
+
+    Where the hub does not answer, it looks in the hub's cache alone.
+    """
+    where = {"pretrained_model_name_or_path": str(files or name), "revision": revision or "main"}
+    return {**where, "local_files_only": files is not None or hub_problem() is not None}

@@ -9,22 +9,22 @@ from transformers.activations import FastGELUActivation, NewGELUActivation
 from transformers.utils import logging
 
 from pgsrm.models import gguf_file
-from pgsrm.models.hub import hub_problem
+from pgsrm.models.hub import source
 from pgsrm.models.precision import attend_in_float32
 from pgsrm.models.settings import ModelSettings, is_gguf, local_files
 from pgsrm.models.text import ChatTemplate, Codec
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, reason
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that `model.device` names; raises UserError where this machine has none such."""
+def resolve_device(name: str, key: str = "model.device") -> torch.device:
+    """The device that the config's `key` names; raises UserError where this machine has none such."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"model.device={name}: this machine has no such device; use auto or cpu") from error
+        raise UserError(f"{key}={name}: this machine has no such device; use auto or cpu") from error
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -33,10 +33,10 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     try:
         if files is not None and is_gguf(files):
             return gguf_file.read_tokenizer(files)
-        return AutoTokenizer.from_pretrained(**_source(settings))
+        return AutoTokenizer.from_pretrained(**source(settings.path, files, settings.revision))
     except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
         raise UserError(
-            f"model.path={settings.path}: has no tokenizer that can be loaded ({_reason(error)}); "
+            f"model.path={settings.path}: has no tokenizer that can be loaded ({reason(error)}); "
             "save one there with save_pretrained"
         ) from error
 
@@ -48,22 +48,11 @@ def read_model(settings: ModelSettings, dtype: torch.dtype) -> Any:
     try:
         if files is not None and is_gguf(files):
             return gguf_file.read_model(files, dtype)
-        return AutoModelForCausalLM.from_pretrained(**_source(settings), dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(**source(settings.path, files, settings.revision), dtype=dtype)
     except Exception as error:
         raise UserError(
-            f"model.path={settings.path}: can't be loaded ({_reason(error)}); name a causal language model"
+            f"model.path={settings.path}: can't be loaded ({reason(error)}); name a causal language model"
         ) from error
-
-
-def _source(settings: ModelSettings) -> dict[str, Any]:
-    """The arguments by which transformers finds a folder or a hub model; in the hub's cache alone where there is no hub."""
-    files = local_files(settings.path)
-    where = {"pretrained_model_name_or_path": str(files or settings.path), "revision": settings.revision or "main"}
-    return {**where, "local_files_only": files is not None or hub_problem() is not None}
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def load_model(settings: ModelSettings, device: torch.device) -> Any:

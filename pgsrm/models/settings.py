@@ -13,7 +13,7 @@ from pgsrm.models.digest import TEMPLATES, hub_commit, model_digest
 from pgsrm.models.download import PUBLISHED, is_downloaded, model_folder
 from pgsrm.models.gguf_file import check_file
 from pgsrm.models.hub import hub_problem
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, reason
 from pgsrm.util.paths import PACKAGE, local_path
 
 SHIPPED = PACKAGE / "nano" / "weights"
@@ -84,14 +84,19 @@ def is_gguf(files: Path) -> bool:
     return files.suffix == ".gguf" and not files.is_dir()
 
 
+def check_device(name: str, key: str = "model.device") -> None:
+    """Raise UserError unless this could be a device's name; whether it is there, `resolve_device` sees where it is used."""
+    if not re.fullmatch(r"auto|(cpu|cuda|xpu)(:\d+)?", name):
+        raise UserError(f"{key}={name}: not a device; use auto, cpu, cuda or cuda:1")
+
+
 def check_model(settings: ModelSettings) -> None:
     """Raise UserError unless `model.path` is a folder or file with a model, or a hub model whose config can be had.
 
     And unless the library is there that `model.lora` needs. Whether a device is there is seen on the machine that trains
     (`resolve_device`), its name here.
     """
-    if not re.fullmatch(r"auto|(cpu|cuda|xpu)(:\d+)?", settings.device):
-        raise UserError(f"model.device={settings.device}: not a device; use auto, cpu, cuda or cuda:1")
+    check_device(settings.device)
     if settings.lora is not None:
         check_peft()
     if settings.system_prompt is not None and not settings.chat_template:
@@ -149,9 +154,8 @@ def _check_hub(settings: ModelSettings) -> None:
     try:
         hf_hub_download(path, "config.json", revision=settings.revision, etag_timeout=5, local_files_only=bool(problem))
     except Exception as error:  # the hub client raises its own, requests' and OSError alike
-        reason = problem or (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
-            f"model.path={path}: neither a folder nor a model that the hub gives ({reason}); "
+            f"model.path={path}: neither a folder nor a model that the hub gives ({problem or reason(error)}); "
             "check the name and the network, or name a folder in the hub's layout"
         ) from error
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from pgsrm.critic.lexicon import LEXICON, WORD
-from pgsrm.models.classifier import BUCKETS, NAMES, SHIPPED, Classifier, features, load_classifier, save_hashed
+from pgsrm.models.classifier import BUCKETS, NAMES, Classifier, features, load_classifier, save_hashed
+from pgsrm.models.settings import SHIPPED
 from pgsrm.nano.sentiment_data import half, read_reviews, read_sentences
 
 Labelled = list[tuple[str, bool]]
@@ -76,10 +77,10 @@ def train_gold(texts: Labelled, folder: Path, seed: int = 0) -> None:
 
     torch.manual_seed(seed)
     draw = random.Random(seed)
-    tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "weights")
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED)
     tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
     model = GPT2ForSequenceClassification.from_pretrained(
-        SHIPPED / "weights",
+        SHIPPED,
         n_layer=_LAYERS,
         num_labels=2,
         id2label=dict(enumerate(LABELS)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
+from pgsrm.models.settings import check_device
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import Count
 
@@ -27,7 +28,8 @@ class ClassifierReward:
     reads: what the classifier reads, the response alone or prompt and response together. batch_size: texts read
     at once. device: auto, cpu, cuda.
 
-    Raises UserError for a model that can't be had and for a label that it lacks, before a run starts.
+    Raises UserError for a model that can't be had, for one that is no classifier and for a label that it lacks, before a run
+    starts; for a device that is not there, where it is first asked.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ClassifierReward:
         batch_size: Count = 64,
         device: str = "auto",
     ) -> None:
+        check_device(device, "reward.device")
         self._name, self._label, self._value, self._reads = model, label, value, reads
         self._options: dict[str, Any] = {"batch_size": batch_size, "device": device}
         self._loaded: Classifier | None = None
