@@ -182,3 +182,9 @@ def test_a_classifier_s_device_that_is_not_there_is_named_where_it_is_used() -> 
     reward.check()  # a run may be planned on a machine without it
     with pytest.raises(UserError, match=r"reward\.device=cuda:99: this machine has no such device"):
         reward(prompts=[""], responses=["good"])
+
+
+def test_a_language_model_is_no_classifier(tiny: Path) -> None:
+    """Wrong version: transformers makes up the head that it lacks, at random."""
+    with pytest.raises(UserError, match=r"lacks weights of a classifier \(score.weight\)"):
+        ClassifierReward(str(tiny)).check()

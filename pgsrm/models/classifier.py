@@ -85,11 +85,17 @@ class TransformersClassifier:
         logging.disable_progress_bar()
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(**source(name, tokenizer or folder))
-            model = AutoModelForSequenceClassification.from_pretrained(**source(name, folder), dtype=torch.float32)
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                **source(name, folder), dtype=torch.float32, output_loading_info=True
+            )
         except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
             raise UserError(
                 f"reward.model={name}: can't be loaded ({reason(error)}); name a sequence-classification model"
             ) from error
+        if missing := sorted(found["missing_keys"]):  # transformers makes them up: a language model has no such head
+            raise UserError(
+                f"reward.model={name}: lacks weights of a classifier ({missing[0]}); name a sequence-classification model"
+            )
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         if model.config.pad_token_id is None:
