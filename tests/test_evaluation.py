@@ -14,6 +14,7 @@ from omegaconf import open_dict
 
 from pgsrm.config.compose import compose_run
 from pgsrm.config.plan import Plan, plan
+from pgsrm.evaluation.continuations import distance
 from pgsrm.evaluation.evaluation import WINDOW, perplexity, text_windows
 from pgsrm.evaluation.inputs import AUSTEN, SHIPPED, read_text
 from pgsrm.models.text import Codec
@@ -415,3 +416,12 @@ def test_the_page_says_how_every_evaluation_is_made() -> None:
     table = [line for line in section.splitlines() if line.startswith("| `eval/")]
     assert len(table) >= 7
     assert all(len(re.split(r"(?<!\\)\|", line)[2].strip()) > 10 for line in table)
+
+
+def test_the_distance_of_a_policy_from_itself_is_0_also_under_dropout(load_policy: Callable[..., Any]) -> None:
+    """Wrong version: ppo.dropout=true leaves units out of the policy, and not of the reference."""
+    prompts = [[5, 6, 7], [5, 6]]
+    policy = load_policy("gpt2", prompts=prompts)
+    policy.model.train()
+    assert distance(policy, prompts, [[50, 51, 0], [52, 0]])["kl"] == pytest.approx(0, abs=1e-6)
+    assert policy.model.training

@@ -43,7 +43,7 @@ def distance(policy: Policy, prompts: Sequence[Sequence[int]], responses: Sequen
     are no longer its language.
     """
     divergence, loss, tokens = 0.0, 0.0, 0
-    with torch.no_grad():
+    with torch.no_grad(), policy.without_dropout():
         for start in range(0, len(prompts), _ROWS):
             batch = policy.pad(prompts[start : start + _ROWS], responses[start : start + _ROWS])
             mask = batch.response_mask

@@ -1,6 +1,7 @@
 """What an update asks of a policy, and the values that flow between the two. `simple.py` is the one to read first."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,6 +73,9 @@ class Policy(Protocol):
 
     def text_logprob(self, windows: Tensor) -> float:
         """Mean log-probability of each token but the first of its row, given those before it, of token ids (W, L), L >= 2."""
+
+    def without_dropout(self) -> AbstractContextManager[None]:
+        """Within it, the policy's dropout is off."""
 
     def score(self, batch: Any, value_place: Tensor | None = None, prefill: Any | None = None) -> Scores:
         """The policy's logits and hidden states on given responses, with gradient.
