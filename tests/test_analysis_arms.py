@@ -11,6 +11,7 @@ import pytest
 from analysis_runs import UPDATES, ramp, table_rows, write_run
 from test_analysis_report import Page, make_report
 
+from pgsrm.analysis import report
 from pgsrm.analysis.arms import arms_table, at_distance, find_arms, kl_levels, plot_arms, threshold, value_at
 from pgsrm.analysis.curves import curve
 from pgsrm.analysis.experiments import experiments
@@ -170,7 +171,9 @@ SPANNED = {
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Page:
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
+    """Without its pictures, only what they say: test_open_task.py draws them."""
+    monkeypatch.setattr(report, "picture", lambda draw, alt: report.Picture("", "", 1, 1, alt))
     samples = [open_sample(update, " a <good", **SPANNED) for update in (10, 50, 100)]
     streams = {"reward/extrinsic": 0.1, "critic/positive": 0.5, "critic/coverage": 0.1}
     for arm in ("sparse", "critic"):

@@ -39,7 +39,9 @@ def common(tmp_path: Path) -> Sequence[str]:
     return ("task=sentiment_control", *where, *SMALL, "tracking=none", "threads=1")
 
 
-def test_sparse_and_critic_train_offline_on_the_shipped_default(tmp_path: Path, common: Sequence[str]) -> None:
+def test_sparse_and_critic_train_offline_on_the_shipped_default_and_are_compared(
+    tmp_path: Path, common: Sequence[str]
+) -> None:
     for reward in ("sparse", "critic"):
         run = pgsrm.train(*common, f"reward={reward}", progress=False)
         assert "reward/exact_match" not in run.metrics and "eval/holdout_exact_match" not in run.evaluations
@@ -53,6 +55,9 @@ def test_sparse_and_critic_train_offline_on_the_shipped_default(tmp_path: Path, 
     samples = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
     assert all("exact_match" not in sample and len(sample["token_rewards"]) <= 19 for sample in samples)
     assert set(pgsrm.load_runs(tmp_path)["reward.arm"]) == {"critic", "sparse"}
+    assert plot_figures.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path), "--formats", "png"]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Sentiment control" in page and "At the same KL" in page
 
 
 def test_random_arms_repeat_themselves_after_an_interrupt(
@@ -83,12 +88,6 @@ def test_random_arms_repeat_themselves_after_an_interrupt(
     assert resumed.metrics[without_times].equals(whole[without_times])
     assert (run.folder / "samples.jsonl").read_bytes() == samples
     assert set(whole["critic/asked"]) == {0.5} and whole["critic/coverage"].gt(0).any()
-
-
-def test_the_figures_and_the_report_of_such_runs(tmp_path: Path, common: Sequence[str]) -> None:
-    pgsrm.train(*common, "reward=critic", progress=False)
-    assert plot_figures.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path), "--formats", "png"]) == 0
-    assert "Sentiment control" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
