@@ -230,7 +230,12 @@ PATHS = (
     "embedder.cache",
     "reward.embedder.path",
     "reward.embedder.cache",
-    *(f"{node}.{key}" for node in ("critic", "reward.critic") for key in CRITIC_PATHS),
+    *(
+        f"{node}{inner}.{key}"
+        for node in ("critic", "reward.critic")
+        for inner in ("", ".critic")
+        for key in CRITIC_PATHS
+    ),
     *(f"{node}.extrinsic.model" for node in ("task", "reward")),
     "evaluation.text",
     "evaluation.embedder.path",

@@ -86,10 +86,10 @@ def _known_keys() -> list[str]:
     for group in FREE_SECTIONS:
         for file in sorted((conf_folder() / group).glob("*.yaml")):
             names = map(str, OmegaConf.load(file))
-            keys += [f"{group}.{name}" for name in names if not name.startswith("_")]
+            keys += [f"{group}.{name}" for name in names if not name.startswith("_") and name != "defaults"]
     return list(dict.fromkeys(keys))
 
 
-def _rank(key: str) -> tuple[int, str]:
+def _rank(key: str) -> tuple[int, bool, str]:
     section = key.split(".")[0]
-    return (_ORDER.index(section) if section in _ORDER else len(_ORDER)), key
+    return (_ORDER.index(section) if section in _ORDER else len(_ORDER)), "." in key, key

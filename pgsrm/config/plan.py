@@ -204,7 +204,8 @@ def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     _choose_embedder(resolved, choices)
     if not _holds(resolved["reward"], resolved.get("critic")):
         resolved.pop("critic", None)
-        choices.pop("critic", None)
+        for group in [group for group in choices if group.partition("@")[0] == "critic"]:
+            choices.pop(group)
     return _absolute_paths(resolved)
 
 
@@ -303,7 +304,9 @@ def _path_places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     embedders = (config["embedder"], config["reward"].get("embedder"), config["evaluation"].get("embedder"))
     places += [(node, "path") for node in embedders if isinstance(node, dict)]
     for holder in (config, config["reward"]):
-        asked = [(holder.get("critic"), key) for key in CRITIC_PATHS] + [(holder.get("extrinsic"), "model")]
+        critics = [holder.get("critic")]
+        critics += [critic["critic"] for critic in critics if isinstance(critic, dict) and "critic" in critic]
+        asked = [(node, key) for node in critics for key in CRITIC_PATHS] + [(holder.get("extrinsic"), "model")]
         places += [(node, key) for node, key in asked if isinstance(node, dict)]
     return [*places, (config["evaluation"], "text")]
 

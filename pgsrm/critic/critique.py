@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from pgsrm.rollout import Span
 
@@ -28,6 +28,12 @@ class Critique:
     reply: str = ""
     quotes: int = 0
     lost: int = 0
+
+    @classmethod
+    def of_spans(cls, spans: Sequence[Span], response: str) -> Self:
+        """The critique of one who marks spans and writes nothing: its reply is what they quote, each after its label."""
+        reply = "; ".join(f"{span.label}: {response[span.start : span.end]}" for span in spans)
+        return cls(tuple(spans), "parsed" if spans else "clean", reply, quotes=len(spans))
 
 
 class Critic(Protocol):

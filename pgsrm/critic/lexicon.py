@@ -46,8 +46,7 @@ class LexiconCritic:
             for match in WORD.finditer(text)
             if (label := self.labels.get(match[0].lower())) is not None
         )
-        reply = "; ".join(f"{span.label}: {text[span.start : span.end]}" for span in spans)
-        return Critique(spans, "parsed" if spans else "clean", reply, quotes=len(spans))
+        return Critique.of_spans(spans, text)
 
 
 def read_lexicon(file: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from pgsrm.task.checkers import NormalizedEquality, SentimentInversion, normalize
 from pgsrm.task.references import reference_problem
-from pgsrm.task.table import SHIPPED, Row, find_data, read_table
+from pgsrm.task.table import SHIPPED, Row, find_data, read_lines, read_objects, read_table
 from pgsrm.task.task import Checker, Example, LacksReferencesError, Task, load_inputs, load_task, task_digest
 from pgsrm.task.template import placeholders, render
 
@@ -20,6 +20,8 @@ __all__ = [
     "load_task",
     "normalize",
     "placeholders",
+    "read_lines",
+    "read_objects",
     "read_table",
     "reference_problem",
     "render",

@@ -3,9 +3,10 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
@@ -13,6 +14,7 @@ from pgsrm.util.text import has_half_character, nfc, without_invisible
 
 SHIPPED = Path(__file__).parent / "data"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how such files begin
+T = TypeVar("T")
 EACH_LINE = 'each line is one object, like {"word": "hot"}'
 
 
@@ -56,6 +58,28 @@ def read_table(path: Path, key: str) -> list[Row]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{key}={path}: the name ends in neither .csv nor .jsonl; save it as one of the two")
+    return _read(path, key, reader)
+
+
+def read_objects(path: Path, key: str) -> list[tuple[int, dict[str, object]]]:
+    """All objects of a JSONL file, as JSON has them, each with its line in the file, from 1. Blank lines are skipped.
+
+    Raises UserError, as `read_table`.
+    """
+    return _read(path, key, _json_objects)
+
+
+def read_lines(path: Path, key: str) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, as they stand, each with its number. Raises UserError, as `read_table`."""
+    return _read(path, key, lambda text: ((number, line) for number, line in _lines(text) if line.strip()))
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers. Not splitlines(): it also breaks at characters that a text may hold (U+2028)."""
+    return enumerate(text.replace("\r\n", "\n").split("\n"), start=1)
+
+
+def _read(path: Path, key: str, reader: Callable[[str], Iterable[T]]) -> list[T]:
     try:
         rows = list(reader(_read_text(path)))
     except OSError as error:
@@ -145,8 +169,12 @@ def _csv_problem(reason: str) -> str:
 
 
 def _jsonl_rows(text: str) -> Iterator[Row]:
-    # Not splitlines(): it also breaks at characters that JSON allows inside a string (U+2028).
-    for line, record in enumerate(text.split("\n"), start=1):
+    for line, values in _json_objects(text):
+        yield Row(line, {nfc(name).strip(): _clean(_as_text(value)) for name, value in values.items()})
+
+
+def _json_objects(text: str) -> Iterator[tuple[int, dict[str, object]]]:
+    for line, record in _lines(text):
         if not record.strip():
             continue
         try:
@@ -161,12 +189,11 @@ def _jsonl_rows(text: str) -> Iterator[Row]:
             raise _MalformedError(line, f"not valid JSON ({str(error).partition(';')[0]}); {EACH_LINE}") from error
         if not isinstance(values, dict):
             raise _MalformedError(line, f"not a JSON object; {EACH_LINE}")
-        row = {name: _as_text(value) for name, value in values.items()}
-        for name, value in row.items():
-            if has_half_character(name + value):
+        for name, value in values.items():
+            if has_half_character(name + _as_text(value)):
                 where = f"`{shown([name])}` has half of a character (such as \\ud83d alone)"
                 raise _MalformedError(line, f"{where}; write the character itself, in UTF-8")
-        yield Row(line, {nfc(name).strip(): _clean(value) for name, value in row.items()})
+        yield line, values
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
