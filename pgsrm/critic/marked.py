@@ -148,10 +148,11 @@ def _read_jsonl(path: Path, key: str) -> list[Marked]:
         raise UserError(
             f"{key}={path}: the name does not end in .jsonl; write marked texts as JSON Lines, as {EXAMPLE}"
         )
-    return [_text(values, path, key, line) for line, values in read_objects(path, key)]
+    return [text_of_line(values, path, key, line) for line, values in read_objects(path, key)]
 
 
-def _text(values: Mapping[str, object], path: Path, key: str, number: int) -> Marked:
+def text_of_line(values: Mapping[str, object], path: Path, key: str, number: int) -> Marked:
+    """The text that one object of such a file is. Raises UserError, naming `key`, the file and the line's `number`."""
     try:
         line = msgspec.convert(values, _Line)
     except msgspec.ValidationError as error:

@@ -6,19 +6,18 @@ Beside FILE.jsonl, the references, which is written when every prompt has one, t
   FILE.provenance.json    who was asked what, when, and how many tokens it took
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pgsrm.models.server import Spending
+from pgsrm.record.lines import Lines
 from pgsrm.task import SHIPPED
 from pgsrm.task.table import shipped_names
 from pgsrm.util.errors import UserError
@@ -88,18 +87,20 @@ class Answers:
         self.path = references.with_suffix(".answers.jsonl")
         self.known: dict[str, dict[str, Any]] = {}
         self.calls: dict[int, Spending] = {}
-        self._answers = _Lines(self.path)
-        self._spending = _Lines(references.with_suffix(".spending.jsonl"))
+        self._answers = Lines(self.path, "parent.references")
+        self._spending = Lines(references.with_suffix(".spending.jsonl"), "parent.references")
         self._digest = digest
 
     def __enter__(self) -> Self:
         with ExitStack() as files:
             files.enter_context(self._answers)
             files.enter_context(self._spending)
-            for line in self._answers.read(self._digest, "asked", "reference"):
-                self.known[line["asked"]] = line
-            for line in self._spending.read(self._digest, "call", "input_tokens", "output_tokens"):
-                self.calls[line["call"]] = Spending(line["input_tokens"], line["output_tokens"])
+            for line in self._answers.read("digest", "asked", "reference"):
+                if line["digest"] == self._digest:
+                    self.known[line["asked"]] = line
+            for line in self._spending.read("digest", "call", "input_tokens", "output_tokens"):
+                if line["digest"] == self._digest:
+                    self.calls[line["call"]] = Spending(line["input_tokens"], line["output_tokens"])
             self._files = files.pop_all()
         return self
 
@@ -115,62 +116,3 @@ class Answers:
     def note(self, call: int, spending: Spending) -> None:
         """Keep what a call takes; the last note of a call counts."""
         self._spending.add({"call": call, **asdict(spending), "digest": self._digest})
-
-
-class _Lines:
-    """A file of JSON objects, one per line, that grows line by line. As a context manager it is held by one process.
-
-    Raises UserError if another process has it, or if it can't be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Self:
-        with self._writing():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise UserError(f"{self._path}: another process is asking; wait for its end") from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, line: dict[str, Any]) -> None:
-        """Append a line; it is on the disk when this returns."""
-        with self._writing():
-            self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def read(self, digest: str, *needed: str) -> Iterator[dict[str, Any]]:
-        """The lines that have this `digest`, and what is `needed` in them; a last line that a kill cut off is dropped."""
-        self._file.seek(0)
-        content = self._file.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            self._file.truncate(end)
-        for number, record in enumerate(content[:end].split(b"\n")[:-1], start=1):
-            try:
-                line = json.loads(record)
-                whole = {"digest", *needed} <= line.keys()
-            except (ValueError, AttributeError):
-                whole = False
-            if not whole:
-                raise UserError(f"{self._path}: line {number}: not written by this command; remove the line")
-            if line["digest"] == digest:
-                yield line
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            place, problem = self._path.parent, f"can't be written ({error.strerror})"
-            raise UserError(
-                f"parent.references={place}: {problem}; name a folder of yours, or free some space"
-            ) from error

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import sys
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import Any
 
 from pgsrm.models.server import Budget
 from pgsrm.parent.clean import BadAnswer
@@ -18,14 +16,10 @@ from pgsrm.parent.remote import RemoteParent
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.parent.summary import doubts, summarise
 from pgsrm.record.files import replace
+from pgsrm.record.progress import AskingProgress
 from pgsrm.task import load_task
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-_SHARE_A_LINE = 10  # percent between two plain lines
 
 
 def make_references(config: Mapping[str, Any], settings: ParentSettings) -> Path:
@@ -104,7 +98,7 @@ def _keep_out_of_others_files(path: Path) -> None:
 
 def _ask(parent: RemoteParent | LocalParent, missing: list[str], answers: Answers, total: int) -> None:
     bad, done = [], total - len(missing)
-    with AskingProgress(total, done) as progress:
+    with AskingProgress("references", total, done) as progress:
         for answer in parent.answers(missing):
             if answer.reference is None:
                 bad.append(answer)
@@ -162,38 +156,3 @@ def _write(path: Path, questions: Questions, answers: Answers, host: str | None,
     # The side file first: a references' file without one is taken for somebody else's.
     replace(side, json.dumps(provenance, ensure_ascii=False, indent=1).encode() + b"\n")
     replace(path, content)
-
-
-class AskingProgress:
-    """The questions answered so far, on standard error: a bar, or plain lines off a terminal. A context manager."""
-
-    def __init__(self, total: int, done: int, stream: TextIO | None = None) -> None:
-        self._total, self._done = total, done
-        self._stream = stream or sys.stderr
-        self._bar: Progress | None = None
-        self._next_line = 0.0
-        self._started, self._before = time.monotonic(), done
-
-    def __enter__(self) -> Self:
-        if self._stream.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("references"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(file=self._stream), expand=True)
-            self._task = self._bar.add_task("references", total=self._total, completed=self._before)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def show(self, done: int) -> None:
-        """Shows that `done` of all are answered."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done)
-        elif done >= self._next_line:
-            step = self._total * _SHARE_A_LINE / 100
-            self._next_line = (done // step + 1) * step
-            print(f"references  {done}/{self._total}", file=self._stream, flush=True)
