@@ -163,7 +163,7 @@ class TestCache:
         cache = VectorCache(str(tmp_path), megabytes=1)
         cache.put(self.vectors([0], 1000))
         with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
-            database.execute("UPDATE vectors SET used = used + 1000000")
+            database.execute("UPDATE results SET used = used + 1000000")
             database.commit()
         for start in range(1, 1000, 50):
             cache.put(self.vectors(range(start, start + 50), 1000))
@@ -180,7 +180,7 @@ class TestCache:
         if damage == "empty schema":
             (tmp_path / FILE).unlink()
             with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
-                database.execute("CREATE TABLE vectors (other)")
+                database.execute("CREATE TABLE results (other)")
         else:
             (tmp_path / FILE).write_bytes(os.urandom(len(content)) if damage == "noise" else content[:5000])
         with caplog.at_level(logging.WARNING):
@@ -193,7 +193,7 @@ class TestCache:
     def test_a_damaged_row_is_no_vector(self, tmp_path: Path) -> None:
         VectorCache(str(tmp_path)).put(self.vectors(range(3)))
         with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
-            database.execute("UPDATE vectors SET vector = zeroblob(32) WHERE key = ?", (b"key1",))
+            database.execute("UPDATE results SET result = zeroblob(32) WHERE key = ?", (b"key1",))
             database.commit()
         cache = VectorCache(str(tmp_path))
         assert set(cache.get([b"key0", b"key1"])) == {b"key0"}
@@ -208,7 +208,7 @@ class TestCache:
         assert len(caplog.messages) == 1
 
     def test_a_network_file_system(self, tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
-        monkeypatch.setattr("pgsrm.embedder.cache._network_file_system", lambda folder: "nfs4")
+        monkeypatch.setattr("pgsrm.util.store._network_file_system", lambda folder: "nfs4")
         VectorCache(str(tmp_path)).put(self.vectors([1]))
         assert "nfs4 is a network file system" in caplog.messages[0]
         assert list(tmp_path.iterdir()) == []
@@ -221,14 +221,14 @@ class TestCache:
         assert len(asked) == 120
         assert sum(asked.values()) < 8 * 120  # they share
         with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
-            assert database.execute("SELECT COUNT(*) FROM vectors").fetchone() == (120,)
+            assert database.execute("SELECT COUNT(*) FROM results").fetchone() == (120,)
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def _embed_many(job: tuple[str, str, int]) -> bool:
     """All of 120 texts in a random order, ten at a time; whether every vector was right."""
     url, folder, seed = job
-    logging.getLogger("pgsrm.embedder.cache").addHandler(_Raise())
+    logging.getLogger("pgsrm.util.store").addHandler(_Raise())
     embedder = OpenAIEmbeddings("m", base_url=url, timeout=20, cache=folder)
     order = np.random.default_rng(seed).permutation(120)
     right = True

@@ -17,7 +17,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from pgsrm.parent.greedy import GreedyDecoder, common_prefix
+from pgsrm.models.greedy import GreedyDecoder, common_prefix
 from pgsrm.parent.local import LocalParent
 from pgsrm.parent.question import Answer, Questions
 from pgsrm.parent.settings import ParentSettings
@@ -123,14 +123,13 @@ def test_a_tokenizer_that_puts_eos_behind_a_text(
 ) -> None:
     assert AutoTokenizer.from_pretrained(with_eos_behind)("a")["input_ids"][-1] == 0
     made = answers(tmp_path, with_eos_behind)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "pgsrm.parent.local"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "pgsrm.models.local_chat"]
     assert "behind a text; it is left out" in line
     plain = answers(tmp_path, model_folders["llama"])
     strip = [(answer.reference, answer.problem, answer.prompt_tokens) for answer in made]
     assert strip == [(answer.reference, answer.problem, answer.prompt_tokens) for answer in plain]
     asked, questions = parent(tmp_path, with_eos_behind, ["hot"])
-    _, tokenizer, _ = asked._load()
-    (ids,) = asked._prompts(tokenizer, questions.asked)
+    (ids,) = asked.prompts(questions.asked)
     assert ids[0] == 1 and 0 not in ids  # BOS stays
 
 
@@ -143,8 +142,7 @@ def test_any_declared_eos_ends_an_answer(place: str, tiny: Path, tmp_path: Path)
         model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
-    _, _, ends = parent(tmp_path, folder, ["hot"])[0]._load()
-    assert ends == {0, 7, 9}
+    assert parent(tmp_path, folder, ["hot"])[0].chat.ends == {0, 7, 9}
 
 
 def test_an_end_that_comes_before_the_quote_is_told(tiny: Path, tmp_path: Path) -> None:
@@ -203,5 +201,5 @@ def test_a_template_that_drops_or_refuses_the_instruction(tiny: Path, tmp_path: 
             with pytest.raises(UserError, match="its chat template takes no user's message"):
                 list(asked.answers(questions.asked))
         else:
-            (ids,) = asked._prompts(tokenizer, ["hot"])
+            (ids,) = asked.prompts(["hot"])
             assert tokenizer.decode(ids) == '[Opposite.\n\nhot]{"OUTPUT": "'

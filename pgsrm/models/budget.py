@@ -1,16 +1,17 @@
 """What calls of a server may take and cost, counted over all threads and starts."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from pgsrm.models.ledger import Ledger, Spent
 from pgsrm.models.server_errors import ServerError
 from pgsrm.util.errors import UserError
 
 
 class BudgetExceeded(ServerError):
-    """One more call could have gone beyond `max_calls` or `max_cost`; it was not made."""
+    """One more call could have gone beyond `max_calls`, `max_total_tokens` or `max_cost`; it was not made."""
 
 
 @dataclass
@@ -24,10 +25,11 @@ class Spending:
 class Budget:
     """Counts calls and tokens over all threads, and stops before a limit would be passed.
 
-    max_calls: HTTP requests, repeated ones included; max_cost: in the prices' currency; input_price, output_price: for a
-    million tokens, None = unknown. section: the config group, for messages. A call whose answer was lost (time-out,
-    connection reset, no token counts) counts with the most that it can have cost, since the server may have billed it.
-    `resume` makes the limits hold over several processes, killed ones among them.
+    max_calls: HTTP requests, repeated ones included; max_total_tokens: read and written; max_cost: in the prices' currency;
+    input_price, output_price: for a million tokens, None = unknown. section: the config group, for messages. A call whose
+    answer was lost (time-out, connection reset, no token counts) counts with the most that it can have cost, since the server
+    may have billed it. The limits hold over several starts, killed ones among them: by `resume` where one process asks at a
+    time, by a `ledger` where many do.
 
     Raises:
         UserError: if there is a max_cost but no prices.
@@ -40,6 +42,8 @@ class Budget:
         input_price: float | None = None,
         output_price: float | None = None,
         section: str = "parent",
+        max_total_tokens: int | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         if max_cost is not None and (input_price is None or output_price is None):
             lacking = "input_price" if input_price is None else "output_price"
@@ -47,12 +51,12 @@ class Budget:
                 f"{section}.max_cost={max_cost}: can't be kept, {section}.{lacking} is null; "
                 "set it to the price of a million tokens (0 where they cost nothing)"
             )
-        self.max_calls, self.max_cost = max_calls, max_cost
+        self.max_calls, self.max_total_tokens, self.max_cost = max_calls, max_total_tokens, max_cost
         self.input_price, self.output_price = input_price, output_price
         self.calls = self.input_tokens = self.output_tokens = 0
-        self._section = section
+        self._section, self._ledger = section, ledger
         self._note: Callable[[int, Spending], None] = lambda number, spending: None
-        self._reserved = 0.0
+        self._under_way: dict[int, Spending] = {}  # a call's number -> the most that it can take
         self._changed = threading.Condition()
 
     def resume(self, made: Iterable[Spending], note: Callable[[int, Spending], None]) -> None:
@@ -84,36 +88,59 @@ class Budget:
         Raises:
             BudgetExceeded: before the request, if it could pass a limit.
         """
-        most = self.cost(input_tokens, output_tokens) or 0.0
         spending = Spending(input_tokens, output_tokens)
-        number = self._reserve(most, spending)
+        number = self._reserve(spending)
         try:
             yield spending
         finally:
             with self._changed:
-                self._reserved -= most
+                del self._under_way[number]
                 self.input_tokens += spending.input_tokens
                 self.output_tokens += spending.output_tokens
                 self._changed.notify_all()
                 self._note(number, spending)
+                if self._ledger is not None:
+                    self._ledger.write(self._own())
 
-    def _reserve(self, most: float, spending: Spending) -> int:
-        """Put aside what a call can cost; returns its number."""
+    def _reserve(self, spending: Spending) -> int:
+        """Put aside what a call can take; returns its number."""
         with self._changed:
-            if self.max_cost is not None:
-                # Calls under way mostly cost less than is put aside for them: what is left is known when they are back.
-                while (self.spent or 0.0) + self._reserved + most > self.max_cost and self._reserved > 0:
-                    self._changed.wait()
-                if (self.spent or 0.0) + self._reserved + most > self.max_cost:
-                    raise BudgetExceeded(
-                        f"{self._section}.max_cost={self.max_cost:g}: {self.spent or 0.0:.4g} spent, the next call could "
-                        f"cost {most:.2g}; raise it, and the same command resumes"
-                    )
-            if self.max_calls is not None and self.calls >= self.max_calls:
-                raise BudgetExceeded(
-                    f"{self._section}.max_calls={self.max_calls}: all made; raise it, and the same command resumes"
-                )
-            self._note(self.calls, spending)
-            self.calls += 1
-            self._reserved += most
-            return self.calls - 1
+            while True:
+                with self._ledger.exclusive() if self._ledger is not None else nullcontext(Spent(0, 0, 0)) as others:
+                    problem = self._problem(others, spending)
+                    if problem is None:
+                        return self._count(spending)
+                # Calls under way mostly take less than is put aside for them: what is left is known when they are back.
+                if not self._under_way:
+                    raise BudgetExceeded(f"{self._section}.{problem}; raise it, and the same command resumes")
+                self._changed.wait()
+
+    def _count(self, spending: Spending) -> int:
+        number = self.calls
+        self._note(number, spending)
+        self.calls += 1
+        self._under_way[number] = Spending(spending.input_tokens, spending.output_tokens)
+        if self._ledger is not None:
+            self._ledger.write(self._own())
+        return number
+
+    def _problem(self, others: Spent, asked: Spending) -> str | None:
+        """Which limit one more call could pass, and why; None if it can be made."""
+        own = self._own((asked,))
+        tokens_in, tokens_out = others.input_tokens + own.input_tokens, others.output_tokens + own.output_tokens
+        if self.max_calls is not None and others.calls + self.calls >= self.max_calls:
+            return f"max_calls={self.max_calls}: all made"
+        if self.max_total_tokens is not None and tokens_in + tokens_out > self.max_total_tokens:
+            most = asked.input_tokens + asked.output_tokens
+            return f"max_total_tokens={self.max_total_tokens}: {tokens_in + tokens_out - most} taken, the next call could take {most}"
+        if self.max_cost is not None and (self.cost(tokens_in, tokens_out) or 0.0) > self.max_cost:
+            most = self.cost(asked.input_tokens, asked.output_tokens) or 0.0
+            spent = (self.cost(tokens_in, tokens_out) or 0.0) - most
+            return f"max_cost={self.max_cost:g}: {spent:.4g} spent, the next call could cost {most:.2g}"
+        return None
+
+    def _own(self, more: Sequence[Spending] = ()) -> Spent:
+        """What this process has spent, calls under way and `more` with the most that they can take."""
+        open_calls = [*self._under_way.values(), *more]
+        tokens_in = self.input_tokens + sum(call.input_tokens for call in open_calls)
+        return Spent(self.calls, tokens_in, self.output_tokens + sum(call.output_tokens for call in open_calls))

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -173,3 +175,13 @@ def check_peft() -> None:
     """Raise UserError unless the `peft` library is installed."""
     if find_spec("peft") is None:
         raise UserError("model.lora: needs the peft library; install it with: pip install peft")
+
+
+@contextmanager
+def named_as(key: str) -> Iterator[None]:
+    """Errors of the `model` group under the names that its keys have in another: `key` is that group's for `model.path`."""
+    try:
+        yield
+    except UserError as error:
+        line = str(error).replace("model.path", key)
+        raise UserError(re.sub(r"\bmodel\.(device|chat_template)\b", rf"{key.partition('.')[0]}.\1", line)) from error

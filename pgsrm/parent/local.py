@@ -1,24 +1,25 @@
 """A parent on this machine: a causal language model, greedy."""
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pgsrm.models.server import Budget
-from pgsrm.models.settings import ModelSettings, check_model
-from pgsrm.models.text import ChatTemplate, encode_prompt, ids_behind
+from pgsrm.models.settings import ModelSettings, check_model, named_as
 from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.question import Answer, Questions
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.util.errors import UserError
 
+if TYPE_CHECKING:
+    from pgsrm.models.local_chat import LocalChat
+
 _BEGINNING = '{"OUTPUT": "'  # put into the model's mouth: the answer can only be the value
 _CLOSED = re.compile(r'(?:[^"\\]|\\.)*"', re.DOTALL)  # what follows the beginning, up to the quote that ends the value
-
-logger = logging.getLogger(__name__)
 
 
 class LocalParent:
@@ -40,7 +41,7 @@ class LocalParent:
             device=settings.device,
             chat_template=settings.chat_template is True,
         )
-        with _as_parent():
+        with named_as("parent.model"):
             check_model(self._model)
             self._device = resolve_device(settings.device)
 
@@ -61,13 +62,9 @@ class LocalParent:
         allowed = len(asked) if most is None else min(len(asked), max(0, most - self.budget.calls))
         if not allowed:
             self._count(asked)
-        from pgsrm.parent.greedy import GreedyDecoder, common_prefix  # torch
-
-        model, tokenizer, ends = self._load()
-        prompts = self._prompts(tokenizer, asked)
-        self._check_room(model, prompts)
-        decoder = GreedyDecoder(model, common_prefix(prompts))
-        reading = _Reading(tokenizer, ends)
+        prompts = self.prompts(asked)
+        decoder = self.chat.decoder(prompts)
+        reading = _Reading(self.chat.tokenizer, self.chat.ends)
         step = self._settings.batch_size
         for start in range(0, allowed, step):
             some = slice(start, min(start + step, allowed))
@@ -91,60 +88,19 @@ class LocalParent:
             with self.budget.call(0, 0):
                 pass
 
-    def _load(self) -> tuple[Any, Any, set[int]]:
-        """Model, tokenizer, and all tokens that end an answer."""
-        import torch
-        from transformers import GenerationConfig
+    @cached_property
+    def chat(self) -> "LocalChat":
+        """The model, which is loaded when it is first asked."""
+        from pgsrm.models.local_chat import LocalChat  # torch
 
-        from pgsrm.models.load import declared_eos, load_tokenizer, read_model
+        settings = msgspec.structs.replace(self._model, dtype=self._settings.dtype)
+        return LocalChat(settings, "parent.model", self._settings.max_tokens, self._settings.chat_template)
 
-        with _as_parent():
-            tokenizer = load_tokenizer(self._model)
-            model = read_model(self._model, getattr(torch, self._settings.dtype))
-        ends = set(declared_eos(model)) | ({tokenizer.eos_token_id} - {None})
-        # A model brings sampling settings of its own; answers are greedy, and end where the model's own end.
-        model.generation_config = GenerationConfig(do_sample=False, eos_token_id=sorted(ends) or None)
-        return model.to(self._device).eval(), tokenizer, ends
-
-    def _prompts(self, tokenizer: Any, asked: Sequence[str]) -> list[list[int]]:
+    def prompts(self, asked: Sequence[str]) -> list[list[int]]:
         """The questions' token ids, each with the beginning of its answer."""
-        chosen, instruction = self._settings.chat_template, self._questions.instruction
-        with _as_parent():
-            if bool(tokenizer.chat_template) if chosen == "auto" else chosen:
-                chat = ChatTemplate(instruction)
-                return [encode_prompt(tokenizer, question, (), chat, _BEGINNING) for question in asked]
-            behind = ids_behind(tokenizer)
-            if behind:
-                names = " ".join(tokenizer.convert_ids_to_tokens(behind))
-                told = "its tokenizer puts %s behind a text; it is left out"
-                logger.warning(f"parent.model=%s: {told}", self._name, names)
-            texts = [f"{instruction}\n\nINPUT: {question}\n" for question in asked]
-            return [encode_prompt(tokenizer, text, behind, answer=_BEGINNING) for text in texts]
-
-    def _check_room(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
-        room = getattr(model.config, "max_position_embeddings", None)
-        needed = max(map(len, prompts)) + self._settings.max_tokens
-        if room is not None and needed > room:
-            raise UserError(
-                f"parent.model={self._name}: has room for {room} tokens, instruction, input and answer take {needed}; "
-                "name one with a longer context, or lower parent.max_tokens"
-            )
-        known, highest = model.get_input_embeddings().num_embeddings, max(map(max, prompts))
-        if highest >= known:
-            raise UserError(
-                f"parent.model={self._name}: its tokenizer has the token {highest}, the model only {known}; "
-                "save model and tokenizer with as many (resize_token_embeddings)"
-            )
-
-
-@contextmanager
-def _as_parent() -> Iterator[None]:
-    """Errors of the `model` group under the names that their keys have in `parent`."""
-    try:
-        yield
-    except UserError as error:
-        line = str(error).replace("model.path", "parent.model")
-        raise UserError(re.sub(r"\bmodel\.(device|chat_template)\b", r"parent.\1", line)) from error
+        instruction = self._questions.instruction
+        texts = asked if self.chat.has_template else [f"{instruction}\n\nINPUT: {question}\n" for question in asked]
+        return self.chat.encode(texts, _BEGINNING, instruction)
 
 
 class _Reading:
