@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from pgsrm.config.schema import EvaluationSettings, Settings, TaskSettings
+from pgsrm.critic import is_asked
 from pgsrm.evaluation import Evaluated
 from pgsrm.models.settings import identify_model
 from pgsrm.reward import SemanticReward
@@ -51,7 +52,7 @@ def identify(
         "checker's code": source_digests(settings.task.checker),
         "reward": _without_options(config["reward"])
         if content and isinstance(reward, SemanticReward)
-        else config["reward"],
+        else _without_critics_options(config["reward"]),
         "vectors": content,
         "reward's code": source_digests(config["reward"]),
         "model or tokenizer": identify_model(settings.model),
@@ -96,6 +97,15 @@ def _without_options(node: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(embedder, dict):
         return node
     return {**node, "embedder": {"_target_": embedder["_target_"]}}
+
+
+def _without_critics_options(node: dict[str, Any]) -> dict[str, Any]:
+    """A config node without the options of critics that are models: those that decide their replies are in their digests."""
+    critic = node.get("critic")
+    if not isinstance(critic, dict):
+        return node
+    options = is_asked(critic.get("_target_"))
+    return {**node, "critic": {"_target_": critic["_target_"]} if options else _without_critics_options(critic)}
 
 
 def _hash(value: Any) -> str:

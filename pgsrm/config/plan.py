@@ -35,7 +35,7 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
 
-CRITIC_PATHS = ("path",)  # where a critic's config may name a file or folder
+CRITIC_PATHS = ("path", "instruction", "ledger", "cache")  # where a critic's config may name a file or folder
 HOTTEST = 1.5  # temperature of the equilibrium that needs no warning
 LAUNCH = ("cluster", "resources", "dry_run", "objective")  # what a launch reads and a run does not
 

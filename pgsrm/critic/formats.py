@@ -52,9 +52,7 @@ def write_json(quotes: Sequence[Quote]) -> str:
     spans = []
     for quote in quotes:
         counted[quote.text] += 1
-        spans.append(
-            {"quote": quote.text, "occurrence": quote.occurrence or counted[quote.text], "label": quote.label}
-        )
+        spans.append({"quote": quote.text, "occurrence": quote.occurrence or counted[quote.text], "label": quote.label})
     return json.dumps({"spans": spans}, ensure_ascii=False)
 
 

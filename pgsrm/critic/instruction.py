@@ -169,4 +169,3 @@ class Instruction:
 
     def _wrong(self, what: str) -> UserError:
         return UserError(f"critic.instruction={self._file}: {what}")
-

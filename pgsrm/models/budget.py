@@ -131,12 +131,13 @@ class Budget:
         if self.max_calls is not None and others.calls + self.calls >= self.max_calls:
             return f"max_calls={self.max_calls}: all made"
         if self.max_total_tokens is not None and tokens_in + tokens_out > self.max_total_tokens:
-            most = asked.input_tokens + asked.output_tokens
-            return f"max_total_tokens={self.max_total_tokens}: {tokens_in + tokens_out - most} taken, the next call could take {most}"
-        if self.max_cost is not None and (self.cost(tokens_in, tokens_out) or 0.0) > self.max_cost:
+            tokens = asked.input_tokens + asked.output_tokens
+            taken = tokens_in + tokens_out - tokens
+            return f"max_total_tokens={self.max_total_tokens}: {taken} taken, the next call could take {tokens}"
+        cost = self.cost(tokens_in, tokens_out) or 0.0
+        if self.max_cost is not None and cost > self.max_cost:
             most = self.cost(asked.input_tokens, asked.output_tokens) or 0.0
-            spent = (self.cost(tokens_in, tokens_out) or 0.0) - most
-            return f"max_cost={self.max_cost:g}: {spent:.4g} spent, the next call could cost {most:.2g}"
+            return f"max_cost={self.max_cost:g}: {cost - most:.4g} spent, the next call could cost {most:.2g}"
         return None
 
     def _own(self, more: Sequence[Spending] = ()) -> Spent:

@@ -29,6 +29,10 @@ class LocalChat:
     def __init__(self, settings: ModelSettings, key: str, longest: int, chat: bool | Literal["auto"] = "auto") -> None:
         self._settings, self._key, self._longest, self._chat = settings, key, longest, chat
 
+    def use(self, model: Any, tokenizer: Any) -> None:
+        """Answer with a model that is loaded already, in eval mode, whose weights may change between two decoders."""
+        self.__dict__ |= {"_model": model, "tokenizer": tokenizer}
+
     @property
     def has_template(self) -> bool:
         """Whether questions are put into a chat template."""
@@ -55,7 +59,7 @@ class LocalChat:
     @cached_property
     def ends(self) -> set[int]:
         """All tokens that end an answer."""
-        return set(declared_eos(self._loaded)) | ({self.tokenizer.eos_token_id} - {None})
+        return self._ends_of(self._model)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -64,17 +68,17 @@ class LocalChat:
             return load_tokenizer(self._settings)
 
     @cached_property
-    def _loaded(self) -> Any:
+    def _model(self) -> Any:
         with named_as(self._key):
             device = resolve_device(self._settings.device)
-            return read_model(self._settings, getattr(torch, self._settings.dtype)).to(device).eval()
-
-    @cached_property
-    def _model(self) -> Any:
-        model, ends = self._loaded, self.ends
+            model = read_model(self._settings, getattr(torch, self._settings.dtype)).to(device).eval()
         # A model brings sampling settings of its own; answers are greedy, and end where the model's own end.
+        ends = self._ends_of(model)
         model.generation_config = GenerationConfig(do_sample=False, eos_token_id=sorted(ends) or None)
         return model
+
+    def _ends_of(self, model: Any) -> set[int]:
+        return set(declared_eos(model)) | ({self.tokenizer.eos_token_id} - {None})
 
     @cached_property
     def _behind(self) -> list[int]:

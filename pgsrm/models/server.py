@@ -114,6 +114,10 @@ class Server:
         """
         self._connected()
 
+    def refused(self, option: str) -> bool:
+        """Whether the server has turned out not to take an option."""
+        return option in self._limits
+
     def close(self) -> None:
         """Stop: waiting and later calls end with a ServerError at once, those under way when the server answers."""
         self._closed.set()
@@ -312,8 +316,8 @@ class Server:
             later = f"try later or raise {self._section}.retries"
             return Failure(f"the server's error {status}: {reason}", later, wait)
         remedy = f"check {self._section}.model, {self._section}.base_url and the options"
-        if re.search(r"(?<![a-z])temperature(?![a-z])", reason) and self._section == "parent":
-            remedy = "parent.temperature=null leaves it out"
+        if re.search(r"(?<![a-z])temperature(?![a-z])", reason) and self._section != "embedder":
+            remedy = f"{self._section}.temperature=null leaves it out"
         return RequestRefused(f"{self._where}: refused ({status}: {reason}); {remedy}", status, reason)
 
     def _given_up(self, failure: Failure, tries: int) -> ServerError:
