@@ -49,8 +49,8 @@ class FakeOpenAI(ThreadingHTTPServer):
 
     answer: the user's message -> what the assistant says, before it is put into {"OUTPUT": ...}. failures: name -> its share
     of the requests, drawn with `seed`. key: the only one let in, None = anyone. schema: whether response_format is known
-    (otherwise 400). plain: the answer as it is, without JSON, where no schema is asked for. delay: seconds that an answer
-    takes. slow: seconds that a "timeout" takes. retry_after: that of a 429. dimension: of vectors where none is asked for.
+    (otherwise 400). plain: the answer as it is, without JSON, where no schema is asked for; raw: always. delay: seconds
+    that an answer takes. slow: those of a "timeout". retry_after: that of a 429. dimension: of vectors where none is asked for.
     finish: the finish_reason of every answer. intercept: (path, body) -> (status, content) in the place of the usual answer, or
     None for that one: a provider's limits and errors.
     embed: texts -> vectors, instead of `vector`. port: 0 = a free one.
@@ -69,6 +69,7 @@ class FakeOpenAI(ThreadingHTTPServer):
         key: str | None = None,
         schema: bool = True,
         plain: bool = False,
+        raw: bool = False,
         delay: float = 0.0,
         slow: float = 2.0,
         retry_after: str = "0.02",
@@ -80,7 +81,7 @@ class FakeOpenAI(ThreadingHTTPServer):
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.embed, self.finish, self.intercept = embed, finish, intercept
-        self.answer, self.key, self.schema, self.plain = answer, key, schema, plain
+        self.answer, self.key, self.schema, self.plain, self.raw = answer, key, schema, plain, raw
         self.delay, self.slow, self.retry_after, self.dimension = delay, slow, retry_after, dimension
         self.failures = dict(failures or {})
         assert set(self.failures) <= {*FAILURES, *VECTOR_FAILURES}
@@ -175,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _chat(self, body: dict[str, Any], _: str | None) -> None:
         asked = body["messages"][-1]["content"]
         text = self.server.answer(asked)
-        if "response_format" in body or not self.server.plain:
+        if not self.server.raw and ("response_format" in body or not self.server.plain):
             text = json.dumps({"OUTPUT": text})
         with self.server.lock:
             self.server.asked[asked] += 1

@@ -54,7 +54,10 @@ class AskedCritic(ABC):
 
     @abstractmethod
     def _ask(self, questions: Sequence[Question]) -> Generator[tuple[int, Reply], None, None]:
-        """The replies to n distinct questions with their numbers, as they come. Raises an error when one can't be had."""
+        """The replies to n distinct questions with their numbers, as they come, each of them `_kept` at once.
+
+        Raises an error when one can't be had.
+        """
 
     def __call__(
         self, *, prompts: Sequence[str], responses: Sequence[str], extrinsic: Sequence[float] | None
@@ -74,13 +77,14 @@ class AskedCritic(ABC):
         with closing(self._ask(unseen)) as asked:
             for number, reply in asked:
                 self.counts["calls"] += 1
-                replies[unseen[number]] = self._keep(keys[unseen[number]], reply)
+                replies[unseen[number]] = reply
         return replies
 
-    def _keep(self, key: bytes, reply: Reply) -> Reply:
-        """The reply that counts from now on: another process's, where it came first."""
+    def _kept(self, question: Question, reply: Reply) -> Reply:
+        """The reply that counts from now on: another process's, where it came first. For any thread."""
         if self._store is None:
             return reply
+        key = self._key(question)
         return _decoded(self._store.put({key: json.dumps(reply).encode()})[key])
 
     def _read(self, question: Question, reply: Reply) -> Critique:

@@ -89,7 +89,8 @@ class LocalCritic(AskedCritic):
             made = decoder([prompts[number] for number in some], self._max_tokens, self._is_whole)
             for number, tokens in zip(some, made, strict=True):
                 whole = bool(tokens) and self._is_whole(tokens)
-                yield number, Reply(self._cut(f"{beginning}{self._chat.text(tokens)}"), whole)
+                reply = Reply(self._cut(f"{beginning}{self._chat.text(tokens)}"), whole)
+                yield number, self._kept(questions[number], reply)
 
     def _is_whole(self, tokens: list[int]) -> bool:
         """Whether the last token ends the reply: an EOS, the end of the text form's last line, the JSON form's last bracket."""

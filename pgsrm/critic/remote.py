@@ -132,7 +132,8 @@ class RemoteCritic(AskedCritic):
         more = {"response_format": {"type": "json_schema", "json_schema": schema}} if form == "json" else {}
         messages = [{"role": "user", "content": self._text(question)}]
         completion = self._server.chat(messages, self._model, **self._options, **more)
-        return Reply(completion.text, completion.finish == "stop")
+        # kept before another call begins: a kill loses no more than the calls that are under way
+        return self._kept(question, Reply(completion.text, completion.finish == "stop"))
 
     def _text(self, question: Question) -> str:
         return self.instruction.question(*question, self._form).rstrip("\n")

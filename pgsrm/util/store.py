@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Store:
-    """key -> bytes, on disk.
+    """key -> bytes, on disk, for any number of processes and threads.
 
     file: its name. folder: where; None is `pgsrm.util.paths.cache_folder()`. megabytes: above which the results go that were
     not used for longest; 0 keeps nothing on the disk. section: the config group of `cache`, the folder's key, for messages.
@@ -41,14 +42,16 @@ class Store:
         self._limit = (megabytes or 1000) * 1_000_000
         self._on_disk = megabytes > 0
         self._opened: sqlite3.Connection | None = None
+        self._lock = threading.RLock()  # a connection has one transaction at a time
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The results of those keys that are there."""
-        try:
-            return self._get(keys)
-        except sqlite3.Error as error:
-            self._give_up(str(error))
-            return self._get(keys)
+        with self._lock:
+            try:
+                return self._get(keys)
+            except sqlite3.Error as error:
+                self._give_up(str(error))
+                return self._get(keys)
 
     def put(self, results: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """Keep `results`; returns what is kept under their keys.
@@ -56,13 +59,14 @@ class Store:
         That is another process's result where it came first: a server's answers differ from call to call, and
         this way every run, and every resumed run, computes with the same ones.
         """
-        try:
-            self._put(results)
-            return {**results, **self._get(list(results))}
-        except sqlite3.Error as error:
-            self._give_up(str(error))
-            self._put(results)
-            return dict(results)
+        with self._lock:
+            try:
+                self._put(results)
+                return {**results, **self._get(list(results))}
+            except sqlite3.Error as error:
+                self._give_up(str(error))
+                self._put(results)
+                return dict(results)
 
     def _get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         results: dict[bytes, bytes] = {}
