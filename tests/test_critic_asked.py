@@ -130,6 +130,9 @@ class TestShipped:
         assert {label for _, label in quoted(critiques[1], self.TEXTS[1])} == {"negative"}
         assert critiques[2].outcome == "clean" and critiques[0] == critiques[4]
         assert critic.counts == {"calls": 4, "cache_hits": 0}
+        # the same text behind a shorter prompt is the same question, and the span another place of the response
+        (other,) = critique(critic, f" is{self.TEXTS[0]}", prompt="The film")
+        assert critic.counts["calls"] == 4 and other.spans[0].start == critiques[0].spans[0].start + 3
         for said, text in zip(critiques, self.TEXTS, strict=False):
             assert said.outcome != "unparsed" and all(quote in said.reply for quote, _ in quoted(said, text))
 

@@ -65,20 +65,22 @@ class AskedCritic(ABC):
         """One critique per response. Replies are kept as they come: an error loses none that was paid for."""
         rewards = [None] * len(responses) if extrinsic is None or not self.instruction.shows_extrinsic else extrinsic
         questions = [Question(*asked) for asked in zip(prompts, responses, rewards, strict=True)]
-        replies = self._replies(list(dict.fromkeys(questions)))
-        return [self._read(question, replies[question]) for question in questions]
+        replies = self._replies(questions)
+        return [self._read(question, reply) for question, reply in zip(questions, replies, strict=True)]
 
-    def _replies(self, questions: list[Question]) -> dict[Question, Reply]:
-        keys = {question: self._key(question) for question in questions}
-        known = {} if self._store is None else self._store.get(list(keys.values()))
-        replies = {question: _decoded(known[key]) for question, key in keys.items() if key in known}
-        unseen = [question for question in questions if question not in replies]
+    def _replies(self, questions: Sequence[Question]) -> list[Reply]:
+        """A reply to each question; those that look the same to the model are one, wherever their prompts end."""
+        keys = [self._key(question) for question in questions]
+        distinct = dict(zip(keys, questions, strict=True))
+        kept = {} if self._store is None else self._store.get(list(distinct))
+        replies = {key: _decoded(content) for key, content in kept.items()}
+        unseen = [key for key in distinct if key not in replies]
         self.counts["cache_hits"] += len(replies)
-        with closing(self._ask(unseen)) as asked:
+        with closing(self._ask([distinct[key] for key in unseen])) as asked:
             for number, reply in asked:
                 self.counts["calls"] += 1
                 replies[unseen[number]] = reply
-        return replies
+        return [replies[key] for key in keys]
 
     def _kept(self, question: Question, reply: Reply) -> Reply:
         """The reply that counts from now on: another process's, where it came first. For any thread."""
@@ -93,7 +95,7 @@ class AskedCritic(ABC):
         return self.instruction.read(reply.text, question.prompt, question.response)
 
     def _key(self, question: Question) -> bytes:
-        return hashlib.sha256(json.dumps([self.digest, question]).encode()).digest()
+        return hashlib.sha256(json.dumps([self.digest, self.instruction.shown(*question)]).encode()).digest()
 
 
 def _decoded(content: bytes) -> Reply:

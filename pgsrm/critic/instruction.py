@@ -77,11 +77,23 @@ class Instruction:
         return "{extrinsic}" in self._wording.asked
 
     def question(self, prompt: str, response: str, extrinsic: float | None, form: Form) -> str:
-        """All that the model reads: instruction, examples and the text, whose line ends are blanks (R9 in docs/relc.md).
+        """All that the model reads: instruction, examples, and the text as it is `shown`."""
+        return f"{self._heads[form]}{self.shown(prompt, response, extrinsic)}\n"
+
+    def shown(self, prompt: str, response: str, extrinsic: float | None) -> str:
+        """A text as the model sees it, with blanks for line ends (R9 in docs/relc.md).
 
         Raises UserError where the instruction shows an extrinsic reward and there is none.
         """
-        return f"{self._heads[form]}{self._asked(prompt, response, extrinsic)}\n"
+        if self.shows_extrinsic and extrinsic is None:
+            raise self._wrong("shows {extrinsic}, and this reward.arm has no extrinsic reward; take it out of `asked`")
+        values = {
+            "text": one_line(prompt + response),
+            "prompt": one_line(prompt),
+            "response": one_line(response),
+            "extrinsic": f"{extrinsic:.3g}" if extrinsic is not None else "",
+        }
+        return _PLACE.sub(lambda match: values[match[1]], self._wording.asked)
 
     def beginning(self, form: Form) -> str:
         """How every reply in that form begins, for models whose replies can be begun."""
@@ -113,7 +125,7 @@ class Instruction:
         for form in ("text", "json"):
             parts = [f"{wording.instruction.strip()} {self._how(form)}"] if wording.instruction.strip() else []
             parts += [
-                f"{self._asked(shot.prompt, shot.response, shot.extrinsic)}\n{self._answer(shot, form)}"
+                f"{self.shown(shot.prompt, shot.response, shot.extrinsic)}\n{self._answer(shot, form)}"
                 for shot in wording.examples
             ]
             heads[form] = "".join(f"{part}\n\n" for part in parts)
@@ -133,17 +145,6 @@ class Instruction:
             f"Answer in {len(names)} lines that begin with {lines}. Copy the quotes letter by letter, with '; ' between two of "
             'them; write "none" where there is nothing to quote.'
         )
-
-    def _asked(self, prompt: str, response: str, extrinsic: float | None) -> str:
-        if self.shows_extrinsic and extrinsic is None:
-            raise self._wrong("shows {extrinsic}, and this reward.arm has no extrinsic reward; take it out of `asked`")
-        values = {
-            "text": one_line(prompt + response),
-            "prompt": one_line(prompt),
-            "response": one_line(response),
-            "extrinsic": f"{extrinsic:.3g}" if extrinsic is not None else "",
-        }
-        return _PLACE.sub(lambda match: values[match[1]], self._wording.asked)
 
     def _answer(self, shot: Example, form: Form) -> str:
         quotes = [Quote(text, label) for label, texts in shot.quotes.items() for text in texts]
