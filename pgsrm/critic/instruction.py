@@ -26,8 +26,9 @@ _ANY_PLACE = re.compile(r"\{(\w+)\}")
 class Example(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A text and what a good critic quotes of it."""
 
-    # The prompt and the response to it, as a policy wrote it.
+    # What the response answers.
     prompt: str
+    # As a policy could have written it.
     response: str
     # Label -> what to quote under it; a label without quotes may be left out.
     quotes: dict[str, list[str]]

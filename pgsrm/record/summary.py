@@ -57,8 +57,9 @@ class _Line(msgspec.Struct):
     match: float | None = msgspec.field(name="eval/train_exact_match", default=None)
     # The same on held-out prompts.
     held_out: float | None = msgspec.field(name="eval/holdout_exact_match", default=None)
-    # Of sampled answers to held-out prompts: the task's own reward, and the share that the gold measure takes for good.
+    # The task's own reward of sampled answers to held-out prompts.
     extrinsic: float | None = msgspec.field(name="eval/holdout_extrinsic", default=None)
+    # The share of these answers that the gold measure takes for good.
     gold: float | None = msgspec.field(name="eval/holdout_gold_share", default=None)
     # Seconds of the evaluation, where this line has one.
     evaluation: float | None = msgspec.field(name="time/evaluation", default=None)
