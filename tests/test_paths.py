@@ -82,7 +82,11 @@ def test_every_key_is_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     words.append("reward.embedder={path: null, cache: null}")  # one of the reward's own, instead of the run's
     words += ["task.extrinsic={model: null}", "+reward.extrinsic={model: null}"]
     keys = "path: x, instruction: x, ledger: x, cache: x"  # of any critic, the run's or one of the reward's own
-    words += ["critic=gold", f"++critic={{{keys}, critic: {{{keys}}}}}", f"+reward.critic={{{keys}, critic: {{{keys}}}}}"]
+    words += [
+        "critic=gold",
+        f"++critic={{{keys}, critic: {{{keys}}}}}",
+        f"+reward.critic={{{keys}, critic: {{{keys}}}}}",
+    ]
     config, _ = compose_words([*words, *(word(key, f"~/a=b {key}") for key in PATHS)], "test")
     assert {key: OmegaConf.select(config, key) for key in PATHS} == {key: f"{tmp_path}/a=b {key}" for key in PATHS}
     for key in PATHS:
