@@ -340,7 +340,7 @@ class TestSentenceTransformer:
 
     def test_what_was_seen_needs_no_model(self, minilm: SentenceTransformerEmbedder, monkeypatch: Any) -> None:
         expected = minilm.embed(["dog"])
-        again = SentenceTransformerEmbedder(device="cpu", cache=str(minilm._cache._folder))
+        again = SentenceTransformerEmbedder(device="cpu", cache=str(minilm._cache._store._folder))
         monkeypatch.setattr(again, "_embed_unseen", None)
         np.testing.assert_array_equal(again.embed(["dog"]), expected)
 

@@ -179,7 +179,9 @@ def test_a_policy_and_a_local_parent_read_the_same(tiny: Path, tmp_path: Path) -
 
     def asked(choice: Any) -> list[int]:
         parent = ParentSettings(kind="transformers", model=str(folder), device="cpu", chat_template=choice)
-        return LocalParent(parent, questions)._prompts(tokenizer, ["hot"])[0]
+        local = LocalParent(parent, questions)
+        local.chat.use(None, tokenizer)
+        return local.prompts(["hot"])[0]
 
     in_chat = encode_prompt(tokenizer, "hot", chat=ChatTemplate("Opposite."), answer='{"OUTPUT": "')
     assert asked("auto") == asked(True) == in_chat != asked(False)

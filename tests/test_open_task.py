@@ -65,8 +65,9 @@ def test_random_arms_repeat_themselves_after_an_interrupt(
 ) -> None:
     """Shuffled places and a random gate. Wrong version: they draw from a generator that no checkpoint has."""
     (tmp_path / "letters.txt").write_text("\n".join(f"positive {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"))
-    arm = "reward=critic", "reward.arm=shuffled", "reward.gate={share: 0.5}", f"critic.path={tmp_path / 'letters.txt'}"
-    words = [*common, *arm, "evaluation.measures=null", f"model.path={tiny}"]
+    arm = "reward=critic", "reward.arm=shuffled", "reward.gate={share: 0.5}"
+    letters = "critic=lexicon", f"critic.path={tmp_path / 'letters.txt'}"
+    words = [*common, *arm, *letters, "evaluation.measures=null", f"model.path={tiny}"]
     whole = (run := pgsrm.train(*words, progress=False)).metrics
     samples = (run.folder / "samples.jsonl").read_bytes()
     for path in run.folder.rglob("*"):
