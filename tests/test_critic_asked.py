@@ -324,6 +324,21 @@ def test_where_replies_are_kept_and_how_a_server_is_reached_is_no_part_of_a_run(
     assert identity("critic=lexicon") != plain
 
 
+def test_what_is_spent_is_kept_in_one_place_and_a_folder_hides_no_shipped_instruction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: a run that resumes in another folder has spent nothing."""
+    from pgsrm.config.compose import compose_words
+    from pgsrm.config.plan import resolve
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sentiment").mkdir()
+    config, choices = compose_words(["task=sentiment_control", "reward=critic", "critic=openai"], "test")
+    critic = resolve(config, choices)["critic"]
+    assert critic["ledger"] == f"{tmp_path}/outputs/critic.spending.sqlite"
+    assert critic["instruction"] == "sentiment"
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_with_a_remote_critic_has_the_same_numbers(
     tmp_path: Path, start_cli: Callable[..., Any], resume: Callable[..., None]

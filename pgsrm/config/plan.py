@@ -289,10 +289,15 @@ def _moved(config: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
 
 
 def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Paths that exist as given are made absolute, so that a run can be resumed from another working directory."""
+    """Paths are made absolute, so that a run can be resumed from another working directory: those that exist as given.
+
+    And those of files that a run makes. The names of shipped instructions stay, also where a file here is called so.
+    """
     for node, key in _path_places(config):
         value = node.get(key)
-        if isinstance(value, str) and value not in PUBLISHED and Path(value).exists():
+        if not isinstance(value, str) or value in PUBLISHED or (key == "instruction" and "." not in value):
+            continue
+        if key == "ledger" or Path(value).exists():
             node[key] = str(Path(value).absolute())
     config["paths"]["outputs"] = str(Path(config["paths"]["outputs"]).absolute())
     return config
