@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_openai import FakeOpenAI
 
 from pgsrm.critic import Critique, LexiconCritic, __main__
 from pgsrm.critic.ask import ask, summary
@@ -181,6 +182,22 @@ def test_ask_and_check_from_the_command_line(command: Command, tmp_path: Path, m
     )
     result = json.loads((tmp_path / "outputs/critic/lexicon-gold/check.json").read_text())
     assert result["habits"]["gold"]["outcomes"]["clean"] == 1 and result["cost_per_1000_texts"] is None
+
+
+def test_a_limit_that_is_raised_leaves_it_the_same_critic(command: Command, tmp_path: Path) -> None:
+    """Wrong version: the file is refused as another critic's once its limit is no longer the one that it began with."""
+    (tmp_path / "t.txt").write_text("dull\nnice\nslow\n")
+    with FakeOpenAI(lambda asked: "Good: none\nBad: none", raw=True) as server:
+        words = ["ask", "data=t.txt", "out=o.jsonl", "batch=1", "critic=openai", f"critic.base_url={server.url}"]
+        words += ["critic.cache_megabytes=0", "critic.ledger=null", "critic.structured=false"]
+        code, out, err = command(*words, "critic.max_calls=3")  # the first is a check of key and model
+        assert code == 2 and "critic.max_calls=3: all made; raise it" in err
+        assert out.startswith("3 calls of gpt-4o-mini at ") and out.count("\n") == 1
+        code, out, err = command(*words, "critic.max_calls=10")
+        assert code == 0 and "2 of 3 texts were asked about before; 1 call of" in out
+        assert "3 texts: 0 parsed, 3 clean" in out and server.requests == 5
+        code, _, err = command(*words, "critic.model=other")
+        assert code == 2 and "line 1 is of another critic" in err
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def identify(
         "checker's code": source_digests(settings.task.checker),
         "reward": _without_options(config["reward"])
         if content and isinstance(reward, SemanticReward)
-        else _without_critics_options(config["reward"]),
+        else without_critics_options(config["reward"]),
         "vectors": content,
         "reward's code": source_digests(config["reward"]),
         "model or tokenizer": identify_model(settings.model),
@@ -99,13 +99,13 @@ def _without_options(node: dict[str, Any]) -> dict[str, Any]:
     return {**node, "embedder": {"_target_": embedder["_target_"]}}
 
 
-def _without_critics_options(node: dict[str, Any]) -> dict[str, Any]:
+def without_critics_options(node: dict[str, Any]) -> dict[str, Any]:
     """A config node without the options of critics that are models: those that decide their replies are in their digests."""
     critic = node.get("critic")
     if not isinstance(critic, dict):
         return node
     options = is_asked(critic.get("_target_"))
-    return {**node, "critic": {"_target_": critic["_target_"]} if options else _without_critics_options(critic)}
+    return {**node, "critic": {"_target_": critic["_target_"]} if options else without_critics_options(critic)}
 
 
 def _hash(value: Any) -> str:

@@ -219,11 +219,13 @@ def _critic(words: Sequence[str], command: str) -> tuple[Any, dict[str, Any], st
 
 
 def _identity(critic: Any, node: Mapping[str, Any]) -> str:
-    """Hash (hex) of what decides the critic's replies."""
+    """Hash (hex) of what decides the critic's replies: a limit that was raised leaves it the same critic."""
+    from pgsrm.config.identity import without_critics_options
     from pgsrm.util.objects import digest_of
     from pgsrm.util.source import source_digests
 
-    content = [node, digest_of(critic), source_digests(dict(node))]
+    deciding = without_critics_options({"critic": dict(node)})
+    content = [deciding, digest_of(critic), source_digests(deciding)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
