@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from pgsrm.critic.critique import Critique, Outcome
+from pgsrm.critic.formats import one_line
 from pgsrm.critic.quotes import Quote, locate
 from pgsrm.rollout import Span
 from pgsrm.task import read_lines, read_objects, read_table
@@ -181,8 +182,8 @@ def _check_spans(spans: list[_Mark], response: str, path: Path, key: str, number
 
 
 def _places(quoted: list[_Quoted], response: str, path: Path, key: str, number: int) -> list[_Mark]:
-    quotes = [Quote(nfc(one.quote).replace("\n", " "), one.label, one.occurrence) for one in quoted]
-    flat = response.replace("\n", " ")  # of the same length, as a critic's quotes are read
+    quotes = [Quote(one_line(nfc(one.quote)), one.label, one.occurrence) for one in quoted]
+    flat = one_line(response)  # of the same length, as a critic's quotes are read
     spans, lost = locate(quotes, flat)
     if lost:
         absent = next(one for count, one in enumerate(quoted) if locate(quotes[: count + 1], flat)[1])
