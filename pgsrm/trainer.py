@@ -41,6 +41,7 @@ from pgsrm.rollout import Rollout, Scored
 from pgsrm.task import Example, Task
 from pgsrm.training_state import TrainingState
 from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
+from pgsrm.util.objects import attach_object
 
 
 class Trainer:
@@ -68,8 +69,7 @@ class Trainer:
         random.seed(settings.seed)  # a reward of the user's own may draw
         np.random.seed(settings.seed)
         self.learner = Learner(policy, settings.ppo, self.sampling_rng, processes)
-        if callable(attach := getattr(reward, "attach", None)):
-            attach(policy, codec)
+        attach_object(reward, policy, codec)
         self.prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
         check_lengths(policy.positions, list(self.prompt_ids.values()), task.max_new_tokens)

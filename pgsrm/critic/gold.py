@@ -16,7 +16,7 @@ from pgsrm.rollout import Span
 from pgsrm.util.digest import content_digest
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import Fraction
-from pgsrm.util.objects import check_object, digest_of
+from pgsrm.util.objects import attach_object, check_object, digest_of
 from pgsrm.util.paths import local_path
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -79,9 +79,7 @@ class GoldCritic:
 
     def attach(self, policy: Any, codec: Any) -> None:
         """Hand policy and tokenizer to a critic that is the policy itself."""
-        attach = getattr(self._critic, "attach", None)
-        if callable(attach):
-            attach(policy, codec)
+        attach_object(self._critic, policy, codec)
 
     def __call__(
         self, *, prompts: Sequence[str], responses: Sequence[str], extrinsic: Sequence[float] | None

@@ -19,7 +19,7 @@ from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import Finite, Fraction
-from pgsrm.util.objects import check_object
+from pgsrm.util.objects import attach_object, check_object
 
 Arm = Literal["sparse", "critic", "uniform", "shuffled", "total_at_end", "critic_only", "decomposed", "shaped"]
 WITHOUT_CRITIC: tuple[Arm, ...] = ("sparse", "decomposed")
@@ -108,9 +108,7 @@ class CriticReward:
 
     def attach(self, policy: Any, codec: Any) -> None:
         """Hand policy and tokenizer to a critic that is the policy itself."""
-        attach = getattr(self._critic, "attach", None)
-        if callable(attach):
-            attach(policy, codec)
+        attach_object(self._critic, policy, codec)
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""Two optional attributes of an object that a `_target_` names: `check` and `digest`, with their defaults.
+"""Optional attributes of an object that a `_target_` names: `check`, `attach` and `digest`, with their defaults.
 
 Rewards, checkers, embedders and critics are such objects.
 """
@@ -14,6 +14,13 @@ def check_object(target: Any, *arguments: Any) -> None:
     check = getattr(target, "check", None)
     if callable(check):
         check(*arguments)
+
+
+def attach_object(target: Any, policy: Any, codec: Any) -> None:
+    """Call the object's `attach`, for one that asks the policy itself; without one nothing happens."""
+    attach = getattr(target, "attach", None)
+    if callable(attach):
+        attach(policy, codec)
 
 
 def digest_of(target: Any) -> str | None:
