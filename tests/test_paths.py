@@ -81,6 +81,7 @@ def test_every_key_is_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     words = ["embedder@evaluation.embedder=sentence_transformer", "embedder=sentence_transformer"]
     words.append("reward.embedder={path: null, cache: null}")  # one of the reward's own, instead of the run's
     words += ["task.extrinsic={model: null}", "+reward.extrinsic={model: null}"]
+    words.append("+task.critic={words: x, instruction: x, short: x, nano: {path: x, instruction: x}}")
     keys = "path: x, instruction: x, ledger: x, cache: x"  # of any critic, the run's or one of the reward's own
     words += [
         "critic=gold",

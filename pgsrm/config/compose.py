@@ -224,6 +224,7 @@ PATHS = (
     "paths.outputs",
     "task.data",
     "task.curated",
+    *(f"task.critic.{key}" for key in ("words", "instruction", "short", "nano.path", "nano.instruction")),
     "parent.references",
     "model.path",
     "embedder.path",

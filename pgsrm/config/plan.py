@@ -21,7 +21,7 @@ from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
 from pgsrm.embedder import auto
 from pgsrm.evaluation import Evaluated, build_object, other_reward, read_text
 from pgsrm.models.download import PUBLISHED
-from pgsrm.models.settings import check_model
+from pgsrm.models.settings import NAMED_MODELS, check_model
 from pgsrm.parent import find_references, parent_command
 from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.ppo.settings import PPOSettings
@@ -295,7 +295,8 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     """
     for node, key in _path_places(config):
         value = node.get(key)
-        if not isinstance(value, str) or value in PUBLISHED or (key == "instruction" and "." not in value):
+        named = value in PUBLISHED or value in NAMED_MODELS or (key == "instruction" and "." not in str(value))
+        if not isinstance(value, str) or named:
             continue
         if key == "ledger" or Path(value).exists():
             node[key] = str(Path(value).absolute())

@@ -18,8 +18,32 @@ from pgsrm.models.settings import ModelSettings
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.errors import UserError
-from pgsrm.util.numbers import Count
+from pgsrm.util.numbers import Count, Finite
 from pgsrm.util.text import has_half_character
+
+
+class TaskNanoCritic(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What critic=nano is for this task."""
+
+    # Its weights: what model.path takes; null = those for film reviews.
+    path: Annotated[str, Meta(min_length=1)] | None = None
+    # How it is asked.
+    instruction: Annotated[str, Meta(min_length=1)] = "nano"
+
+
+class TaskCritic(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The `task.critic` section: what the choices of the group `critic` and reward=critic read of a task."""
+
+    # What a span of each label is worth; reward.values reads it.
+    values: dict[str, Finite] | None = None
+    # How critic=openai and critic=transformers are asked: a shipped instruction, or a YAML file.
+    instruction: Annotated[str, Meta(min_length=1)] = "sentiment"
+    # The same in fewer tokens, for critic=self.
+    short: Annotated[str, Meta(min_length=1)] = "sentiment_short"
+    # The shipped critic.
+    nano: TaskNanoCritic = TaskNanoCritic()
+    # The list of critic=lexicon: a file, or the name of a shipped one; null = that for film reviews.
+    words: Annotated[str, Meta(min_length=1)] | None = None
 
 
 class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -37,6 +61,8 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     min_new_tokens: Count | None = None
     # The task's own reward, one number per response, for rewards that build on it (reward=sparse, critic).
     extrinsic: dict[str, Any] | None = None
+    # What critics of this task are asked, and what their spans are worth.
+    critic: TaskCritic | None = None
     # Rewards that are never trained on, by name: what sampled answers to held-out prompts are measured by.
     measures: dict[str, dict[str, Any] | None] | None = None
     # The metric that a search over this task makes as large as it can.

@@ -19,6 +19,8 @@ from pgsrm.util.errors import UserError, reason
 from pgsrm.util.paths import PACKAGE, local_path
 
 SHIPPED = PACKAGE / "nano" / "weights"
+# Shipped models by the names that model.path takes, besides nano itself.
+NAMED_MODELS = {"nano_both": PACKAGE / "nano" / "both"}
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "*.tiktoken")  # any of them is one
 
 
@@ -66,17 +68,18 @@ def local_files(path: str | None, key: str = "model.path") -> Path | None:
     All that reads a model's files finds them by this. What is returned need not exist.
 
     Raises:
-        UserError: for the name of a published model that a folder here has too.
+        UserError: for the name of a published or shipped model that a folder here has too.
     """
     if path is None:
         return SHIPPED
     place = local_path(path, key)
-    if path in PUBLISHED:
+    if path in PUBLISHED or path in NAMED_MODELS:
         if (place / "config.json").is_file():
+            kind = "published" if path in PUBLISHED else "shipped"
             raise UserError(
-                f"{key}={path}: is a folder here and the name of a published model; give the folder's absolute path, or rename it"
+                f"{key}={path}: is a folder here and the name of a {kind} model; give the folder's absolute path, or rename it"
             )
-        return model_folder(path)
+        return NAMED_MODELS.get(path) or model_folder(path)
     is_path = path.count("/") > 1 or path.startswith((".", "/", "~")) or place.suffix == ".gguf" or place.exists()
     return place if is_path else None
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from pgsrm.critic.critique import Critic, Critique
 from pgsrm.critic.formats import write_text
@@ -22,10 +21,10 @@ from pgsrm.critic.instruction import Instruction
 from pgsrm.critic.lexicon import LexiconCritic
 from pgsrm.critic.local import SHIPPED, LocalCritic
 from pgsrm.critic.quotes import Quote
+from pgsrm.nano.replies import fine_tune, load_nano
 from pgsrm.nano.sentiment import learn_lexicon, pieces
 from pgsrm.nano.sentiment_data import half, read_reviews, read_sentences
 
-NANO = Path(__file__).parent / "weights"
 OPENINGS = Path(__file__).parent.parent / "task" / "data" / "sentiment_control.jsonl"
 _STEPS, _BATCH, _RATE = 1500, 32, 1e-3
 _LONGEST = 24  # words of a text
@@ -41,8 +40,7 @@ def piece(sentence: str, draw: random.Random) -> str:
 
 def sampled_texts(count: int) -> list[str]:
     """What nano writes behind the openings, 20 tokens at temperature 1."""
-    tokenizer = AutoTokenizer.from_pretrained(NANO)
-    model = GPT2LMHeadModel.from_pretrained(NANO, dtype=torch.float32).eval()
+    tokenizer, model = load_nano()
     openings = [json.loads(line)["opening"] for line in OPENINGS.read_text(encoding="utf-8").splitlines()]
     tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "left"
     texts: list[str] = []
@@ -72,38 +70,24 @@ def train(sentences: Sequence[str], folder: Path, seed: int = 0) -> None:
     """Fine-tune nano on `_STEPS` batches, the loss on the reply alone, and save it in float16."""
     torch.manual_seed(seed)
     draw, lexicon, instruction = random.Random(seed), LexiconCritic(), Instruction("nano")
-    beginning = instruction.beginning("text")
-    tokenizer = AutoTokenizer.from_pretrained(NANO)
-    model = GPT2LMHeadModel.from_pretrained(NANO, dtype=torch.float32).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_RATE, total_steps=_STEPS, pct_start=0.1)
     own, words = sampled_texts(4000), sorted(lexicon.labels)
-    for step in range(_STEPS):
+
+    def batch() -> list[tuple[str, str]]:
         texts = [
             draw.choice(own) if draw.random() < 0.4 else piece(draw.choice(sentences), draw) for _ in range(_BATCH)
         ]
         texts = [stacked(text, words, draw) if draw.random() < 0.2 else text for text in texts]
         critiques = lexicon(prompts=texts, responses=texts, extrinsic=None)
-        rows, targets = [], []
-        for text, critique in zip(texts, critiques, strict=True):
-            asked = tokenizer(instruction.question("", text, None, "text") + beginning)["input_ids"]
-            reply = write_text(marked(critique, text)).removeprefix(beginning)
-            answer = [*tokenizer(reply)["input_ids"], tokenizer.eos_token_id]
-            rows.append([*asked, *answer])
-            targets.append([*[-100] * len(asked), *answer])
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [tokenizer.eos_token_id] * (width - len(row)) for row in rows])
-        labels = torch.tensor([row + [-100] * (width - len(row)) for row in targets])
-        loss = model(ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            print(f"step {step} of {_STEPS}: loss {loss.item():.3f}", flush=True)
-    model.eval().half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        return [annotation(instruction, "", t, marked(c, t)) for t, c in zip(texts, critiques, strict=True)]
+
+    fine_tune(batch, _STEPS, _RATE, folder)
+
+
+def annotation(instruction: Instruction, prompt: str, response: str, quotes: Sequence[Quote]) -> tuple[str, str]:
+    """What a critic reads, up to the beginning of its reply, and the rest of the reply."""
+    beginning = instruction.beginning("text")
+    reply = write_text(quotes, instruction.labels).removeprefix(beginning)
+    return instruction.question(prompt, response, None, "text") + beginning, reply
 
 
 def report(sentences: Sequence[str], other_list: Path) -> None:
