@@ -79,8 +79,8 @@ class Trainer:
         self.update, self.updates = 0, settings.ppo.updates
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
         generators = {"data": self.data_rng, "sampling": self.sampling_rng}
-        self._state = TrainingState(self.learner, generators, settings)
-        self._restorable = self._state.random()  # from here an outage leaves the run resumable
+        self._state = TrainingState(self.learner, generators, settings, reward)
+        self._restorable = self._state.outside_weights()  # from here an outage leaves the run resumable
 
     @classmethod
     def build(
@@ -186,7 +186,7 @@ class Trainer:
     def _write_record(self) -> dict[str, float]:
         """The line of an update at which an evaluation is due, and its samples."""
         assert self._unrecorded is not None
-        self._restorable = self._state.random()
+        self._restorable = self._state.outside_weights()
         line: dict[str, float] = self._unrecorded["line"] | self.evaluate(self.update)
         self.folder.append_samples(self._unrecorded["samples"])
         self.folder.append_metrics(line)
@@ -200,11 +200,11 @@ class Trainer:
         Before the weights change, what was drawn is taken back; after it, the update's line that lacks its evaluation goes
         into the checkpoint. Either way the run ends with the numbers of one that had no outage.
         """
-        self._restorable = self._state.random()
+        self._restorable = self._state.outside_weights()
         try:
             yield
         except ServerError as error:
-            self._state.set_random(*self._restorable)
+            self._state.set_outside_weights(*self._restorable)
             self.save_checkpoint()
             raise ServerError(f"{error}; checkpoint written at update {self.update}") from error
 
@@ -239,7 +239,7 @@ class Trainer:
     # checkpoints
 
     def save_checkpoint(self) -> None:
-        """All that decides what comes next: weights, both optimisers, KL coefficient, every generator."""
+        """All that decides what comes next: weights, both optimisers, KL coefficient, every generator, the reward's memory."""
         tensors, state = self._state.save()
         if self.processes.first:
             checkpoint.save(self.folder, self.update, tensors, {**state, "unrecorded": self._unrecorded})

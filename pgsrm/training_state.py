@@ -1,4 +1,4 @@
-"""What a checkpoint holds: the weights that are trained, optimisers, KL coefficient, and where every generator is."""
+"""What a checkpoint holds: the trained weights, optimisers, KL coefficient, where every generator is, what the reward remembers."""
 
 import random
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from pgsrm.config.schema import Settings
 from pgsrm.ppo.update import Learner
 from pgsrm.util.distributed import divided_as, undivided
+from pgsrm.util.objects import restore_object, state_of
 
 Tensors = dict[str, torch.Tensor]
 Plain = dict[str, Any]  # what JSON holds
@@ -18,38 +19,41 @@ class TrainingState:
     """A run's state in training, as tensors and plain values, and back.
 
     generators: the run's own, by name; those of torch, Python and NumPy, which a reward may use, belong to the state too.
+    reward: what it remembers of earlier batches belongs to it as well.
     """
 
-    def __init__(self, learner: Learner, generators: dict[str, torch.Generator], settings: Settings) -> None:
-        self._learner, self._policy = learner, learner.policy
+    def __init__(
+        self, learner: Learner, generators: dict[str, torch.Generator], settings: Settings, reward: Any = None
+    ) -> None:
+        self._learner, self._policy, self._reward = learner, learner.policy, reward
         self._generators, self._settings = generators, settings
 
     def save(self) -> tuple[Tensors, Plain]:
         """All that decides what comes next. Several processes call this together: sharded tensors are put together."""
-        tensors, plain = self.random()
+        tensors, plain = self.outside_weights()
         return tensors | _flatten(self._modules()), plain | {"kl_coef": self._learner.kl_coef}
 
     def restore(self, tensors: Tensors, plain: Plain) -> None:
-        """Make the learner and the generators what they were when `save` returned these."""
+        """Make learner, generators and reward what they were when `save` returned these."""
         modules = self._modules()
         _unflatten(modules, tensors)
         self._policy.weights_changed()
         if "reference" in modules:
             self._policy.set_reference(modules["reference"].state_dict())  # as it was after the update: nothing kept
         self._learner.kl_coef = plain["kl_coef"]
-        self.set_random(tensors, plain)
+        self.set_outside_weights(tensors, plain)
 
-    def random(self) -> tuple[Tensors, Plain]:
-        """Where every generator is."""
+    def outside_weights(self) -> tuple[Tensors, Plain]:
+        """What a batch changes before it changes a weight: where every generator is, and what the reward remembers."""
         tensors = {f"rng/{name}": generator.get_state() for name, generator in self._generators.items()}
         tensors["rng/torch"] = torch.get_rng_state()
         if self._policy.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self._policy.device)
         of_numpy = [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()]
-        return tensors, {"rng/python": random.getstate(), "rng/numpy": of_numpy}
+        return tensors, {"rng/python": random.getstate(), "rng/numpy": of_numpy, "reward": state_of(self._reward)}
 
-    def set_random(self, tensors: Tensors, plain: Plain) -> None:
-        """Put every generator where `random` found it."""
+    def set_outside_weights(self, tensors: Tensors, plain: Plain) -> None:
+        """Put generators and reward where `outside_weights` found them."""
         for name, generator in self._generators.items():
             generator.set_state(tensors[f"rng/{name}"])
         torch.set_rng_state(tensors["rng/torch"])
@@ -58,6 +62,7 @@ class TrainingState:
         np.random.set_state(tuple(plain["rng/numpy"]))
         if "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self._policy.device)
+        restore_object(self._reward, plain.get("reward"))  # none in a checkpoint of an earlier version
 
     def _modules(self) -> dict[str, Any]:
         """What has a state dict: name -> module or optimiser."""

@@ -11,7 +11,7 @@ from pgsrm.config.schema import EvaluationSettings, Settings, TaskSettings
 from pgsrm.critic import is_asked
 from pgsrm.evaluation import Evaluated
 from pgsrm.models.settings import identify_model
-from pgsrm.reward import SemanticReward
+from pgsrm.reward import SemanticReward, SumReward
 from pgsrm.task import Task
 from pgsrm.util.objects import digest_of
 from pgsrm.util.source import source_digests
@@ -50,9 +50,7 @@ def identify(
         "response length": _lengths(settings.task),
         "checker": [settings.task.checker, digest_of(task.checker)],
         "checker's code": source_digests(settings.task.checker),
-        "reward": _without_options(config["reward"])
-        if content and isinstance(reward, SemanticReward)
-        else without_critics_options(config["reward"]),
+        "reward": _of_reward(config["reward"], reward),
         "vectors": content,
         "reward's code": source_digests(config["reward"]),
         "model or tokenizer": identify_model(settings.model),
@@ -91,6 +89,16 @@ def _chosen(settings: msgspec.Struct) -> dict[str, Any]:
     return {f.name: msgspec.to_builtins(v) for f in fields if (v := getattr(settings, f.name)) != f.default}
 
 
+def _of_reward(node: dict[str, Any], reward: Any) -> dict[str, Any]:
+    """A reward's config node without what its digest says by content."""
+    if isinstance(reward, SumReward):
+        parts = {name: _of_reward(node["parts"][name], part) for name, part in reward.parts.items()}
+        return {**node, "parts": parts}
+    if isinstance(reward, SemanticReward) and digest_of(reward):
+        return _without_options(node)
+    return without_critics_options(node)
+
+
 def _without_options(node: dict[str, Any]) -> dict[str, Any]:
     """A config node without its embedder's options: those that decide its vectors are in its digest."""
     embedder = node.get("embedder")
@@ -99,13 +107,15 @@ def _without_options(node: dict[str, Any]) -> dict[str, Any]:
     return {**node, "embedder": {"_target_": embedder["_target_"]}}
 
 
-def without_critics_options(node: dict[str, Any]) -> dict[str, Any]:
+def without_critics_options(node: Any) -> Any:
     """A config node without the options of critics that are models: those that decide their replies are in their digests."""
-    critic = node.get("critic")
-    if not isinstance(critic, dict):
+    if isinstance(node, list):
+        return [without_critics_options(inner) for inner in node]
+    if not isinstance(node, dict):
         return node
-    options = is_asked(critic.get("_target_"))
-    return {**node, "critic": {"_target_": critic["_target_"]} if options else without_critics_options(critic)}
+    if is_asked(node.get("_target_")):
+        return {"_target_": node["_target_"]}
+    return {key: without_critics_options(inner) for key, inner in node.items()}
 
 
 def _hash(value: Any) -> str:

@@ -45,6 +45,7 @@ _ELSEWHERE = {
 }
 _MEANT = {word: key for key, words in _ELSEWHERE.items() for word in words.split()}
 FREE_SECTIONS = ("reward", "embedder", "parent", "critic")  # whose keys depend on the choice
+NAMED_BY_USERS = ("reward.parts", "reward.weights", "reward.normalise", "task.measures", "evaluation.measures")
 _ORDER = ("ppo", "task", "reward", "model", "evaluation")  # of a name that several sections have
 
 

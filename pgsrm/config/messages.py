@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from pgsrm.config.known_keys import FREE_SECTIONS, meant
+from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, meant
 from pgsrm.util.errors import UserError, end_with_line
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override
@@ -56,6 +56,9 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
             if section in FREE_SECTIONS:
                 return f"{key[2]}: unknown key; another choice of {section} has it, the chosen one does not"
             return f"{key[2]}: not among the keys of the chosen config; +{key[2]} adds it"
+        section = next((name for name in NAMED_BY_USERS if key[1].startswith(f"{name}.")), None)
+        if section is not None and not (near or "").startswith(f"{section}."):
+            return f"{key[2]}: {section} has no such name; +{key[2]} adds it"
         suggestion = f"; did you mean {near}?" if near else ""
         return f"{key[2]}: unknown key, `python -m pgsrm.run --cfg job` shows all{suggestion}"
     option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)

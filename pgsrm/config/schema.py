@@ -308,11 +308,7 @@ def _check_target(node: DictConfig, key: str) -> None:
         name = str(config_key)
         if name in ("_target_", "_partial_", "_recursive_", "_convert_", "_args_"):
             continue
-        if isinstance(value, DictConfig) and "_target_" in value:
-            _check_target(value, f"{key}.{name}")
-            given[name] = msgspec.UNSET
-        else:
-            given[name] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        given[name] = msgspec.UNSET if _check_nested(value, f"{key}.{name}") else _plain(value)
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError) as error:  # a module, a built-in
@@ -332,6 +328,22 @@ def _check_target(node: DictConfig, key: str) -> None:
         if lacking:
             remedy = "set it" if inspect.isclass(function) else "set it, or _partial_: true for a function called later"
             raise UserError(f"{key}.{lacking[0]}: missing, {target} needs it; {remedy}")
+
+
+def _check_nested(value: Any, key: str) -> bool:
+    """Check the configured objects that a value is or holds, at any depth; whether there are any."""
+    if isinstance(value, DictConfig) and "_target_" in value:
+        _check_target(value, key)
+        return True
+    if isinstance(value, DictConfig) and not value._is_none():
+        return any([_check_nested(inner, f"{key}.{name!s}") for name, inner in value.items()])
+    if isinstance(value, ListConfig) and not value._is_none():
+        return any([_check_nested(inner, f"{key}[{place}]") for place, inner in enumerate(value)])
+    return False
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _hints(function: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The policy between two updates: its answers to all prompts, greedy and sampled, and its loss on a plain text.
 
-It moves none of the training's generators and leaves the weights as they are, so that a run's numbers do not depend on how
-often it is evaluated (but for a reward of a user's own that draws or remembers).
+It moves none of the training's generators, leaves the weights as they are and lets rewards forget it, so that a run's numbers
+do not depend on how often it is evaluated (but for a reward of a user's own that draws, or remembers without a `state`).
 """
 
 import math
@@ -20,6 +20,7 @@ from pgsrm.policy.sampling import Sampling
 from pgsrm.reward.scorer import Scorer, mean
 from pgsrm.rollout import Rollout
 from pgsrm.task import Example, Task
+from pgsrm.util.objects import as_before
 
 WINDOW = 128  # tokens of a text that are read at once: what nano was pre-trained on
 
@@ -53,6 +54,10 @@ class Evaluation:
 
     def __call__(self, update: int) -> dict[str, float]:
         """The metrics `eval/*` after `update` updates; `time/evaluation` is in seconds."""
+        with as_before(self._score.reward, *self._with.measures.values()):
+            return self._evaluate(update)
+
+    def _evaluate(self, update: int) -> dict[str, float]:
         started, metrics = time.perf_counter(), dict[str, float]()
         draws = np.random.default_rng([self._seed, update])  # its own: the same after a resume, none of the training's
         for split, examples in self._splits.items():

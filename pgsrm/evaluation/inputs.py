@@ -63,7 +63,8 @@ def build_object(node: Mapping[str, Any], key: str) -> Any:
     from hydra.utils import instantiate
 
     try:
-        return instantiate(node)
+        # A sum's parts come in a plain dict: OmegaConf's own would turn an object that is a dataclass into a config.
+        return instantiate(node, **({} if "_convert_" in node else {"_convert_": "all"}))
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None

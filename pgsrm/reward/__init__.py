@@ -13,6 +13,7 @@ from pgsrm.reward.classifier import ClassifierReward
 from pgsrm.reward.critic import CriticReward
 from pgsrm.reward.output import normalise
 from pgsrm.reward.semantic import SemanticReward
+from pgsrm.reward.sum import SumReward
 from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Scored",
     "SemanticReward",
     "Span",
+    "SumReward",
     "at_last_token",
     "normalise",
 ]
@@ -32,15 +34,17 @@ __all__ = [
 class Reward(Protocol):
     """A reward is called once for each batch of n responses, with keyword arguments alone.
 
-    Three attributes are used where a reward has them; `pgsrm.util.objects` says what holds without them.
+    Some attributes are used where a reward has them; `pgsrm.util.objects` says what holds without them.
 
     - `check(references)` is called before a run starts, with all references of the run. It raises UserError for what
       would keep the reward from working.
     - `digest`, a string, is a hash of what decides the rewards besides the reward's config and source: the files that
       it reads, the model that it asks. It is part of what identifies a run. A reward without `digest` is identified by the
       digests of its parts, for example its embedder's.
-
     - `attach(policy, codec)` is called once before the first update of a run, for a reward that asks the policy itself.
+    - `state()` and `restore(state)`, both or neither, for a reward that remembers earlier batches. `state` returns what it
+      remembers, of what JSON holds (numbers, texts, lists, dicts), and later calls do not change it. Checkpoints have it, so
+      that a resumed run has the same numbers. What is remembered of an evaluation is forgotten after it.
 
     The source of your own reward is always part of what identifies a run (`pgsrm.util.source`).
     """

@@ -19,7 +19,7 @@ from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import Finite, Fraction
-from pgsrm.util.objects import attach_object, check_object
+from pgsrm.util.objects import attach_object, check_object, restore_object, state_of
 
 Arm = Literal["sparse", "critic", "uniform", "shuffled", "total_at_end", "critic_only", "decomposed", "shaped"]
 WITHOUT_CRITIC: tuple[Arm, ...] = ("sparse", "decomposed")
@@ -98,6 +98,11 @@ class CriticReward:
             raise UserError(
                 f"reward.gate.below={gate.below}: reward.arm={self._arm} has no extrinsic reward; set share"
             )
+        if self._arm == "decomposed" and getattr(self._extrinsic, "scaled", False):
+            raise UserError(
+                "reward.arm=decomposed: takes differences of extrinsic rewards, and a deviation of their own would scale those "
+                "of beginnings otherwise; set the extrinsic reward's normalise to null"
+            )
         if self._outcomes.get("parsed"):
             raise UserError("reward.outcomes.parsed: what a critique marks is paid by reward.values; leave it out")
 
@@ -109,6 +114,14 @@ class CriticReward:
     def attach(self, policy: Any, codec: Any) -> None:
         """Hand policy and tokenizer to a critic that is the policy itself."""
         attach_object(self._critic, policy, codec)
+
+    def state(self) -> Any:
+        """What the extrinsic reward remembers of earlier batches."""
+        return state_of(self._extrinsic)
+
+    def restore(self, state: Any) -> None:
+        """Make it what it was when `state` returned this."""
+        restore_object(self._extrinsic, state)
 
     def __call__(
         self,

@@ -1,12 +1,16 @@
-"""Optional attributes of an object that a `_target_` names: `check`, `attach` and `digest`, with their defaults.
+"""Optional attributes of an object that a `_target_` names: `check`, `attach`, `digest`, `state`, with their defaults.
 
 Rewards, checkers, embedders and critics are such objects.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from pgsrm.util.errors import UserError
+
+_DEPTH = 3  # of rewards within rewards whose parts are looked at
 
 
 def check_object(target: Any, *arguments: Any) -> None:
@@ -23,11 +27,35 @@ def attach_object(target: Any, policy: Any, codec: Any) -> None:
         attach(policy, codec)
 
 
+def state_of(target: Any) -> Any:
+    """What the object remembers of earlier calls, as JSON holds it; None for one without `state` and `restore`."""
+    state, restore = getattr(target, "state", None), getattr(target, "restore", None)
+    return state() if callable(state) and callable(restore) else None
+
+
+def restore_object(target: Any, state: Any) -> None:
+    """Make the object remember what `state_of` returned; None is what one without a memory has."""
+    if state is not None:
+        target.restore(state)
+
+
+@contextmanager
+def as_before(*targets: Any) -> Iterator[None]:
+    """Around calls that the objects are not to remember."""
+    states = [state_of(target) for target in targets]
+    try:
+        yield
+    finally:
+        for target, state in zip(targets, states, strict=True):
+            restore_object(target, state)
+
+
 def digest_of(target: Any) -> str | None:
     """Hash of what decides an object's results besides its config and source: the files it read, the model it asks.
 
     This is the object's `digest`. Without one, the digests of its parts are joined, for example its embedder's. The
-    parts are its attributes, or the keywords of a `functools.partial`. None if no part has a digest.
+    parts are its attributes, or the keywords of a `functools.partial`; those of a reward within it count too. None if no part
+    has a digest.
 
     Raises:
         UserError: `digest` is neither a string nor None.
@@ -38,7 +66,18 @@ def digest_of(target: Any) -> str | None:
     if own is not None:
         kind = type(target).__name__
         raise UserError(f"{kind}.digest: is {own!r}; make it a property that returns a string, or None")
+    return _digest_of_parts(target, _DEPTH)
+
+
+def _digest_of_parts(target: Any, depth: int) -> str | None:
     parts = target.keywords if isinstance(target, partial) else getattr(target, "__dict__", {})
-    digests = {name: getattr(part, "digest", None) for name, part in sorted(parts.items())}
-    own_parts = [f"{name} {digest}" for name, digest in digests.items() if isinstance(digest, str)]
-    return "; ".join(own_parts) or None
+    digests = {name: _digest_of_part(part, depth) for name, part in sorted(parts.items())}
+    return "; ".join(f"{name} {digest}" for name, digest in digests.items() if digest is not None) or None
+
+
+def _digest_of_part(part: Any, depth: int) -> str | None:
+    """A part's digest; of a part without one, a reward or checker that another one holds, that of its own parts."""
+    own = getattr(part, "digest", None)
+    if own is None and depth and callable(part) and not isinstance(part, type) and not hasattr(part, "digest"):
+        return _digest_of_parts(part, depth - 1)
+    return own if isinstance(own, str) else None

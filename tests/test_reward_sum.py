@@ -1,0 +1,260 @@
+"""Several rewards at once: numbers by hand, scales over real tokens alone, what each part says, and runs that resume."""
+
+import json
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pgsrm
+from pgsrm.config.compose import plan_words
+from pgsrm.critic import LexiconCritic
+from pgsrm.reward import CriticReward, Scored, SumReward, normalise
+from pgsrm.rollout import Span
+from pgsrm.trainer import Trainer
+from pgsrm.util.errors import UserError
+from pgsrm.util.objects import as_before, digest_of, state_of
+
+IDS = [[7], [7, 8], [7, 8, 9]]
+TEXTS = ["a", "ab", "abc"]
+ORDER = [0, 1, 2]
+
+
+def length(*, responses: list[str], **_: Any) -> tuple[list[float], dict[str, float]]:
+    return [float(len(text)) for text in responses], {"letters": 2.0}
+
+
+def places(*, token_ids: list[list[int]], **_: Any) -> Any:
+    """1 at each first token, -2 at each third."""
+    annotations = [
+        {"spans": [(0, 1, "first", 1.0), (0, 1, "unpaid", None)], "components": {"good": 1.0}} for _ in token_ids
+    ]
+    return [[1.0, 0.0, -2.0][: len(ids)] for ids in token_ids], {"letters": 3.0, "critic/calls": 5.0}, annotations
+
+
+def scored(reward: Any, rows: Sequence[int] = ORDER) -> Scored:
+    ids, texts = [IDS[row] for row in rows], [TEXTS[row] for row in rows]
+    n = len(rows)
+    given = {"prompts": [""] * n, "references": [""] * n, "inputs": [{}] * n, "offsets": [[] for _ in rows]}
+    return normalise(reward(responses=texts, token_ids=ids, **given), ids, "sum", texts)
+
+
+def test_a_sum_of_responses_and_tokens_by_hand() -> None:
+    both = scored(SumReward({"length": length, "places": places, "none": None}, {"length": 0.5, "none": 3}))
+    assert both.per_token
+    assert both.token_rewards == [[1 + 0.5], [1, 1.0], [1, 0, -2 + 1.5]]
+    alone = scored(SumReward({"length": length}))
+    assert not alone.per_token and alone.totals == [1, 2, 3]
+
+
+def test_each_part_is_told_of_by_its_name() -> None:
+    both = scored(SumReward({"length": length, "places": places}, {"length": 0.5, "places": 2}))
+    assert both.metrics == {
+        "length": 2.0,  # before the weight
+        "places": (1 + 1 - 1) / 3,
+        "length/letters": 2.0,  # both have one
+        "places/letters": 3.0,
+        "critic/calls": 5.0,
+    }
+    assert both.annotations[2].spans == (Span(0, 1, "first", 2.0), Span(0, 1, "unpaid", None))
+    assert both.annotations[2].components == {"length": 1.5, "places": -2.0, "places.good": 1.0}
+
+
+def test_the_scale_is_the_deviation_of_what_a_part_gave() -> None:
+    """Wrong version: over a padded matrix, where the zeros beside short responses count."""
+    both = scored(
+        SumReward({"length": length, "places": places}, normalise={"length": "batch", "places": "batch"}), ORDER
+    )
+    of_responses = (2 / 3) ** 0.5  # of 1, 2, 3
+    of_tokens = (7 / 6 - (1 / 6) ** 2) ** 0.5  # of 1, 1, 0, 1, 0, -2
+    assert both.metrics["length_scale"] == pytest.approx(of_responses)
+    assert both.metrics["places_scale"] == pytest.approx(of_tokens)
+    assert both.token_rewards[2] == pytest.approx([1 / of_tokens, 0, -2 / of_tokens + 3 / of_responses])
+
+
+def test_equal_numbers_are_not_scaled() -> None:
+    """Wrong version: a division by 0, or by the rounding of 0.1, and rewards of 1e16."""
+    flat = SumReward({"flat": lambda *, responses, **_: [0.1] * len(responses)}, normalise={"flat": "batch"})
+    assert scored(flat).totals == [0.1] * 3
+
+
+def test_a_running_scale_is_that_of_all_batches() -> None:
+    running = SumReward({"length": length}, normalise={"length": "running"})
+    scored(running, [0, 0, 1])
+    assert scored(running, [2]).metrics["length_scale"] == pytest.approx((11 / 16) ** 0.5)  # of 1, 1, 2, 3
+    kept = json.loads(json.dumps(running.state()))
+    with as_before(running):
+        scored(running, [0, 1])
+    assert running.state() == kept
+    later = SumReward({"length": length}, normalise={"length": "running"})
+    later.restore(kept)
+    assert scored(later, [0, 2]).totals == scored(running, [0, 2]).totals
+
+
+def test_what_parts_need_is_passed_on() -> None:
+    calls = []
+
+    class Part:
+        digest = "abc"
+        check = staticmethod(lambda references: calls.append(references))
+        attach = staticmethod(lambda policy, codec: calls.append((policy, codec)))
+        state = staticmethod(lambda: 5)
+        restore = staticmethod(calls.append)
+
+        def __call__(self, **_: Any) -> list[float]:
+            return [1.0]
+
+    outer = CriticReward(SumReward({"inner": SumReward({"part": Part()}), "length": length}), arm="sparse")
+    assert digest_of(outer) == "_extrinsic inner part abc"
+    outer.check(["r"])
+    outer.attach(1, 2)  # hands on to the critic alone; a sum to its parts
+    SumReward({"part": Part()}).attach(1, 2)
+    outer.restore(state_of(outer))
+    assert calls == [["r"], (1, 2), 5]
+
+
+def test_models_of_a_reward_within_a_reward_are_its_digest() -> None:
+    """Wrong version: attributes of attributes are not looked at."""
+    inner = CriticReward(length, LexiconCritic())
+
+    class Mine:
+        def __init__(self) -> None:
+            self.inner = inner
+
+    assert digest_of(Mine()) == f"inner _critic {LexiconCritic().digest}"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"parts": {}}, r"reward\.parts: is empty"),
+        ({"parts": {"a": None}}, r"reward\.parts: is empty"),
+        ({"parts": {"a": {"weight": 1}}}, r"reward\.parts\.a=.*: is no reward; name one in reward\.parts\.a\._target_"),
+        ({"parts": {"a/b": length}}, r"reward\.parts\.a/b: is no name"),
+        ({"parts": {"mean": length}}, r"reward\.parts\.mean: is a name of the run's own metrics"),
+        ({"parts": {"a": length}, "weights": {"b": 1}}, r"reward\.weights\.b: there is no such part; there are a"),
+        ({"parts": {"a": length}, "normalise": {"b": "batch"}}, r"reward\.normalise\.b: there is no such part"),
+    ],
+)
+def test_what_is_no_sum(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        SumReward(**options)
+
+
+def test_prefixes_are_not_worth_what_a_scale_of_their_own_makes_them() -> None:
+    part = SumReward({"length": length}, normalise={"length": "batch"})
+    with pytest.raises(UserError, match=r"reward\.arm=decomposed: takes differences"):
+        CriticReward(part, arm="decomposed")
+
+
+MINE = """
+def length(*, responses, weight: float = 1.0, **_):
+    return [weight * len(text) for text in responses]
+"""
+
+
+@pytest.fixture
+def sum_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Sequence[str]) -> Callable[..., list[str]]:
+    """`sum_of(*words)`: a run on the tiny model with the sum of the letters and of a critic's rewards per token."""
+    (tmp_path / "letters.txt").write_text("\n".join(f"positive {letter}" for letter in "aeiou"))
+    (tmp_path / "sum_parts_of_mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def words(*more: str) -> list[str]:
+        added = [
+            "task=color",
+            "reward=sum",
+            "+reward@reward.parts.critic=critic",
+            "reward.parts.critic.arm=critic_only",
+        ]
+        added += ["critic=lexicon", f"critic.path={tmp_path / 'letters.txt'}", "+reward.weights.critic=0.5"]
+        added += ["+reward.parts.length._target_=sum_parts_of_mine.length", "+reward.parts.length._partial_=true"]
+        return [*small, "task.max_new_tokens=5", *added, *more]
+
+    return words
+
+
+def test_a_sum_that_was_interrupted_ends_with_the_same_numbers(
+    sum_of: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong versions: the running scale starts again, counts an update twice, or counts what an evaluation asked."""
+    words = sum_of("+reward.normalise.length=running", "evaluation.text=null")
+    whole = (run := pgsrm.train(*words, progress=False)).metrics
+    assert {"reward/length", "reward/length_scale", "reward/critic", "critic/spans"} <= set(whole)
+    assert whole["reward/length_scale"].nunique() == 4  # it moves from update to update
+    samples = (run.folder / "samples.jsonl").read_bytes()
+    assert set(json.loads(samples.splitlines()[0])["annotations"]["components"]) == {
+        "length",
+        "critic",
+        "critic.intrinsic",
+    }
+    for path in run.folder.rglob("*"):
+        if path.is_file() and path.name not in ("config.yaml", "lock"):
+            path.unlink()
+    learn = Trainer.learn
+
+    def interrupted(self: Trainer, *args: Any) -> Any:
+        if self.update == 1:
+            signal.raise_signal(signal.SIGINT)
+        return learn(self, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "learn", interrupted)
+        pgsrm.train(*words, progress=False)
+    resumed = pgsrm.train(*words, progress=False)
+    without_times = [name for name in whole if not name.startswith("time/")]
+    assert resumed.metrics[without_times].equals(whole[without_times])
+    assert (run.folder / "samples.jsonl").read_bytes() == samples
+    often = pgsrm.train(*words, "evaluation.every=1", progress=False).metrics
+    assert often["reward/length_scale"].equals(whole["reward/length_scale"])
+
+
+def test_an_outage_of_one_part_is_not_remembered_by_another(
+    sum_of: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pgsrm.models.server import ServerError
+
+    trainer = Trainer.build(*sum_of("+reward.normalise.length=running", "evaluation.text=null"))
+    before = state_of(trainer.score.reward)
+    with pytest.raises(ServerError, match="checkpoint written at update 0"), trainer.checkpoint_on_outage():
+        trainer.score(trainer.sample(trainer.draw_prompts()))
+        assert state_of(trainer.score.reward) != before
+        raise ServerError("gone")
+    assert state_of(trainer.score.reward) == before
+
+
+def test_parts_are_part_of_what_identifies_a_run(sum_of: Callable[..., list[str]], tmp_path: Path) -> None:
+    import sys
+
+    first = plan_words(*sum_of())
+    assert plan_words(*sum_of()).identity == first.identity
+    # a critic that is a model: where its replies are kept decides nothing, in whatever place it stands
+    asked = [word for word in sum_of() if not word.startswith("critic")] + ["critic=nano"]
+    elsewhere = [*asked, f"critic.cache={tmp_path}"]
+    assert plan_words(*asked).identity == plan_words(*elsewhere).identity != first.identity
+    del sys.modules["sum_parts_of_mine"]
+    (tmp_path / "sum_parts_of_mine.py").write_text(MINE + "# changed\n")
+    changed = plan_words(*sum_of())
+    assert [name for name in first.parts if first.parts[name] != changed.parts[name]] == ["reward's code"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("+reward.parts.length.weight=heavy",), "reward.parts.length.weight=heavy: expected `float`"),
+        (("+reward.parts.length.size=1",), None),  # taken as **_
+        (("reward.parts.critic.per=word",), "reward.parts.critic.per=word: not an option; there are token, span"),
+        (("reward.weights.length=2",), "+reward.weights.length=2 adds it"),
+        (("+reward.normalise.length=all",), "not an option; there are batch, running"),
+        (("+reward.weights.lenght=2",), "reward.weights.lenght: there is no such part; there are critic, length"),
+        (("~reward.parts.length._partial_",), "reward.parts.length.responses: missing"),
+    ],
+)
+def test_words_of_the_command_line(
+    sum_of: Callable[..., list[str]], call_cli: Callable[..., Any], words: Sequence[str], line: str | None
+) -> None:
+    result = call_cli(*sum_of(*words, "dry_run=true"))
+    assert result.code == (0 if line is None else 2), result.err
+    assert line is None or line in result.error_line
