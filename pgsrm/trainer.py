@@ -6,6 +6,7 @@ What flows: prompts and references (task) -> `Rollout` (policy) -> `Scored` (rew
 import copy
 import random
 import shutil
+import sys
 import tempfile
 import time
 import weakref
@@ -25,6 +26,7 @@ from pgsrm.config.schema import Settings
 from pgsrm.evaluation import Evaluated
 from pgsrm.evaluation.equilibrium import predict_entropy
 from pgsrm.evaluation.evaluation import Evaluation
+from pgsrm.evaluation.workload import expected_calls
 from pgsrm.models.load import load_codec, load_model, resolve_device
 from pgsrm.models.lora import add_adapters, merged
 from pgsrm.models.server import ServerError
@@ -250,13 +252,23 @@ class Trainer:
         loaded = checkpoint.load_latest(self.folder)
         if loaded is None:
             self.folder.truncate_after(-1)
+            self._announce_calls()
             return
         self.update, tensors, state = loaded
         self._unrecorded = state.get("unrecorded")
         self.folder.truncate_after(self.update if self._unrecorded is None else self.update - 1)
         self._state.restore(tensors, state)
+        self._announce_calls()
         if self._unrecorded is not None:
             self._write_record()
+
+    def _announce_calls(self) -> None:
+        """Say what the calls of servers come to, where reward or measures make any."""
+        if not self.processes.first:
+            return
+        every, reward = self.settings.evaluation.every, self.score.reward
+        for line in expected_calls(self.task, reward, self.evaluate, self.settings.ppo, every, self.update):
+            print(line, file=sys.stderr, flush=True)
 
     def finish(self) -> None:
         """Save the weights, with adapters merged into them, and the tokenizer in the hub's layout."""

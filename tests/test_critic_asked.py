@@ -300,7 +300,7 @@ class TestServer:
     def test_prices_and_an_estimate(self, tmp_path: Path) -> None:
         with FakeOpenAI(by_list, raw=True) as server:
             priced = remote(server, tmp_path, input_price=1.0, output_price=1.0)
-            line = priced.estimate(["The film is"] * 12, self.TEXTS)
+            line = str(priced.estimates(["The film is"] * 12, self.TEXTS)[0])
             assert line.startswith(f"12 calls of m at {priced._server.host}: about ") and "cost 0.00" in line
             with pytest.raises(UserError, match=r"critic\.max_cost=1: can't be kept, critic\.input_price is null"):
                 remote(server, tmp_path, max_cost=1)

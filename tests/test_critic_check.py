@@ -152,7 +152,7 @@ def test_another_programs_file_is_left_as_it_is(tmp_path: Path, content: str) ->
 
 def test_a_critic_that_makes_an_estimate_is_let_speak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     critic: Any = Counting()
-    critic.estimate = lambda prompts, responses: f"{len(responses)} calls, cost 0.1"
+    critic.estimates = lambda prompts, responses: [f"{len(responses)} calls, cost 0.1"]
     ask(critic, [Marked("a film")], tmp_path / "out.jsonl", "me")
     written = capsys.readouterr()
     assert written.out == "1 calls, cost 0.1\n" and written.err == "critiques  1/1\n"

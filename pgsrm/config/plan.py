@@ -250,7 +250,7 @@ def build_evaluation(settings: EvaluationSettings) -> Evaluated:
         for name, node in (settings.measures or {}).items()
         if node
     }
-    return Evaluated(text, other_reward(settings.embedder), measures, settings.continuations)
+    return Evaluated(text, other_reward(settings.embedder), measures, settings.continuations, settings.prompts)
 
 
 def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:

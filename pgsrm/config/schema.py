@@ -114,6 +114,8 @@ class EvaluationSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     measures: dict[str, dict[str, Any] | None] | None = None
     # Sampled answers per prompt, where there are measures.
     continuations: Count = 4
+    # At most so many prompts of each split are evaluated, the same ones in all runs; null = all.
+    prompts: Count | None = None
 
 
 class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -147,9 +147,12 @@ def _texts(own: Mapping[str, str], config: Mapping[str, Any]) -> Any:
 def _asked(critic: Any, texts: Sequence[Any], size: int) -> tuple[list[Any], float, float | None]:
     """The critiques; seconds for a thousand texts, the first batch left out, where models load; and what they cost."""
     from pgsrm.critic.ask import in_batches
+    from pgsrm.models.asking import estimates_of
     from pgsrm.util.objects import check_object
 
     check_object(critic)
+    for estimate in estimates_of(critic, [text.prompt or "" for text in texts], [text.response for text in texts]):
+        print(f"{estimate}, at most", file=sys.stderr, flush=True)
     before = _spent(critic)
     batches = list(in_batches(critic, texts, size))
     timed = batches[1:] or batches

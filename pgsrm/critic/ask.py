@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pgsrm.critic.critique import OUTCOMES, Critic, Critique
 from pgsrm.critic.marked import Marked, as_line, text_of_line
+from pgsrm.models.asking import estimates_of
 from pgsrm.record.lines import Lines
 from pgsrm.record.progress import AskingProgress
 from pgsrm.util.errors import UserError
@@ -90,7 +91,5 @@ def _known(lines: Lines, out: Path, identity: str) -> dict[tuple[str, str], Mark
 def _announce(critic: Critic, missing: Sequence[Marked], total: int) -> str:
     """What is about to be asked, with the critic's own estimate where it makes one."""
     so_far = f"{total - len(missing)} of {total} texts were asked about before; " if len(missing) < total else ""
-    estimate = getattr(critic, "estimate", None)
-    if not callable(estimate):
-        return f"{so_far}{len(missing)} to ask about"
-    return so_far + str(estimate([text.prompt or "" for text in missing], [text.response for text in missing]))
+    estimates = estimates_of(critic, [text.prompt or "" for text in missing], [text.response for text in missing])
+    return so_far + ("; ".join(map(str, estimates)) or f"{len(missing)} to ask about")

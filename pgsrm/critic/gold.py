@@ -12,6 +12,7 @@ from typing import Any
 from pgsrm.critic.critique import Critic, Critique
 from pgsrm.critic.lexicon import LexiconCritic
 from pgsrm.critic.marked import Marked, read_marked
+from pgsrm.models.asking import Estimate, estimates_of
 from pgsrm.rollout import Span
 from pgsrm.util.digest import content_digest
 from pgsrm.util.errors import UserError
@@ -72,6 +73,15 @@ class GoldCritic:
     def counts(self) -> Mapping[str, float]:
         """What the other critic has counted."""
         return getattr(self._critic, "counts", {})
+
+    @property
+    def budget(self) -> Any:
+        """What the other critic's calls may cost and have cost, None where it has no such limits."""
+        return getattr(self._critic, "budget", None)
+
+    def estimates(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:
+        """What asking the other critic about n texts takes."""
+        return estimates_of(self._critic, prompts, responses)
 
     def check(self) -> None:
         """Have the other critic say what would keep it from working."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta
 
 from pgsrm.critic.asked import STORE, AskedCritic, Question, Reply
 from pgsrm.critic.formats import json_schema
 from pgsrm.critic.instruction import Form
+from pgsrm.models.asking import Estimate, TokenLimit, answers_as_they_come
+from pgsrm.models.asking import token_limit as limit_of
 from pgsrm.models.budget import Budget
 from pgsrm.models.ledger import Ledger
-from pgsrm.models.server import OPENAI, Server, ServerError
+from pgsrm.models.server import OPENAI, Server
 from pgsrm.util.numbers import Count, NonNegative, Positive
 from pgsrm.util.paths import local_path
 from pgsrm.util.store import Store
@@ -51,7 +51,7 @@ class RemoteCritic(AskedCritic):
         structured: bool = True,
         temperature: NonNegative | None = 0.0,
         max_tokens: Count = 200,
-        token_limit: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto",
+        token_limit: TokenLimit = "auto",
         input_price: NonNegative | None = None,
         output_price: NonNegative | None = None,
         max_calls: Annotated[int, Meta(ge=0)] | None = None,
@@ -67,15 +67,13 @@ class RemoteCritic(AskedCritic):
     ) -> None:
         super().__init__(instruction, Store(STORE, cache, cache_megabytes, "critic"))
         self._model, self._base_url, self._revision = model, (base_url or OPENAI).rstrip("/"), revision
-        self._structured, self._concurrency, self._told = structured, concurrency, False
+        self._structured, self._concurrency = structured, concurrency
         kept = None if ledger is None else Ledger(local_path(ledger, "critic.ledger"), f"{self._base_url} {model}")
         self.budget = Budget(
             max_calls, max_cost, input_price, output_price, "critic", max_total_tokens=max_total_tokens, ledger=kept
         )
         self._server = Server(base_url, api_key_env, timeout, retries, concurrency, backoff, self.budget, "critic")
-        # OpenAI's newer models know the first name alone, many other servers the second.
-        usual = "max_completion_tokens" if base_url is None else "max_tokens"
-        self._options: dict[str, Any] = {usual if token_limit == "auto" else token_limit: max_tokens}
+        self._options = limit_of(token_limit, max_tokens, base_url)
         if temperature is not None:
             self._options["temperature"] = temperature
 
@@ -93,38 +91,13 @@ class RemoteCritic(AskedCritic):
         extrinsic = 0.0 if self.instruction.shows_extrinsic else None
         self._replies([_PROBE._replace(extrinsic=extrinsic)])
 
-    def estimate(self, prompts: Sequence[str], responses: Sequence[str]) -> str:
-        """One line on what n texts will take if none was asked before: four characters are about a token."""
-        texts = [self._text(Question(*pair, 0.0)) for pair in zip(prompts, responses, strict=True)]
-        tokens_in, tokens_out = sum(map(len, texts)) // 4, len(texts) * _TOKENS_OUT
-        cost = self.budget.cost(tokens_in, tokens_out)
-        price = "unknown cost (critic.input_price, critic.output_price)" if cost is None else f"cost {cost:.2g}"
-        calls = "1 call" if len(texts) == 1 else f"{len(texts)} calls"
-        return f"{calls} of {self._model} at {self._server.host}: about {tokens_in:,} tokens in, {tokens_out:,} out, {price}"
+    def estimates(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:
+        """What n texts will take if none was asked about before."""
+        asked = [self._text(Question(*pair, 0.0)) for pair in zip(prompts, responses, strict=True)]
+        return [Estimate.of_chats(self._model, self._server, "critic", asked, _TOKENS_OUT)]
 
     def _ask(self, questions: Sequence[Question]) -> Generator[tuple[int, Reply], None, None]:
-        if not questions:
-            return
-        if len(questions) > 1 and not self._told:
-            self._told = True
-            told = self.estimate([asked.prompt for asked in questions], [asked.response for asked in questions])
-            print(f"critic: {told}, for an update at most", file=sys.stderr, flush=True)
-        yield 0, self._reply(questions[0])  # alone: a wrong key costs one call, and the server's limits are known
-        pool = ThreadPoolExecutor(self._concurrency)
-        numbers = {pool.submit(self._reply, question): number for number, question in enumerate(questions) if number}
-        left = set(numbers)
-        try:
-            for future in as_completed(numbers):
-                left.remove(future)
-                yield numbers[future], future.result()
-        except ServerError:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for future in left:  # replies that were under way are paid for
-                if not future.cancelled() and future.exception() is None:
-                    yield numbers[future], future.result()
-            raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        yield from answers_as_they_come(self._reply, questions, self._concurrency)
 
     def _reply(self, question: Question) -> Reply:
         form = self._form

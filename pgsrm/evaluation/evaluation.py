@@ -4,6 +4,7 @@ It moves none of the training's generators, leaves the weights as they are and l
 do not depend on how often it is evaluated (but for a reward of a user's own that draws, or remembers without a `state`).
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from pgsrm.evaluation.inputs import Evaluated
 from pgsrm.models.text import Codec
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling
+from pgsrm.reward import Reward
 from pgsrm.reward.scorer import Scorer, mean
 from pgsrm.rollout import Rollout
 from pgsrm.task import Example, Task
@@ -28,7 +30,7 @@ WINDOW = 128  # tokens of a text that are read at once: what nano was pre-traine
 class Evaluation:
     """Called with the number of updates made, returns the metrics `eval/*`.
 
-    prompt_ids: the token ids of every prompt. evaluated_with: what it is measured by besides its reward. The references
+    prompt_ids: the token ids of every prompt; evaluated are those that `chosen` takes of each split. evaluated_with: what it is measured by besides its reward. The references
     are the right ones, whatever errors training is given (`parent.error_rate`).
     """
 
@@ -44,13 +46,35 @@ class Evaluation:
         evaluated_with: Evaluated = Evaluated(),  # noqa: B008  (frozen)
     ) -> None:
         self._splits = {
-            name: examples for name, examples in (("train", task.train), ("holdout", task.holdout)) if examples
+            name: chosen(examples, evaluated_with.prompts)
+            for name, examples in (("train", task.train), ("holdout", task.holdout))
+            if examples
         }
         self._prompt_ids = {name: [prompt_ids[e.prompt] for e in examples] for name, examples in self._splits.items()}
         self._policy, self._codec, self._score = policy, codec, scorer
         self._sampling, self._seed, self._shortest = sampling, seed, task.min_new_tokens
         self._with, text = evaluated_with, evaluated_with.text
         self._windows = None if text is None else text_windows(codec, text, policy.positions)
+
+    @property
+    def measures(self) -> Mapping[str, Reward]:
+        """What sampled answers are measured by."""
+        return self._with.measures
+
+    @property
+    def greedy_examples(self) -> list[Example]:
+        """The examples whose greedy answers an evaluation gives to the reward."""
+        return [example for examples in self._splits.values() for example in examples]
+
+    @property
+    def sampled_examples(self) -> list[Example]:
+        """The examples, once for each sampled answer, that the measures are asked about: held-out ones, else trained ones."""
+        examples = self._splits[self._sampled_split]
+        return [example for example in examples for _ in range(self._with.continuations)]
+
+    @property
+    def _sampled_split(self) -> str:
+        return "holdout" if "holdout" in self._splits else "train"
 
     def __call__(self, update: int) -> dict[str, float]:
         """The metrics `eval/*` after `update` updates; `time/evaluation` is in seconds."""
@@ -101,8 +125,7 @@ class Evaluation:
 
     def _continuations(self, draws: np.random.Generator) -> dict[str, float]:
         """What sampled answers to held-out prompts (without any, trained ones) are worth by the measures, and their variety."""
-        split = "holdout" if "holdout" in self._splits else "train"
-        examples = [example for example in self._splits[split] for _ in range(self._with.continuations)]
+        split, examples = self._sampled_split, self.sampled_examples
         prompt_ids = [ids for ids in self._prompt_ids[split] for _ in range(self._with.continuations)]
         longest = self._sampling.max_new_tokens
         uniforms = torch.from_numpy(draws.random((len(examples), longest)))
@@ -140,6 +163,17 @@ class Evaluation:
             "misled_exact_match": mean([check(text, e.reference, e.inputs) for text, e, _ in misled]),
             "misled_error_match": mean([check(text, error, e.inputs) for text, e, error in misled]),
         }
+
+
+def chosen(examples: Sequence[Example], most: int | None) -> list[Example]:
+    """At most so many of the examples, in their order (None: all): those whose prompts' hashes come first.
+
+    So they are the same ones for every run, seed and machine, and a row added to the data changes one of them at most.
+    """
+    if most is None or most >= len(examples):
+        return list(examples)
+    order = sorted(range(len(examples)), key=lambda i: hashlib.sha256(examples[i].prompt.encode()).digest())
+    return [examples[i] for i in sorted(order[:most])]
 
 
 def text_windows(codec: Codec, text: str, positions: int | None) -> torch.Tensor:

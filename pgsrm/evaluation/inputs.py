@@ -20,12 +20,14 @@ class Evaluated:
     """What a run is evaluated with: a plain text for the perplexity, PGSRM's reward under another embedder, and measures.
 
     measures: rewards by name, one number per response, that judge `continuations` sampled answers to each held-out prompt.
+    prompts: at most so many of each split are evaluated, None: all.
     """
 
     text: str | None = None
     other: "SemanticReward | None" = None
     measures: "Mapping[str, Reward]" = field(default_factory=dict)
     continuations: int = 4
+    prompts: int | None = None
 
 
 def read_text(name: str) -> str:

@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from typing import Any
 
-from pgsrm.models.server import Budget, Completion, Server, ServerError
+from pgsrm.models.asking import Estimate, answers_as_they_come, token_limit
+from pgsrm.models.server import Budget, Completion, Server
 from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.question import RESPONSE_FORMAT, Answer, Questions
 from pgsrm.parent.settings import ParentSettings
@@ -34,10 +33,7 @@ class RemoteParent:
             settings.backoff,
             self.budget,
         )
-        # OpenAI's newer models know the first name alone, many other servers the second.
-        usual = "max_completion_tokens" if settings.base_url is None else "max_tokens"
-        limit = usual if settings.token_limit == "auto" else settings.token_limit
-        self._options: dict[str, Any] = {limit: settings.max_tokens}
+        self._options = token_limit(settings.token_limit, settings.max_tokens, settings.base_url)
         if settings.structured:
             self._options["response_format"] = RESPONSE_FORMAT
         if settings.temperature is not None:
@@ -50,14 +46,9 @@ class RemoteParent:
         return self._server.host
 
     def estimate(self, asked: Sequence[str]) -> str:
-        """One line on what the questions will take: four characters are about a token."""
+        """One line on what the questions will take."""
         fixed = len(self._questions.instruction) + len(json.dumps(RESPONSE_FORMAT))
-        tokens_in = sum(fixed + len(question) for question in asked) // 4
-        tokens_out = len(asked) * _TOKENS_OUT
-        cost = self.budget.cost(tokens_in, tokens_out)
-        price = "unknown cost (parent.input_price, parent.output_price)" if cost is None else f"cost {cost:.2g}"
-        calls = "1 call" if len(asked) == 1 else f"{len(asked)} calls"
-        return f"{calls} of {self._model} at {self.host}: about {tokens_in:,} tokens in, {tokens_out:,} out, {price}"
+        return str(Estimate.of_chats(self._model, self._server, "parent", asked, _TOKENS_OUT, fixed))
 
     def answers(self, asked: Sequence[str]) -> Iterator[Answer]:
         """An answer to each question, in the order in which they come.
@@ -65,26 +56,11 @@ class RemoteParent:
         Raises:
             ServerError: the first there is, after the answers that were under way.
         """
-        if not asked:
-            return
-        yield self._answer(asked[0])  # alone: a wrong key or model costs one call, and the server's limits are known
-        pool = ThreadPoolExecutor(self._workers)
-        futures: list[Future[Answer]] = [pool.submit(self._answer, question) for question in asked[1:]]
-        left = set(futures)
         try:
-            for future in as_completed(futures):
-                left.remove(future)
-                yield future.result()
-        except ServerError:
-            self._server.close()
-            pool.shutdown(cancel_futures=True)
-            for future in left:  # answers that were under way are paid for
-                if not future.cancelled() and future.exception() is None:
-                    yield future.result()
-            raise
+            for _, answer in answers_as_they_come(self._answer, asked, self._workers, self._server.close):
+                yield answer
         finally:
             self._server.close()
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, asked: str) -> Answer:
         tokens_in = tokens_out = 0

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from pgsrm.critic import OUTCOMES, Critic, Critique, Outcome
+from pgsrm.models.asking import CHARACTERS, Estimate, estimates_of
 from pgsrm.reward.output import normalise
 from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
@@ -114,6 +115,15 @@ class CriticReward:
     def attach(self, policy: Any, codec: Any) -> None:
         """Hand policy and tokenizer to a critic that is the policy itself."""
         attach_object(self._critic, policy, codec)
+
+    def estimates(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:
+        """What asking about n texts takes at most, of the extrinsic reward and of the critic."""
+        texts = (
+            len(responses[0]) // CHARACTERS if self._arm == "decomposed" and responses else 1
+        )  # each beginning is one
+        extrinsic = [estimate.times(texts) for estimate in estimates_of(self._extrinsic, prompts, responses)]
+        share = 1.0 if self._gate.share is None else self._gate.share
+        return extrinsic + [estimate.times(share) for estimate in estimates_of(self._critic, prompts, responses)]
 
     def state(self) -> Any:
         """What the extrinsic reward remembers of earlier batches."""

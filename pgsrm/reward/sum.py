@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from pgsrm.models.asking import Estimate, estimates_of
 from pgsrm.reward.output import OWNED, RESERVED, normalise
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import UserError
@@ -76,6 +77,10 @@ class SumReward:
         """Hand policy and tokenizer to the parts that ask the policy itself."""
         for part in self.parts.values():
             attach_object(part, policy, codec)
+
+    def estimates(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:
+        """What the parts ask of servers about n texts at most."""
+        return [estimate for part in self.parts.values() for estimate in estimates_of(part, prompts, responses)]
 
     def state(self) -> dict[str, Any]:
         """What the running deviations are made of, and what the parts remember."""
