@@ -114,7 +114,7 @@ class TestInstruction:
 
     def test_a_missing_file_names_the_shipped_ones(self) -> None:
         with pytest.raises(
-            UserError, match=r"critic\.instruction=sentimnt: can't be read .*; name one of nano, sentiment"
+            UserError, match=r"critic\.instruction=sentimnt: can't be read .*; name one of .*nano, sentiment"
         ):
             Instruction("sentimnt")
 
