@@ -25,7 +25,9 @@ def test_evaluated_prompts_are_the_same_ones_whatever_else_there_is() -> None:
     some = chosen(examples, 10)
     assert len(some) == 10 and [e for e in examples if e in some] == some != examples[:10]
     assert {e.prompt for e in chosen(examples[::-1], 10)} == {e.prompt for e in some}
-    assert len({e.prompt for e in chosen([*examples, Example("new", "", {}, "user")], 10)} - {e.prompt for e in some}) < 2
+    assert (
+        len({e.prompt for e in chosen([*examples, Example("new", "", {}, "user")], 10)} - {e.prompt for e in some}) < 2
+    )
     first = min(examples, key=lambda e: hashlib.sha256(e.prompt.encode()).hexdigest())
     assert chosen(examples, 1) == [first] and chosen(examples, None) == chosen(examples, 99) == examples
 
@@ -89,7 +91,9 @@ def test_a_run_says_it_before_its_first_call(
         words += ["evaluation.measures=null", "ppo.episodes=8", "task.max_new_tokens=3", "task.min_new_tokens=null"]
         pgsrm.train(*words, progress=False)
     lines = [line for line in capfd.readouterr().err.splitlines() if "calls of" in line]
-    assert len(lines) == 1 and lines[0].startswith("at most, for 2 updates of 4 responses and 2 evaluations of 2 answers: 12 calls")
+    assert len(lines) == 1 and lines[0].startswith(
+        "at most, for 2 updates of 4 responses and 2 evaluations of 2 answers: 12 calls"
+    )
     assert server.requests <= 12 + 1  # and the check of key and model
 
 
@@ -130,13 +134,13 @@ def test_a_limit_of_tokens_goes_by_the_name_that_the_server_knows() -> None:
 
 
 def test_an_estimate_without_prices_names_their_keys() -> None:
-    assert str(Estimate("m at h", 1, 8, 2, None, "critic")).endswith("unknown cost (critic.input_price, critic.output_price)")
+    assert str(Estimate("m at h", 1, 8, 2, None, "critic")).endswith(
+        "unknown cost (critic.input_price, critic.output_price)"
+    )
     assert str(Estimate("m at h", 1234)) == "1,234 calls of m at h"
 
 
-def test_ask_says_it_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_ask_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Wrong version: a second estimate, of the critic's own, for the first batch."""
     from pgsrm.critic.__main__ import ask_command, check_command
 
@@ -151,5 +155,3 @@ def test_ask_says_it_once(
         assert "3 calls of gpt-4o-mini at " in written.out and "calls of" not in written.err
         check_command(["texts=t.txt", "against=lexicon", *words])
         assert "3 calls of gpt-4o-mini at " in capfd.readouterr().err
-
-
