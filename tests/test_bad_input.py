@@ -248,6 +248,9 @@ def test_texts_that_hydra_cannot_read_are_taken_as_they_stand() -> None:
         "ppo.kl_target=${x=1}": "ppo.kl_target=${x=1}",
         "~tracking": "~tracking",
         "task.template=": "task.template=",
+        "task.reference={target}": "task.reference='{target}'",
+        "task.template=Text: {a}, [b]\\nShort:": "task.template='Text: {a}, [b]\nShort:'",
+        "task.template='{a}\\n'": "task.template='{a}\\n'",
     }.items():
         assert as_text(word) == read
 

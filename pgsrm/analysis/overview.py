@@ -165,6 +165,8 @@ def _reward_text(runs: Sequence[Run]) -> str:
     if kind == "ClassifierReward":
         model, label = node.get("model", "sentiment"), node.get("label", "positive")
         return f"What the classifier {model} says of the response, for its label {label}."
+    if kind == "RougeReward":
+        return f"How many words of the reference a response has: ROUGE ({node.get('kind', 'rouge1')}, {node.get('measure', 'f1')})."
     if kind == "CriticReward":
         arm = ", ".join(dict.fromkeys(other.settings.get("reward.arm", "critic") for other in runs))
         return (

@@ -71,8 +71,13 @@ def plain_run(words: Sequence[str], hydra: bool = False) -> tuple[list[str] | No
 
 
 def as_text(word: str) -> str:
-    """`key=value`, the value in quotes where Hydra could not read it and it can only be a text: `task.data=~/a=b.csv`."""
+    r"""`key=value`, the value in quotes where Hydra could not read it and it can only be a text: `task.data=~/a=b.csv`.
+
+    A template (`task.template=Text: {document}\nShort:`) is such a text; `\n` in it is a line's end.
+    """
     key, equals, value = word.partition("=")
+    if equals and re.search(r"\{\w+\}", value) and not re.search(r"""['"$]|\{\w+:""", value):
+        return f"{key}='" + value.replace("\\n", "\n") + "'"
     if not equals or re.search(r"""[]'"\\$(){}[]""", value) or not re.search(r"[=~#&;!`]|[^\x00-\x7f]", value):
         return word
     return f"{key}=" + ",".join(f"'{part}'" for part in value.split(","))

@@ -28,6 +28,7 @@ _ELSEWHERE = {
     "ppo.group_size": "num_generations n_samples num_return_sequences rollout_n",
     "ppo.whiten_advantages": "whiten whiten_rewards normalize_advantages norm_adv",
     "task.max_new_tokens": "max_tokens max_length response_length max_response_length max_completion_length",
+    "task.max_input_words": "max_prompt_length max_prompt_tokens max_input_length max_source_length truncation",
     "task.data": "dataset data_path data_file dataset_name train_file",
     "task.template": "prompt prompt_template",
     "task.holdout": "test_size val_size validation_split test_split eval_split",

@@ -53,10 +53,12 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     data: str
     # The policy's prompt, with the data's columns in braces.
     template: Annotated[str, Meta(min_length=1)]
-    # What counts as right: binary reward and exact match; null = nothing is right or wrong, and there are no references.
+    # What counts as right: binary reward and exact match; null = nothing is right or wrong, and references are not needed.
     checker: dict[str, Any] | None
     # Longest response, in tokens.
     max_new_tokens: Count
+    # Words of each column in the template that are kept, from its beginning (long documents); null = all.
+    max_input_words: Count | None = None
     # The length limit of each response is drawn, from this to the longest; null = it is the longest.
     min_new_tokens: Count | None = None
     # The task's own reward, one number per response, for rewards that build on it (reward=sparse, critic).

@@ -12,6 +12,7 @@ from pgsrm.reward.binary import BinaryReward
 from pgsrm.reward.classifier import ClassifierReward
 from pgsrm.reward.critic import CriticReward
 from pgsrm.reward.output import normalise
+from pgsrm.reward.rouge import RougeReward
 from pgsrm.reward.semantic import SemanticReward
 from pgsrm.reward.sum import SumReward
 from pgsrm.rollout import Annotation, Scored, Span, at_last_token
@@ -22,6 +23,7 @@ __all__ = [
     "ClassifierReward",
     "CriticReward",
     "Reward",
+    "RougeReward",
     "Scored",
     "SemanticReward",
     "Span",

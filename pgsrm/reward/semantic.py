@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from pgsrm.embedder import Embedder
+from pgsrm.reward.references import check_references
 from pgsrm.util.errors import UserError
 from pgsrm.util.objects import check_object, digest_of
 
@@ -82,11 +83,7 @@ class SemanticReward:
 
         Raises UserError for one without a vector, and for what keeps the embedder from working (a wrong key).
         """
-        if not any(references):
-            raise UserError(
-                "reward=pgsrm: the task has no references to compare with; choose reward=sparse, or give its data a column "
-                "`reference`"
-            )
+        check_references(references, "reward=pgsrm")
         check_object(self._embedder)
         self._embed_references(references)
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,11 +23,13 @@ class Row:
     """One record of a data file.
 
     line: its first line in the file, from 1. values: column -> text in Unicode's form NFC, white space around it
-    stripped, "" for a null or a text of invisible characters alone; numbers, true and false as JSON writes them.
+    stripped, "" for a null or a text of invisible characters alone; numbers, true and false as JSON writes them; a list of
+    texts (the sentences of a document) as one text, joined with blanks. lists: the texts of such columns.
     """
 
     line: int
     values: dict[str, str]
+    lists: dict[str, list[str]] = field(default_factory=dict)
 
 
 def shipped_names() -> list[str]:
@@ -170,7 +172,17 @@ def _csv_problem(reason: str) -> str:
 
 def _jsonl_rows(text: str) -> Iterator[Row]:
     for line, values in _json_objects(text):
-        yield Row(line, {nfc(name).strip(): _clean(_as_text(value)) for name, value in values.items()})
+        named = {nfc(name).strip(): value for name, value in values.items()}
+        lists = {name: texts for name, value in named.items() if (texts := _texts(value)) is not None}
+        joined = {name: " ".join(filter(None, texts)) for name, texts in lists.items()}
+        yield Row(line, {name: _clean(_as_text(value)) for name, value in named.items()} | joined, lists)
+
+
+def _texts(value: object) -> list[str] | None:
+    """The texts of a JSON list that has nothing else; None for any other value."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        return None
+    return [_clean(text) for text in value]
 
 
 def _json_objects(text: str) -> Iterator[tuple[int, dict[str, object]]]:

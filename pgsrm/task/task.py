@@ -5,7 +5,8 @@ Where a prompt's reference comes from, the first that has one:
   2. the data file's own `reference` column;
   3. the `task.reference` template (copy: the sentence itself);
   4. the shipped references of the file that `task.curated` names, for the same prompt.
-A task without a checker (`task.checker=null`) needs none.
+A task without a checker (`task.checker=null`) needs none, and may have some. Where a reference comes from a JSON list of texts, it
+is the first of them: the others are further answers to the same prompt. A list in the prompt is one text.
 
 How the holdout is chosen (`task.holdout`, a share of the prompts): by a hash of each prompt's inputs, so
 the split is the same for every seed, machine and order of the file, and a row added later moves few others.
@@ -15,8 +16,9 @@ is the same, and training on one would give the other away.
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +41,7 @@ Checker = Callable[[str, str, Mapping[str, str]], bool]
 class Example:
     """One prompt and what the parent answers to it.
 
-    prompt: the policy's text; reference: the parent's, empty in a task without references; inputs: the data row's
+    prompt: the policy's text; reference: the parent's, empty where a task without a checker has none; inputs: the data row's
     columns other than `reference` and `source`, under the names that the template uses; source: who wrote the reference; error:
     a wrong reference that training is given in its place (`parent.error_rate`), None for most.
     """
@@ -99,7 +101,10 @@ def load_inputs(config: Mapping[str, Any]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A data row as a prompt; used: the inputs that the template asks for; reference may be empty."""
+    """A data row as a prompt; used: the inputs that the template asks for; reference may be empty.
+
+    firsts: of the inputs that were lists of texts, the first text.
+    """
 
     line: int
     text: str
@@ -107,6 +112,7 @@ class _Prompt:
     used: tuple[str, ...]
     reference: str
     source: str
+    firsts: dict[str, str]
 
 
 def _read_prompts(config: Mapping[str, Any], data: str, key: str) -> list[_Prompt]:
@@ -115,17 +121,27 @@ def _read_prompts(config: Mapping[str, Any], data: str, key: str) -> list[_Promp
     if not names:
         raise UserError(f"task.template={template!r}: asks the same for every row; put a {{column}} in it")
     path = find_data(data, key)
-    prompts = [_as_prompt(row, template, names, f"{key}={path}") for row in read_table(path, key)]
+    asked = {*names, *placeholders(config.get("reference") or "", "task.reference")}
+    longest = config.get("max_input_words")
+    prompts = [_as_prompt(row, template, names, asked, longest, f"{key}={path}") for row in read_table(path, key)]
     _refuse_empty(prompts, names, f"{key}={path}")
+    if is_open(config):
+        prompts = _without_repeats(prompts, config)
     _refuse_duplicates(prompts, f"{key}={path}")
     return prompts
 
 
-def _as_prompt(row: Row, template: str, names: list[str], where: str) -> _Prompt:
+def _as_prompt(
+    row: Row, template: str, names: list[str], asked: Collection[str], longest: int | None, where: str
+) -> _Prompt:
+    """asked: the columns that any template asks for. longest: words that are kept of the prompt's columns."""
     inputs = dict(row.values)
-    reference = inputs.pop(find_column("reference", inputs) or "", "")
+    firsts = {name: next(filter(None, texts), "") for name, texts in row.lists.items()}
+    own = find_column("reference", inputs) or ""
+    reference = inputs.pop(own, "")
+    reference = firsts.get(own, reference)
     # A translation task may well ask for {source}: then the column is an input, not the provenance.
-    source = "" if "source" in names else inputs.pop("source", "")
+    source = "" if "source" in asked else inputs.pop("source", "")
     for name in names:
         column = find_column(name, inputs)
         if column is None:
@@ -133,10 +149,31 @@ def _as_prompt(row: Row, template: str, names: list[str], where: str) -> _Prompt
                 f"{where}: line {row.line}: no column `{name}` (or `{name}s`), it has "
                 f"{shown(row.values)}; rename a column or change task.template"
             )
-        inputs[name] = inputs.pop(column)
+        value = inputs.pop(column)
+        inputs[name] = value if longest is None else _beginning(value, longest)
     used = tuple(inputs[name] for name in names)
     text = nfc(render(template, inputs, "task.template"))
-    return _Prompt(row.line, text, inputs, used, reference, source or "user")
+    return _Prompt(row.line, text, inputs, used, reference, source or "user", firsts)
+
+
+def _beginning(text: str, words: int) -> str:
+    """The first `words` words of a text, with the white space between them as it is."""
+    start = re.match(rf"(?:\s*\S+){{0,{words}}}", text)
+    return start[0] if start else text
+
+
+def _without_repeats(prompts: list[_Prompt], config: Mapping[str, Any]) -> list[_Prompt]:
+    """The prompts without those that an earlier row has with the same reference: published files have a few such rows."""
+    first: dict[tuple[str, str], _Prompt] = {}
+    for prompt in prompts:
+        first.setdefault((prompt.text, prompt.reference or _from_template(prompt, config)), prompt)
+    return list(first.values())
+
+
+def _from_template(prompt: _Prompt, config: Mapping[str, Any]) -> str:
+    """The reference that `task.reference` makes of a prompt's inputs; empty without that template."""
+    template = config.get("reference")
+    return nfc(render(template, prompt.inputs | prompt.firsts, "task.reference")) if template else ""
 
 
 def _refuse_empty(prompts: list[_Prompt], names: list[str], where: str) -> None:
@@ -177,7 +214,7 @@ def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], referenc
         elif prompt.reference:
             reference, source = prompt.reference, prompt.source
         elif template:
-            reference, source = nfc(render(template, prompt.inputs, "task.reference")), prompt.source
+            reference, source = _from_template(prompt, config), prompt.source
         else:
             reference, source = curated.get(prompt.text, ("", ""))
         if not reference:
