@@ -30,8 +30,8 @@ WINDOW = 128  # tokens of a text that are read at once: what nano was pre-traine
 class Evaluation:
     """Called with the number of updates made, returns the metrics `eval/*`.
 
-    prompt_ids: the token ids of every prompt; evaluated are those that `chosen` takes of each split. evaluated_with: what it is measured by besides its reward. The references
-    are the right ones, whatever errors training is given (`parent.error_rate`).
+    prompt_ids: the token ids of every prompt; evaluated are those that `chosen` takes of each split. evaluated_with: what it is
+    measured by besides its reward. The references are the right ones, whatever errors training is given (`parent.error_rate`).
     """
 
     def __init__(

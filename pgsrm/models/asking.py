@@ -84,8 +84,8 @@ class Estimate:
     def times(self, factor: float) -> Estimate:
         """So many times these calls."""
         cost = None if self.cost is None else factor * self.cost
-        numbers = [factor * number for number in (self.calls, self.tokens_in, self.tokens_out)]
-        return Estimate(self.of, *numbers, cost, self.section)
+        tokens_in, tokens_out = factor * self.tokens_in, factor * self.tokens_out
+        return Estimate(self.of, factor * self.calls, tokens_in, tokens_out, cost, self.section)
 
     def __add__(self, other: Estimate) -> Estimate:
         cost = None if self.cost is None or other.cost is None else self.cost + other.cost
