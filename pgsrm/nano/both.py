@@ -27,7 +27,7 @@ from pgsrm.nano.stories import Story, stories, story, with_errors
 DATA = Path(__file__).parent.parent / "task" / "data"
 PROMPT = "Text: {}\nShort:"  # task.template of task=summary
 SHIPPED_STORIES = 320
-_STEPS, _BATCH, _RATE = 1200, 32, 1e-3
+_STEPS, _BATCH, _RATE = 800, 32, 1e-3
 _ERRORS = 1 / 3  # of each kind in a summary that it learns to write
 
 
@@ -37,13 +37,15 @@ class Lessons:
     def __init__(self, seed: int) -> None:
         self._draw, self._openings = random.Random(seed), openings()
         self._shipped = {made.document for made in stories(SHIPPED_STORIES, 0)}
-        self._lexicon, self._reviews = LexiconCritic(), sampled_texts(4000)
+        self._lexicon, self._reviews = LexiconCritic(), sampled_texts(1500)
         self._instructions = {name: Instruction(name) for name in ("nano", "detox_nano", "summary_nano")}
-        self._kinds = (self.comment, self.rude, self.summary, self.errors, self.review, self.opinion)
+        short = (self.comment, self.rude, self.review, self.opinion)
+        self._kinds = (short, (self.summary, self.errors))
 
     def __call__(self) -> Pairs:
-        """A batch of all kinds."""
-        return [self._draw.choice(self._kinds)() for _ in range(_BATCH)]
+        """A batch of the short kinds or of the long ones: of both together, half would be padding."""
+        kinds = self._draw.choice(self._kinds)
+        return [self._draw.choice(kinds)() for _ in range(_BATCH)]
 
     def comment(self) -> tuple[str, str]:
         """An opening and how it continues."""
