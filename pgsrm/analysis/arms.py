@@ -17,7 +17,17 @@ from pgsrm.analysis.experiments import Experiment
 from pgsrm.analysis.figures import NOTE_WIDTH, RAW_CURVES, curve_handle, draw_panel, seeds_label
 from pgsrm.analysis.intervals import NAN, censored_mean_interval, mean_interval
 from pgsrm.analysis.measures import Series, end, start
-from pgsrm.analysis.results import DISTANCE, DISTINCT, EXTRINSIC, GOLD_SHARE, INTERVAL, over_seeds, seeds
+from pgsrm.analysis.results import (
+    CALLS,
+    CRITIC_SECONDS,
+    DISTANCE,
+    DISTINCT,
+    EXTRINSIC,
+    GOLD_SHARE,
+    INTERVAL,
+    over_seeds,
+    seeds,
+)
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.style import GRID, NOTE, REPORT_SIZE, STYLE, WIDTHS, Look, looks, style
 from pgsrm.analysis.tables import NONE, Cell, Table
@@ -69,7 +79,10 @@ class Arms:
 
     def label(self, variant: Variant) -> str:
         """What an arm is, in the config's words: "reward=sparse", "reward.arm=uniform"."""
-        own = [part for part in variant.settings.split(", ") if part.startswith(OF_THE_REWARD)]
+        parts = [
+            part for part in variant.settings.split(", ") if part != "critic=null"
+        ]  # nobody is asked: no part of it
+        own = [part for part in parts if part.startswith(OF_THE_REWARD)]
         alone = len({other.reward for other in self.variants}) == 1
         return ", ".join(own if alone and own else [f"reward={variant.reward}", *own])
 
@@ -147,6 +160,11 @@ def area(s: Series) -> float:
     return float(np.trapezoid(s.values, s.updates) / (s.updates[-1] - s.updates[0]))
 
 
+def total(s: Series) -> float:
+    """Sum over a run's updates."""
+    return float(s.values.sum()) if s.whole else NAN
+
+
 def kl_levels(arms: Arms) -> list[float]:
     """Two round levels of KL, one at most half of the other, that all seeds of at least half of the arms, and of two, come to."""
     reached = sorted((min(map(_furthest, variant.complete), default=0.0) for variant in arms.variants), reverse=True)
@@ -177,12 +195,15 @@ def arms_table(arms: Arms) -> Table:
     """A row for each arm: how much, how fast, how far from the reference, and how much at the same distance."""
     goal, levels = threshold(arms), kl_levels(arms)
     wanted = not math.isnan(goal)
+    asked = any(CALLS in run.metrics for variant in arms.variants for run in variant.complete)
+    spent = {CALLS: "critic calls", CRITIC_SECONDS: "critic seconds"} if asked else {}
     at = [(column, f"{title.lower()} at KL {level:g}", level) for level in levels for column, title, _ in OUTCOMES[:2]]
     rows: list[list[Cell]] = []
     for variant in arms.variants:
         row: list[Cell] = [arms.label(variant), seeds(variant), over_seeds(variant, EXTRINSIC, area)]
         row += [over_seeds(variant, column, end) for column in (EXTRINSIC, GOLD_SHARE, DISTANCE, DISTINCT)]
         row += _times(variant, goal) if wanted else []
+        row += [over_seeds(variant, column, total) for column in spent]
         rows.append([*row, *(_at(variant, column, level) for column, _, level in at)])
     reach = [f"reach {goal:.2f}", f"updates to {goal:.2f}"] if wanted else []
     ends = ["extrinsic, area", "extrinsic, end", "gold share, end", "KL, end", "distinct-2, end"]
@@ -196,8 +217,18 @@ def arms_table(arms: Arms) -> Table:
     if wanted:
         told = "Updates to what the arm without a critic ends at; a seed that does not reach it counts as the run's length."
         notes.insert(1, told)
-    head = ["arm", "seeds", *ends, *reach, *(name for _, name, _ in at)]
-    return Table(arms.stem, f"Arms, {arms.title}", head, rows, 1, formats | dict.fromkeys(reach, ".0f"), notes)
+    if asked:
+        notes.append("Critic calls: replies that the critic was asked for in training; what its store had is no call.")
+    head = ["arm", "seeds", *ends, *reach, *spent.values(), *(name for _, name, _ in at)]
+    return Table(
+        arms.stem,
+        f"Arms, {arms.title}",
+        head,
+        rows,
+        1,
+        formats | dict.fromkeys([*reach, *spent.values()], ".0f"),
+        notes,
+    )
 
 
 def _times(variant: Variant, goal: float) -> list[Cell]:

@@ -46,6 +46,8 @@ STREAMS = (
     ("critic/negative", "The critic takes", "reward per response"),
     ("critic/coverage", "Tokens that the critic marks", "share"),
 )
+# What asking a critic took, in each update.
+CALLS, CRITIC_SECONDS = "critic/calls", "time/critic"
 # What sampled continuations of held-out prompts are, where they are measured.
 MEASURED = (
     (EXTRINSIC, "Extrinsic reward, held out", "reward"),
@@ -56,6 +58,7 @@ MEASURED = (
 COLUMNS = (
     *(REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values(), *measures.SPREAD.values()),
     *(column for column, _, _ in STREAMS),
+    *(CALLS, CRITIC_SECONDS),
 )
 INTERVAL = "Means over the finished seeds, in brackets Student's t 95% interval over seeds (none below three)."
 
