@@ -23,10 +23,15 @@ SWEEPS = (
     "ablation",
     "alpha",
     "comparison",
+    "critic_cost",
+    "critic_quality",
     "embedder_sensitivity",
     "fidelity",
     "parent_sensitivity",
+    "relc_detox",
+    "relc_self",
     "relc_sentiment",
+    "relc_summary",
     "scaling",
 )
 FACTORS = sorted({path.stem for path in (conf_folder() / "fidelity").glob("*.yaml")} - {"released", "sound"})
