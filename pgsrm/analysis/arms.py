@@ -23,6 +23,7 @@ from pgsrm.analysis.results import (
     DISTANCE,
     DISTINCT,
     EXTRINSIC,
+    GOLD,
     GOLD_SHARE,
     INTERVAL,
     over_seeds,
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OF_THE_REWARD = ("reward.", "critic=", "critic.")  # parts of a variant's name that say what is rewarded
-OUTCOMES = (
-    (EXTRINSIC, "Extrinsic reward", "reward"),
-    (GOLD_SHARE, "Gold share", "share"),
-    (DISTINCT, "Distinct-2", "share"),
-)
+Outcome = tuple[str, str, str]  # a column, its title, its unit
+REWARDED: Outcome = (EXTRINSIC, "Extrinsic reward", "reward")
+VARIED: Outcome = (DISTINCT, "Distinct-2", "share")
+# What no run is trained on: of a classifier the share, of any other measure the mean.
+JUDGED: tuple[Outcome, Outcome] = ((GOLD_SHARE, "Gold share", "share"), (GOLD, "Gold measure", "gold"))
 ROUND = (1, 1.5, 2, 3, 5, 7)  # times a power of ten: the levels of KL
 KL_AXIS = "KL (nats per response)"
 PANEL_HEIGHT = {"text": 1.75, "column": 1.25}
@@ -71,6 +72,13 @@ class Arms:
         last = [_last(part) for part in self.shared.split(", ")] if self.shared else []
         words = "_".join(["arms", *filter(None, [self.experiment]), self.variants[0].task, *last])
         return "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in words)
+
+    @property
+    def outcomes(self) -> tuple[Outcome, Outcome, Outcome]:
+        """What the arms are compared by: the reward, what judges it, and how varied the answers are."""
+        runs = [run for variant in self.variants for run in variant.complete]
+        judged = next((outcome for outcome in JUDGED if any(outcome[0] in run.metrics for run in runs)), JUDGED[0])
+        return REWARDED, judged, VARIED
 
     @property
     def looks(self) -> list[Look]:
@@ -193,20 +201,24 @@ def threshold(arms: Arms) -> float:
 
 def arms_table(arms: Arms) -> Table:
     """A row for each arm: how much, how fast, how far from the reference, and how much at the same distance."""
-    goal, levels = threshold(arms), kl_levels(arms)
+    goal, levels, (judged, judge, _) = threshold(arms), kl_levels(arms), arms.outcomes[1]
     wanted = not math.isnan(goal)
     asked = any(CALLS in run.metrics for variant in arms.variants for run in variant.complete)
     spent = {CALLS: "critic calls", CRITIC_SECONDS: "critic seconds"} if asked else {}
-    at = [(column, f"{title.lower()} at KL {level:g}", level) for level in levels for column, title, _ in OUTCOMES[:2]]
+    at = [
+        (column, f"{title.lower()} at KL {level:g}", level)
+        for level in levels
+        for column, title, _ in arms.outcomes[:2]
+    ]
     rows: list[list[Cell]] = []
     for variant in arms.variants:
         row: list[Cell] = [arms.label(variant), seeds(variant), over_seeds(variant, EXTRINSIC, area)]
-        row += [over_seeds(variant, column, end) for column in (EXTRINSIC, GOLD_SHARE, DISTANCE, DISTINCT)]
+        row += [over_seeds(variant, column, end) for column in (EXTRINSIC, judged, DISTANCE, DISTINCT)]
         row += _times(variant, goal) if wanted else []
         row += [over_seeds(variant, column, total) for column in spent]
         rows.append([*row, *(_at(variant, column, level) for column, _, level in at)])
     reach = [f"reach {goal:.2f}", f"updates to {goal:.2f}"] if wanted else []
-    ends = ["extrinsic, area", "extrinsic, end", "gold share, end", "KL, end", "distinct-2, end"]
+    ends = ["extrinsic, area", "extrinsic, end", f"{judge.lower()}, end", "KL, end", "distinct-2, end"]
     formats = {**dict.fromkeys((name for _, name, _ in at), ".2f"), **dict.fromkeys(ends, ".2f"), "KL, end": ".1f"}
     notes = [
         "Of sampled answers to held-out prompts. Area: mean extrinsic reward over the updates. KL: nats per response.",
@@ -262,7 +274,7 @@ def plot_arms(arms: Arms, width: str = "text") -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTHS[width], height), layout="constrained")
         styles = arms.looks
-        panels = [(outcome, against) for against in (False, True) for outcome in OUTCOMES]
+        panels = [(outcome, against) for against in (False, True) for outcome in arms.outcomes]
         for axes, (outcome, against) in zip(figure.subplots(*shape).flat, panels, strict=True):
             _draw(axes, arms, styles, outcome, against, dark=False)
         labels = [arms.legend_label(variant) for variant in arms.variants]
@@ -280,9 +292,9 @@ def arm_panels(arms: Arms) -> list[tuple[str, Any]]:
     """For the report: a text for each panel, and what draws it for a dark screen."""
     drawings = []
     for against in (False, True):
-        for outcome in OUTCOMES:
+        for outcome in arms.outcomes:
 
-            def draw(outcome: tuple[str, str, str] = outcome, against: bool = against) -> Figure:
+            def draw(outcome: Outcome = outcome, against: bool = against) -> Figure:
                 return _panel(arms, outcome, against)
 
             ends = ((arms.label(v), over_seeds(v, outcome[0], end).value) for v in arms.variants)
@@ -291,7 +303,7 @@ def arm_panels(arms: Arms) -> list[tuple[str, Any]]:
     return drawings
 
 
-def _panel(arms: Arms, outcome: tuple[str, str, str], against: bool) -> Figure:
+def _panel(arms: Arms, outcome: Outcome, against: bool) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -301,9 +313,7 @@ def _panel(arms: Arms, outcome: tuple[str, str, str], against: bool) -> Figure:
     return figure
 
 
-def _draw(
-    axes: Axes, arms: Arms, styles: Sequence[Look], outcome: tuple[str, str, str], against: bool, *, dark: bool
-) -> None:
+def _draw(axes: Axes, arms: Arms, styles: Sequence[Look], outcome: Outcome, against: bool, *, dark: bool) -> None:
     column, title, unit = outcome
     if against:
         _draw_paths(axes, arms, styles, column, dark)
