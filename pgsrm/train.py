@@ -148,7 +148,7 @@ def _train_to_an_end(
     show: Callable[[dict[str, float]], None] | None,
 ) -> str:
     """Train, and write how it ended; the folder is this process's."""
-    from pgsrm.config.plan import load_settings
+    from pgsrm.config.plan import keys_as_written, load_settings
     from pgsrm.record.mlflow_store import is_sqlite
 
     before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
@@ -160,7 +160,7 @@ def _train_to_an_end(
         if sqlite or not is_sqlite(config["tracking"]):
             mirror = start_mirror(folder, config)
         folder.write_status(mirrored=mirror is not None)
-        with _progress(folder, settings, show_progress, show) as shown:
+        with keys_as_written(config), _progress(folder, settings, show_progress, show) as shown:
             _train_together(folder, settings, shown, stop)
         state = "finished"
     except (Stopped, KeyboardInterrupt):

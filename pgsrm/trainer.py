@@ -44,6 +44,7 @@ from pgsrm.task import Example, Task
 from pgsrm.training_state import TrainingState
 from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
 from pgsrm.util.objects import attach_object
+from pgsrm.util.words import WordList
 
 
 class Trainer:
@@ -78,6 +79,7 @@ class Trainer:
         self.evaluate = Evaluation(
             task, policy, codec, self.prompt_ids, self.score, self.sampling, settings.seed, evaluated_with
         )
+        self._masked = WordList(settings.task.mask, "task.mask").masked if settings.task.mask else str
         self.update, self.updates = 0, settings.ppo.updates
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
         generators = {"data": self.data_rng, "sampling": self.sampling_rng}
@@ -228,9 +230,9 @@ class Trainer:
         return [
             {
                 "update": self.update,
-                "prompt": examples[row].prompt,
-                "reference": examples[row].taught,
-                "response": texts[row],
+                "prompt": self._masked(examples[row].prompt),
+                "reference": self._masked(examples[row].taught),
+                "response": self._masked(texts[row]),
                 "reward": scored.totals[row],
                 **({"exact_match": correct[row]} if correct else {}),
                 **_details(rollout, scored, row),

@@ -99,8 +99,16 @@ def test_random_arms_repeat_themselves_after_an_interrupt(
         (("reward=sparse", "parent.error_rate=0.1"), "nothing is an error"),
         (("reward=sparse", "task.min_new_tokens=20"), "task.min_new_tokens=20"),
         (("reward=sparse", "task.extrinsic=null"), "reward.extrinsic=null"),
-        (("reward=sparse", "task.extrinsic.label=sad"), "there are negative, positive"),
-        (("reward=sparse", "task.extrinsic.model=sentimint"), "no such classifier"),
+        (("reward=sparse", "task.extrinsic.label=sad"), "task.extrinsic.label=sad: sentiment has no such label"),
+        (("reward=sparse", "task.extrinsic.model=sentimint"), "task.extrinsic.model=sentimint: no such classifier"),
+        (("reward=critic", "task.extrinsic.model=sentimint"), "task.extrinsic.model=sentimint: no such classifier"),
+        (
+            ("reward=critic", "reward.extrinsic={_target_: pgsrm.reward.ClassifierReward, model: x}"),
+            "reward.extrinsic.model=x",
+        ),
+        (("reward=sparse", "task.measures.gold.model=x"), "task.measures.gold.model=x: no such classifier"),
+        (("reward=classifier", "reward.model=x"), "reward.model=x: no such classifier"),
+        (("reward=sparse", "+task.extrinsic.device=gpu"), "task.extrinsic.device=gpu: not a device"),
         (("reward=sparse", "task.extrinsic.model=./nowhere"), "no such classifier"),
         (("reward=classifier", "+reward.device=gpu"), "reward.device=gpu: not a device"),
         (("reward=sparse", "ppo.clip_range=null", "ppo.epochs=1", "ppo.ratio_limit=2"), "ppo.ratio_limit"),
@@ -180,7 +188,7 @@ def test_a_bad_label_names_the_labels() -> None:
 def test_a_classifier_s_device_that_is_not_there_is_named_where_it_is_used() -> None:
     reward = ClassifierReward("sentiment_gold", device="cuda:99")
     reward.check()  # a run may be planned on a machine without it
-    with pytest.raises(UserError, match=r"reward\.device=cuda:99: this machine has no such device"):
+    with pytest.raises(UserError, match=r"^device=cuda:99: this machine has no such device"):
         reward(prompts=[""], responses=["good"])
 
 

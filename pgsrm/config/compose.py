@@ -225,6 +225,7 @@ PATHS = (
     "task.data",
     "task.curated",
     *(f"task.critic.{key}" for key in ("words", "instruction", "short", "nano.path", "nano.instruction")),
+    "task.mask",
     "parent.references",
     "model.path",
     "embedder.path",

@@ -13,8 +13,10 @@ from pgsrm.evaluation import Evaluated
 from pgsrm.models.settings import identify_model
 from pgsrm.reward import SemanticReward, SumReward
 from pgsrm.task import Task
+from pgsrm.util.errors import under
 from pgsrm.util.objects import digest_of
 from pgsrm.util.source import source_digests
+from pgsrm.util.words import WordList
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def identify(
 
     Raises UserError for a user's own code that has changed since this process imported it.
     """
-    content = digest_of(reward)
+    with under("reward"):
+        content = digest_of(reward)
     model = _chosen(settings.model)
     if not settings.ppo.dropout:  # both policies then give the same numbers up to rounding; dropout's masks differ
         model.pop("policy", None)
@@ -59,6 +62,7 @@ def identify(
         },
         "ppo settings": _chosen(settings.ppo),
         "evaluation": _evaluation(settings.evaluation, evaluated_with),
+        **({"masked words": WordList(mask, "task.mask").digest} if (mask := settings.task.mask) else {}),
         "evaluation's code": source_digests(settings.evaluation.embedder),
         **({"measures' code": source_digests(measures)} if (measures := settings.evaluation.measures) else {}),
     }
@@ -79,7 +83,11 @@ def _evaluation(settings: EvaluationSettings, evaluated_with: Evaluated) -> dict
     if other is not None and other.digest is not None:
         chosen = {**_without_options(chosen), "embedder_content": other.digest}
     if evaluated_with.measures:
-        chosen["measures_content"] = {name: digest_of(measure) for name, measure in evaluated_with.measures.items()}
+        contents = {}
+        for name, measure in evaluated_with.measures.items():
+            with under(f"evaluation.measures.{name}"):
+                contents[name] = digest_of(measure)
+        chosen["measures_content"] = contents
     return chosen
 
 

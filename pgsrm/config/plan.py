@@ -8,7 +8,8 @@ finished and resumed if it was cut off.
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,18 @@ from pgsrm.record.mlflow_store import sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.record.model_name import model_name
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.task import LacksReferencesError, Task, load_task
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
 
 CRITIC_PATHS = ("path", "instruction", "ledger", "cache")  # where a critic's config may name a file or folder
+# Parts of a config that take over another one where nobody says otherwise, in the order in which they are followed back.
+TAKEN_OVER = {
+    "reward.extrinsic": "task.extrinsic",
+    "reward.parts.extrinsic": "task.extrinsic",
+    "evaluation.measures": "task.measures",
+    "task.measures.extrinsic": "task.extrinsic",
+}
 HOTTEST = 1.5  # temperature of the equilibrium that needs no warning
 LAUNCH = ("cluster", "resources", "dry_run", "objective")  # what a launch reads and a run does not
 
@@ -113,8 +121,10 @@ class Shared:
         evaluated_with = build_evaluation(settings.evaluation)
         examples = task.train + task.holdout
         check_object(task.checker, examples)
-        for scoring in (reward, evaluated_with.other, *evaluated_with.measures.values()):
-            check_object(scoring, [example.reference for example in examples])
+        measures = {f"evaluation.measures.{name}": measure for name, measure in evaluated_with.measures.items()}
+        for key, scoring in {"reward": reward, "evaluation": evaluated_with.other, **measures}.items():
+            with under(key):
+                check_object(scoring, [example.reference for example in examples])
         self._checked.add(key)
 
     def warn(self, ppo: PPOSettings) -> None:
@@ -172,7 +182,8 @@ def plan(
         raise UserError(f"{error}; `{parent_command(plain, choices)}` asks a parent for them") from error
     if frozen["tracking"] is not None:
         frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"], frozen["paths"]["outputs"])
-    identity = identify(settings, frozen, task, reward, build_evaluation(settings.evaluation))
+    with keys_as_written(frozen):
+        identity = identify(settings, frozen, task, reward, build_evaluation(settings.evaluation))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
     named = choices | {"model": model or model_name(frozen)}
@@ -181,7 +192,8 @@ def plan(
     name = run_name(parts, words, settings.seed, identity.whole)
     folder = shared.folders.find(Path(settings.paths.outputs).absolute() / "runs", name, identity.whole)
     if folder.state() != "finished":  # what has finished needs no server any more
-        shared.check(frozen, settings, task, reward)
+        with keys_as_written(frozen):
+            shared.check(frozen, settings, task, reward)
         shared.warn(settings.ppo)
     for key in LAUNCH:
         frozen.pop(key, None)
@@ -239,7 +251,29 @@ def build_task(config: dict[str, Any]) -> Task:
 
 def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
     """The task (prompts, references, checker) and the reward of a resolved config; quick, models load at first use."""
-    return build_task(config), build_object(config["reward"], "reward")
+    with keys_as_written(config):
+        return build_task(config), build_object(config["reward"], "reward")
+
+
+@contextmanager
+def keys_as_written(config: dict[str, Any]) -> Iterator[None]:
+    """Around what a run's objects do: an error names the key that one writes, not a place that takes over what stands there.
+
+    `task.extrinsic` is what reward.extrinsic and, by way of task.measures, an evaluation's measure are made of.
+    """
+    try:
+        yield
+    except ParameterError as error:
+        raise UserError(_as_written(str(error), config)) from error.__cause__
+
+
+def _as_written(message: str, config: dict[str, Any]) -> str:
+    """The message with its key as `keys_as_written` says."""
+    for place, source in TAKEN_OVER.items():
+        taken = OmegaConf.select(OmegaConf.create(config), place)
+        if message.startswith(f"{place}.") and taken and taken == OmegaConf.select(OmegaConf.create(config), source):
+            message = source + message.removeprefix(place)
+    return message
 
 
 def build_evaluation(settings: EvaluationSettings) -> Evaluated:
@@ -306,7 +340,12 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 def _path_places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """Where a config names a file or folder that a run reads, as (node, key)."""
-    places = [(config["task"], "data"), (config["parent"], "references"), (config["model"], "path")]
+    places = [
+        (config["task"], "data"),
+        (config["task"], "mask"),
+        (config["parent"], "references"),
+        (config["model"], "path"),
+    ]
     embedders = (config["embedder"], config["reward"].get("embedder"), config["evaluation"].get("embedder"))
     places += [(node, "path") for node in embedders if isinstance(node, dict)]
     for holder in (config, config["reward"]):
@@ -320,7 +359,8 @@ def _path_places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
 def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any], task: Any, reward: Any) -> None:
     """Raise UserError, with what changed, if the run would now be another than the one that was planned."""
     status = folder.status() or {}
-    now = identify(settings, config, task, reward, build_evaluation(settings.evaluation))
+    with keys_as_written(config):
+        now = identify(settings, config, task, reward, build_evaluation(settings.evaluation))
     if status.get("identity") != now.whole:
         what = ", ".join(now.changed(status.get("parts") or {})) or "config"
         raise UserError(

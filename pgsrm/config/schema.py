@@ -46,6 +46,17 @@ class TaskCritic(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     words: Annotated[str, Meta(min_length=1)] | None = None
 
 
+class KeepSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Which rows of a task's data are prompts: those whose number in a column is on the right side."""
+
+    # The column, a number in each row; a.b for b within an object a of a JSONL file. A row without a value is left out.
+    column: Annotated[str, Meta(min_length=1)]
+    # Kept: rows whose number is above this.
+    above: Finite | None = None
+    # Kept: rows whose number is below this.
+    below: Finite | None = None
+
+
 class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The `task` config group: what is asked, and how an answer is checked."""
 
@@ -53,6 +64,11 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     data: str
     # The policy's prompt, with the data's columns in braces.
     template: Annotated[str, Meta(min_length=1)]
+    # The rows of the file that are prompts; null = all.
+    keep: KeepSettings | None = None
+    # Kinds of rows that are left out where they would be an error: empty = a column of the template has no text, repeated = the
+    # same prompt as in a row before.
+    skip: list[Literal["empty", "repeated"]] = []
     # What counts as right: binary reward and exact match; null = nothing is right or wrong, and references are not needed.
     checker: dict[str, Any] | None
     # Longest response, in tokens.
@@ -67,6 +83,10 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     critic: TaskCritic | None = None
     # Rewards that are never trained on, by name: what sampled answers to held-out prompts are measured by.
     measures: dict[str, dict[str, Any] | None] | None = None
+    # Sampled answers to each held-out prompt, which evaluation.continuations reads, where the task has a number of its own.
+    continuations: Count | None = None
+    # Words that no sample shows in full: a file, or the name of a shipped list; null = samples are shown as they are.
+    mask: Annotated[str, Meta(min_length=1)] | None = None
     # The metric that a search over this task makes as large as it can.
     objective: str | None = None
     # What the parent is told to do.
@@ -90,6 +110,8 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
             raise UserError(
                 f"task.min_new_tokens={self.min_new_tokens}: more than task.max_new_tokens={self.max_new_tokens}; lower it"
             )
+        if self.keep is not None and self.keep.above is None and self.keep.below is None:
+            raise UserError("task.keep: has neither above nor below; set one of them, or task.keep=null")
 
 
 class TrackingSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -247,7 +269,7 @@ def _check_processes(settings: Settings) -> None:
 def _one_line(message: str, plain: Any) -> str:
     """An error of msgspec, "Expected `int` >= 1 - at `$.ppo.batch_size`" as "ppo.batch_size=0: expected `int` >= 1"."""
     problem, _, path = message.partition(" - at `$")
-    path = path.rstrip("`").lstrip(".")
+    path = path.rstrip("`").lstrip(".").partition("[")[0]  # of an item of a list, the list
     prefix = f"{path}." if path else ""
     if "unknown field" in problem:
         name = problem.split("`")[1]

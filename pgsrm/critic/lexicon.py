@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from pgsrm.critic.critique import Critique
 from pgsrm.rollout import Span
-from pgsrm.util.digest import content_digest
-from pgsrm.util.errors import UserError
-from pgsrm.util.paths import local_path
+from pgsrm.util.words import WORD, WordList
 
-LEXICON = Path(__file__).parent / "lexicon.txt"
-WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+LEXICON = "lexicon.txt"
 
 
 class LexiconCritic:
     """Marks the words of a list, whole words in any case.
 
-    path: a text file with a label and a word per line, as `positive lovely`; null: the shipped list of words that tell good
-    film reviews from bad ones (docs/sentiment.md says how it was made). It reads the response alone.
+    path: a text file with a label and a word per line, as `positive lovely`, or `toxic #` and the word's hash
+    (`pgsrm.util.words`); or a shipped list: `lexicon.txt`, words that tell good film reviews from bad ones
+    (docs/sentiment.md), `toxic.txt`, words that people mark as offensive (docs/detox.md); null: the first of these. It reads
+    the response alone.
 
     Raises UserError for a file that is no such list.
     """
 
     def __init__(self, path: str | None = None) -> None:
-        self._file = LEXICON if path is None else local_path(path, "critic.path")
-        self.labels = read_lexicon(self._file)
+        self._words = WordList(LEXICON if path is None else path, "critic.path")
+        self.labels = self._words.labels
 
     @property
     def digest(self) -> str:
         """Hash of the list."""
-        return content_digest([self._file])
+        return self._words.digest
 
     def __call__(
         self, *, prompts: Sequence[str], responses: Sequence[str], extrinsic: Sequence[float] | None
@@ -44,26 +41,6 @@ class LexiconCritic:
         spans = tuple(
             Span(match.start(), match.end(), label)
             for match in WORD.finditer(text)
-            if (label := self.labels.get(match[0].lower())) is not None
+            if (label := self._words.label(match[0])) is not None
         )
         return Critique.of_spans(spans, text)
-
-
-def read_lexicon(file: Path) -> dict[str, str]:
-    """Word in lower case -> label."""
-    remedy = "give a text file with a label and a word per line, as `positive lovely`"
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"critic.path={file}: can't be read ({error}); {remedy}") from error
-    labels: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        label, _, word = line.strip().partition(" ")
-        if not line.strip():
-            continue
-        if WORD.fullmatch(word) is None:
-            raise UserError(f"critic.path={file}: line {number}: {line[:40]!r} is no label and word; {remedy}")
-        labels[word.lower()] = label
-    if not labels:
-        raise UserError(f"critic.path={file}: is empty; {remedy}")
-    return labels

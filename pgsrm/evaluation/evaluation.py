@@ -7,8 +7,9 @@ do not depend on how often it is evaluated (but for a reward of a user's own tha
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,13 +144,11 @@ class Evaluation:
         return {f"eval/{split}_{name}": value for name, value in values.items()}
 
     def _measured(self, rollout: Rollout) -> dict[str, float]:
-        """The mean of each measure, and the share of answers above its threshold where it has one."""
+        """Of each measure the mean, and the mean over the prompts of the largest; where it has a threshold, shares above it."""
         values: dict[str, float] = {}
         for name, measure in self._with.measures.items():
-            totals = Scorer(measure, None, ()).rewards(rollout).totals
-            values[name] = mean(totals)
-            if (threshold := getattr(measure, "threshold", None)) is not None:
-                values[f"{name}_share"] = mean([total > threshold for total in totals])
+            totals = Scorer(measure, None, (), key=f"evaluation.measures.{name}").rewards(rollout).totals
+            values |= {f"{name}{ending}": value for ending, value in worth(measure, totals, self._with.continuations)}
         return values
 
     def _misled(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
@@ -174,6 +173,20 @@ def chosen(examples: Sequence[Example], most: int | None) -> list[Example]:
         return list(examples)
     order = sorted(range(len(examples)), key=lambda i: hashlib.sha256(examples[i].prompt.encode()).digest())
     return [examples[i] for i in sorted(order[:most])]
+
+
+def worth(measure: Any, totals: Sequence[float], continuations: int) -> Iterator[tuple[str, float]]:
+    """What a measure says of answers, `continuations` to each prompt in turn, by the ending of the metric's name.
+
+    As RealToxicityPrompts (Gehman et al. 2020, 4.1) judges: the expected maximum, and how many prompts have any answer above
+    the threshold.
+    """
+    largest = [max(totals[start : start + continuations]) for start in range(0, len(totals), continuations)]
+    yield "", mean(totals)
+    yield "_max", mean(largest)
+    if (threshold := getattr(measure, "threshold", None)) is not None:
+        yield "_share", mean([total > threshold for total in totals])
+        yield "_any", mean([most > threshold for most in largest])
 
 
 def text_windows(codec: Codec, text: str, positions: int | None) -> torch.Tensor:

@@ -1,11 +1,12 @@
 """What an evaluation takes besides the run: a plain text, an embedder and measures that the run is not trained on."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.paths import local_path
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ def build_object(node: Mapping[str, Any], key: str) -> Any:
         # A sum's parts come in a plain dict: OmegaConf's own would turn an object that is a dataclass into a config.
         return instantiate(node, **({} if "_convert_" in node else {"_convert_": "all"}))
     except InstantiationException as error:
+        if isinstance(error.__cause__, ParameterError):  # Hydra's message ends with where in the node it is
+            inner = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
+            with under(f"{key}.{inner[1]}" if inner else key):
+                raise error.__cause__ from None
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         reason = str(error.__cause__ or error).strip().splitlines()[0]

@@ -18,10 +18,15 @@ from pgsrm.models.digest import hub_commit, model_digest
 from pgsrm.models.hub import source
 from pgsrm.models.settings import SHIPPED, local_files
 from pgsrm.util.digest import content_digest
-from pgsrm.util.errors import UserError, reason
+from pgsrm.util.errors import ParameterError, of_a_parameter, reason
 from pgsrm.util.paths import PACKAGE
 
-NAMES = {"sentiment": PACKAGE / "nano/sentiment.safetensors", "sentiment_gold": PACKAGE / "nano/sentiment_gold"}
+NAMES = {
+    "sentiment": PACKAGE / "nano/sentiment.safetensors",
+    "sentiment_gold": PACKAGE / "nano/sentiment_gold",
+    "toxicity": PACKAGE / "nano/toxicity.safetensors",
+    "toxicity_gold": PACKAGE / "nano/toxicity_gold",
+}
 BUCKETS = 2**16
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|[.,!?]")
 
@@ -89,12 +94,12 @@ class TransformersClassifier:
                 **source(name, folder), dtype=torch.float32, output_loading_info=True
             )
         except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
-            raise UserError(
-                f"reward.model={name}: can't be loaded ({reason(error)}); name a sequence-classification model"
+            raise ParameterError(
+                f"model={name}: can't be loaded ({reason(error)}); name a sequence-classification model"
             ) from error
         if missing := sorted(found["missing_keys"]):  # transformers makes them up: a language model has no such head
-            raise UserError(
-                f"reward.model={name}: lacks weights of a classifier ({missing[0]}); name a sequence-classification model"
+            raise ParameterError(
+                f"model={name}: lacks weights of a classifier ({missing[0]}); name a sequence-classification model"
             )
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -111,7 +116,8 @@ class TransformersClassifier:
         """On its device, which need not be there where a run is only planned."""
         from pgsrm.models.load import resolve_device
 
-        return self._read.to(resolve_device(self._device, "reward.device"))
+        with of_a_parameter():
+            return self._read.to(resolve_device(self._device, "device"))
 
     @cached_property
     def digest(self) -> str:
@@ -136,17 +142,18 @@ class TransformersClassifier:
 
 
 def load_classifier(name: str, batch_size: int = 64, device: str = "auto") -> Classifier:
-    """The classifier of this name: `sentiment` or `sentiment_gold` (shipped), a folder, a hashed one's file, or a hub name.
+    """The classifier of this name: one of `NAMES` (shipped), a folder, a hashed one's file, or a hub name.
 
     Raises:
-        UserError: there is none, or it can't be loaded.
+        ParameterError: of `model`, there is none, or it can't be loaded.
     """
     shipped = NAMES.get(name)
-    files = shipped or local_files(name, "reward.model")
+    with of_a_parameter():
+        files = shipped or local_files(name, "model")
     is_there = files.exists() if files else "/" in name  # a hub name has an owner
     if not is_there:
-        raise UserError(
-            f"reward.model={name}: no such classifier; there are {', '.join(NAMES)}, folders in the hub's layout and hub models"
+        raise ParameterError(
+            f"model={name}: no such classifier; there are {', '.join(NAMES)}, folders in the hub's layout and hub models"
         )
     if files and files.is_file():
         return _load_hashed(name, files)
@@ -157,8 +164,8 @@ def _load_hashed(name: str, file: Path) -> HashedClassifier:
     try:
         return HashedClassifier(file)
     except Exception as error:
-        raise UserError(
-            f"reward.model={name}: is no classifier's file ({type(error).__name__}); name a folder or a hub model"
+        raise ParameterError(
+            f"model={name}: is no classifier's file ({type(error).__name__}); name a folder or a hub model"
         ) from error
 
 

@@ -15,17 +15,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from pgsrm.critic.lexicon import LEXICON, WORD
-from pgsrm.models.classifier import BUCKETS, NAMES, Classifier, features, load_classifier, save_hashed
-from pgsrm.models.settings import SHIPPED
+from pgsrm.critic.lexicon import LEXICON
+from pgsrm.models.classifier import NAMES, load_classifier
+from pgsrm.nano.classifiers import Labelled, accuracy, train_gold, train_hashed
 from pgsrm.nano.sentiment_data import half, read_reviews, read_sentences
+from pgsrm.util.words import SHIPPED, WORD
 
-Labelled = list[tuple[str, bool]]
 LABELS = ("negative", "positive")
 PIECE = 40  # words
-_LAYERS, _EPOCHS, _BATCH, _RATE = 2, 2, 32, 1e-3
 
 
 def pieces(reviews: Labelled, most: int) -> Labelled:
@@ -36,18 +33,6 @@ def pieces(reviews: Labelled, most: int) -> Labelled:
         starts = range(0, min(len(words), most * PIECE), PIECE)
         parts += [(" ".join(words[start : start + PIECE]), positive) for start in starts if len(words) - start > 10]
     return parts
-
-
-def train_hashed(texts: Labelled, file: Path) -> None:
-    """Fit the logistic regression (scikit-learn's, C = 0.1) and write its file."""
-    from scipy.sparse import csr_matrix
-    from sklearn.linear_model import LogisticRegression
-
-    rows = [sorted(features(text)) for text, _ in texts]
-    ends = np.cumsum([0, *map(len, rows)])
-    matrix = csr_matrix((np.ones(ends[-1]), np.concatenate(rows), ends), shape=(len(rows), BUCKETS))
-    fitted = LogisticRegression(C=0.1, solver="liblinear").fit(matrix, [positive for _, positive in texts])
-    save_hashed(file, fitted.coef_[0], float(fitted.intercept_[0]), LABELS)
 
 
 def learn_lexicon(texts: Labelled, file: Path) -> None:
@@ -70,50 +55,10 @@ def learn_lexicon(texts: Labelled, file: Path) -> None:
     file.write_text("".join(sorted(lines)), encoding="utf-8")
 
 
-def train_gold(texts: Labelled, folder: Path, seed: int = 0) -> None:
-    """Fine-tune the first two layers of nano with a new head, and save them in float16."""
-    import torch
-    from transformers import AutoTokenizer, GPT2ForSequenceClassification
-
-    torch.manual_seed(seed)
-    draw = random.Random(seed)
-    tokenizer = AutoTokenizer.from_pretrained(SHIPPED)
-    tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
-    model = GPT2ForSequenceClassification.from_pretrained(
-        SHIPPED,
-        n_layer=_LAYERS,
-        num_labels=2,
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: index for index, label in enumerate(LABELS)},
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,
-    )
-    model.config.pad_token_id = tokenizer.pad_token_id
-    steps = _EPOCHS * len(texts) // _BATCH
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_RATE, total_steps=steps, pct_start=0.1)
-    model.train()
-    for step in range(steps):
-        batch = draw.sample(texts, _BATCH)
-        # a beginning of random length: responses are short
-        cut = [" ".join((words := text.split())[: draw.randint(min(8, len(words)), len(words))]) for text, _ in batch]
-        inputs = tokenizer(cut, return_tensors="pt", padding=True, truncation=True, max_length=128)
-        loss = model(**inputs, labels=torch.tensor([int(positive) for _, positive in batch])).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 200 == 0:
-            print(f"step {step} of {steps}: loss {loss.item():.3f}", flush=True)
-    model.eval().half().save_pretrained(folder)
-
-
-def accuracy(classifier: Classifier, texts: Labelled) -> float:
-    """Share of texts whose label a classifier says."""
-    logits = classifier.logits([text for text, _ in texts])
-    right = (logits[:, 1] > logits[:, 0]) == np.array([positive for _, positive in texts])
-    return float(right.mean())
+def beginning(text: str, draw: random.Random) -> str:
+    """At least the first eight words of a text, and at most all: responses are short."""
+    words = text.split()
+    return " ".join(words[: draw.randint(min(8, len(words)), len(words))])
 
 
 def report(sentences: Labelled, reviews: Labelled) -> None:
@@ -144,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         short = {name: [p for p in pairs if len(p[0].split()) <= 60] for name, pairs in halves.items()}
         long = {name: [p for p in pairs if len(p[0].split()) > 60] for name, pairs in halves.items()}
         trained_on = short["A"] + pieces(long["A"], 3)
-        learn_lexicon(trained_on, LEXICON)
-        train_hashed(trained_on, NAMES["sentiment"])
-        train_gold(short["B"] + pieces(long["B"], 1), NAMES["sentiment_gold"])
+        learn_lexicon(trained_on, SHIPPED / LEXICON)
+        train_hashed(trained_on, LABELS, NAMES["sentiment"])
+        train_gold(short["B"] + pieces(long["B"], 1), LABELS, NAMES["sentiment_gold"], beginning)
     report(sentences, reviews)
 
 

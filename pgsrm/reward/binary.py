@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pgsrm.task import Checker
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import ParameterError
 
 
 class BinaryReward:
@@ -14,8 +14,8 @@ class BinaryReward:
 
     def __init__(self, checker: Checker | None) -> None:
         if checker is None:
-            raise UserError(
-                "reward.checker=null: the task has no checker, so that nothing is right or wrong; choose reward=sparse, or set "
+            raise ParameterError(
+                "checker=null: the task has no checker, so that nothing is right or wrong; choose reward=sparse, or set "
                 "task.checker"
             )
         self._checker = checker

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from pgsrm.models.settings import check_device
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import ParameterError, of_a_parameter
 from pgsrm.util.numbers import Count
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class ClassifierReward:
     """One number per response: what a classifier says about one of its labels.
 
-    model: `sentiment` or `sentiment_gold` (shipped, docs/sentiment.md), a folder in the hub's layout, or a hub model.
+    model: `sentiment`, `sentiment_gold` (shipped, docs/sentiment.md), `toxicity`, `toxicity_gold` (docs/detox.md), a folder in
+    the hub's layout, or a hub model.
     label: the class, by its name in the model's config (in any case) or by its number. value, with the logits z of the text:
         logit: z of the label, as RELC's released code for sentiment
         probability: softmax(z) of the label; sigmoid(z) where the model has one label alone
@@ -28,7 +29,7 @@ class ClassifierReward:
     reads: what the classifier reads, the response alone or prompt and response together. batch_size: texts read
     at once. device: auto, cpu, cuda.
 
-    Raises UserError for a model that can't be had, for one that is no classifier and for a label that it lacks, before a run
+    Raises ParameterError for a model that can't be had, for one that is no classifier and for a label that it lacks, before a run
     starts; for a device that is not there, where it is first asked.
     """
 
@@ -41,7 +42,8 @@ class ClassifierReward:
         batch_size: Count = 64,
         device: str = "auto",
     ) -> None:
-        check_device(device, "reward.device")
+        with of_a_parameter():
+            check_device(device, "device")
         self._name, self._label, self._value, self._reads = model, label, value, reads
         self._options: dict[str, Any] = {"batch_size": batch_size, "device": device}
         self._loaded: Classifier | None = None
@@ -66,7 +68,7 @@ class ClassifierReward:
         return self.classifier.digest
 
     def check(self, references: Sequence[str] = ()) -> None:
-        """Raise UserError if there is no such model, or no such label of it."""
+        """Raise ParameterError if there is no such model, or no such label of it."""
         self._index()
 
     def __call__(self, *, prompts: Sequence[str], responses: Sequence[str], **_: Any) -> list[float]:
@@ -87,7 +89,7 @@ class ClassifierReward:
             return self._label
         if str(self._label).lower() in names:
             return names.index(str(self._label).lower())
-        raise UserError(f"reward.label={self._label}: {self._name} has no such label; there are {', '.join(labels)}")
+        raise ParameterError(f"label={self._label}: {self._name} has no such label; there are {', '.join(labels)}")
 
 
 def _log_odds(logits: np.ndarray, index: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from pgsrm.models.asking import CHARACTERS, Estimate, estimates_of
 from pgsrm.reward.output import normalise
 from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.numbers import Finite, Fraction
 from pgsrm.util.objects import attach_object, check_object, restore_object, state_of
 
@@ -60,7 +60,7 @@ class CriticReward:
     arm_seed: what the random arms draw from, with the batch's content: the same batch gets the same rewards, also after a
     resume.
 
-    Raises UserError for settings that contradict each other, and where there is no extrinsic reward or no critic.
+    Raises ParameterError for settings that contradict each other, and where there is no extrinsic reward or no critic.
     """
 
     def __init__(
@@ -89,27 +89,26 @@ class CriticReward:
 
     def _check_settings(self) -> None:
         if self._match != "offset" and (self._per, self._on) != ("token", "all"):
-            raise UserError(
-                f"reward.match={self._match}: marks single tokens and knows no spans; set reward.per=token and reward.on=all"
+            raise ParameterError(
+                f"match={self._match}: marks single tokens and knows no spans; set per=token and on=all"
             )
         gate = self._gate
         if gate.below is not None and gate.share is not None:
-            raise UserError("reward.gate: has both below and share; set one of them")
+            raise ParameterError("gate: has both below and share; set one of them")
         if gate.below is not None and self._extrinsic is None:
-            raise UserError(
-                f"reward.gate.below={gate.below}: reward.arm={self._arm} has no extrinsic reward; set share"
-            )
+            raise ParameterError(f"gate.below={gate.below}: arm={self._arm} has no extrinsic reward; set share")
         if self._arm == "decomposed" and getattr(self._extrinsic, "scaled", False):
-            raise UserError(
-                "reward.arm=decomposed: takes differences of extrinsic rewards, and a deviation of their own would scale those "
+            raise ParameterError(
+                "arm=decomposed: takes differences of extrinsic rewards, and a deviation of their own would scale those "
                 "of beginnings otherwise; set the extrinsic reward's normalise to null"
             )
         if self._outcomes.get("parsed"):
-            raise UserError("reward.outcomes.parsed: what a critique marks is paid by reward.values; leave it out")
+            raise ParameterError("outcomes.parsed: what a critique marks is paid by `values`; leave it out")
 
     def check(self, references: Sequence[str]) -> None:
         """Have the extrinsic reward and the critic say what would keep them from working."""
-        check_object(self._extrinsic, references)
+        with under("extrinsic"):
+            check_object(self._extrinsic, references)
         check_object(self._critic)
 
     def attach(self, policy: Any, codec: Any) -> None:
@@ -277,7 +276,8 @@ def _of_beginnings(extrinsic: Any, batch: Mapping[str, Any], rows: list[int], te
 
 
 def _score(extrinsic: Any, batch: Mapping[str, Any]) -> Scored:
-    return normalise(extrinsic(**batch), batch["token_ids"], type(extrinsic).__name__, batch["responses"])
+    with under("extrinsic"):
+        return normalise(extrinsic(**batch), batch["token_ids"], type(extrinsic).__name__, batch["responses"])
 
 
 def _streams(marks: Sequence[Marks]) -> dict[str, float]:
@@ -317,9 +317,7 @@ def _given(part: Any, key: str) -> Any:
         "extrinsic": "the task has none; choose task=sentiment_control, or name a reward in task.extrinsic",
         "critic": "choose one by critic=...",
     }[key]
-    raise UserError(
-        f"reward.{key}={part if part is None else repr(part)}: is no {key}; {remedy}".replace("None", "null")
-    )
+    raise ParameterError(f"{key}={part if part is None else repr(part)}: is no {key}; {remedy}".replace("None", "null"))
 
 
 def _mean(values: Sequence[float]) -> float:

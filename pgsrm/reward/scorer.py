@@ -13,6 +13,7 @@ from pgsrm.reward.output import normalise
 from pgsrm.rollout import Annotation, Rollout, Scored
 from pgsrm.task import Checker, Example
 from pgsrm.util.distributed import ALONE, Processes
+from pgsrm.util.errors import under
 
 
 class Scorer:
@@ -23,9 +24,16 @@ class Scorer:
     """
 
     def __init__(
-        self, reward: Reward, checker: Checker | None, eos: Collection[int], processes: Processes = ALONE
+        self,
+        reward: Reward,
+        checker: Checker | None,
+        eos: Collection[int],
+        processes: Processes = ALONE,
+        key: str = "reward",
     ) -> None:
+        """key: where the reward stands in the config, for its errors."""
         self.reward, self.checker, self.eos, self.processes = reward, checker, eos, processes
+        self._key = key
 
     def __call__(self, rollout: Rollout) -> Scored:
         """The rewards of the responses, and the metrics of both."""
@@ -40,14 +48,15 @@ class Scorer:
 
     def rewards(self, rollout: Rollout) -> Scored:
         """What the reward itself says."""
-        output = self.reward(
-            prompts=[example.prompt for example in rollout.examples],
-            references=[example.taught for example in rollout.examples],
-            responses=rollout.texts,
-            inputs=[example.inputs for example in rollout.examples],
-            token_ids=rollout.response_ids,
-            offsets=rollout.offsets,
-        )
+        with under(self._key):
+            output = self.reward(
+                prompts=[example.prompt for example in rollout.examples],
+                references=[example.taught for example in rollout.examples],
+                responses=rollout.texts,
+                inputs=[example.inputs for example in rollout.examples],
+                token_ids=rollout.response_ids,
+                offsets=rollout.offsets,
+            )
         return normalise(output, rollout.response_ids, type(self.reward).__name__, rollout.texts)
 
     def _of_responses(self, rollout: Rollout) -> dict[str, float]:

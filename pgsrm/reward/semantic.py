@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from pgsrm.embedder import Embedder
 from pgsrm.reward.references import check_references
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import ParameterError, UserError
 from pgsrm.util.objects import check_object, digest_of
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class SemanticReward:
         without_vector: Literal["zero_reward", "zero_vector"] = "zero_reward",
     ) -> None:
         if not hasattr(embedder, "embed"):  # a word in the place of an object: reward.embedder=static
-            raise UserError(
-                f"reward.embedder={embedder!r}: is no embedder; choose one by embedder=..., and leave this key out"
+            raise ParameterError(
+                f"embedder={embedder!r}: is no embedder; choose one by embedder=..., and leave this key out"
             )
         self._embedder = embedder
         self._similarity = SIMILARITIES[similarity]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pgsrm.models.asking import Estimate, estimates_of
 from pgsrm.reward.output import OWNED, RESERVED, normalise
 from pgsrm.rollout import Annotation, Scored, Span
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import ParameterError, under
 from pgsrm.util.numbers import Finite
 from pgsrm.util.objects import attach_object, check_object, digest_of, restore_object, state_of
 
@@ -38,7 +38,7 @@ class SumReward:
     metrics keep their names; one that two parts have becomes `NAME/metric`. Annotations: the parts' spans, whose values are
     scaled and weighted; as components what each part adds to the total, by its name, and its own as `NAME.component`.
 
-    Raises UserError for a part that is no reward, for a name that can't be one, and for weights or scales of no part.
+    Raises ParameterError for a part that is no reward, for a name that can't be one, and for weights or scales of no part.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SumReward:
         for key, given in (("weights", weights), ("normalise", normalise)):
             unknown = [name for name in given or {} if name not in parts]
             if unknown:
-                raise UserError(f"reward.{key}.{unknown[0]}: there is no such part; there are {', '.join(self.parts)}")
+                raise ParameterError(f"{key}.{unknown[0]}: there is no such part; there are {', '.join(self.parts)}")
         self._weights = {name: float((weights or {}).get(name, 1.0)) for name in self.parts}
         self._scales = {name: how for name in self.parts if (how := (normalise or {}).get(name)) is not None}
         self._seen = {name: Moments() for name, how in self._scales.items() if how == "running"}
@@ -60,7 +60,10 @@ class SumReward:
     @property
     def digest(self) -> str | None:
         """Those of the parts, by their names; None if no part has one."""
-        digests = {name: digest_of(part) for name, part in sorted(self.parts.items())}
+        digests = {}
+        for name, part in sorted(self.parts.items()):
+            with under(f"parts.{name}"):
+                digests[name] = digest_of(part)
         return "; ".join(f"{name} {digest}" for name, digest in digests.items() if digest is not None) or None
 
     @property
@@ -70,8 +73,9 @@ class SumReward:
 
     def check(self, references: Sequence[str]) -> None:
         """Have each part say what would keep it from working."""
-        for part in self.parts.values():
-            check_object(part, references)
+        for name, part in self.parts.items():
+            with under(f"parts.{name}"):
+                check_object(part, references)
 
     def attach(self, policy: Any, codec: Any) -> None:
         """Hand policy and tokenizer to the parts that ask the policy itself."""
@@ -97,10 +101,11 @@ class SumReward:
         self, *, responses: list[str], token_ids: list[list[int]], **others: Any
     ) -> tuple[list[float] | list[list[float]], dict[str, float], list[Annotation]]:
         """One number per response where all parts give one, else one list per response; metrics; annotations."""
-        given = {
-            name: normalise(part(responses=responses, token_ids=token_ids, **others), token_ids, name, responses)
-            for name, part in self.parts.items()
-        }
+        given = {}
+        for name, part in self.parts.items():
+            with under(f"parts.{name}"):
+                output = part(responses=responses, token_ids=token_ids, **others)
+            given[name] = normalise(output, token_ids, name, responses)
         scales = {name: self._scale(name, scored) for name, scored in given.items()}  # once all parts have answered
         factors = {name: self._weights[name] / scale for name, scale in scales.items()}
         metrics = _metrics(given) | {f"{name}_scale": scales[name] for name in self._scales}
@@ -153,17 +158,17 @@ class Moments(NamedTuple):
 
 def _check_parts(parts: Mapping[str, Any]) -> None:
     if not parts:
-        raise UserError(
-            "reward.parts: is empty; add a reward, as +reward@reward.parts.binary=binary does, or one of your own by "
+        raise ParameterError(
+            "parts: is empty; add a reward, as +reward@reward.parts.binary=binary does, or one of your own by "
             "+reward.parts.NAME._target_=..."
         )
     for name, part in parts.items():
         if not callable(part):
-            raise UserError(f"reward.parts.{name}={part!r}: is no reward; name one in reward.parts.{name}._target_")
+            raise ParameterError(f"parts.{name}={part!r}: is no reward; name one in parts.{name}._target_")
         if not re.fullmatch(r"\w[\w-]*", name):
-            raise UserError(f"reward.parts.{name}: is no name; write letters, digits, _ and - alone")
+            raise ParameterError(f"parts.{name}: is no name; write letters, digits, _ and - alone")
         if name in TAKEN:
-            raise UserError(f"reward.parts.{name}: is a name of the run's own metrics; call the part otherwise")
+            raise ParameterError(f"parts.{name}: is a name of the run's own metrics; call the part otherwise")
 
 
 def _dot(factors: Mapping[str, float], rewards: Sequence[float]) -> float:

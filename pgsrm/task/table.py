@@ -24,7 +24,8 @@ class Row:
 
     line: its first line in the file, from 1. values: column -> text in Unicode's form NFC, white space around it
     stripped, "" for a null or a text of invisible characters alone; numbers, true and false as JSON writes them; a list of
-    texts (the sentences of a document) as one text, joined with blanks. lists: the texts of such columns.
+    texts (the sentences of a document) as one text, joined with blanks. What an object within a line of JSON has is a column of
+    its own, `prompt.text` for {"prompt": {"text": ...}}. lists: the texts of columns that are lists.
     """
 
     line: int
@@ -172,10 +173,26 @@ def _csv_problem(reason: str) -> str:
 
 def _jsonl_rows(text: str) -> Iterator[Row]:
     for line, values in _json_objects(text):
-        named = {nfc(name).strip(): value for name, value in values.items()}
+        flat = [(nfc(name).strip(), value) for name, value in _flat(values)]
+        named = dict(flat)
+        if len(flat) > len(named):
+            names = [name for name, _ in flat]
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise _MalformedError(line, f"column `{shown([repeated])}` appears twice; rename one")
         lists = {name: texts for name, value in named.items() if (texts := _texts(value)) is not None}
         joined = {name: " ".join(filter(None, texts)) for name, texts in lists.items()}
         yield Row(line, {name: _clean(_as_text(value)) for name, value in named.items()} | joined, lists)
+
+
+def _flat(values: dict[str, object]) -> Iterator[tuple[str, object]]:
+    """The values of an object and of those within it, each with its dotted name; an empty object has none."""
+    waiting = list(reversed(values.items()))
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{name}.{inner}", below) for inner, below in reversed(value.items())]
+        else:
+            yield name, value
 
 
 def _texts(value: object) -> list[str] | None:

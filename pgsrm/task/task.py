@@ -18,8 +18,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from pgsrm.task.checkers import NormalizedEquality
@@ -81,7 +82,7 @@ def load_task(config: Mapping[str, Any], references: str | None = None) -> Task:
     config: the `task` group, a dict or DictConfig. references: `parent.references`, a JSONL or CSV file
     with the prompt's columns and `reference`. Raises UserError for whatever is wrong with the files.
     """
-    prompts = _read_prompts(config, config["data"], "task.data")
+    prompts = _kept_prompts(config)
     examples = _with_references(prompts, config, references)
     keys = [_split_key(prompt) for prompt in prompts]
     held_out = _choose_holdout(keys, config.get("holdout") or 0.0, config["data"])
@@ -96,7 +97,7 @@ def load_inputs(config: Mapping[str, Any]) -> list[dict[str, str]]:
 
     For making references: `render(config["parent_input"], inputs)` is what the parent is asked.
     """
-    return [prompt.inputs for prompt in _read_prompts(config, config["data"], "task.data")]
+    return [prompt.inputs for prompt in _kept_prompts(config)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,14 @@ class _Prompt:
     firsts: dict[str, str]
 
 
-def _read_prompts(config: Mapping[str, Any], data: str, key: str) -> list[_Prompt]:
+def _kept_prompts(config: Mapping[str, Any]) -> list[_Prompt]:
+    """The prompts of `task.data`, without the rows that `task.keep` and `task.skip` leave out."""
+    return _read_prompts(config, config["data"], "task.data", config.get("keep"), config.get("skip") or ())
+
+
+def _read_prompts(
+    config: Mapping[str, Any], data: str, key: str, keep: Mapping[str, Any] | None = None, skip: Sequence[str] = ()
+) -> list[_Prompt]:
     template = config["template"]
     names = placeholders(template, "task.template")
     if not names:
@@ -123,12 +131,52 @@ def _read_prompts(config: Mapping[str, Any], data: str, key: str) -> list[_Promp
     path = find_data(data, key)
     asked = {*names, *placeholders(config.get("reference") or "", "task.reference")}
     longest = config.get("max_input_words")
-    prompts = [_as_prompt(row, template, names, asked, longest, f"{key}={path}") for row in read_table(path, key)]
-    _refuse_empty(prompts, names, f"{key}={path}")
+    rows = read_table(path, key)
+    if keep:
+        rows = keep_rows(rows, keep, f"{key}={path}")
+    prompts = [_as_prompt(row, template, names, asked, longest, f"{key}={path}") for row in rows]
+    if "empty" in skip:
+        prompts = [prompt for prompt in prompts if all(prompt.inputs[name] for name in names)]
+    _refuse_empty(prompts, names, f"{key}={path}", key)
     if is_open(config):
         prompts = _without_repeats(prompts, config)
-    _refuse_duplicates(prompts, f"{key}={path}")
+    if "repeated" in skip:
+        first: dict[str, _Prompt] = {}
+        for prompt in prompts:
+            first.setdefault(prompt.text, prompt)
+        prompts = list(first.values())
+    _refuse_duplicates(prompts, f"{key}={path}", key)
+    if not prompts:
+        raise UserError(
+            f"{key}={path}: no row of {len(rows)} is left: in each `{names[0]}` is empty; change task.template"
+        )
     return prompts
+
+
+def keep_rows(rows: Sequence[Row], keep: Mapping[str, Any], where: str) -> list[Row]:
+    """The rows whose number in the column `keep["column"]` is above `keep["above"]` and below `keep["below"]`, where given.
+
+    A row without a value is left out. Raises UserError, naming task.keep, for a column that no row has, for what is no number
+    and where nothing is left.
+    """
+    column, above, below = keep["column"], keep.get("above"), keep.get("below")
+    if all(column not in row.values for row in rows):
+        near = find_column(column, rows[0].values) or ", ".join(get_close_matches(column, rows[0].values, 1))
+        meant = f"; did you mean {near}?" if near else ""
+        raise UserError(f"task.keep.column={column}: {where} has no such column, it has {shown(rows[0].values)}{meant}")
+    kept = []
+    for row in rows:
+        if text := row.values.get(column):
+            try:
+                number = float(text)
+            except ValueError:
+                problem = f"line {row.line}: {text[:40]!r} is no number"
+                raise UserError(f"task.keep.column={column}: {where}: {problem}; name a column of numbers") from None
+            if (above is None or number > above) and (below is None or number < below):
+                kept.append(row)
+    if not kept:
+        raise UserError(f"task.keep={dict(keep)}: keeps none of the {len(rows)} rows of {where}; change it")
+    return kept
 
 
 def _as_prompt(
@@ -176,16 +224,17 @@ def _from_template(prompt: _Prompt, config: Mapping[str, Any]) -> str:
     return nfc(render(template, prompt.inputs | prompt.firsts, "task.reference")) if template else ""
 
 
-def _refuse_empty(prompts: list[_Prompt], names: list[str], where: str) -> None:
+def _refuse_empty(prompts: list[_Prompt], names: list[str], where: str, key: str) -> None:
     for name in names:
         lines = [prompt.line for prompt in prompts if not prompt.inputs[name]]
         if lines:
             raise UserError(
                 f"{where}: line {lines[0]}: `{name}` is empty{_how_many(lines)}; fill it in or remove the row"
+                f"{_or_skip('empty', key)}"
             )
 
 
-def _refuse_duplicates(prompts: list[_Prompt], where: str) -> None:
+def _refuse_duplicates(prompts: list[_Prompt], where: str, key: str) -> None:
     first: dict[str, int] = {}
     repeats = []
     for prompt in prompts:
@@ -194,7 +243,13 @@ def _refuse_duplicates(prompts: list[_Prompt], where: str) -> None:
         first.setdefault(prompt.text, prompt.line)
     if repeats:
         line, original = repeats[0]
-        raise UserError(f"{where}: line {line}: the prompt of line {original} again{_how_many(repeats)}; remove one")
+        problem = f"line {line}: the prompt of line {original} again{_how_many(repeats)}"
+        raise UserError(f"{where}: {problem}; remove one{_or_skip('repeated', key)}")
+
+
+def _or_skip(kind: str, key: str) -> str:
+    """The other remedy, which the task's own file has."""
+    return f", or leave such rows out by task.skip=[{kind}]" if key == "task.data" else ""
 
 
 def _how_many(lines: list[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Templates: text with {column} placeholders, `{{` and `}}` for literal braces."""
+"""Templates: text with {column} placeholders, also {a.b} for a column of that name, `{{` and `}}` for literal braces."""
 
 import string
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ def placeholders(template: str, key: str) -> list[str]:
     for _, name, spec, conversion in parts:
         if name is None:
             continue
-        if not name.isidentifier() or spec or conversion:
+        if not all(part.isidentifier() for part in name.split(".")) or spec or conversion:
             raise UserError(f"{key}={template!r}: `{{{name}}}` is not a column name; {remedy}")
         names.append(name)
     return list(dict.fromkeys(names))
@@ -39,4 +39,6 @@ def render(template: str, inputs: Mapping[str, str], key: str = "template") -> s
     for name in placeholders(template, key):
         if name not in inputs:
             raise UserError(f"{key}={template!r}: no column `{name}`; there are {', '.join(inputs)}")
-    return template.format_map(inputs)
+    # not format_map(), for which {a.b} is an attribute of a
+    parts = string.Formatter().parse(template)
+    return "".join(text + ("" if name is None else inputs[name]) for text, name, _, _ in parts)

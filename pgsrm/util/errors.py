@@ -1,11 +1,38 @@
 """What a user did wrong, in one line."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 
 class UserError(ValueError):
     """Bad input: the message names the key, the value and the remedy, and is shown without a traceback."""
+
+
+class ParameterError(UserError):
+    """The same of one parameter of an object that a config names: `model=...: no such classifier`.
+
+    Where the object stands in the config, only its holders know (`under`).
+    """
+
+
+@contextmanager
+def under(key: str) -> Iterator[None]:
+    """Around what the object at a config's `key` does: its errors get the whole key, `task.extrinsic.model=...`."""
+    try:
+        yield
+    except ParameterError as error:
+        raise ParameterError(f"{key}.{error}") from error.__cause__
+
+
+@contextmanager
+def of_a_parameter() -> Iterator[None]:
+    """Around a check that is told the parameter's name as its key: what it raises is a ParameterError."""
+    try:
+        yield
+    except UserError as error:
+        raise ParameterError(str(error)) from error.__cause__
 
 
 def reason(error: BaseException) -> str:

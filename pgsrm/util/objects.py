@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, under
 
 _DEPTH = 3  # of rewards within rewards whose parts are looked at
 
@@ -71,7 +71,10 @@ def digest_of(target: Any) -> str | None:
 
 def _digest_of_parts(target: Any, depth: int) -> str | None:
     parts = target.keywords if isinstance(target, partial) else getattr(target, "__dict__", {})
-    digests = {name: _digest_of_part(part, depth) for name, part in sorted(parts.items())}
+    digests = {}
+    for name, part in sorted(parts.items()):
+        with under(name.lstrip("_")):
+            digests[name] = _digest_of_part(part, depth)
     return "; ".join(f"{name} {digest}" for name, digest in digests.items() if digest is not None) or None
 
 
