@@ -10,6 +10,8 @@ from conftest import ROOT
 
 import pgsrm
 from pgsrm.analysis import plot_figures
+from pgsrm.record import RunFolder
+from pgsrm.record.summary import end_of_run_line, summarise
 from pgsrm.reward import RougeReward
 from pgsrm.reward.rouge import rouge
 from pgsrm.task import load_task
@@ -167,6 +169,7 @@ def test_a_task_with_references_and_without_right_answers_goes_through_every_roo
     assert plot_figures.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path), "--formats", "png"]) == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Summary" in page and samples[0]["reference"] in page
+    assert f"gold {last['eval/holdout_gold']:.2f}" in end_of_run_line(summarise(RunFolder(sparse.folder)))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pgsrm.analysis.results import (
     ENTROPY,
     EVALUATIONS,
     EXTRINSIC,
+    GOLD,
     GOLD_SHARE,
     HELD_OUT,
     KL,
@@ -51,6 +52,7 @@ FURTHER: tuple[tuple[str, str, Measure], ...] = (
     ("Top share, trained", EVALUATIONS["top share, trained"], end),
     ("Other embedder's reward, held out", EVALUATIONS["other embedder's reward, held out"], end),
     ("Perplexity", EVALUATIONS["perplexity"], end),
+    ("Gold measure, held out", GOLD, end),
 )
 
 # Where a comparison begins and ends; other levels keep the order of their names and numbers between them.

@@ -142,10 +142,18 @@ def _checker(config: Mapping[str, Any]) -> str | None:
     return str(target).rpartition(".")[2] if target else None
 
 
+def _compares(node: Any) -> bool:
+    """Whether a reward, or one in it, compares with references."""
+    if not isinstance(node, Mapping):
+        return False
+    name = str(node.get("_target_", "")).rpartition(".")[2]
+    return name in ("RougeReward", "SemanticReward") or any(map(_compares, node.values()))
+
+
 def _reference(config: Mapping[str, Any]) -> str | None:
     task = _get(config, "task")
-    if isinstance(task, Mapping) and task.get("checker", "") is None:
-        return None  # a task without right answers has no references
+    if isinstance(task, Mapping) and task.get("checker", "") is None and not _compares(_get(config, "reward")):
+        return None  # nothing is right or wrong, and the reward reads no reference
     named = _get(config, "choices.parent")
     return None if named is None else str(named)
 

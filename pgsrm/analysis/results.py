@@ -51,7 +51,7 @@ CALLS, CRITIC_SECONDS = "critic/calls", "time/critic"
 # What sampled continuations of held-out prompts are, where they are measured.
 MEASURED = (
     (EXTRINSIC, "Extrinsic reward, held out", "reward"),
-    (GOLD, "Gold measure, held out", "log-odds"),
+    (GOLD, "Gold measure, held out", "mean"),
     (DISTINCT, "Distinct-2, held out", "share"),
     (DISTANCE, "KL, held out", "nats per response"),
 )

@@ -22,6 +22,7 @@ from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
 from pgsrm.embedder import auto
 from pgsrm.evaluation import Evaluated, build_object, other_reward, read_text
 from pgsrm.models.download import PUBLISHED
+from pgsrm.models.lengths import check_fit
 from pgsrm.models.settings import NAMED_MODELS, check_model
 from pgsrm.parent import find_references, parent_command
 from pgsrm.parent.mistakes import with_mistakes
@@ -45,7 +46,7 @@ TAKEN_OVER = {
     "task.measures.extrinsic": "task.extrinsic",
 }
 HOTTEST = 1.5  # temperature of the equilibrium that needs no warning
-LAUNCH = ("cluster", "resources", "dry_run", "objective")  # what a launch reads and a run does not
+LAUNCH = ("cluster", "resources", "dry_run", "objective", "sft")  # what a run itself does not read
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,13 @@ class Shared:
                 check_object(scoring, [example.reference for example in examples])
         self._checked.add(key)
 
+    def check_prompts(self, settings: Settings, task: Task) -> None:
+        """As `check_prompts`, once for each model and task."""
+        key = _key(settings.model.path, settings.task.max_new_tokens, task.digest)
+        if key not in self._checked:
+            check_prompts(settings, task)
+            self._checked.add(key)
+
     def warn(self, ppo: PPOSettings) -> None:
         """Say once where the algorithm itself would flatten a policy: docs/equilibrium.md."""
         temperature = ppo.equilibrium_temperature
@@ -192,6 +200,7 @@ def plan(
     name = run_name(parts, words, settings.seed, identity.whole)
     folder = shared.folders.find(Path(settings.paths.outputs).absolute() / "runs", name, identity.whole)
     if folder.state() != "finished":  # what has finished needs no server any more
+        shared.check_prompts(settings, task)
         with keys_as_written(frozen):
             shared.check(frozen, settings, task, reward)
         shared.warn(settings.ppo)
@@ -247,6 +256,11 @@ def build_task(config: dict[str, Any]) -> Task:
     parent = config["parent"]
     task = load_task(config["task"], parent["references"])
     return with_mistakes(task, parent.get("error_rate", 0.0), parent.get("error_seed", 0))
+
+
+def check_prompts(settings: Settings, task: Task) -> None:
+    """Raise UserError where a prompt of the task is too long for the model, as far as its files say so."""
+    check_fit(settings.model, [example.prompt for example in task.train + task.holdout], task.max_new_tokens)
 
 
 def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from pgsrm.algorithm.settings import SFTSettings
 from pgsrm.config.cluster import ClusterSettings, ResourceSettings
 from pgsrm.evaluation import AUSTEN
 from pgsrm.models.settings import ModelSettings
@@ -185,6 +186,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     cluster: ClusterSettings = ClusterSettings()
     # How much each of them gets.
     resources: ResourceSettings = ResourceSettings()
+    # Supervised fine-tuning, which is a command of its own (python -m pgsrm.algorithm sft).
+    sft: SFTSettings = SFTSettings()
     # true = show what would be started, and end.
     dry_run: bool = False
     # What a search (hydra/sweeper=search) is told of a run: a metric.

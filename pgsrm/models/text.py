@@ -40,9 +40,17 @@ class Codec:
         # policies repeat themselves more and more: most responses of a later update were decoded before
         self._decode = lru_cache(maxsize=50_000)(self._decode_uncached)
 
-    def encode(self, prompt: str) -> list[int]:
-        """A prompt's token ids: in the chat template, or with what the tokenizer puts in front (BOS) and nothing behind."""
-        return encode_prompt(self.tokenizer, prompt, self._behind, self._chat)
+    @property
+    def has_chat(self) -> bool:
+        """Whether prompts are put into the model's chat template."""
+        return self._chat is not None
+
+    def encode(self, prompt: str, answer: str = "") -> list[int]:
+        """A prompt's token ids: in the chat template, or with what the tokenizer puts in front (BOS) and nothing behind.
+
+        `answer` is how its answer begins, or all of it.
+        """
+        return encode_prompt(self.tokenizer, prompt, self._behind, self._chat, answer)
 
     def encode_text(self, text: str) -> list[int]:
         """The token ids of a text alone."""

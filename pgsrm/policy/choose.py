@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pgsrm.models.lengths import too_long
 from pgsrm.models.settings import ModelSettings
 from pgsrm.policy.batch import Side
 from pgsrm.policy.fast.policy import FastPolicy
@@ -62,10 +63,7 @@ def check_lengths(positions: int | None, prompts: Sequence[Sequence[int]], max_n
     """Raise UserError where the longest prompt and its response exceed the model's positions (None: there is no limit)."""
     longest = max(map(len, prompts))
     if positions and longest + max_new_tokens > positions:
-        raise UserError(
-            f"task.max_new_tokens={max_new_tokens}: the longest prompt has {longest} tokens, and the model has {positions} "
-            "positions for prompt and response; shorten the prompts or choose another model"
-        )
+        raise UserError(too_long(longest, max_new_tokens, positions))
 
 
 def check_ids(model: Any, prompts: Sequence[Sequence[int]]) -> None:

@@ -21,7 +21,7 @@ _CHARTS = {
     # Of tasks without right answers. The page hides charts that none of its runs has, and has room for no more: a tag of
     # MLflow's holds 5,000 characters.
     "reward/extrinsic": "extrinsic reward",
-    "eval/holdout_gold_share": "gold measure, held out",
+    "eval/holdout_gold": "gold measure, held out",
     "eval/holdout_kl": "KL per response, held out",
 }
 # The part of the page's address behind the experiment's id.

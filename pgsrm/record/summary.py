@@ -40,6 +40,12 @@ class Summary:
     # At the last evaluation, of sampled answers to held-out prompts, for tasks without right answers.
     extrinsic: float = math.nan
     gold: float = math.nan  # the share that the gold measure takes for good
+    gold_mean: float = math.nan  # or, of a measure that has no such share, its mean
+
+    @property
+    def gold_text(self) -> str:
+        """The share in per cent, or the mean; `-` without a gold measure."""
+        return number(self.gold_mean, 2) if math.isnan(self.gold) else percent(self.gold)
 
 
 class _Line(msgspec.Struct):
@@ -61,6 +67,8 @@ class _Line(msgspec.Struct):
     extrinsic: float | None = msgspec.field(name="eval/holdout_extrinsic", default=None)
     # The share of these answers that the gold measure takes for good.
     gold: float | None = msgspec.field(name="eval/holdout_gold_share", default=None)
+    # The mean of the gold measure over them.
+    gold_mean: float | None = msgspec.field(name="eval/holdout_gold", default=None)
     # Seconds of the evaluation, where this line has one.
     evaluation: float | None = msgspec.field(name="time/evaluation", default=None)
 
@@ -102,6 +110,7 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
         held_out=_number(evaluated.held_out),
         extrinsic=_number(evaluated.extrinsic),
         gold=_number(evaluated.gold),
+        gold_mean=_number(evaluated.gold_mean),
     )
 
 
@@ -113,11 +122,11 @@ def end_of_run_line(run: Summary) -> str:
     how_far = "" if run.state == "finished" else f" at update {run.update} of {run.updates}"
     passed = "" if math.isnan(run.seconds) else f" in {clock(run.seconds)}"
     now = f"{number(run.reward_now, 2)} now" if math.isnan(run.reward_last) else number(run.reward_last, 2)
-    if math.isnan(run.extrinsic) and math.isnan(run.gold):
+    if math.isnan(run.extrinsic) and run.gold_text == "-":
         held_out = "" if math.isnan(run.held_out) else f", {percent(run.held_out)} held out"
         outcome = f"right answers {percent(run.match)}{held_out}"
     else:
-        outcome = f"held out: extrinsic reward {number(run.extrinsic, 2)}, gold {percent(run.gold)}"
+        outcome = f"held out: extrinsic reward {number(run.extrinsic, 2)}, gold {run.gold_text}"
     reason = f"; {run.reason}" if run.reason else ""
     return (
         f"{short_names([run.folder.name])[0]} {run.state}{how_far}{passed}: "
@@ -155,16 +164,16 @@ def answers(runs: Sequence[Summary]) -> list[Column]:
     def known(values: Sequence[float]) -> bool:
         return not all(map(math.isnan, values))
 
-    extrinsic, gold = [run.extrinsic for run in runs], [run.gold for run in runs]
+    extrinsic, gold = [run.extrinsic for run in runs], [run.gold_text for run in runs]
     columns: list[Column] = []
-    if known([run.match for run in runs]) or not known(extrinsic + gold):
+    if known([run.match for run in runs]) or not (known(extrinsic) or set(gold) != {"-"}):
         columns.append(("right", "trained", [percent(run.match) for run in runs]))
     if known([run.held_out for run in runs]):
         columns.append(("", "held out", [percent(run.held_out) for run in runs]))
     if known(extrinsic):
         columns.append(("extrinsic", "held out", [number(value, 2) for value in extrinsic]))
-    if known(gold):
-        columns.append(("gold", "held out", [percent(value) for value in gold]))
+    if set(gold) != {"-"}:
+        columns.append(("gold", "held out", gold))
     return columns
 
 

@@ -1,0 +1,169 @@
+"""`python -m pgsrm.algorithm sft task=... model=... out=FOLDER [key=value ...]`: training that is not PPO."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgsrm.config.schema import Settings
+    from pgsrm.task import Task
+
+USAGE = """\
+python -m pgsrm.algorithm sft task=NAME model=NAME out=FOLDER [key=value ...]
+
+Supervised fine-tuning: trains a model on a task's training prompts and their references, and saves it. A run starts from it:
+  python -m pgsrm.run task=NAME model=NAME model.path=FOLDER
+
+  out=FOLDER         where weights and tokenizer go, in the hub's layout; a new folder, or an empty one
+  sft.epochs=N       passes over the training prompts
+  sft.lr=X           learning rate
+  sft.batch_size=N   prompts per gradient step; sft.micro_batch=N: at once in memory
+  seed=N             order of the prompts
+  --config-dir DIR   more choices, of your own
+
+All other words are those of python -m pgsrm.run. docs/summary.md has an example."""
+COMMAND = "python -m pgsrm.algorithm sft"
+
+
+def sft(words: Sequence[str]) -> None:
+    """Fine-tune as the words say; what would not work is said before the model is loaded."""
+    from pgsrm.config.compose import compose_words
+    from pgsrm.config.plan import build_task, check_prompts, resolve
+    from pgsrm.config.schema import read_settings
+    from pgsrm.models.settings import check_model
+    from pgsrm.util.errors import UserError
+
+    given = [word.removeprefix("out=") for word in words if word.startswith("out=")]
+    out = _new_folder(given[-1] if given else "")
+    config, choices = compose_words([word for word in words if not word.startswith("out=")], COMMAND)
+    settings = read_settings(config)
+    if settings.processes > 1 or settings.model.shard:
+        raise UserError("processes: sft is one process; leave processes and model.shard as they are")
+    check_model(settings.model)
+    resolved = resolve(config, choices)
+    task = build_task(resolved)
+    examples = task.train + task.holdout
+    lacking = sum(not example.reference for example in examples)
+    if lacking:
+        raise UserError(
+            f"task.data={settings.task.data}: {lacking} of {len(examples)} prompts have no reference to be trained on; give the "
+            "data a column `reference`, or name its column by task.reference={column}"
+        )
+    check_prompts(settings, task)
+    _train(settings, task, out)
+
+
+def _new_folder(name: str) -> Path:
+    from pgsrm.util.errors import UserError
+    from pgsrm.util.paths import local_path
+
+    if not name:
+        raise UserError("out: missing; name a new folder for the model")
+    folder = local_path(name, "out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out={name}: is there already; name a new folder, or an empty one")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={name}: can't be written ({error.strerror}); name a folder of yours") from error
+    if not os.access(folder.parent, os.W_OK):
+        raise UserError(f"out={name}: can't be written (no permission); name a folder of yours")
+    return folder
+
+
+def _train(settings: "Settings", task: "Task", out: Path) -> None:
+    import torch
+
+    from pgsrm.algorithm.sft import encode_pairs, mean_loss, tune
+    from pgsrm.models.load import load_codec, load_model, resolve_device
+    from pgsrm.models.lora import add_adapters, merged
+    from pgsrm.policy.choose import build_policy
+    from pgsrm.util.memory import keep_freed_memory
+
+    keep_freed_memory()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)  # draws adapters
+    model = load_model(settings.model, resolve_device(settings.model.device))
+    codec = load_codec(settings.model, model)
+    if settings.model.lora is not None:
+        model = add_adapters(model, settings.model.lora)
+    pairs, held_out = encode_pairs(codec, task.train), encode_pairs(codec, task.holdout)
+    longest = max(len(pair.answer) for pair in pairs + held_out)
+    policy = build_policy(model, None, codec.eos, [pair.prompt for pair in pairs], longest, settings.model)
+    numbers = {"references_longer_than_a_response": sum(len(p.answer) > task.max_new_tokens for p in pairs)}
+    print(_first_line(settings, task, numbers["references_longer_than_a_response"]), flush=True)
+
+    measured, on = (held_out, "held-out") if held_out else (pairs, "training")
+    before = mean_loss(policy, measured)
+    print(f"{on} loss before: {before:.3f} nats per token", flush=True)
+    started = time.monotonic()
+
+    def tell(epoch: int, loss: float) -> None:
+        passed = time.monotonic() - started
+        print(f"epoch {epoch}/{settings.sft.epochs}: training loss {loss:.3f}, {passed:.0f} s", flush=True)
+
+    tune(policy, pairs, settings.sft, settings.seed, tell)
+    after = mean_loss(policy, measured)
+    print(f"{on} loss after: {after:.3f} nats per token", flush=True)
+    card = {"task": task.digest, "seed": settings.seed, f"{on} loss": [before, after], **numbers}
+    _save(policy.model if settings.model.lora is None else merged(policy.model), codec.tokenizer, out, card)
+    print(f"saved to {out}; train from it: python -m pgsrm.run ... model.path={out}")
+
+
+def _first_line(settings: "Settings", task: "Task", cut: int) -> str:
+    s = settings.sft
+    line = f"{len(task.train)} prompts, {len(task.holdout)} held out; {s.epochs} epochs, batches of {s.batch_size}, lr {s.lr:g}"
+    longer = f"; {cut} references are longer than task.max_new_tokens={task.max_new_tokens}, which ends a response"
+    return line + (longer if cut else "")
+
+
+def _save(model: Any, tokenizer: Any, out: Path, card: dict[str, Any]) -> None:
+    """Write the folder beside its place and move it there: what is there is whole."""
+    from pgsrm.record.files import is_disk_full
+    from pgsrm.util.errors import UserError
+
+    work = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        (work / "sft.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        if out.is_dir():
+            out.rmdir()
+        work.rename(out)
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_disk_full(error):
+            raise
+        raise UserError(f"out={out}: can't be written ({error}); free some space, or name another folder") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def main() -> None:
+    """The command line; every error that a user can mend is one line, without a traceback."""
+    from pgsrm.config.command_line import HELP
+    from pgsrm.config.messages import exit_with_line
+    from pgsrm.util.errors import UserError
+
+    words = sys.argv[1:]
+    try:
+        if not words or any(word in HELP for word in words):
+            print(USAGE)
+        elif words[0] != "sft":
+            raise UserError(f"{words[0]}: no such algorithm; there is sft: {COMMAND} task=... out=FOLDER")
+        else:
+            sft(words[1:])
+    except KeyboardInterrupt:
+        print("pgsrm.algorithm: interrupted; nothing was saved", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except Exception as error:
+        exit_with_line(error, "pgsrm.algorithm", bool(os.environ.get("HYDRA_FULL_ERROR")))
+
+
+if __name__ == "__main__":
+    main()

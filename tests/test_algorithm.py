@@ -1,0 +1,116 @@
+"""Supervised fine-tuning, and prompts that are too long for a model."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pgsrm.algorithm import __main__ as command
+from pgsrm.algorithm.settings import SFTSettings
+from pgsrm.algorithm.sft import Pair, encode_pairs, mean_loss, tune
+from pgsrm.config.compose import plan_words
+from pgsrm.models.text import Codec
+from pgsrm.task import Example
+
+PAIRS = [Pair([5, 6, 7], [8, 9, 0]), Pair([5, 6], [10, 0]), Pair([11, 12, 13, 14], [15, 16, 17, 0]), Pair([9], [8, 0])]
+
+
+def test_the_loss_is_that_of_the_references_and_eos_alone(tiny: Path, load_policy: Callable[..., Any]) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny).eval()
+    total = 0.0
+    with torch.no_grad():
+        for prompt, answer in PAIRS:
+            logprobs = model(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
+            total -= sum(logprobs[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer))
+    assert mean_loss(load_policy(), PAIRS) == pytest.approx(total / 11, rel=1e-5)
+
+
+def test_tuning_repeats_itself_and_does_not_depend_on_the_micro_batch(load_policy: Callable[..., Any]) -> None:
+    def tuned(seed: int, **settings: Any) -> tuple[Any, list[float]]:
+        policy, losses = load_policy(), list[float]()
+        tune(policy, PAIRS, SFTSettings(batch_size=3, lr=0.01, **settings), seed, lambda _, loss: losses.append(loss))
+        return policy, losses
+
+    policy, losses = tuned(0)
+    same, same_losses = tuned(0)
+    assert losses == same_losses and len(losses) == 3 and losses[2] < losses[0]
+    assert mean_loss(policy, PAIRS) == mean_loss(same, PAIRS) < losses[2]
+    assert tuned(0, micro_batch=1)[1] == pytest.approx(losses, rel=1e-4)
+    assert tuned(1)[1] != losses
+
+
+def test_a_reference_is_encoded_as_it_would_be_sampled(tiny: Path) -> None:
+    """Wrong version: the blank between prompt and reference is lost, or EOS is not trained."""
+    codec = Codec(AutoTokenizer.from_pretrained(tiny))
+    for prompt, says in (("Text: hot\nShort:", " cold"), ("hot is ", "cold")):
+        (pair,) = encode_pairs(codec, [Example(prompt, "cold", {}, "")])
+        assert pair.prompt == codec.encode(prompt) and pair.answer[-1] == codec.eos[0]
+        assert codec.decode([pair.answer])[0] == [says]
+
+
+@pytest.fixture
+def words(tmp_path: Path, tiny: Path) -> Sequence[str]:
+    """For fine-tuning the tiny model on ten of the shipped texts."""
+    lines = (ROOT / "pgsrm/task/data/summary.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "few.jsonl").write_text("\n".join(lines[:10]), encoding="utf-8")
+    where = f"task.data={tmp_path / 'few.jsonl'}", f"model.path={tiny}", f"paths.outputs={tmp_path}"
+    return ("task=summary", *where, "task.max_input_words=6", "threads=1", "sft.epochs=2", "sft.lr=0.01")
+
+
+def test_the_command_saves_a_model_that_a_run_starts_from(
+    tmp_path: Path, words: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "tuned"
+    out.mkdir(parents=True)  # an empty folder may be there
+    command.sft([*words, f"out={out}"])
+    told = capsys.readouterr().out
+    before, after = json.loads((out / "sft.json").read_text())["held-out loss"]
+    assert after < before and f"held-out loss before: {before:.3f}" in told and "epoch 2/2" in told
+    assert f"{after:.3f}" in told and [path.name for path in out.parent.iterdir()] == ["tuned"]
+    plan = plan_words(*words, f"model.path={out}", "reward=sparse", "tracking=none")
+    assert plan.config["model"]["path"] == str(out) and "sft" not in plan.config
+    AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["sft", "task=summary"], "out: missing"),
+        (["sft", "task=summary", "out=."], "out=.: is there already"),
+        (["sft", "task=sentiment_control", "out=x"], "316 of 316 prompts have no reference"),
+        (["sft", "task=summary", "out=x", "processes=2"], "processes: sft is one process"),
+        (["sft", "task=summary", "out=x", "sft.lr=0"], "sft.lr=0: expected `float` > 0.0"),
+        (["sft", "out=x", "--cfg", "job"], "python -m pgsrm.algorithm sft takes"),
+        (["dpo"], "dpo: no such algorithm"),
+    ],
+)
+def test_bad_input(
+    given: list[str], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    monkeypatch.setattr(sys, "argv", ["pgsrm.algorithm", *given])
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code and problem in line and not (tmp_path / "x").exists()
+
+
+def test_a_prompt_that_is_too_long_is_one_line_before_anything_starts(
+    call_cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    row = {"document": "A word or two. " * 100, "reference": "Words."}
+    (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "document": "Short."}) + "\n")
+    given = ("task=summary", f"task.data={tmp_path / 'long.jsonl'}", "reward=sparse", "tracking=none", "dry_run=true")
+    line = call_cli(*given).error_line
+    assert "tokens, and the model has 256 positions for prompt and response; set task.max_input_words=" in line
+    (remedy,) = (word.rstrip(",") for word in line.split() if word.startswith("task.max_input_words="))
+    assert call_cli(*given, remedy).code == 0
+    assert 100 < int(remedy.partition("=")[2]) < 230
