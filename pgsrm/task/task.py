@@ -138,8 +138,6 @@ def _read_prompts(
     if "empty" in skip:
         prompts = [prompt for prompt in prompts if all(prompt.inputs[name] for name in names)]
     _refuse_empty(prompts, names, f"{key}={path}", key)
-    if is_open(config):
-        prompts = _without_repeats(prompts, config)
     if "repeated" in skip:
         first: dict[str, _Prompt] = {}
         for prompt in prompts:
@@ -208,14 +206,6 @@ def _beginning(text: str, words: int) -> str:
     """The first `words` words of a text, with the white space between them as it is."""
     start = re.match(rf"(?:\s*\S+){{0,{words}}}", text)
     return start[0] if start else text
-
-
-def _without_repeats(prompts: list[_Prompt], config: Mapping[str, Any]) -> list[_Prompt]:
-    """The prompts without those that an earlier row has with the same reference: published files have a few such rows."""
-    first: dict[tuple[str, str], _Prompt] = {}
-    for prompt in prompts:
-        first.setdefault((prompt.text, prompt.reference or _from_template(prompt, config)), prompt)
-    return list(first.values())
 
 
 def _from_template(prompt: _Prompt, config: Mapping[str, Any]) -> str:
