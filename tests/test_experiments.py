@@ -28,6 +28,7 @@ SWEEPS = (
     "embedder_sensitivity",
     "fidelity",
     "parent_sensitivity",
+    "relc_detox",
     "relc_self",
     "relc_sentiment",
     "relc_summary",
@@ -210,6 +211,8 @@ def test_it_runs(composed: Compose, small: Sequence[str], resume: Callable[..., 
     tiny_form = [*shortest(small), "seed=0", f"experiment={name}"]
     if name in ("paper", "embedder_sensitivity"):  # what a test machine may not have
         tiny_form += ["embedder=static", "embedder@evaluation.embedder=static"]
+    if name == "relc_detox":  # 25 answers to each prompt
+        tiny_form.append("evaluation.prompts=8")
     short = {"relc_summary": "task.max_input_words=16", "relc_self": "critic.max_tokens=20"}
     if name in short:  # the tiny model has room for 128 tokens
         tiny_form.append(short[name])
