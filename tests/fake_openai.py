@@ -34,6 +34,7 @@ FAILURES = (
     "missing",  # JSON without the field that counts
 )
 VECTOR_FAILURES = ("fewer", "more", "twice", "shorter", "nan", "null", "zeros")
+MODERATION_FAILURES = ("one less", "one more", "not a number", "out of range", "no scores")
 
 
 def vector(text: str, dimension: int) -> list[float]:
@@ -53,7 +54,7 @@ class FakeOpenAI(ThreadingHTTPServer):
     that an answer takes. slow: those of a "timeout". retry_after: that of a 429. dimension: of vectors where none is asked for.
     finish: the finish_reason of every answer. intercept: (path, body) -> (status, content) in the place of the usual answer, or
     None for that one: a provider's limits and errors.
-    embed: texts -> vectors, instead of `vector`. port: 0 = a free one.
+    embed: texts -> vectors, instead of `vector`. port: 0 = a free one. moderate: a text -> its scores by category.
 
     It counts: `requests` (all), `failed` (by name), `asked` (user messages or texts answered well), `most_at_once`.
     """
@@ -78,17 +79,19 @@ class FakeOpenAI(ThreadingHTTPServer):
         port: int = 0,
         finish: str | None = "stop",
         intercept: Callable[[str, dict[str, Any]], tuple[int, Any] | None] | None = None,
+        moderate: Callable[[str], Mapping[str, float | None]] | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.embed, self.finish, self.intercept = embed, finish, intercept
+        self.embed, self.finish, self.intercept, self.moderate = embed, finish, intercept, moderate
         self.answer, self.key, self.schema, self.plain, self.raw = answer, key, schema, plain, raw
         self.delay, self.slow, self.retry_after, self.dimension = delay, slow, retry_after, dimension
         self.failures = dict(failures or {})
-        assert set(self.failures) <= {*FAILURES, *VECTOR_FAILURES}
+        assert set(self.failures) <= {*FAILURES, *VECTOR_FAILURES, *MODERATION_FAILURES}
         self.requests = 0
         self.failed: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
+        self.heads: list[dict[str, str]] = []
         self.waits: list[float] = []  # when each request came, in seconds of time.monotonic
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
@@ -134,6 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.requests += 1
             server.bodies.append(body)
+            server.heads.append({name.lower(): value for name, value in self.headers.items()})
             server.waits.append(time.monotonic())
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
@@ -157,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_bytes(content if is_bytes else json.dumps(content).encode(), status=status)
             return
         endpoints = {"/v1/chat/completions": self._chat, "/v1/embeddings": self._embeddings}
+        if self.server.moderate is not None:
+            endpoints["/v1/moderations"] = self._moderations
         endpoint = endpoints.get(self.path)
         if endpoint is None:
             self._error(404, f"no such path: {self.path}")
@@ -168,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(400, "response_format is not supported", "invalid_request_error")
             return
         failure = self.server.draw_failure()
-        if failure is None or failure in VECTOR_FAILURES:
+        if failure is None or failure in (*VECTOR_FAILURES, *MODERATION_FAILURES):
             endpoint(body, failure)
         else:
             self._fail(failure)
@@ -205,6 +211,26 @@ class _Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         # Servers may answer in any order; the index says which is whose.
         self._send({"object": "list", "model": body["model"], "data": data[::-1], "usage": usage})
+
+    def _moderations(self, body: dict[str, Any], failure: str | None) -> None:
+        texts: Sequence[str] = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        assert self.server.moderate is not None
+        results: list[dict[str, Any]] = [
+            {"flagged": False, "category_scores": dict(self.server.moderate(t))} for t in texts
+        ]
+        first = results[0]["category_scores"]
+        if failure is None:
+            with self.server.lock:
+                self.server.asked.update(texts)
+        elif failure == "one less":
+            results.pop()
+        elif failure == "one more":
+            results.append(results[0])
+        elif failure == "no scores":
+            results[0]["category_scores"] = {}
+        else:
+            first[next(iter(first))] = math.nan if failure == "not a number" else 1.5
+        self._send({"id": "modr-1", "model": body.get("model"), "results": results})
 
     def _fail(self, failure: str) -> None:
         if failure == "timeout":

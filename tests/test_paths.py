@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 
 from pgsrm.analysis.commands import _word
 from pgsrm.config.compose import PATHS, _read_paths, compose_words
+from pgsrm.config.plan import resolve
 from pgsrm.record.mlflow_store import connect, sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import cache_folder, local_path
@@ -80,7 +81,9 @@ def test_every_key_is_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(tmp_path))
     words = ["embedder@evaluation.embedder=sentence_transformer", "embedder=sentence_transformer"]
     words.append("reward.embedder={path: null, cache: null}")  # one of the reward's own, instead of the run's
-    words += ["task.extrinsic={model: null}", "+reward.extrinsic={model: null}"]
+    files = "model: x, ledger: x, cache: x"  # of any reward: the run's, the task's own, a part of a sum, a measure
+    words += [f"task.extrinsic={{{files}}}", f"+reward.extrinsic={{{files}}}"]
+    words += ["+reward.model=x", "+reward.ledger=x", "+reward.cache=x"]
     words.append("+task.critic={words: x, instruction: x, short: x, nano: {path: x, instruction: x}}")
     keys = "path: x, instruction: x, ledger: x, cache: x"  # of any critic, the run's or one of the reward's own
     words += [
@@ -170,3 +173,21 @@ def test_several_values_in_a_printed_command_can_be_pasted() -> None:
     assert _word("reward", ["pgsrm", "binary"]) == "reward=pgsrm,binary"
     assert _word("ppo.actor_lr", [1e-4, 0.5]) == "ppo.actor_lr=0.0001,0.5"
     assert _word("task.paper", [None, None]) == "task.paper=null,null"
+
+
+def test_parts_of_a_sum_and_measures_name_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong version: a measure's folder is looked for in the folder in which the run is resumed, and ~ is a folder's name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("home.txt", "here.txt", "sentiment"):
+        (tmp_path / name).write_text("positive good\n")
+    classifier = "{_target_: pgsrm.reward.ClassifierReward, model: FILE}"
+    lexicon = "{_target_: pgsrm.critic.LexiconCritic, path: here.txt}"
+    words = ["task=sentiment_control", "reward=sum", f"+reward.parts.mine={classifier.replace('FILE', '~/home.txt')}"]
+    words += [f"+evaluation.measures.mine={classifier.replace('FILE', 'here.txt')}"]
+    words += [f"+reward.parts.critic={{_target_: pgsrm.reward.CriticReward, arm: critic_only, critic: {lexicon}}}"]
+    config = resolve(*compose_words(words, "test"))
+    assert config["reward"]["parts"]["mine"]["model"] == str(tmp_path / "home.txt")
+    assert config["reward"]["parts"]["critic"]["critic"]["path"] == str(tmp_path / "here.txt")
+    assert config["evaluation"]["measures"]["mine"]["model"] == str(tmp_path / "here.txt")
+    assert config["reward"]["parts"]["extrinsic"]["model"] == "sentiment"  # shipped, whatever lies here

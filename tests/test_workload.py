@@ -72,9 +72,12 @@ def test_updates_and_evaluations_are_both_counted(small: Sequence[str]) -> None:
 
     assert told(lambda **_: []) == []
     (line,) = told(Paid())
-    assert "4 updates of 4 responses and 3 evaluations of 10 answers: 46 calls of m at h: about 460 tokens in" in line
+    assert (
+        "updates of 4 responses (4) and evaluations of 10 greedy answers (3): 46 calls of m at h: about 460 tokens in"
+        in line
+    )
     assert "cost 46; 30 of the calls are the evaluations'" in line
-    assert "2 updates of 4 responses and 1 evaluations" in told(Paid(), 2)[0]
+    assert "updates of 4 responses (2) and evaluations of 10 greedy answers (1)" in told(Paid(), 2)[0]
     both = SumReward({"a": Paid(), "b": CriticReward(Paid("other"), Paid(), gate={"share": 0.5})})
     assert ["69 calls of m" in one or "46 calls of other" in one for one in told(both)] == [True, True]
 
@@ -92,7 +95,7 @@ def test_a_run_says_it_before_its_first_call(
         pgsrm.train(*words, progress=False)
     lines = [line for line in capfd.readouterr().err.splitlines() if "calls of" in line]
     assert len(lines) == 1 and lines[0].startswith(
-        "at most, for 2 updates of 4 responses and 2 evaluations of 2 answers: 12 calls"
+        "at most, for updates of 4 responses (2) and evaluations of 2 greedy answers (2): 12 calls"
     )
     assert server.requests <= 12 + 1  # and the check of key and model
 

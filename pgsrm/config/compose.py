@@ -12,7 +12,7 @@ from pgsrm.config.command_line import plain_run, refuse_sweep, search_path
 from pgsrm.config.messages import one_line
 from pgsrm.config.naming import model_of, words_of
 from pgsrm.config.own_reward import own_reward
-from pgsrm.config.plan import CRITIC_PATHS, LAUNCH, Plan, Shared, plan
+from pgsrm.config.plan import CRITIC_PATHS, LAUNCH, REWARD_PATHS, Plan, Shared, plan
 from pgsrm.config.schema import read_settings
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder, local_path
@@ -238,11 +238,21 @@ PATHS = (
         for inner in ("", ".critic")
         for key in CRITIC_PATHS
     ),
-    *(f"{node}.extrinsic.model" for node in ("task", "reward")),
+    *(f"{node}.{key}" for node in ("reward", "reward.extrinsic", "task.extrinsic") for key in REWARD_PATHS),
     "evaluation.text",
     "evaluation.embedder.path",
     "evaluation.embedder.cache",
 )
+
+
+def _named_by_users(config: DictConfig) -> Iterator[str]:
+    """The keys that name files below names that users choose: of the parts of a sum, and of measures."""
+    for holder in ("reward.parts", "task.extrinsic.parts", "task.measures", "evaluation.measures"):
+        named = OmegaConf.select(config, holder, throw_on_missing=False, throw_on_resolution_failure=False)
+        for name in named if isinstance(named, DictConfig) and not named._is_none() else ():
+            for key in PATHS:
+                if key.startswith("reward."):
+                    yield f"{holder}.{name!s}.{key.removeprefix('reward.')}"
 
 
 def _without_hydra(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
@@ -259,7 +269,7 @@ def _without_hydra(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
 
 def _read_paths(config: DictConfig, choices: dict[str, str]) -> tuple[DictConfig, dict[str, str]]:
     """Put what `local_path` makes of them in the place of the keys that name files and folders."""
-    for key in PATHS:
+    for key in (*PATHS, *_named_by_users(config)):
         section, _, name = key.rpartition(".")
         node = OmegaConf.select(config, section, throw_on_missing=False, throw_on_resolution_failure=False)
         # An interpolation (reward.embedder=${embedder}) is read where it points.

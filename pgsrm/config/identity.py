@@ -11,12 +11,14 @@ from pgsrm.config.schema import EvaluationSettings, Settings, TaskSettings
 from pgsrm.critic import is_asked
 from pgsrm.evaluation import Evaluated
 from pgsrm.models.settings import identify_model
-from pgsrm.reward import SemanticReward, SumReward
+from pgsrm.reward import ModerationReward, SemanticReward, SumReward
 from pgsrm.task import Task
 from pgsrm.util.errors import under
 from pgsrm.util.objects import digest_of
 from pgsrm.util.source import source_digests
 from pgsrm.util.words import WordList
+
+MODERATION = f"pgsrm.reward.{ModerationReward.__name__}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def _evaluation(settings: EvaluationSettings, evaluated_with: Evaluated) -> dict
             with under(f"evaluation.measures.{name}"):
                 contents[name] = digest_of(measure)
         chosen["measures_content"] = contents
+        chosen["measures"] = without_critics_options(chosen["measures"])
     return chosen
 
 
@@ -116,12 +119,12 @@ def _without_options(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_critics_options(node: Any) -> Any:
-    """A config node without the options of critics that are models: those that decide their replies are in their digests."""
+    """A config node without the options of critics and rewards that ask a model: those that decide are in their digests."""
     if isinstance(node, list):
         return [without_critics_options(inner) for inner in node]
     if not isinstance(node, dict):
         return node
-    if is_asked(node.get("_target_")):
+    if is_asked(node.get("_target_")) or node.get("_target_") == MODERATION:
         return {"_target_": node["_target_"]}
     return {key: without_critics_options(inner) for key, inner in node.items()}
 

@@ -38,6 +38,8 @@ from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
 
 CRITIC_PATHS = ("path", "instruction", "ledger", "cache")  # where a critic's config may name a file or folder
+# And a reward's, beside those of its embedder, critic, extrinsic reward and parts.
+REWARD_PATHS = ("model", "ledger", "cache")
 # Parts of a config that take over another one where nobody says otherwise, in the order in which they are followed back.
 TAKEN_OVER = {
     "reward.extrinsic": "task.extrinsic",
@@ -346,7 +348,7 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
         named = value in PUBLISHED or value in NAMED_MODELS or (key == "instruction" and "." not in str(value))
         if not isinstance(value, str) or named:
             continue
-        if key == "ledger" or Path(value).exists():
+        if key == "ledger" or (Path(value).exists() and not (key == "model" and _is_shipped_classifier(value))):
             node[key] = str(Path(value).absolute())
     config["paths"]["outputs"] = str(Path(config["paths"]["outputs"]).absolute())
     return config
@@ -360,14 +362,36 @@ def _path_places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
         (config["parent"], "references"),
         (config["model"], "path"),
     ]
-    embedders = (config["embedder"], config["reward"].get("embedder"), config["evaluation"].get("embedder"))
+    embedders = (config["embedder"], config["evaluation"].get("embedder"))
     places += [(node, "path") for node in embedders if isinstance(node, dict)]
-    for holder in (config, config["reward"]):
-        critics = [holder.get("critic")]
-        critics += [critic["critic"] for critic in critics if isinstance(critic, dict) and "critic" in critic]
-        asked = [(node, key) for node in critics for key in CRITIC_PATHS] + [(holder.get("extrinsic"), "model")]
-        places += [(node, key) for node, key in asked if isinstance(node, dict)]
+    places += _critics_places(config.get("critic")) + _rewards_places(config["reward"])
+    for measure in (config["evaluation"].get("measures") or {}).values():
+        places += _rewards_places(measure)
     return [*places, (config["evaluation"], "text")]
+
+
+def _is_shipped_classifier(name: str) -> bool:
+    from pgsrm.models.classifier import NAMES  # NumPy, which a config error does without
+
+    return name in NAMES
+
+
+def _critics_places(node: Any) -> list[tuple[dict[str, Any], str]]:
+    if not isinstance(node, dict):
+        return []
+    return [(node, key) for key in CRITIC_PATHS] + _critics_places(node.get("critic"))
+
+
+def _rewards_places(node: Any) -> list[tuple[dict[str, Any], str]]:
+    if not isinstance(node, dict):
+        return []
+    places = [(node, key) for key in REWARD_PATHS if key != "model" or "base_url" not in node]  # else a server's
+    embedder, parts = node.get("embedder"), node.get("parts")
+    places += [(embedder, "path")] if isinstance(embedder, dict) else []
+    places += _critics_places(node.get("critic")) + _rewards_places(node.get("extrinsic"))
+    for part in parts.values() if isinstance(parts, dict) else ():
+        places += _rewards_places(part)
+    return places
 
 
 def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any], task: Any, reward: Any) -> None:

@@ -27,8 +27,8 @@ def expected_calls(
     for measure in evaluation.measures.values():
         asked += _of(measure, sampled, task)
     evaluated = [estimate.times(evaluations) for estimate in asked]
-    texts = f"{len(greedy)} answers" + (f" and {len(sampled)} sampled ones" if evaluation.measures else "")
-    what = f"{updates} updates of {settings.batch_size} responses and {evaluations} evaluations of {texts}"
+    texts = f"{len(greedy)} greedy" + (f" and {len(sampled)} sampled" if evaluation.measures else "")
+    what = f"updates of {settings.batch_size} responses ({updates}) and evaluations of {texts} answers ({evaluations})"
     lines = []
     for of in dict.fromkeys(estimate.of for estimate in trained + evaluated):
         own = [estimate for estimate in trained + evaluated if estimate.of == of]

@@ -6,9 +6,10 @@ import math
 import re
 from array import array
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from pgsrm.models.server_errors import Failure, error_in, shown_body
 
@@ -42,6 +43,20 @@ class Embeddings(msgspec.Struct):
     data: list[Vector]
     # What it took.
     usage: Usage | None = None
+
+
+class Moderation(msgspec.Struct):
+    """What a text was found to be."""
+
+    # Category -> how surely the text is of it; null where a model does not know the category.
+    category_scores: dict[str, Annotated[float, Meta(ge=0, le=1)] | None]
+
+
+class Moderations(msgspec.Struct):
+    """The answer of /moderations."""
+
+    # One per text, in the texts' order.
+    results: list[Moderation]
 
 
 class Part(msgspec.Struct):

@@ -20,6 +20,7 @@ from pgsrm.models.limits import REFUSALS, Limits
 from pgsrm.models.protocol import (
     Chat,
     Embeddings,
+    Moderations,
     Usage,
     check_vectors,
     decoded,
@@ -73,7 +74,8 @@ class Server:
     """One server, for any number of threads; at most `concurrency` requests at a time.
 
     base_url: with its /v1; None = api.openai.com. api_key_env: the environment variable that the key is read from, at each
-    start again; the key is in no attribute, message or log of this package. With a base_url it may be unset. timeout: seconds
+    start again; the key is in no attribute, message or log of this package. With a base_url it may be unset. key_header: the
+    name of the header that carries the key as it is; None = the protocol's own, Authorization with Bearer. timeout: seconds
     without a sign from the server. retries: further tries after a failed one. backoff: seconds before the first of them at
     most; doubled each time, up to 30 s, of which a random half to all is waited; a server's Retry-After counts instead.
     section: the config group that the settings come from, for messages.
@@ -94,8 +96,10 @@ class Server:
         backoff: float = 0.5,
         budget: Budget | None = None,
         section: str = "parent",
+        key_header: str | None = None,
     ) -> None:
         self.host = _host(base_url, section)
+        self._key_header = key_header
         self.budget = budget or Budget(section=section)
         self._base_url, self._api_key_env, self._section = base_url, api_key_env, section
         self._timeout, self._retries, self._backoff = timeout, retries, backoff
@@ -141,11 +145,34 @@ class Server:
         """
         options = {"dimensions": dimensions, "encoding_format": encoding_format}
         options = {name: value for name, value in options.items() if value is not None}
-        vectors: list[list[float]] = []
-        while len(vectors) < len(texts):
-            most = min(batch_size, self._limits.texts or batch_size)
-            vectors += self._some_embeddings(texts[len(vectors) : len(vectors) + most], model, options)
-        return vectors
+
+        def ask(some: Sequence[str], form: Mapping[str, Any]) -> list[list[float]]:
+            return self._embeddings(some, model, form)
+
+        return self._in_requests(texts, options, batch_size, ask)
+
+    def moderations(self, texts: Sequence[str], model: str | None, batch_size: int) -> list[dict[str, float]]:
+        """The scores of n texts by category, from 0 to 1, in the texts' order; those that a server leaves out are not there.
+
+        A request has at most `batch_size` texts; a server that refuses so many gets half, and never again more than it took.
+
+        Raises:
+            ServerError: if there was no such answer within the tries.
+        """
+
+        def ask(some: Sequence[str], form: Mapping[str, Any]) -> list[dict[str, float]]:
+            return self._moderations(some, model)
+
+        return self._in_requests(texts, {}, batch_size, ask)
+
+    def post(self, path: str, body: Mapping[str, Any], read: Callable[[bytes], T]) -> T:
+        """What `read` makes of the answer to a request of another protocol; it raises Failure for an answer that is none.
+
+        Raises:
+            ServerError: if there was no such answer within the tries.
+            RequestRefused: if the server will not take the request.
+        """
+        return self._ask(path, body, lambda content: (read(content), None), 0, 0)
 
     def chat(self, messages: Sequence[Mapping[str, str]], model: str, **options: Any) -> Completion:
         """The answer to a conversation of {"role", "content"}; options are the protocol's (temperature, response_format, ...).
@@ -184,11 +211,30 @@ class Server:
         body = {"messages": messages, "model": model, **options}
         return self._ask("/chat/completions", body, read, asked, longest)
 
-    def _some_embeddings(self, texts: Sequence[str], model: str, options: Mapping[str, Any]) -> list[list[float]]:
-        """As many vectors as the server takes texts at once, from the first text on."""
+    def _in_requests(
+        self,
+        texts: Sequence[str],
+        options: Mapping[str, Any],
+        most: int,
+        request: Callable[[Sequence[str], Mapping[str, Any]], list[T]],
+    ) -> list[T]:
+        """One result per text, of as many requests as the server's own limit makes."""
+        results: list[T] = []
+        while len(results) < len(texts):
+            some = texts[len(results) : len(results) + min(most, self._limits.texts or most)]
+            results += self._some(some, options, request)
+        return results
 
-        def ask(form: Mapping[str, Any]) -> list[list[float]]:
-            return self._embeddings(texts, model, form)
+    def _some(
+        self,
+        texts: Sequence[str],
+        options: Mapping[str, Any],
+        request: Callable[[Sequence[str], Mapping[str, Any]], list[T]],
+    ) -> list[T]:
+        """As many results as the server takes texts at once, from the first text on."""
+
+        def ask(form: Mapping[str, Any]) -> list[T]:
+            return request(texts, form)
 
         try:
             return ask(self._limits.form(options))
@@ -197,9 +243,9 @@ class Server:
         named = self._limits.names_an_option(options, refused.reason) and refused.status != 413
         if refused.status not in REFUSALS or len(texts) == 1 or named:
             return self._otherwise(options, ask, refused)
-        vectors = self._some_embeddings(texts[: len(texts) // 2], model, options)
-        self._limits.keep_texts(len(vectors), refused.reason)
-        return vectors
+        results = self._some(texts[: len(texts) // 2], options, request)
+        self._limits.keep_texts(len(results), refused.reason)
+        return results
 
     def _embeddings(self, texts: Sequence[str], model: str, options: Mapping[str, Any]) -> list[list[float]]:
         texts = [nfc(text) for text in texts]
@@ -215,6 +261,24 @@ class Server:
 
         body = {"input": texts, "model": model, **options}
         return self._ask("/embeddings", body, read, sum(most_tokens(text) for text in texts), 0)
+
+    def _moderations(self, texts: Sequence[str], model: str | None) -> list[dict[str, float]]:
+        texts = [nfc(text) for text in texts]
+
+        def read(content: bytes) -> tuple[list[dict[str, float]], Usage | None]:
+            answer = decoded(content, Moderations)
+            if len(answer.results) != len(texts):
+                raise wrong(f"{len(answer.results)} results for {len(texts)} texts")
+            scores = [
+                {name: score for name, score in result.category_scores.items() if score is not None}
+                for result in answer.results
+            ]
+            if not all(scores) or not all(0 <= number <= 1 for result in scores for number in result.values()):
+                raise wrong("a result without scores from 0 to 1")
+            return scores, None
+
+        body = {"input": texts, **({} if model is None else {"model": model})}
+        return self._ask("/moderations", body, read, sum(most_tokens(text) for text in texts), 0)
 
     def _otherwise(self, options: Mapping[str, Any], ask: Callable[[dict[str, Any]], T], refused: RequestRefused) -> T:
         """Ask again after a refusal, without some options or with their other names; raises `refused` if nothing helps."""
@@ -268,7 +332,7 @@ class Server:
         # No `from error`: the library's exceptions hold the request with its key, and what the server says of it.
         try:
             # By path: the library's own methods would ask for vectors in base64, which not every server knows.
-            content = client.post(path, body=body, cast_to=bytes)
+            content = client.post(path, body=body, cast_to=bytes, options=self._key_options())
         except openai.APITimeoutError:
             longer = f"raise {self._section}.timeout"
             raise Failure(f"no answer within {self._timeout:g} s", longer) from None
@@ -350,11 +414,20 @@ class Server:
             raise UserError(f"{self._api_key_env}: what this environment variable holds is no key; set it again")
         return key or "none"  # the library sends no request without one
 
+    def _key_options(self) -> Any:
+        """Of a request to a server that wants its key in a header of its own: that header, and no other with the key."""
+        if self._key_header is None:
+            return {}
+        import openai
+
+        key = os.environ.get(self._api_key_env, "").strip()
+        return {"headers": {"Authorization": openai.Omit(), **({self._key_header: key} if key else {})}}
+
     def _connected(self) -> "OpenAI":
         with self._connecting:
             if self._client is None:
                 if find_spec("openai") is None:
-                    raise UserError(f"{self._section}=openai: needs the openai library; pip install 'openai>=3'")
+                    raise UserError(f"{self._section}: asks a server by the openai library; pip install 'openai>=3'")
                 key, url = (
                     self._key(),
                     self._base_url or OPENAI,

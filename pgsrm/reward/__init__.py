@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from pgsrm.reward.binary import BinaryReward
 from pgsrm.reward.classifier import ClassifierReward
 from pgsrm.reward.critic import CriticReward
+from pgsrm.reward.moderation import ModerationReward
 from pgsrm.reward.output import normalise
 from pgsrm.reward.rouge import RougeReward
 from pgsrm.reward.semantic import SemanticReward
@@ -22,6 +23,7 @@ __all__ = [
     "BinaryReward",
     "ClassifierReward",
     "CriticReward",
+    "ModerationReward",
     "Reward",
     "RougeReward",
     "Scored",
