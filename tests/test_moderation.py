@@ -116,16 +116,16 @@ def test_a_limit_holds_for_all_starts_that_share_a_ledger(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"categories": []}, r"reward\.categories=\[\]: is empty"),
-        ({"request": {"text": "{text}"}}, r"reward\.request: needs reward\.score"),
-        ({"score": "a.b"}, r"reward\.score: needs reward\.request"),
-        ({"request": {"text": "text"}, "score": "a"}, r"reward\.request=.*: does not show the text; put \{text\}"),
-        ({"request": {"text": "{text}"}, "score": "a", "base_url": None}, r"reward\.base_url=null: is OpenAI's"),
+        ({"categories": []}, r"^categories=\[\]: is empty"),
+        ({"request": {"text": "{text}"}}, r"^request: needs score"),
+        ({"score": "a.b"}, r"^score: needs request"),
+        ({"request": {"text": "text"}, "score": "a"}, r"^request=.*: does not show the text; put \{text\}"),
+        ({"request": {"text": "{text}"}, "score": "a", "base_url": None}, r"^base_url=null: is OpenAI's"),
         (
             {"request": {"text": "{text}"}, "score": "a", "categories": ["b"]},
-            r"reward\.categories: is for /moderations",
+            r"^categories: is for /moderations",
         ),
-        ({"base_url": "localhost"}, r"reward\.base_url=localhost: not a URL"),
+        ({"base_url": "localhost"}, r"^base_url=localhost: not a URL"),
     ],
 )
 def test_settings_that_can_not_work(options: dict[str, Any], line: str) -> None:
@@ -136,7 +136,7 @@ def test_settings_that_can_not_work(options: dict[str, Any], line: str) -> None:
 def test_a_category_that_the_server_does_not_know_is_named(tmp_path: Path) -> None:
     with FakeOpenAI(moderate=grumbly) as server:
         for name in ("grumpiness", "illicit"):
-            with pytest.raises(UserError, match=rf"reward\.categories={name}: .*there are harassment, violence"):
+            with pytest.raises(UserError, match=rf"^categories={name}: .*there are harassment, violence"):
                 moderation(server, tmp_path, categories=[name]).check()
 
 

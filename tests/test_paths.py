@@ -183,8 +183,8 @@ def test_parts_of_a_sum_and_measures_name_files_too(tmp_path: Path, monkeypatch:
         (tmp_path / name).write_text("positive good\n")
     classifier = "{_target_: pgsrm.reward.ClassifierReward, model: FILE}"
     lexicon = "{_target_: pgsrm.critic.LexiconCritic, path: here.txt}"
-    words = ["task=sentiment_control", "reward=sum", f"+reward.parts.mine={classifier.replace('FILE', chr(39) + '~/home.txt' + chr(39))}"]
-    words += [f"+evaluation.measures.mine={classifier.replace('FILE', 'here.txt')}"]
+    mine, here = (classifier.replace("FILE", file) for file in ("'~/home.txt'", "here.txt"))
+    words = ["task=sentiment_control", "reward=sum", f"+reward.parts.mine={mine}", f"+evaluation.measures.mine={here}"]
     words += [f"+reward.parts.critic={{_target_: pgsrm.reward.CriticReward, arm: critic_only, critic: {lexicon}}}"]
     config = resolve(*compose_words(words, "test"))
     assert config["reward"]["parts"]["mine"]["model"] == str(tmp_path / "home.txt")

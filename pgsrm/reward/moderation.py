@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from pgsrm.models.ledger import Ledger
 from pgsrm.models.protocol import decoded
 from pgsrm.models.server import OPENAI, Server
 from pgsrm.models.server_errors import Failure
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import ParameterError, UserError
 from pgsrm.util.numbers import Count, NonNegative, Positive
 from pgsrm.util.paths import local_path
 from pgsrm.util.store import Store
@@ -45,7 +46,7 @@ class ModerationReward:
     What was asked once is kept for all runs. A call that fails is tried again; when the tries are used up, the run stops with
     a checkpoint: a failed call is never a score.
 
-    Raises UserError for settings that can't work, and for a category that the server does not know.
+    Raises ParameterError for settings that can't work, and for a category that the server does not know.
     """
 
     threshold = 0.5  # above it a response counts as of the label's class
@@ -79,30 +80,31 @@ class ModerationReward:
         self._label, self._reads = label, reads
         self._check_settings(base_url)
         self._batch, self._workers = 1 if request else batch_size, concurrency
-        kept = None if ledger is None else Ledger(local_path(ledger, "reward.ledger"), f"{self._base_url} moderation")
-        self.budget = Budget(max_calls, section="reward", ledger=kept)
-        self._server = Server(
-            base_url, api_key_env, timeout, retries, concurrency, backoff, self.budget, "reward", key_header
-        )
-        self._store = Store(STORE, cache, cache_megabytes, "reward")
+        with _of_parameters():
+            kept = (
+                None if ledger is None else Ledger(local_path(ledger, "reward.ledger"), f"{self._base_url} moderation")
+            )
+            self.budget = Budget(max_calls, section="reward", ledger=kept)
+            self._server = Server(
+                base_url, api_key_env, timeout, retries, concurrency, backoff, self.budget, "reward", key_header
+            )
+            self._store = Store(STORE, cache, cache_megabytes, "reward")
         self.counts = {"calls": 0, "cache_hits": 0}
 
     def _check_settings(self, base_url: str | None) -> None:
         if self._categories == []:
-            raise UserError("reward.categories=[]: is empty; name some, or set null for the highest of all")
+            raise ParameterError("categories=[]: is empty; name some, or set null for the highest of all")
         if (self._request is None) != (self._score is None):
             given, lacking = ("score", "request") if self._request is None else ("request", "score")
-            raise UserError(f"reward.{given}: needs reward.{lacking} beside it; set both, or neither for /moderations")
+            raise ParameterError(f"{given}: needs {lacking} beside it; set both, or neither for /moderations")
         if self._request is None:
             return
         if PLACE not in json.dumps(self._request):
-            raise UserError(f"reward.request={self._request}: does not show the text; put {PLACE} into it")
+            raise ParameterError(f"request={self._request}: does not show the text; put {PLACE} into it")
         if base_url is None:
-            raise UserError("reward.base_url=null: is OpenAI's, which takes no reward.request; set it to the service's")
+            raise ParameterError("base_url=null: is OpenAI's, which takes no request; set it to the service's")
         if self._categories is not None:
-            raise UserError(
-                "reward.categories: is for /moderations; with reward.request, reward.score says what counts"
-            )
+            raise UserError("reward.categories: is for /moderations; with a request, score says what counts")
 
     @property
     def digest(self) -> str:
@@ -119,9 +121,10 @@ class ModerationReward:
     def check(self, references: Sequence[str] = ()) -> None:
         """Ask about one short text, unless that was done before.
 
-        Raises UserError for a wrong key, model, address or form, and for a category that is not there.
+        Raises UserError for a wrong key, model, address or form, ParameterError for a category that is not there.
         """
-        self._server.check()
+        with _of_parameters():
+            self._server.check()
         self._toxicity(self._scores([PROBE])[0])
 
     def estimates(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:
@@ -187,11 +190,20 @@ class ModerationReward:
         unknown = [name for name in self._categories or () if name not in scores]
         if unknown:
             known = ", ".join(sorted(scores))
-            raise UserError(f"reward.categories={unknown[0]}: the server gives no such score; there are {known}")
+            raise ParameterError(f"categories={unknown[0]}: the server gives no such score; there are {known}")
         return max(scores[name] for name in self._categories or scores)
 
     def _key(self, text: str) -> bytes:
         return bytes.fromhex(_hash([self._asked, text]))
+
+
+@contextmanager
+def _of_parameters() -> Iterator[None]:
+    """Around what calls this object's parameters keys of `reward`, wherever in the config it stands."""
+    try:
+        yield
+    except UserError as error:
+        raise ParameterError(str(error).removeprefix("reward.")) from error.__cause__
 
 
 def _wrong(problem: str) -> Failure:
