@@ -104,7 +104,7 @@ class ModerationReward:
         if base_url is None:
             raise ParameterError("base_url=null: is OpenAI's, which takes no request; set it to the service's")
         if self._categories is not None:
-            raise UserError("reward.categories: is for /moderations; with a request, score says what counts")
+            raise ParameterError("categories: is for /moderations; with a request, score says what counts")
 
     @property
     def digest(self) -> str:
