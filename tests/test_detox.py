@@ -254,6 +254,8 @@ def test_auc_and_calibration_by_hand() -> None:
     texts = [("1", True), ("0", True), ("0", False), ("-1", False)]
     assert auc(Fixed(), texts) == pytest.approx(3.5 / 4)  # type: ignore[arg-type]
     rows = calibration(Fixed(), texts, (0, 0.4, 1))  # type: ignore[arg-type]
+    (whole,) = calibration(Fixed(), texts, (0, 1), share=0.2)  # type: ignore[arg-type]
+    assert whole == (4, pytest.approx(0.2 * (0.7310586 + 0.5) / 2 + 0.8 * (0.5 + 0.2689414) / 2), pytest.approx(0.2))
     assert rows == [
         (1, pytest.approx(1 / (1 + np.e)), 0.0),
         (3, pytest.approx((0.7310586 + 1) / 3), pytest.approx(2 / 3)),

@@ -1,4 +1,4 @@
-"""What the scripts that trained the shipped models share: fitting classifiers of two classes, and one loop of AdamW."""
+"""What the scripts that trained the shipped classifiers share: fitting classifiers of two classes, and how right they are."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -6,30 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GPT2ForSequenceClassification, PreTrainedModel
+from transformers import AutoTokenizer, GPT2ForSequenceClassification
 
 from pgsrm.models.classifier import BUCKETS, Classifier, features, save_hashed
 from pgsrm.models.settings import SHIPPED
+from pgsrm.nano.minimise import minimise
 
 Labelled = list[tuple[str, bool]]  # texts, and whether each is of the second class
 _LAYERS, _BATCH, _RATE = 2, 32, 1e-3
-
-
-def fine_tune(model: PreTrainedModel, loss: Callable[[], torch.Tensor], steps: int, rate: float = _RATE) -> None:
-    """Minimise what `loss` says of its next batch, a scalar, with AdamW and one cycle of the learning rate up to `rate`."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
-    model.train()
-    for step in range(steps):
-        worth = loss()
-        optimizer.zero_grad()
-        worth.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0:
-            print(f"step {step} of {steps}: loss {worth.item():.3f}", flush=True)
-    model.eval()
 
 
 def train_hashed(
@@ -89,7 +73,7 @@ def train_gold(
         losses = torch.nn.functional.cross_entropy(model(**inputs).logits, right, reduction="none")
         return (losses * weights[right]).mean()
 
-    fine_tune(model, loss, epochs * len(texts) // _BATCH)
+    minimise(model, loss, epochs * len(texts) // _BATCH, _RATE)
     model.half().save_pretrained(folder)
 
 
@@ -120,10 +104,21 @@ def auc(classifier: Classifier, texts: Labelled) -> float:
     return float((rank[right].sum() - second * (second + 1) / 2) / (first * second))
 
 
-def calibration(classifier: Classifier, texts: Labelled, edges: Sequence[float]) -> list[tuple[int, float, float]]:
-    """Of the texts whose probability of the second class lies between two edges: number, mean probability, true share."""
+def calibration(
+    classifier: Classifier, texts: Labelled, edges: Sequence[float], share: float | None = None
+) -> list[tuple[int, float, float]]:
+    """Of the texts whose probability of the second class lies between two edges: number, mean probability, true share.
+
+    share: as of `train_hashed`.
+    """
     logits, right = classifier.logits([text for text, _ in texts]), wanted(texts)
     probability = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
     bins = np.digitize(probability, edges[1:-1])
-    rows = [(probability[bins == one], right[bins == one]) for one in range(len(edges) - 1)]
-    return [(len(p), float(p.mean()), float(r.mean())) if len(p) else (0, 0.0, 0.0) for p, r in rows]
+    counts = _weights(texts, share)[right.astype(int)]
+    rows = []
+    for one in range(len(edges) - 1):
+        inside = bins == one
+        total = max(1e-9, float(counts[inside].sum()))
+        said, true = (float((counts * values)[inside].sum() / total) for values in (probability, right))
+        rows.append((int(inside.sum()), said, true))
+    return rows

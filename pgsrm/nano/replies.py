@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from pgsrm.models.settings import SHIPPED
+from pgsrm.nano.minimise import minimise
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -21,20 +22,14 @@ def load_nano() -> tuple[Any, Any]:
 def fine_tune(batch: Callable[[], Pairs], steps: int, rate: float, folder: Path) -> None:
     """Fine-tune nano on `steps` batches of (text, reply), the loss on the reply and its end alone; save it in float16."""
     tokenizer, model = load_nano()
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
+
+    def loss() -> Tensor:
         ids, labels = _rows(tokenizer, batch())
-        loss = model(ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            print(f"step {step} of {steps}: loss {loss.item():.3f}", flush=True)
-    model.eval().half().save_pretrained(folder)
+        value: Tensor = model(ids, labels=labels).loss
+        return value
+
+    minimise(model, loss, steps, rate)
+    model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -81,10 +81,12 @@ def report(halves: dict[str, Texts]) -> None:
     for name, texts in unseen:
         for kind, some in (("sentences", texts.sentences), ("pieces of comments", pieces(texts.comments))):
             print(f"| `{name}` | {kind} | {_row(load_classifier(name), some)} |")
-    print("\n| classifier | probability | sentences | mean probability | share of toxic |")
+    print(
+        f"\nCalibration, as if a share of {SHARE:g} were toxic:\n\n| classifier | probability | sentences | mean probability | share of toxic |"
+    )
     print("|---|---|---:|---:|---:|")
     for name, texts in unseen:
-        rows = calibration(load_classifier(name), texts.sentences, EDGES)
+        rows = calibration(load_classifier(name), texts.sentences, EDGES, SHARE)
         for low, high, (count, said, true) in zip(EDGES, EDGES[1:], rows, strict=False):
             print(f"| `{name}` | {low:g} to {high:g} | {count} | {said:.3f} | {true:.3f} |")
 
