@@ -81,9 +81,8 @@ def report(halves: dict[str, Texts]) -> None:
     for name, texts in unseen:
         for kind, some in (("sentences", texts.sentences), ("pieces of comments", pieces(texts.comments))):
             print(f"| `{name}` | {kind} | {_row(load_classifier(name), some)} |")
-    print(
-        f"\nCalibration, as if a share of {SHARE:g} were toxic:\n\n| classifier | probability | sentences | mean probability | share of toxic |"
-    )
+    print(f"\nCalibration, as if a share of {SHARE:g} were toxic:\n")
+    print("| classifier | probability | sentences | mean probability | share of toxic |")
     print("|---|---|---:|---:|---:|")
     for name, texts in unseen:
         rows = calibration(load_classifier(name), texts.sentences, EDGES, SHARE)
