@@ -126,11 +126,11 @@ def test_streams_and_annotations() -> None:
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: CriticReward(None, Given(SAID)), "reward.extrinsic=null"),
-        (lambda: CriticReward(extrinsic, None), "reward.critic=null"),
-        (lambda: CriticReward(extrinsic, Given(SAID), match="released_detox", per="span"), "reward.match"),
-        (lambda: CriticReward(extrinsic, Given(SAID), gate={"below": 1, "share": 0.5}), "reward.gate"),
-        (lambda: CriticReward(None, Given(SAID), "critic_only", gate={"below": 1}), "reward.gate.below"),
+        (lambda: CriticReward(None, Given(SAID)), "^extrinsic=null"),
+        (lambda: CriticReward(extrinsic, None), "^critic=null"),
+        (lambda: CriticReward(extrinsic, Given(SAID), match="released_detox", per="span"), "^match="),
+        (lambda: CriticReward(extrinsic, Given(SAID), gate={"below": 1, "share": 0.5}), "^gate:"),
+        (lambda: CriticReward(None, Given(SAID), "critic_only", gate={"below": 1}), "^gate.below="),
     ],
 )
 def test_settings_that_contradict_each_other(make: Callable[[], Any], problem: str) -> None:

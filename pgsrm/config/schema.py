@@ -84,8 +84,8 @@ class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     critic: TaskCritic | None = None
     # Rewards that are never trained on, by name: what sampled answers to held-out prompts are measured by.
     measures: dict[str, dict[str, Any] | None] | None = None
-    # Sampled answers to each held-out prompt, which evaluation.continuations reads, where the task has a number of its own.
-    continuations: Count | None = None
+    # Sampled answers to each held-out prompt for the measures: evaluation.continuations, unless that is set.
+    continuations: Count = 4
     # Words that no sample shows in full: a file, or the name of a shipped list; null = samples are shown as they are.
     mask: Annotated[str, Meta(min_length=1)] | None = None
     # The metric that a search over this task makes as large as it can.
