@@ -18,7 +18,7 @@ BAD = [
     ("task=colour", "task=colour: unknown task; there are antonym, category, color,", "did you mean color?"),
     (
         "reward=pgsm",
-        "reward=pgsm: unknown reward; there are binary, classifier, critic, pgsrm, sparse",
+        "reward=pgsm: unknown reward; there are binary, classifier, critic, moderation, pgsrm, rouge, sparse, sum",
         "did you mean pgsrm?",
     ),
     (
@@ -295,7 +295,7 @@ def test_prompts_longer_than_the_models_context(
     result = run_cli(*small, "task=antonym", "task.data=long.csv")
     assert result.code == 2
     assert "Traceback" not in result.err
-    assert "the model has 128 positions for prompt and response; shorten" in result.err.splitlines()[-1]
+    assert "the model has 128 positions for prompt and response; set task.max_input_words" in result.err.splitlines()[-1]
     failed_run(tmp_path / "outputs")
 
 
