@@ -211,7 +211,7 @@ def test_it_runs(composed: Compose, small: Sequence[str], resume: Callable[..., 
     tiny_form = [*shortest(small), "seed=0", f"experiment={name}"]
     if name in ("paper", "embedder_sensitivity"):  # what a test machine may not have
         tiny_form += ["embedder=static", "embedder@evaluation.embedder=static"]
-    if name == "relc_detox":  # 25 answers to each prompt
+    if name.startswith(("relc", "critic")):  # hundreds of prompts, several answers to each
         tiny_form += ["evaluation.prompts=8", "evaluation.continuations=2"]
     short = {"relc_summary": "task.max_input_words=16", "relc_self": "critic.max_tokens=20"}
     if name in short:  # the tiny model has room for 128 tokens
