@@ -23,6 +23,7 @@ from pgsrm.analysis.measures import end, series
 from pgsrm.analysis.results import DISTANCE, EXTRINSIC, GOLD_SHARE
 from pgsrm.analysis.runs import Run, find_run_folders, read_run
 from pgsrm.evaluation import build_object
+from pgsrm.nano.critic import agreement
 from pgsrm.util.paths import conf_folder
 
 MEASURES = {
@@ -39,12 +40,8 @@ SPARSE = "no critic"
 def f1(critic: Any, right: Any, texts: Sequence[tuple[str, str]]) -> float:
     """F1 of a critic's marks in (prompt, response) pairs, all together: a mark counts with its place and label."""
     prompts, responses = (list(column) for column in zip(*texts, strict=True))
-    given, wanted = (
-        [set(critique.spans) for critique in asked(prompts=prompts, responses=responses, extrinsic=None)]
-        for asked in (critic, right)
-    )
-    both = sum(len(g & w) for g, w in zip(given, wanted, strict=True))
-    return 2 * both / max(1, sum(map(len, given)) + sum(map(len, wanted)))
+    given, wanted = (asked(prompts=prompts, responses=responses, extrinsic=None) for asked in (critic, right))
+    return agreement(given, wanted)[2]
 
 
 def name(run: Run) -> str:

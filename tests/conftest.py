@@ -276,3 +276,23 @@ def resume() -> Iterator[Callable[..., None]]:
     yield train
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def interrupt_again(folder: Path, words: Sequence[str], update: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what the run of these words made, train it again, and press Ctrl-C in the update after `update`."""
+    import pgsrm
+    from pgsrm.trainer import Trainer
+
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name not in ("config.yaml", "lock"):
+            path.unlink()
+    learn = Trainer.learn
+
+    def interrupted(self: Trainer, *args: Any) -> Any:
+        if self.update == update:
+            signal.raise_signal(signal.SIGINT)
+        return learn(self, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "learn", interrupted)
+        pgsrm.train(*words, progress=False)

@@ -1,7 +1,6 @@
 """A task without right answers: from its prompts to a trained run, its measures, and what refuses it."""
 
 import json
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, interrupt_again
 
 import pgsrm
 from pgsrm.analysis import plot_figures
@@ -18,7 +17,6 @@ from pgsrm.models.classifier import BUCKETS, features, load_classifier, save_has
 from pgsrm.nano.sentiment_data import half
 from pgsrm.ppo.losses import value_loss
 from pgsrm.reward import ClassifierReward
-from pgsrm.trainer import Trainer
 from pgsrm.util.errors import UserError
 
 SMALL = (
@@ -70,19 +68,7 @@ def test_random_arms_repeat_themselves_after_an_interrupt(
     words = [*common, *arm, *letters, "evaluation.measures=null", f"model.path={tiny}"]
     whole = (run := pgsrm.train(*words, progress=False)).metrics
     samples = (run.folder / "samples.jsonl").read_bytes()
-    for path in run.folder.rglob("*"):
-        if path.is_file() and path.name not in ("config.yaml", "lock"):
-            path.unlink()
-    learn = Trainer.learn
-
-    def interrupted(self: Trainer, *args: Any) -> Any:
-        if self.update == 0:
-            signal.raise_signal(signal.SIGINT)
-        return learn(self, *args)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, "learn", interrupted)
-        pgsrm.train(*words, progress=False)
+    interrupt_again(run.folder, words, 0, monkeypatch)
     resumed = pgsrm.train(*words, progress=False)
     assert resumed.folder == run.folder and list(resumed.metrics["update"]) == [1, 2]
     without_times = [name for name in whole if not name.startswith("time/")]

@@ -1,12 +1,12 @@
 """Several rewards at once: numbers by hand, scales over real tokens alone, what each part says, and runs that resume."""
 
 import json
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import interrupt_again
 
 import pgsrm
 from pgsrm.config.compose import plan_words
@@ -190,19 +190,7 @@ def test_a_sum_that_was_interrupted_ends_with_the_same_numbers(
         "critic",
         "critic.intrinsic",
     }
-    for path in run.folder.rglob("*"):
-        if path.is_file() and path.name not in ("config.yaml", "lock"):
-            path.unlink()
-    learn = Trainer.learn
-
-    def interrupted(self: Trainer, *args: Any) -> Any:
-        if self.update == 1:
-            signal.raise_signal(signal.SIGINT)
-        return learn(self, *args)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, "learn", interrupted)
-        pgsrm.train(*words, progress=False)
+    interrupt_again(run.folder, words, 1, monkeypatch)
     resumed = pgsrm.train(*words, progress=False)
     without_times = [name for name in whole if not name.startswith("time/")]
     assert resumed.metrics[without_times].equals(whole[without_times])
