@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,11 +27,14 @@ class PaddedBatch:
         return self.response_ids.shape[0]
 
     def rows(self, index: Tensor) -> Self:
-        """The sub-batch of the rows `index` (n,), same padding."""
-        return type(self)(**{field.name: self._rows_of(field.name, index) for field in fields(self)})
+        """The sub-batch of the rows `index` (n,), a tensor of the CPU; same padding."""
+        there = to_device(index, self.response_ids.device)
+        return type(self)(**{field.name: self._rows_of(field.name, index, there) for field in fields(self)})
 
-    def _rows_of(self, name: str, index: Tensor) -> Any:
-        return getattr(self, name)[index]
+    def _rows_of(self, name: str, here: Tensor, there: Tensor) -> Any:
+        """Of the field `name`, by the index on the CPU or on the batch's device."""
+        value = getattr(self, name)
+        return value[here.numpy()] if isinstance(value, np.ndarray) else value[there]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,16 @@ class Contexts:
         return self.place[index[part.row], part.position]
 
 
+def is_asynchronous(device: torch.device) -> bool:
+    """Whether the host must wait for `device` to know a tensor's values, so that asking for them costs more than it saves."""
+    return device.type != "cpu"
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`. The host doesn't wait until all that the GPU has to do before is done."""
+    return tensor.to(device, non_blocking=True)
+
+
 def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: Side, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids (B, L) and mask (B, L) of ragged rows; `pad` fills up the shorter ones on `side`."""
     width = max(len(row) for row in rows)
@@ -65,4 +79,4 @@ def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: Side, device: torch.
         ids.append([pad] * before + list(row) + [pad] * after)
         mask.append([False] * before + [True] * len(row) + [False] * after)
     # one call each: a call per row took 2 ms
-    return torch.tensor(ids, dtype=torch.long).to(device), torch.tensor(mask).to(device)
+    return to_device(torch.tensor(ids, dtype=torch.long), device), to_device(torch.tensor(mask), device)

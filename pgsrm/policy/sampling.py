@@ -54,6 +54,8 @@ def is_end(tokens: Tensor, eos: tuple[int, ...]) -> Tensor:
 
 def cut(tokens: Tensor, eos: tuple[int, ...]) -> list[list[int]]:
     """Rows of `tokens` (B, T) as lists, each up to and including its first EOS."""
-    ended = is_end(tokens, eos).long().cumsum(-1)
-    lengths = ((ended == 0).sum(-1) + 1).clamp(max=tokens.shape[1])
-    return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+    rows = []
+    for row in tokens.tolist():
+        end = next((place for place, token in enumerate(row) if token in eos), len(row))
+        rows.append(row[: end + 1])
+    return rows

@@ -110,6 +110,8 @@ def scale(settings: PPOSettings, advantages: Tensor, returns: Tensor, mask: Tens
         advantages = advantages / group_deviation(totals, settings.group_size).unsqueeze(-1)
     if not settings.whiten_advantages:
         return advantages
-    if len(totals) > 1 and bool(((returns == totals[0]) | ~mask).all()):
-        return advantages * 0  # equal rewards carry no signal: whitening would blow up the baseline's noise
-    return whiten(advantages, mask)
+    whitened = whiten(advantages, mask)
+    if len(totals) == 1:
+        return whitened
+    # equal rewards carry no signal: whitening would blow up the baseline's noise
+    return whitened.masked_fill(((returns == totals[0]) | ~mask).all(), 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgsrm.policy.batch import PaddedBatch
+from pgsrm.policy.batch import PaddedBatch, to_device
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import is_end
 from pgsrm.ppo.settings import PPOSettings
@@ -75,4 +75,4 @@ def _pad_rewards(rewards: Sequence[Sequence[float]], batch: PaddedBatch, dtype: 
     padded = torch.zeros(batch.response_ids.shape, dtype=dtype)
     for row, values in enumerate(rewards):
         padded[row, : len(values)] = torch.as_tensor(values, dtype=dtype)
-    return padded.to(batch.response_ids.device)
+    return to_device(padded, batch.response_ids.device)

@@ -8,6 +8,7 @@ from pgsrm.ppo.tokens import Tokens
 from pgsrm.util.distributed import Processes
 
 LARGEST = "policy/ratio_max"
+SAMPLED_KL = "kl of the policy that sampled"  # what the KL coefficient goes by; on no line of the record
 
 
 class Totals:
@@ -30,18 +31,21 @@ class Totals:
 
     def floats(self) -> dict[str, float]:
         """The step's metrics."""
-        numbers = torch.stack([value.float() for value in self.values.values()]).tolist()  # one wait for a GPU
+        numbers = torch.stack([value.float() for value in self.values.values()]).tolist()  # a step's one wait for a GPU
         metrics = dict(zip(self.values, numbers, strict=True))
         square = metrics.pop("advantage/square") - metrics["advantage/mean"] ** 2
         metrics["advantage/std"] = max(0.0, square) ** 0.5
         return metrics
 
 
-def explained_variance(values: Tensor, targets: Tensor, mask: Tensor) -> float:
+def explained_variance(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(R - V) / Var(R) of the values V and their targets R, both (B, T), over the mask; 0 where R does not vary."""
-    returns, errors = targets[mask], (targets - values)[mask]
-    variance = returns.var(unbiased=False).item()
-    return 1 - errors.var(unbiased=False).item() / variance if variance > 0 else 0.0
+
+    def variance(numbers: Tensor) -> Tensor:
+        return masked_mean((numbers - masked_mean(numbers, mask)).square(), mask)
+
+    of_returns = variance(targets)
+    return torch.where(of_returns > 0, 1 - variance(targets - values) / of_returns, 0.0)
 
 
 def token_metrics(

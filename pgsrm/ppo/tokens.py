@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pgsrm.policy.batch import Contexts, PaddedBatch
+from pgsrm.policy.batch import Contexts, PaddedBatch, to_device
 from pgsrm.policy.gradients import take_rows
 from pgsrm.policy.protocol import Scores
 from pgsrm.policy.sampling import truncate
@@ -36,7 +37,7 @@ class KeptReference:
 
     logprobs: Tensor  # (C, V) of the rows that this process scores
     contexts: Contexts  # which contexts those follow
-    place: Tensor  # (B,) a row's place among the rows that were scored
+    place: Tensor  # (B,) a row's place among the rows that were scored; on the CPU
 
 
 def keep_reference(learner: Learner, batch: Batch, parts: Sequence[Tensor]) -> KeptReference | None:
@@ -47,9 +48,8 @@ def keep_reference(learner: Learner, batch: Batch, parts: Sequence[Tensor]) -> K
     if learner.settings.micro_batch is not None:
         return None
     share, padded = learner.processes.share, batch.padded
-    rows = torch.cat([share(torch.arange(len(batch))), *map(share, parts)]).unique()  # in ascending order
-    rows = rows.to(padded.response_ids.device)
-    place = rows.new_zeros(len(batch)).scatter(0, rows, torch.arange(len(rows), device=rows.device))
+    rows = torch.from_numpy(np.unique(torch.cat([share(torch.arange(len(batch))), *map(share, parts)])))  # ascending
+    place = rows.new_zeros(len(batch)).scatter(0, rows, torch.arange(len(rows)))
     logits, contexts = learner.policy.score_reference(padded if len(rows) == len(batch) else padded.rows(rows))
     return KeptReference(logits.log_softmax(-1), contexts, place)
 
@@ -57,7 +57,7 @@ def keep_reference(learner: Learner, batch: Batch, parts: Sequence[Tensor]) -> K
 def score_tokens(
     learner: Learner, batch: Batch, rows: Tensor, kept: KeptReference | None, prefill: Any | None = None
 ) -> Tokens:
-    """What both models say of the responses `rows` (n,) of the batch; `prefill` is what `Policy.score` takes."""
+    """What both models say of the responses `rows` (n,), on the CPU, of the batch; `prefill` is what `Policy.score` takes."""
     settings, policy, whole = learner.settings, learner.policy, len(rows) == len(batch)
     part = batch.padded if whole else batch.padded.rows(rows)
     scores = policy.score(part, _value_place(learner, part), prefill)
@@ -65,7 +65,10 @@ def score_tokens(
     if kept is None:
         reference = policy.score_reference(part)[0].log_softmax(-1)
     else:
-        reference = kept.logprobs if whole else kept.logprobs[kept.contexts.of_rows(kept.place[rows], scores.contexts)]
+        reference = kept.logprobs
+        if not whole:
+            scored = to_device(kept.place[rows], policy.device)
+            reference = reference[kept.contexts.of_rows(scored, scores.contexts)]
     full, entropy, exact = token_statistics(scores.logits, place, tokens, reference)
     # what no one sampled may be so improbable that an estimator of it is infinite
     full, reference = full.masked_fill(padding, 0), reference[place, tokens].masked_fill(padding, 0)

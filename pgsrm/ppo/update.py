@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from pgsrm.policy.batch import to_device
 from pgsrm.ppo.advantages import advantages_and_targets
 from pgsrm.ppo.batch import Batch
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.learner import Learner
 from pgsrm.ppo.losses import masked_mean, policy_loss, value_loss
-from pgsrm.ppo.metrics import Totals, explained_variance, token_metrics
+from pgsrm.ppo.metrics import SAMPLED_KL, Totals, explained_variance, token_metrics
 from pgsrm.ppo.tokens import KeptReference, Tokens, keep_reference, score_tokens
 from pgsrm.util.distributed import undivided
 from pgsrm.util.errors import UserError
@@ -54,7 +55,7 @@ def step(
 
     # What the policy that sampled says. An update of one step on one pass differentiates this very pass.
     one_pass = learner.one_pass(rows)
-    share = learner.processes.share(torch.arange(rows)).to(policy.device)
+    share = learner.processes.share(torch.arange(rows))
     with torch.set_grad_enabled(one_pass):
         scored = [
             score_tokens(learner, batch, part, kept, prefill) for part in share.split(settings.micro_batch or rows)
@@ -64,19 +65,15 @@ def step(
     before = None
     if settings.kl_reference == "previous":  # docs/fidelity.md, D6
         before = {name: tensor.detach().clone() for name, tensor in policy.model.state_dict().items()}
-    metrics = [
-        _gradient_step(learner, batch, part.to(policy.device), fixed, kept, scored[0] if one_pass else None)
-        for part in parts
-    ]
+    metrics = [_gradient_step(learner, batch, part, fixed, kept, scored[0] if one_pass else None) for part in parts]
     if before is not None:
         policy.set_reference(before)
 
     result = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
-    if fixed.values.dim() == 2:
-        result["value/explained_variance"] = explained_variance(fixed.values, fixed.targets, batch.padded.response_mask)
+    kl = result.pop(SAMPLED_KL)
     result["policy/kl_coef"] = learner.kl_coef
     learner.kl_coef = next_coefficient(
-        learner.kl_coef, fixed.kl.item(), settings.kl_control, settings.kl_target, rows, settings.kl_horizon
+        learner.kl_coef, kl, settings.kl_control, settings.kl_target, rows, settings.kl_horizon
     )
     return result
 
@@ -89,7 +86,7 @@ class _Fixed:
     advantages: Tensor
     values: Tensor  # of the policy that sampled; (B,), or (B, T) where they are a token's
     targets: Tensor  # what they should have been
-    kl: Tensor  # () what the KL coefficient goes by
+    metrics: dict[str, Tensor]  # () each, of the whole batch
 
 
 def _fix(learner: Learner, batch: Batch, scored: Sequence[Tokens]) -> _Fixed:
@@ -108,7 +105,10 @@ def _fix(learner: Learner, batch: Batch, scored: Sequence[Tokens]) -> _Fixed:
     # `ziegler`, else nats per token
     kl = ((joined("full") - joined("reference")) * mask).sum()
     kl = kl / (len(batch) if settings.kl_control == "ziegler" else mask.sum().clamp(min=1))
-    return _Fixed(joined("logprobs"), advantages, values, targets, kl)
+    metrics = {SAMPLED_KL: kl}
+    if values.dim() == 2:
+        metrics["value/explained_variance"] = explained_variance(values, targets, batch.padded.response_mask)
+    return _Fixed(joined("logprobs"), advantages, values, targets, metrics)
 
 
 def _gradient_step(
@@ -120,12 +120,15 @@ def _gradient_step(
     over micro-batches and processes. `scored` is the share of the only step of an update, with its graph.
     """
     settings, processes = learner.settings, learner.processes
-    count = batch.loss_mask[rows].sum().clamp(min=1)  # none where EOS is not trained and all responses are one
+    count = (
+        batch.loss_mask[to_device(rows, learner.policy.device)].sum().clamp(min=1)
+    )  # none where EOS is not trained and all responses are one
     totals = Totals()
     learner.actor_optimizer.zero_grad(set_to_none=True)
     learner.critic_optimizer.zero_grad(set_to_none=True)
-    for micro in processes.share(rows).split(settings.micro_batch or len(rows)):
-        tokens = scored or score_tokens(learner, batch, micro, kept)
+    for here in processes.share(rows).split(settings.micro_batch or len(rows)):
+        tokens = scored or score_tokens(learner, batch, here, kept)
+        micro = to_device(here, learner.policy.device)
         mask, old, advantages = batch.loss_mask[micro], fixed.logprobs[micro], fixed.advantages[micro]
 
         policy = policy_loss(tokens.logprobs, old, advantages, mask, settings.clip_range, count)
@@ -149,8 +152,9 @@ def _gradient_step(
         processes.add_gradients(module.parameters())
         limit = math.inf if settings.max_grad_norm is None else settings.max_grad_norm
         totals.add({f"grad/{name}_norm": undivided(clip_grad_norm_(module.parameters(), limit))})
-    _check_finite(learner, totals.values)
+    totals.add(fixed.metrics)  # after `combine`: every process has them whole
     metrics = totals.floats()
+    _check_finite(learner, metrics)
     if settings.ratio_limit is not None:
         metrics["policy/skipped"] = float(metrics["policy/ratio_mean"] > settings.ratio_limit)
     if not metrics.get("policy/skipped"):
@@ -160,10 +164,10 @@ def _gradient_step(
     return metrics
 
 
-def _check_finite(learner: Learner, totals: dict[str, Tensor]) -> None:
+def _check_finite(learner: Learner, metrics: dict[str, float]) -> None:
     """Raise UserError before a gradient that is not finite reaches the weights, which would answer nothing ever after."""
-    if not bool(torch.isfinite(totals["grad/actor_norm"] + totals["grad/critic_norm"])):
-        shown = {"policy/kl_coef": learner.kl_coef, "loss/actor": totals["loss/actor"].item()}
+    if not math.isfinite(metrics["grad/actor_norm"] + metrics["grad/critic_norm"]):
+        shown = {"policy/kl_coef": learner.kl_coef, "loss/actor": metrics["loss/actor"]}
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in shown.items())
         raise UserError(
             f"ppo: the gradient is not finite ({numbers}); lower ppo.actor_lr or ppo.kl_coef, "

@@ -18,6 +18,7 @@ from torch.nn import ModuleList
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from pgsrm.policy.batch import is_asynchronous
 from pgsrm.policy.fast.batch import SharedBatch, positions
 from pgsrm.policy.fast.matrices import Matrices
 from pgsrm.policy.gradients import take_rows
@@ -74,9 +75,22 @@ class Forward:
         self.matrices = Matrices(model, bfloat16, layers_too)
         self._last_mlp = last_mlp(model)
         self._output_layer = model.get_output_embeddings()
+        # transformers asks whether a mask leaves out anything, for which the host waits for a GPU; it takes a whole one as it is
+        self._whole_masks = is_asynchronous(model.device) and model.config._attn_implementation == "sdpa"
         self.at: tuple[Tensor, Tensor] | None = None  # rows (n,) and positions (n,) that the next pass makes logits of
         self.start = 0  # the first position of the next forward pass whose hidden states are kept
         self.hidden: Tensor | None = None
+
+    def attention(self, mask: Tensor, queries: int) -> Tensor:
+        """What the model takes as `attention_mask`, of the positions that are no padding, `mask` (B, L) bool.
+
+        The last `queries` of the L positions are computed, and look at themselves and what is before them.
+        """
+        if not self._whole_masks:
+            return mask.long()
+        length = mask.shape[1]
+        causal = torch.ones(queries, length, dtype=torch.bool, device=mask.device).tril(length - queries)
+        return causal & mask[:, None, None, :]  # (B, 1, queries, L)
 
     def _keep(self, module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self.hidden = arguments[0][:, self.start :].contiguous()
@@ -150,7 +164,7 @@ def prefill(forward: Forward, batch: SharedBatch) -> Prefill:
         # on the right, a short prompt's last position is padding, and is asked (docs/fidelity.md, D4)
         real=batch.prompt_mask if batch.padding == "left" else None,
         input_ids=batch.prompt_ids,
-        attention_mask=mask.long(),
+        attention_mask=forward.attention(mask, batch.prompt_ids.shape[1]),
         position_ids=positions(mask, batch.padding)[:, shared:],
         past_key_values=cache,
         use_cache=True,
@@ -173,7 +187,7 @@ def extend(
     forward.at = at
     out = forward.run(
         input_ids=batch.response_ids[:, :fed],
-        attention_mask=mask.long(),
+        attention_mask=forward.attention(mask, fed),
         position_ids=positions(mask, batch.padding)[:, -fed:],
         past_key_values=filled(prefilled.keys_values_of(prompt)),
         use_cache=True,
@@ -193,7 +207,7 @@ def forward_whole(forward: Forward, batch: SharedBatch, fed: int, at: tuple[Tens
     forward.start, forward.at = ids.shape[1] - fed - 1, at
     out = forward.run(
         input_ids=ids,
-        attention_mask=mask.long(),
+        attention_mask=forward.attention(mask, mask.shape[1]),
         position_ids=positions(mask, batch.padding),
         use_cache=False,
     )

@@ -20,6 +20,7 @@ from torch.nn import Embedding, Linear
 from torch.nn.functional import embedding
 from transformers.pytorch_utils import Conv1D
 
+from pgsrm.policy.batch import is_asynchronous
 from pgsrm.policy.fast.matmul import WIDE, multiply
 from pgsrm.policy.gradients import put_back, take_distinct
 
@@ -49,8 +50,11 @@ class _Uses:
         if self.rows:
             ids, gradients = _joined(self.rows)
             total = torch.zeros_like(weight) if total is None else total
-            used, place = torch.unique(ids, return_inverse=True)
-            total[used] += torch.ops.aten.embedding_dense_backward(gradients, place, len(used), -1, False)
+            if is_asynchronous(weight.device):
+                total += torch.ops.aten.embedding_dense_backward(gradients, ids, len(weight), -1, False)
+            else:
+                used, place = torch.unique(ids, return_inverse=True)
+                total[used] += torch.ops.aten.embedding_dense_backward(gradients, place, len(used), -1, False)
         self.products, self.rows = [], []
         return total
 
@@ -182,7 +186,8 @@ class Matrices:
         `real` (B, P) bool says which of its positions are no padding: linear layers give 0 at the others.
         """
         self._real = None
-        if real is not None and not bool(real.all()):
+        # a GPU has multiplied the padding sooner than the host knows where it is
+        if real is not None and not is_asynchronous(real.device) and not bool(real.all()):
             self._real = real.flatten().nonzero().squeeze(1), real.numel()
         with self._in_place():
             if not self.bfloat16:

@@ -11,11 +11,12 @@ the prompts that sampling needs is the same one that the update differentiates.
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pgsrm.policy.base import ROWS_AT_ONCE, BasePolicy
-from pgsrm.policy.batch import Contexts, Side, pad_rows
+from pgsrm.policy.batch import Contexts, Side, is_asynchronous, pad_rows, to_device
 from pgsrm.policy.checkpointing import checkpointable_layers, checkpointing
 from pgsrm.policy.fast.batch import Packing, SharedBatch, common_prefix, distinct
 from pgsrm.policy.fast.forward import Forward, Prefill, extend, filled, forward_whole, prefill
@@ -60,6 +61,8 @@ class FastPolicy(BasePolicy):
         self._forward = self._reference_forward = Forward(model, bfloat16, layers_too=not self._scores_whole)
         if reference is not None:
             self._reference_forward = Forward(reference, bfloat16)
+        # steps of sampling after which rows that have ended are left out; asking which they are makes the host wait for a GPU
+        self._asks_every = 8 if is_asynchronous(self.device) else 1
         self.share = share
         self.prompts = [list(prompt) for prompt in prompts]
         length = common_prefix(prompts) if share and prompts else 0
@@ -86,18 +89,19 @@ class FastPolicy(BasePolicy):
             prompt_mask,
             response_ids,
             response_mask,
-            prefix_ids=prompt_ids.new_tensor(self.prefix[:prefix]),
+            prefix_ids=to_device(torch.tensor(self.prefix[:prefix], dtype=torch.long), self.device),
             padding=side,
             prompt=self._same([prompt for prompt, _ in pairs]),
             pair=self._same(pairs),
-            prompt_index=prompt_ids.new_tensor(numbers) if side == self.padding and min(numbers) >= 0 else None,
+            lengths=np.array([len(response) for response in responses]),
+            prompt_index=np.array(numbers) if side == self.padding and min(numbers) >= 0 else None,
         )
 
-    def _same(self, items: Sequence[Hashable]) -> Tensor:
+    def _same(self, items: Sequence[Hashable]) -> np.ndarray:
         """A number (B,) for each item, the same for equal ones if work is shared."""
         seen: dict[Hashable, int] = {}
         numbers = [seen.setdefault(item, len(seen)) if self.share else row for row, item in enumerate(items)]
-        return torch.tensor(numbers, device=self.device)
+        return np.array(numbers)
 
     def check_cache(self, length: int) -> None:
         """Raise UserError unless the model scores `length` response tokens on top of a cache as it scores them at once.
@@ -151,7 +155,7 @@ class FastPolicy(BasePolicy):
         packing, length = Packing.of(batch), batch.response_ids.shape[1]
         if prefill is None:
             self._forward.matrices.restart()
-        fed, at = length - 1 if value_place is None else length, (packing.context_pair, packing.context_length)
+        fed, at = length - 1 if value_place is None else length, packing.at
         pairs = batch.rows(packing.rows)
         if self._scores_whole:
             with checkpointing(self._checkpointed):
@@ -196,11 +200,11 @@ class FastPolicy(BasePolicy):
                 self._keeps_reference = False
                 return prefill(self._reference_forward, batch)
             everything = self.pad(self.prompts, [self.eos[:1]] * len(self.prompts))
-            chunks = torch.arange(len(self.prompts), device=self.device).split(ROWS_AT_ONCE)
+            chunks = torch.arange(len(self.prompts)).split(ROWS_AT_ONCE)
             self._kept_prefill = Prefill.join(
                 [prefill(self._reference_forward, everything.rows(rows)) for rows in chunks]
             )
-        return self._kept_prefill.rows(batch.prompt_index)
+        return self._kept_prefill.rows(to_device(torch.from_numpy(batch.prompt_index), self.device))
 
     def sample(
         self,
@@ -218,14 +222,15 @@ class FastPolicy(BasePolicy):
         """
         batch = self.pad(prompts, [self.eos[:1]] * len(prompts), "left")
         if share is not None:
-            batch, uniforms = batch.rows(share.to(self.device)), uniforms[share]
-        rows, prompt = distinct(batch.prompt)
+            batch, uniforms = batch.rows(share), uniforms[share]
+        rows, prompt = (torch.from_numpy(numbers) for numbers in distinct(batch.prompt))
         with_graph = with_graph and not self._scores_whole
         self._forward.matrices.restart()
         with torch.set_grad_enabled(with_graph):
             prefilled = self._prefill(batch.rows(rows))
         with torch.no_grad():
-            tokens, logprobs = self._generate(prefilled.detach().rows(prompt), uniforms.to(self.device), how)
+            starts = prefilled.detach().rows(to_device(prompt, self.device))
+            tokens, logprobs = self._generate(starts, to_device(uniforms, self.device), how)
         return Sampled(cut(tokens, self.eos), logprobs, prefilled if with_graph else None)
 
     def _prefill(self, batch: SharedBatch) -> Prefill:
@@ -234,28 +239,34 @@ class FastPolicy(BasePolicy):
     def _generate(self, prompts: Prefill, uniforms: Tensor, how: Sampling) -> tuple[Tensor, Tensor]:
         """Tokens (B, T') and their log-probabilities (B, T'), T' <= max_new_tokens.
 
-        A row that has ended has EOS and 0 from there on, and is no longer computed.
+        A row that has ended has EOS and 0 from there on, and is soon no longer computed.
         """
         cache, mask, logits = filled(prompts.keys_values), prompts.mask, prompts.logits
         position = mask.long().sum(-1, keepdim=True)
         live = torch.arange(len(mask), device=mask.device)  # rows that have not ended
+        ended = torch.zeros_like(live, dtype=torch.bool)
         tokens, logprobs = [], []
         for step in range(how.max_new_tokens):
             token, logprob = draw(truncate(logits, how.temperature, how.top_k), uniforms[live, step])
+            token, logprob = token.masked_fill(ended, self.eos[0]), logprob.masked_fill(ended, 0)
+            ended = ended | is_end(token, self.eos)
             tokens.append(uniforms.new_full((len(uniforms),), self.eos[0], dtype=torch.long).index_copy(0, live, token))
             logprobs.append(logprob.new_zeros(len(uniforms)).index_copy(0, live, logprob))
-            remaining = (~is_end(token, self.eos)).nonzero().squeeze(-1)
-            if step == how.max_new_tokens - 1 or not self._anyone(len(remaining) > 0):
+            if step == how.max_new_tokens - 1:
                 break
-            if len(remaining) == 0:  # here, but not in the processes that need this one's part of the weights
-                remaining = live.new_zeros(1)
-            if len(remaining) < len(live):
-                live, token, mask, position = (t[remaining] for t in (live, token, mask, position))
-                cache.batch_select_indices(remaining)
+            if (step + 1) % self._asks_every == 0:
+                remaining = (~ended).nonzero().squeeze(-1)
+                if not self._anyone(len(remaining) > 0):
+                    break
+                if len(remaining) == 0:  # here, but not in the processes that need this one's part of the weights
+                    remaining = live.new_zeros(1)
+                if len(remaining) < len(live):
+                    live, ended, token, mask, position = (t[remaining] for t in (live, ended, token, mask, position))
+                    cache.batch_select_indices(remaining)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
             out = self._forward.run(
                 input_ids=token.unsqueeze(-1),
-                attention_mask=mask.long(),
+                attention_mask=self._forward.attention(mask, 1),
                 position_ids=position + step,
                 past_key_values=cache,
                 use_cache=True,
