@@ -135,22 +135,41 @@ def fast(setup: Setup) -> Measured:
     return stopwatch.measured(asdict(work))
 
 
-def profile(setup: Setup) -> list[tuple[str, float]]:
-    """Operators of `fast` and their shares of the device's time, the largest first, over updates of `setup.seconds` in all."""
+# the CUDA runtime's calls, by what they are for: launches of kernels (or whole graphs), waits, copies
+CUDA_CALLS = {"launches": "Launch", "waits": "Synchronize", "copies": "cudaMemcpy"}
+
+
+def profile(setup: Setup) -> dict[str, Any]:
+    """Where the device's time goes over updates of `setup.seconds` in all.
+
+    `shares`: operators of `fast` and their shares of the device's time, the largest first. On a GPU also, of an update: `busy`,
+    the share of the time in which the device computes, and the number of calls of each of `CUDA_CALLS`.
+    """
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
-    run, on_gpu = load_run(setup), setup.device.startswith("cuda")
+    run, on_gpu, updates = load_run(setup), setup.device.startswith("cuda"), 0
     for _ in range(2):
         update_once(run)
     with record(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
-        end = time.perf_counter() + setup.seconds
-        while time.perf_counter() < end:
+        begin = time.perf_counter()
+        while time.perf_counter() < begin + setup.seconds:
             update_once(run)
-    took = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    times = {event.key: getattr(event, took) for event in profiler.key_averages()}
+            updates += 1
+        synchronize(setup.device)
+        took = time.perf_counter() - begin
+    events = profiler.key_averages()
+    spent = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    times = {event.key: getattr(event, spent) for event in events}
     total = sum(times.values())
-    return sorted(((name, spent / total) for name, spent in times.items()), key=lambda row: -row[1])
+    shares = sorted(((name, time / total) for name, time in times.items()), key=lambda row: -row[1])
+    if not on_gpu:
+        return {"shares": shares}
+    calls = {
+        kind: sum(event.count for event in events if event.key.startswith("cu") and part in event.key) / updates
+        for kind, part in CUDA_CALLS.items()
+    }
+    return {"shares": shares, "busy": total / 1e6 / took, **calls}
 
 
 @dataclass(frozen=True)

@@ -223,8 +223,11 @@ def main() -> None:
         )
         print(f"{title}, {args.device}, {args.threads or 'all'} threads")
         if args.profile:
-            for name, share in json.loads(run_once("profile", asdict(setup)))[: args.profile]:
+            profiled = json.loads(run_once("profile", asdict(setup)))
+            for name, share in profiled.pop("shares")[: args.profile]:
                 print(f"{share:6.1%}  {name}")
+            for name, number in profiled.items():
+                print(f"{name} {number:.2f}")
             return
         print(f"task={args.task}, batch {args.batch}, {args.new_tokens} new tokens, {args.rounds} rounds", flush=True)
         results, speed = measure(methods, setup, shape, args.rounds)

@@ -1,0 +1,156 @@
+"""On a GPU: the numbers of the CPU, the waits that test_waits.py counts, and a resumed run like one that was not cut."""
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from conftest import in_float64
+from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_settings
+
+import pgsrm
+from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.policy.sampling import Sampling
+from pgsrm.policy.simple import SimplePolicy
+from pgsrm.ppo.update import Learner, step
+from pgsrm.rollout import at_last_token
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+LoadPolicy = Callable[..., Any]
+GPU = torch.device("cuda")
+SHORT = ["task.min_new_tokens=4", "task.max_new_tokens=8"]
+
+
+def on_gpu(policy: FastPolicy, kind: type[FastPolicy] | type[SimplePolicy] = FastPolicy, **options: Any) -> Any:
+    """The same policy there."""
+    model = copy.deepcopy(policy.model).to(GPU)
+    if kind is FastPolicy:
+        options["prompts"] = policy.prompts
+    return kind(model, copy.deepcopy(model), policy.eos, padding=policy.padding, **options)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-9], ids=["float32", "float64"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_training_has_the_cpus_numbers(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str, choice: str, tolerance: float
+) -> None:
+    settings, double = ppo_settings(choice), tolerance < 1e-8
+    if double:
+        in_float64(monkeypatch)
+    policy = load_policy(architecture, double=double, prompts=PROMPTS, padding=settings.padding)
+    there = on_gpu(policy)
+    there._asks_every = 2
+    # the responses' tensors are compared where the policy is
+    monkeypatch.setattr(torch.testing, "assert_close", _close_anywhere(torch.testing.assert_close))
+    assert_equal_training(there, policy, settings, tolerance)
+
+
+def _close_anywhere(assert_close: Callable[..., None]) -> Callable[..., None]:
+    def compare(one: torch.Tensor, other: torch.Tensor, **options: Any) -> None:
+        assert_close(one.cpu(), other.cpu(), **options)
+
+    return compare
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
+def test_the_fast_policy_has_the_simple_ones_numbers(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    in_float64(monkeypatch)
+    settings = msgspec.structs.replace(ppo_settings("sound"), micro_batch=3)
+    policy = load_policy(architecture, double=True, prompts=PROMPTS)
+    assert_equal_training(
+        on_gpu(policy), on_gpu(policy, SimplePolicy, gradient_checkpointing=True), settings, tolerance=1e-9
+    )
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize(("choice", "steps"), [("sound", 1), ("per_token", 2)])
+def test_an_update_waits_once_for_its_tokens_and_once_a_gradient_step(
+    load_policy: LoadPolicy, choice: str, steps: int, bfloat16: bool
+) -> None:
+    policy = on_gpu(load_policy(prompts=PROMPTS), bfloat16=bfloat16)
+    learner = Learner(policy, ppo_settings(choice), torch.Generator().manual_seed(0))
+
+    def update() -> None:
+        uniforms = torch.rand(10, 3, dtype=torch.float64)
+        sampled = policy.sample(PROMPTS * 2, uniforms, Sampling(3), learner.reuses_prefill(10))
+        rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
+        step(learner, PROMPTS * 2, sampled.responses, rewards, sampled.prefill)
+
+    update()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found = [f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
+    assert len(found) == 1 + steps, found
+
+
+def test_bfloat16_is_near_float32(load_policy: LoadPolicy) -> None:
+    policy = load_policy(prompts=PROMPTS)
+    exact, near = on_gpu(policy), on_gpu(policy, bfloat16=True)
+    responses = [[1, 2, 3]] * len(PROMPTS)
+    one, other = (p.score(p.pad(PROMPTS, responses)).logits.log_softmax(-1).detach().cpu() for p in (exact, near))
+    assert 1e-6 < (one - other).norm() / one.norm() < 2e-2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["task=antonym"],
+        ["task=antonym", "ppo=released", "ppo.batch_size=4"],
+        ["task=sentiment_control", "reward=critic", "critic=nano", *SHORT],
+        ["task=sentiment_control", "reward=critic", "critic=self", *SHORT],
+        ["task=antonym", "model.dtype=bfloat16"],
+    ],
+    ids=["word", "released", "critic", "self", "bfloat16"],
+)
+def test_a_run_that_was_cut_ends_as_one_that_was_not(
+    small: Sequence[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    from test_api import interrupt_at
+
+    words = [*small, *words, "model.device=cuda", "seed=3"]
+    whole = (run := pgsrm.train(*words, progress=False)).metrics
+    for path in run.folder.rglob("*"):
+        if path.is_file() and path.name not in ("config.yaml", "lock"):
+            path.unlink()
+    with monkeypatch.context() as patched:
+        interrupt_at(1, patched)
+        with pytest.raises(KeyboardInterrupt):
+            pgsrm.train(*words, progress=False)
+    resumed = pgsrm.train(*words, progress=False)
+    without_times = [name for name in whole if not name.startswith("time/")]
+    assert resumed.metrics[without_times].equals(whole[without_times])
+
+
+def test_classifiers_have_the_cpus_numbers() -> None:
+    from pgsrm.reward.classifier import ClassifierReward
+
+    texts = ["a lovely day in the park", "what a dreadful and boring film", "it was fine"]
+    for path, label in (("sentiment_gold", "positive"), ("toxicity_gold", "civil")):
+        here, there = (
+            ClassifierReward(path, label, device=device)(prompts=[""] * 3, responses=texts)
+            for device in ("cpu", "cuda")
+        )
+        assert list(there) == pytest.approx(list(here), abs=1e-4)
+
+
+def test_the_shipped_critic_says_the_same(tmp_path: Path) -> None:
+    from pgsrm.critic.local import LocalCritic
+
+    texts = ["a lovely day in the park", "what a dreadful and boring film", "the plot is dull, the acting superb"]
+    said = []
+    for device in ("cpu", "cuda"):
+        critic = LocalCritic(device=device, cache=str(tmp_path / device))
+        said.append(critic(prompts=["The film is"] * 3, responses=texts, extrinsic=None))
+    assert said[0] == said[1]
