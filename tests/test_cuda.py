@@ -109,10 +109,9 @@ def test_bfloat16_is_near_float32(load_policy: LoadPolicy) -> None:
         ["task=antonym"],
         ["task=antonym", "ppo=released", "ppo.batch_size=4"],
         ["task=sentiment_control", "reward=critic", "critic=nano", *SHORT],
-        ["task=sentiment_control", "reward=critic", "critic=self", *SHORT],
         ["task=antonym", "model.dtype=bfloat16"],
     ],
-    ids=["word", "released", "critic", "self", "bfloat16"],
+    ids=["word", "released", "critic", "bfloat16"],
 )
 def test_a_run_that_was_cut_ends_as_one_that_was_not(
     small: Sequence[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
