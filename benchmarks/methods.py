@@ -33,6 +33,7 @@ class Setup:
     device: str
     threads: int | None  # None: torch's own choice
     seconds: float  # to measure for
+    any_order: bool = False  # of sums on a GPU
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,14 @@ def words(setup: Setup) -> list[str]:
     return [*task, *model, "ppo=sound", f"ppo.batch_size={setup.batch}", f"seed={SEED}"]
 
 
-def load_run(setup: Setup) -> Any:
+def load_run(setup: Setup, policy: str = "fast") -> Any:
     """A `Trainer` as a run of this setup would have it, with `reward` in the place of its own."""
     from pgsrm.trainer import Trainer
     from pgsrm.util.memory import keep_freed_memory
 
     keep_freed_memory()
-    run = Trainer.build(*words(setup))
+    run = Trainer.build(*words(setup), f"model.policy={policy}")
+    run.policy.in_one_order &= not setup.any_order
     run.score.reward = lambda *, token_ids, **_: reward(token_ids)
     return run
 
@@ -118,11 +120,11 @@ def update_once(run: Any) -> Any:
     return rollout
 
 
-def fast(setup: Setup) -> Measured:
-    """This package."""
+def ours(setup: Setup, policy: str = "fast") -> Measured:
+    """This package, with one of its policies."""
     from pgsrm.policy.fast.batch import common_prefix
 
-    run, last = load_run(setup), list[Any]()  # the last rollout
+    run, last = load_run(setup, policy), list[Any]()  # the last rollout
 
     def update() -> None:
         last[:] = [update_once(run)]
@@ -142,9 +144,10 @@ CUDA_CALLS = {"launches": "Launch", "waits": "Synchronize", "copies": "cudaMemcp
 def profile(setup: Setup) -> dict[str, Any]:
     """Where the device's time goes over updates of `setup.seconds` in all.
 
-    `shares`: operators of `fast` and their shares of the device's time, the largest first. On a GPU also, of an update: `busy`,
+    `shares`: operators of `ours` and their shares of the device's time, the largest first. On a GPU also, of an update: `busy`,
     the share of the time in which the device computes, and the number of calls of each of `CUDA_CALLS`.
     """
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -159,8 +162,10 @@ def profile(setup: Setup) -> dict[str, Any]:
         synchronize(setup.device)
         took = time.perf_counter() - begin
     events = profiler.key_averages()
-    spent = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    times = {event.key: getattr(event, spent) for event in events}
+    if on_gpu:  # its kernels alone: operators have the times of theirs once more
+        times = {event.key: event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA}
+    else:
+        times = {event.key: event.self_cpu_time_total for event in events}
     total = sum(times.values())
     shares = sorted(((name, time / total) for name, time in times.items()), key=lambda row: -row[1])
     if not on_gpu:
@@ -298,7 +303,8 @@ def trl(setup: Setup, algorithm: str) -> Measured:
 
 
 METHODS: dict[str, Callable[[Setup], Measured]] = {
-    "fast": fast,
+    "fast": ours,
+    "simple": lambda setup: ours(setup, "simple"),
     "plain": plain,
     "batched": lambda setup: transformers_alone(setup, setup.batch),
     "one_by_one": lambda setup: transformers_alone(setup, 1),

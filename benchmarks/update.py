@@ -37,6 +37,7 @@ SHAPES = {
     "tiny": Shape(layers=2, width=32, heads=4, vocabulary=8192, positions=256),
     "nano": Shape(layers=4, width=192, heads=6, vocabulary=8192, positions=256),
     "gpt2": Shape(layers=12, width=768, heads=12, vocabulary=50257, positions=1024),
+    "smollm2": Shape(layers=30, width=576, heads=9, vocabulary=49152, positions=1024),  # a GPT-2 of its size
     "gpt2-large": Shape(layers=36, width=1280, heads=20, vocabulary=50257, positions=1024),
 }
 
@@ -191,6 +192,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--new-tokens", type=int, default=2, help="longest response")
     add("--threads", type=int, help="default: torch's choice")
     add("--device", default="cpu", help="cpu or cuda")
+    add("--any-order", action="store_true", help="on a GPU: gradients' sums in any order, as torch has them by default")
     add("--task", default="color")
     add("--tokenizer", type=Path, default=NANO, help="a GPT-2 tokenizer's folder, for the gpt2 shapes")
     add("--methods", default=",".join(METHODS), help="comma-separated; default: all")
@@ -216,7 +218,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = model_folder(args, temporary)
         setup = Setup(
-            folder, args.task, args.batch, args.new_tokens, args.dtype, args.device, args.threads, args.seconds
+            folder,
+            args.task,
+            args.batch,
+            args.new_tokens,
+            args.dtype,
+            args.device,
+            args.threads,
+            args.seconds,
+            args.any_order,
         )
         title = (
             f"{args.shape} ({shape.layers} layers, width {shape.width}, vocabulary {shape.vocabulary}), {args.dtype}"

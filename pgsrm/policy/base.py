@@ -30,6 +30,7 @@ class BasePolicy(ABC):
         self.eos = tuple(eos)
         self.padding: Side = padding
         self.device: torch.device = next(model.parameters()).device
+        self.in_one_order = False  # any model may have an operation that a GPU has no such kernel for
 
     @property
     def width(self) -> int:

@@ -40,6 +40,7 @@ class Policy(Protocol):
     reference: Any  # frozen; the model itself where the reference is the model without its adapters
     eos: tuple[int, ...]  # ids that end a response; the first one pads
     device: torch.device
+    in_one_order: bool  # whether the gradients' sums are asked to be in one order on a GPU (pgsrm.util.determinism)
 
     @property
     def width(self) -> int:

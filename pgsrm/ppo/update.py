@@ -25,6 +25,7 @@ from pgsrm.ppo.learner import Learner
 from pgsrm.ppo.losses import masked_mean, policy_loss, value_loss
 from pgsrm.ppo.metrics import SAMPLED_KL, Totals, explained_variance, token_metrics
 from pgsrm.ppo.tokens import KeptReference, Tokens, keep_reference, score_tokens
+from pgsrm.util.determinism import in_one_order
 from pgsrm.util.distributed import undivided
 from pgsrm.util.errors import UserError
 
@@ -137,7 +138,8 @@ def _gradient_step(
         actor = policy - settings.entropy_coef * entropy
         if settings.kl_in == "loss":
             actor = actor + learner.kl_coef * kl
-        actor.backward()
+        with in_one_order(learner.policy.in_one_order):
+            actor.backward()
 
         within, number = (mask, count) if tokens.values.dim() == 2 else (None, len(rows))
         old_values, targets = fixed.values[micro], fixed.targets[micro]

@@ -63,6 +63,8 @@ class FastPolicy(BasePolicy):
             self._reference_forward = Forward(reference, bfloat16)
         # steps of sampling after which rows that have ended are left out; asking which they are makes the host wait for a GPU
         self._asks_every = 8 if is_asynchronous(self.device) else 1
+        # backward of attention is the one operation of the models that this policy takes that adds up in any order
+        self.in_one_order = self.device.type == "cuda"
         self.share = share
         self.prompts = [list(prompt) for prompt in prompts]
         length = common_prefix(prompts) if share and prompts else 0

@@ -1,0 +1,22 @@
+"""Sums in one order on a GPU too, so that a resumed run has the numbers of one that was not cut off."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def in_one_order(wanted: bool) -> Iterator[None]:
+    """Within it, if `wanted`, torch takes the GPU kernels that give the same bits each time, and raises where it has none."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # without it torch takes cuBLAS to have no fixed order
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
