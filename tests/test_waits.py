@@ -27,7 +27,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("as_on_a_gpu", "width")
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-@pytest.mark.parametrize("choice", ["sound", "relc", "paper"])
+@pytest.mark.parametrize("choice", ["sound", "relc", "released"])
 def test_the_numbers_are_the_simple_policys(
     load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str, choice: str
 ) -> None:

@@ -90,9 +90,9 @@ class Forward:
             return mask.long()
         length = mask.shape[1]
         causal = torch.ones(queries, length, dtype=torch.bool, device=mask.device).tril(length - queries)
-        # padding looks at itself: of what looks at nothing, some GPU kernels make NaN, which spreads through the gradients
-        itself = causal.triu(length - queries)
-        return causal & mask[:, None, None, :] | itself  # (B, 1, queries, L)
+        seen = causal & mask[:, None, None, :]  # (B, 1, queries, L)
+        # padding that sees nothing sees itself: of nothing, some GPU kernels make NaN, which spreads through the gradients
+        return seen | causal.triu(length - queries) & ~seen.any(-1, keepdim=True)
 
     def _keep(self, module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self.hidden = arguments[0][:, self.start :].contiguous()
