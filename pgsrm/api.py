@@ -186,11 +186,15 @@ class Run:
 
     @property
     def evaluations(self) -> "pd.DataFrame":
-        """A row for each evaluation, the one before training (update 0) first: update, episodes and `eval/...`."""
+        """A row for each evaluation, the one before training (update 0) first: update, episodes and `eval/...`.
+
+        That first row also has `equilibrium/...`, where the policy would go without a reward.
+        """
         frame = self._lines()
         measured = [name for name in frame if name.startswith("eval/")]
+        predicted = [name for name in frame if name.startswith("equilibrium/")]
         rows = frame[measured].notna().any(axis=1)
-        return _frame(frame.loc[rows, ["update", "episodes", *measured]])
+        return _frame(frame.loc[rows, ["update", "episodes", *measured, *predicted]])
 
     @property
     def samples(self) -> "pd.DataFrame":
