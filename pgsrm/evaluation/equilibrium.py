@@ -12,7 +12,9 @@ from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.equilibrium import equilibrium_logprobs
 from pgsrm.ppo.settings import PPOSettings
 
-_PROMPTS = 100  # are enough for a mean
+# As many prompts as have so many answers' tokens are enough for a mean, whatever the number of a task's prompts.
+_TOKENS = 400
+_FEWEST = 10
 
 
 def predict_entropy(
@@ -30,7 +32,7 @@ def predict_entropy(
     drawn_at = replace(how, temperature=how.temperature * (1e6 if flat else temperature))
     draws = np.random.default_rng([seed, 0, 1])  # its own: none of the training's
     total, tokens = 0.0, 0
-    prompts = list(prompt_ids[:_PROMPTS])
+    prompts = list(prompt_ids[: max(_FEWEST, _TOKENS // how.max_new_tokens)])
     for start in range(0, len(prompts), settings.batch_size):
         part = prompts[start : start + settings.batch_size]
         uniforms = torch.from_numpy(draws.random((len(part), how.max_new_tokens)))
