@@ -13,8 +13,9 @@ from pgsrm.ppo.equilibrium import equilibrium_logprobs
 from pgsrm.ppo.settings import PPOSettings
 
 # As many prompts as have so many answers' tokens are enough for a mean, whatever the number of a task's prompts.
-_TOKENS = 400
+_TOKENS = 200
 _FEWEST = 10
+_ROWS = 32  # prompts that are read at once
 
 
 def predict_entropy(
@@ -33,8 +34,8 @@ def predict_entropy(
     draws = np.random.default_rng([seed, 0, 1])  # its own: none of the training's
     total, tokens = 0.0, 0
     prompts = list(prompt_ids[: max(_FEWEST, _TOKENS // how.max_new_tokens)])
-    for start in range(0, len(prompts), settings.batch_size):
-        part = prompts[start : start + settings.batch_size]
+    for start in range(0, len(prompts), _ROWS):
+        part = prompts[start : start + _ROWS]
         uniforms = torch.from_numpy(draws.random((len(part), how.max_new_tokens)))
         batch = policy.pad(part, policy.answer(part, uniforms, drawn_at))
         with torch.no_grad():
