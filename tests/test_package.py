@@ -57,6 +57,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def command(python: str) -> str:
+    """The console script beside an interpreter."""
+    return str(Path(python).with_name("pgsrm"))
+
+
 def run(command: list[str], folder: Path) -> str:
     """Standard output of a command that must succeed, on one thread and without this process's PYTHONPATH."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -93,7 +98,7 @@ def test_it_is_the_wheel_that_is_imported(python: str, tmp_path: Path) -> None:
 
 
 def test_the_installed_wheel_composes_its_own_conf(python: str, tmp_path: Path) -> None:
-    config = run([python, "-m", "pgsrm.run", "task=antonym", "--cfg", "job"], tmp_path)
+    config = run([command(python), "run", "task=antonym", "--cfg", "job"], tmp_path)
     assert "The opposite of" in config
     assert not list(tmp_path.iterdir())
 
@@ -113,7 +118,8 @@ def test_the_installed_wheel_trains_a_sweep(python: str, tiny_model: Path, tmp_p
 
 def test_the_version_is_the_same_everywhere(python: str, tmp_path: Path) -> None:
     code = "import pgsrm, importlib.metadata; print(pgsrm.__version__, importlib.metadata.version('pgsrm'))"
-    assert len({*run([python, "-c", code], tmp_path).split(), citation_version()}) == 1
+    name, version = run([command(python), "--version"], tmp_path).split()
+    assert name == "pgsrm" and {*run([python, "-c", code], tmp_path).split()} == {version, citation_version()}
 
 
 def citation_version() -> str:
@@ -135,5 +141,5 @@ print(run.state, len(run.metrics), type(run.model).__name__, len(pgsrm.load_runs
 """
     )
     assert run([python, "mine.py"], tmp_path) == "finished 2 GPT2LMHeadModel 6\n"
-    run([python, "-m", "pgsrm.analysis", "--out", "figures", "--formats", "png"], tmp_path)
+    run([command(python), "report", "--out", "figures", "--formats", "png"], tmp_path)
     assert list((tmp_path / "figures").glob("*.png")) and (tmp_path / "figures" / "report.html").is_file()
