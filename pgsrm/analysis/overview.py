@@ -167,6 +167,10 @@ def _reward_text(runs: Sequence[Run]) -> str:
         return f"What the classifier {model} says of the response, for its label {label}."
     if kind == "RougeReward":
         return f"How many words of the reference a response has: ROUGE ({node.get('kind', 'rouge1')}, {node.get('measure', 'f1')})."
+    if kind == "TextMetricReward":
+        return (
+            f"How like the reference a response is written: {node.get('metric', 'chrf')}, 1 where the texts are equal."
+        )
     if kind == "CriticReward":
         arm = ", ".join(dict.fromkeys(other.settings.get("reward.arm", "critic") for other in runs))
         return (

@@ -147,7 +147,7 @@ def _compares(node: Any) -> bool:
     if not isinstance(node, Mapping):
         return False
     name = str(node.get("_target_", "")).rpartition(".")[2]
-    return name in ("RougeReward", "SemanticReward") or any(map(_compares, node.values()))
+    return name in ("RougeReward", "SemanticReward", "TextMetricReward") or any(map(_compares, node.values()))
 
 
 def _reference(config: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from pgsrm.reward.output import normalise
 from pgsrm.reward.rouge import RougeReward
 from pgsrm.reward.semantic import SemanticReward
 from pgsrm.reward.sum import SumReward
+from pgsrm.reward.text_metric import TextMetricReward
 from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SemanticReward",
     "Span",
     "SumReward",
+    "TextMetricReward",
     "at_last_token",
     "normalise",
 ]
