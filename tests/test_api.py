@@ -198,6 +198,7 @@ def test_a_run_has_its_record_as_frames_and_its_model(small: Sequence[str]) -> N
     assert run.metrics["reward/mean"].between(0, 1).all()
     assert not any(name.startswith("eval/") for name in run.metrics)
     assert list(run.evaluations["update"]) == [0, 2, 4] and run.evaluations.filter(like="eval/").notna().all(axis=None)
+    assert run.evaluations["equilibrium/temperature"].iloc[0] == 1.5
     assert set(run.samples["update"]) == {2, 4} and len(run.samples) == 6
     assert run.config.choices.task == "antonym" and run.config.seed == 0
     assert "finished" in repr(run) and "antonym" in repr(run)

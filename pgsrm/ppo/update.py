@@ -121,9 +121,8 @@ def _gradient_step(
     over micro-batches and processes. `scored` is the share of the only step of an update, with its graph.
     """
     settings, processes = learner.settings, learner.processes
-    count = (
-        batch.loss_mask[to_device(rows, learner.policy.device)].sum().clamp(min=1)
-    )  # none where EOS is not trained and all responses are one
+    trained = batch.loss_mask[to_device(rows, learner.policy.device)]
+    count = trained.sum().clamp(min=1)  # none where EOS is not trained and all responses are one
     totals = Totals()
     learner.actor_optimizer.zero_grad(set_to_none=True)
     learner.critic_optimizer.zero_grad(set_to_none=True)

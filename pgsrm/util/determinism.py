@@ -12,9 +12,8 @@ def in_one_order(wanted: bool) -> Iterator[None]:
     """Within it, if `wanted`, torch takes the GPU kernels that give the same bits each time, and raises where it has none."""
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # without it torch takes cuBLAS to have no fixed order
+        # without it torch takes cuBLAS to have no fixed order
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
         yield
