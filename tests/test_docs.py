@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 # Working papers that the project was planned with; whoever reads the project does not have them.
 ELSEWHERE = re.compile(
     r"\b(PITFALLS|FIELD|FIDELITY|DESIGN|CRITIC|STYLE)\b[ :]*\d|\b(PITFALLS|FIDELITY)\b|\bSWEEPS: \d|\.\./shared"
@@ -62,8 +63,9 @@ def test_modules_in_commands_are_there(page: Path) -> None:
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
-    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert {page.name for page in PAGES} - {"README.md"} <= linked
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(((?:docs/)?[\w-]+\.md)", readme))
+    assert {page.relative_to(ROOT).as_posix() for page in PAGES} - {"README.md"} <= linked
 
 
 def test_nothing_points_to_documents_that_are_not_here() -> None:

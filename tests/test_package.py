@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -89,6 +90,15 @@ def test_all_of_package_conf_and_launcher_are_in_the_wheel(wheel: Path) -> None:
     assert "pgsrm/conf/config.yaml" in expected and "pgsrm/task/data/color.jsonl" in expected
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_the_sdist_holds_what_a_checkout_does(wheel: Path) -> None:
+    with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    project = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "CITATION.cff", "Makefile"}
+    assert project | {"Dockerfile", "pyproject.toml", "requirements.lock", ".ci/run"} <= names
+    for name in ("docs", "tests", "conf", "examples", "benchmarks", "launchers", "analysis"):
+        assert any(path.startswith(f"{name}/") for path in names), name
 
 
 def test_it_is_the_wheel_that_is_imported(python: str, tmp_path: Path) -> None:
