@@ -9,6 +9,7 @@ one: the mean of the last tenth of the updates (nats per token). `--results` add
 import argparse
 import json
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,12 @@ def draw(results: Sequence[dict[str, Any]], file: Path) -> None:
     for model, mark in zip(sorted({line["model"] for line in results}), "os^D", strict=False):
         lines = [line for line in results if line["model"] == model]
         axes.plot([line["predicted"] for line in lines], [line["measured"] for line in lines], mark, label=model)
+        names = defaultdict(list)  # of what ends at one place
         for line in lines:
-            text = f"{line['entropy_coef']:g} / {line['kl_coef']:g}, {line['kl_estimator']}"
-            axes.annotate(
-                text, (line["predicted"], line["measured"]), (6, -9), textcoords="offset points", fontsize="x-small"
-            )
+            name = f"{line['entropy_coef']:g} / {line['kl_coef']:g}, {line['kl_estimator']}"
+            names[round(line["predicted"], 1), round(line["measured"], 1)].append(name)
+        for place, texts in names.items():
+            axes.annotate("\n".join(texts), place, (7, -4), textcoords="offset points", fontsize="x-small", va="top")
     axes.set(xlabel="predicted entropy (nats per token)", ylabel="measured entropy (nats per token)")
     axes.set(xlim=(0, top * 1.15), ylim=(0, top))
     axes.set_title("A policy without a reward: entropy bonus / KL coefficient, estimator", fontsize="small")
