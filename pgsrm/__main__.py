@@ -21,6 +21,7 @@ COMMANDS = {
     "embedder": ("pgsrm.embedder", "check an embedder before training; fetch word vectors"),
     "critic": ("pgsrm.critic", "ask a critic about texts, or check how good it is"),
     "models": ("pgsrm.models", "fetch a published model"),
+    "config": ("pgsrm.config", "JSON schemas with which an editor checks config files"),
     "evaluation": ("pgsrm.evaluation", "evaluate finished runs again"),
     "algorithm": ("pgsrm.algorithm", "training that is not PPO: supervised fine-tuning"),
 }

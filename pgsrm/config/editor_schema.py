@@ -1,0 +1,149 @@
+"""JSON schemas of the config files, made from the typed settings: an editor completes keys, shows help and marks mistakes.
+
+They say of a file what `schema.py` says of a whole config, with two differences. No key is required, since a file may be
+completed by others (`defaults`). Any value may be an interpolation (`${task.nano.actor_lr}`) or `???`.
+"""
+
+import ast
+import inspect
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pgsrm.config.schema import Settings
+from pgsrm.util.errors import UserError
+
+# Config group -> the struct that checks its files. Files of `experiment` hold sections of a whole config.
+GROUPS = {
+    "experiment": "Settings",
+    "task": "TaskSettings",
+    "model": "ModelSettings",
+    "ppo": "PPOSettings",
+    "parent": "ParentSettings",
+    "tracking": "TrackingSettings",
+    "cluster": "ClusterSettings",
+    "resources": "ResourceSettings",
+    "reward": None,
+    "embedder": None,
+    "critic": None,
+}
+# Groups whose files may set other sections too, below `# @package _global_`: a model brings its learning rates.
+ALSO_SECTIONS = ("model", "tracking")
+
+_DRAFT = "http://json-schema.org/draft-07/schema#"
+_INTERPOLATION = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
+_DEFAULTS = {"type": "array", "description": "Choices that this file builds on, as Hydra reads them.", "items": {}}
+_TARGET = {
+    "_target_": {"type": "string", "description": "The function or class, as package.module.name."},
+    "_partial_": {"type": "boolean", "description": "true: a function that is called later, with each batch."},
+}
+
+
+def group_schemas() -> dict[str, dict[str, Any]]:
+    """Config group -> the JSON schema (draft 7) of its files."""
+    definitions = _definitions()
+    sections = {
+        **definitions["Settings"]["properties"],
+        "hydra": {"type": "object", "description": "Hydra's own keys."},
+    }
+    definitions["Settings"]["properties"] = sections
+    schemas = {}
+    for group, name in GROUPS.items():
+        own = _target_object() if name is None else definitions[name]
+        properties = {"defaults": _DEFAULTS, **own["properties"], **(sections if group in ALSO_SECTIONS else {})}
+        used = {} if name is None else {"definitions": definitions}
+        schemas[group] = {"$schema": _DRAFT, **own, "title": f"pgsrm: {group}", "properties": properties, **used}
+    return schemas
+
+
+def write_schemas(folder: Path) -> dict[str, str]:
+    """Write FOLDER/GROUP.json for each group; returns file -> pattern of the files that it is for.
+
+    Raises:
+        UserError: the folder can't be written.
+    """
+    patterns = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for group, schema in group_schemas().items():
+            file = folder / f"{group}.json"
+            file.write_text(json.dumps(schema, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            patterns[file.as_posix()] = f"**/{group}/*.yaml"
+    except OSError as error:
+        raise UserError(f"--out={folder}: can't be written ({error.strerror}); name a folder of yours") from error
+    return patterns
+
+
+def _target_object() -> dict[str, Any]:
+    """The schema of a configured object: what else it takes, its function says."""
+    return {"type": "object", "properties": dict(_TARGET)}
+
+
+def _definitions() -> dict[str, dict[str, Any]]:
+    """Name of a struct of the settings -> its schema, with the help texts that stand above its fields."""
+    _, components = msgspec.json.schema_components([Settings], ref_template="#/definitions/{name}")
+    help_texts = {struct.__name__: _help_texts(struct) for struct in _structs(msgspec.inspect.type_info(Settings))}
+    return {name: _of_a_part(component, help_texts[name]) for name, component in components.items()}
+
+
+def _structs(info: Any) -> Iterator[type]:
+    """The structs that a type of msgspec's consists of."""
+    if isinstance(info, msgspec.inspect.StructType):
+        yield info.cls
+        for field in info.fields:
+            yield from _structs(field.type)
+    elif isinstance(info, msgspec.inspect.UnionType):
+        for member in info.types:
+            yield from _structs(member)
+
+
+def _help_texts(struct: type) -> dict[str, str]:
+    """Field -> the comment above it."""
+    lines = textwrap.dedent(inspect.getsource(struct)).splitlines()
+    (definition,) = ast.parse("\n".join(lines)).body
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for field in definition.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            above = list(_comment_above(lines, field.lineno - 1))
+            if above:
+                texts[field.target.id] = " ".join(reversed(above))
+    return texts
+
+
+def _comment_above(lines: list[str], place: int) -> Iterator[str]:
+    """The lines of the comment that ends before `place`, the last one first."""
+    for line in reversed(lines[:place]):
+        if not line.strip().startswith("#"):
+            return
+        yield line.strip().lstrip("# ")
+
+
+def _of_a_part(component: Mapping[str, Any], help_texts: Mapping[str, str]) -> dict[str, Any]:
+    """The schema of an object of which a file may hold a part."""
+    properties = {}
+    for name, value in component["properties"].items():
+        about = {"description": help_texts[name]} if name in help_texts else {}
+        if not isinstance(value.get("default"), dict | list) and "default" in value:
+            about["default"] = value["default"]
+        properties[name] = {**_open(value), **about}
+    return {**{key: value for key, value in component.items() if key != "required"}, "properties": properties}
+
+
+def _open(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a value, or an interpolation in its place, at any depth."""
+    core = {key: inner for key, inner in value.items() if key not in ("default", "description")}
+    members = core.pop("anyOf", [core])
+    if not all(members):  # anything is taken
+        return {}
+    return {"anyOf": [*(_with_open_items(member) for member in members), _INTERPOLATION]}
+
+
+def _with_open_items(member: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for what a list or an object with free names holds."""
+    held = {key: _open(member[key]) for key in ("items", "additionalProperties") if isinstance(member.get(key), dict)}
+    return {**member, **held}
