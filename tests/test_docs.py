@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from pgsrm.__main__ import COMMANDS
+
 PAGES = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 # Working papers that the project was planned with; whoever reads the project does not have them.
@@ -60,6 +62,12 @@ def test_modules_in_commands_are_there(page: Path) -> None:
         if not path.with_suffix(".py").is_file() and not (path / "__main__.py").is_file():
             missing.append(module)
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_console_script_are_there(page: Path) -> None:
+    named = re.findall(r"(?:^|`)pgsrm ([\w-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(named) <= {*COMMANDS, "--help", "--version"}
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
