@@ -12,7 +12,7 @@ from pgsrm.config.command_line import plain_run, refuse_sweep, search_path
 from pgsrm.config.messages import one_line
 from pgsrm.config.naming import model_of, words_of
 from pgsrm.config.own_reward import own_reward
-from pgsrm.config.plan import CRITIC_PATHS, LAUNCH, REWARD_PATHS, Plan, Shared, plan
+from pgsrm.config.plan import CRITIC_PATHS, LAUNCH, REWARD_PATHS, Plan, Shared, plan, resolve
 from pgsrm.config.schema import read_settings
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder, local_path
@@ -57,6 +57,20 @@ def compose_words(words: Sequence[str], command: str) -> tuple[DictConfig, dict[
     with hydra_of_our_own():
         composed = compose("config", overrides + search_path(folder), return_hydra_config=True)
     return _read_paths(*_without_hydra(composed))
+
+
+def compose_tasks(words: Sequence[str], command: str) -> list[tuple[dict[str, Any], dict[str, str]]]:
+    """For each task of `task=a,b` among a command's words: the checked and resolved config, and the choice of each group.
+
+    Raises:
+        UserError: for whatever is wrong with the words, in one line.
+    """
+    tasks = ",".join(word.partition("=")[2] for word in words if word.startswith("task=")).split(",")
+    others = [word for word in words if not word.startswith("task=")]
+    composed = [compose_words([*others, f"task={task}"] if task else others, command) for task in tasks]
+    for config, _ in composed:
+        read_settings(config)
+    return [(resolve(config, choices), choices) for config, choices in composed]
 
 
 def compose_run(

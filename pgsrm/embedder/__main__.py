@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,11 @@ def main() -> None:
 
 def check_command(overrides: Sequence[str]) -> None:
     """Compose the config as a run does, for each of `task=a,b`; print the tables, draw the picture under paths.outputs."""
+    from pgsrm.config.compose import compose_tasks
     from pgsrm.reward.check import plot, table
     from pgsrm.util.errors import UserError
 
-    named = [word.partition("=")[2] for word in overrides if word.startswith("task=")]
-    others = [word for word in overrides if not word.startswith("task=")]
-    named_tasks = ",".join(named).split(",")
-    composed = [_compose([*others, f"task={task}"] if task else others) for task in named_tasks]
+    composed = compose_tasks(overrides, "python -m pgsrm.embedder check")
     checks = {}
     for config, choices in composed:
         title = " ".join(f"{group}={choices.get(group)}" for group in ("task", "embedder", "reward"))
@@ -75,17 +73,6 @@ def _check(config: dict[str, Any]) -> Any:
     if hasattr(reward, "check"):
         reward.check([example.reference for example in examples])
     return check_reward(reward, examples)
-
-
-def _compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """The checked config, with interpolations resolved, and the groups' choices."""
-    from pgsrm.config.compose import compose_words
-    from pgsrm.config.plan import resolve
-    from pgsrm.config.schema import read_settings
-
-    config, choices = compose_words(overrides, "python -m pgsrm.embedder check")
-    read_settings(config)
-    return resolve(config, choices), choices
 
 
 def _download(name: str, out: Path) -> None:

@@ -53,7 +53,7 @@ def check_reward(reward: Any, examples: Sequence[Example], seed: int = 0) -> Che
     groups: dict[str, list[float]] = {EXACT: [], NEAREST: [], OTHERS: [], WORDS: [], EMPTY: []}
     ranks = []
     for example in examples:
-        earned = _rewards(reward, example, responses)
+        earned = rewards_of(reward, [example] * len(responses), responses)
         right = answers.index(example.reference)
         others = [*earned[:right], *earned[right + 1 : len(answers)]]
         ranks.append(1 + sum(other >= earned[right] for other in others))
@@ -65,19 +65,20 @@ def check_reward(reward: Any, examples: Sequence[Example], seed: int = 0) -> Che
     return Check({name: np.array(rewards) for name, rewards in groups.items()}, np.array(ranks), len(answers))
 
 
-def _rewards(reward: Any, example: Example, responses: list[str]) -> list[float]:
-    from pgsrm.reward import normalise
+def rewards_of(reward: Any, examples: Sequence[Example], responses: Sequence[str]) -> list[float]:
+    """What n responses, one to each of n examples, earn: the totals of their rewards."""
+    from pgsrm.reward.output import normalise
 
-    n = len(responses)
+    one_token = [[0]] * len(responses)  # a reward that goes by tokens sees a response as one
     output = reward(
-        prompts=[example.prompt] * n,
-        references=[example.reference] * n,
-        responses=responses,
-        inputs=[example.inputs] * n,
-        token_ids=[[0]] * n,  # a reward that goes by tokens sees a response as one
+        prompts=[example.prompt for example in examples],
+        references=[example.reference for example in examples],
+        responses=list(responses),
+        inputs=[example.inputs for example in examples],
+        token_ids=one_token,
         offsets=[[(0, len(text))] for text in responses],
     )
-    return normalise(output, [[0]] * n, type(reward).__name__).totals
+    return normalise(output, one_token, type(reward).__name__).totals
 
 
 def _random_texts(answers: Sequence[str], draw: random.Random) -> list[str]:

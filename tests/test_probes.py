@@ -1,0 +1,265 @@
+"""`python -m pgsrm.reward probe`: what each probe is made of, which rewards fail which, the tables."""
+
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pgsrm
+from pgsrm.reward import __main__ as command
+from pgsrm.reward.probes import (
+    CONTROLS,
+    PROBES,
+    Answers,
+    Result,
+    half,
+    markdown,
+    negated,
+    probe,
+    summary,
+    verdict,
+    with_opposite,
+)
+from pgsrm.task import Example, NormalizedEquality, Task
+from pgsrm.util.errors import UserError
+
+OPPOSITES = {"cold": "hot", "hot": "cold", "lost": "found"}
+
+
+EQUAL = NormalizedEquality()
+
+
+def _task(*rows: tuple[str, str], checker: Any = EQUAL) -> Task:
+    """Prompts (word, reference), all of them to train on."""
+    examples = [Example(f"The opposite of '{word}' is", answer, {"word": word}, "user") for word, answer in rows]
+    return Task(examples, [], checker, 2, "")
+
+
+WORDS = _task(("hot", "cold"), ("big", "small"), ("up", "down"))
+
+
+def _by_name(result: Result) -> dict[str, Any]:
+    return {probed.name: probed for probed in result.probes}
+
+
+# What is made of a reference
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cold", "not cold"),
+        ("never", "not never"),
+        ("I am sad.", "I am not sad."),
+        ("I'm sad.", "I'm not sad."),
+        ("I am not sad.", "I am sad."),
+        ("I can't sleep.", "I can sleep."),
+        ("I don't like it.", "I like it."),
+        ("I lost my ring.", "I never lost my ring."),
+        ("The dog barks.", "It is not true that the dog barks."),
+        ("Anna sings.", "It is not true that Anna sings."),
+    ],
+)
+def test_a_negation_more_or_less(text: str, expected: str) -> None:
+    assert negated(text) == expected
+
+
+def test_opposites_keep_capitals_and_points() -> None:
+    assert with_opposite("cold", OPPOSITES) == "hot"
+    assert with_opposite("Cold days. I lost.", OPPOSITES) == "Hot days. I lost."
+    assert with_opposite("I lost.", OPPOSITES) == "I found."
+    assert with_opposite("pink", OPPOSITES) is None
+
+
+def test_half_of_the_words_or_of_the_letters() -> None:
+    assert (half("I lost my ring."), half("a b c"), half("cold"), half("red"), half("a")) == (
+        "I lost",
+        "a",
+        "co",
+        "re",
+        None,
+    )
+
+
+def test_each_probe() -> None:
+    example = Example("The opposite of 'hot' is", "cold", {"word": "hot", "note": "unused"}, "user")
+    answers = Answers(("cold", "small"), OPPOSITES)
+    made = {name: make(example, answers) for name, make in {**PROBES, **CONTROLS}.items()}
+    assert made == {
+        "negated": "not cold",
+        "a word's opposite": "hot",
+        "the input": "hot",
+        "the whole prompt": "The opposite of 'hot' is",
+        "another prompt's answer": "small",
+        "all answers joined": "cold small",
+        "said twice": "cold cold",
+        "padded with words": "cold and so on",
+        "padded with nonsense": "cold zxqv zxqv",
+        "words reversed": None,
+        "half of it": "co",
+        "a letter added": "coldx",
+        "in markup": "<b>cold",
+        "empty": "",
+        "capitals": "COLD",
+        "a full stop": "cold.",
+        "in quotes": "\"cold'",
+    }
+    sentence = Example("Copy: I lost my ring.", "I lost my ring.", {"sentence": "I lost my ring."}, "user")
+    assert PROBES["words reversed"](sentence, answers) == "ring my lost I"
+    assert PROBES["a letter added"](sentence, answers) == "I lost my ringx."
+    assert CONTROLS["a full stop"](sentence, answers) == "I lost my ring."
+
+
+# What is counted
+
+
+def test_the_numbers_of_a_reward_that_is_worked_by_hand() -> None:
+    """It pays the first letter: 1 for the reference's, else a half for an s, so that "small" is the best constant."""
+
+    def first_letter(*, references: list[str], responses: list[str], **_: Any) -> list[float]:
+        pairs = zip(responses, references, strict=True)
+        return [1.0 if a[:1] == b[:1] else 0.5 if a[:1] == "s" else 0.0 for a, b in pairs]
+
+    result = probe(WORDS, first_letter)
+    probes = _by_name(result)
+    assert (result.constant, result.constant_mean, result.unpaid) == ("small", pytest.approx(2 / 3), 0)
+    constant = probes["the best constant answer"]  # right to one of three
+    assert (constant.prompts, constant.mean, constant.share, constant.passed) == (2, 0.5, 0.0, True)
+    twice, markup, empty = (probes[name] for name in ("said twice", "in markup", "empty"))
+    assert (twice.prompts, twice.mean, twice.reference, twice.share, twice.accepted) == (3, 1.0, 1.0, 1.0, 0.0)
+    assert (twice.passed, markup.passed, empty.passed) == (False, True, True)
+    assert probes["words reversed"].passed is None and probes["words reversed"].prompts == 0
+    assert probes["capitals"].passed is False and probes["a full stop"].passed is True
+
+
+def test_the_rule_is_nine_tenths_for_one_prompt_in_twenty() -> None:
+    def pays(share: float, prompts: int) -> Any:
+        """That share of the reward for an empty response to the first prompts, 1 for everything else."""
+
+        def reward(*, prompts: list[str], responses: list[str], **_: Any) -> list[float]:
+            return [
+                1.0 if text or prompt not in chosen else share for prompt, text in zip(prompts, responses, strict=True)
+            ]
+
+        chosen = {example.prompt for example in task.train[prompts:]}
+        return _by_name(probe(task, reward))["empty"]
+
+    task = _task(*((f"word{number}", f"answer{number}") for number in range(20)))
+    assert pays(0.89, 0).passed and not pays(0.91, 0).passed
+    assert pays(0.5, 1).passed and pays(0.5, 1).share == 0.05 and not pays(0.5, 2).passed
+
+
+def test_shares_are_counted_from_a_negative_reward_of_the_empty_response() -> None:
+    def shifted(*, references: list[str], responses: list[str], **_: Any) -> list[float]:
+        return [
+            -3.0 + 4 * (a == b) + 2 * (a.lower() == b and a != b) for a, b in zip(responses, references, strict=True)
+        ]
+
+    probes = _by_name(probe(WORDS, shifted))
+    assert probes["empty"].share == 0 and probes["capitals"].mean == -1 and probes["capitals"].share == 0
+
+
+def test_a_reference_that_earns_nothing_is_left_out() -> None:
+    result = probe(WORDS, lambda *, responses, **_: [float("cold" in text or "small" in text) for text in responses])
+    assert result.unpaid == 1 and _by_name(result)["empty"].prompts == 2
+    assert "Left out: 1 prompts" in markdown(result)
+    with pytest.raises(UserError, match="pays nothing for any reference"):
+        probe(WORDS, lambda *, responses, **_: [0.0] * len(responses))
+
+
+def test_static_vectors_pay_what_the_checker_calls_wrong() -> None:
+    """Word order, repetition, unknown words and markup do not count in a mean of word vectors."""
+    words = "task=color", "reward=pgsrm"
+    probes = _by_name(probe(pgsrm.load_task(*words), pgsrm.build_reward(*words)))
+    holes = {name for name, probed in probes.items() if probed.passed is False}
+    assert holes == {"said twice", "padded with nonsense", "in markup"}
+    for name in holes:
+        assert probes[name].mean == pytest.approx(1, abs=1e-3) and probes[name].accepted == 0
+    assert probes["the input"].mean == pytest.approx(0.29, abs=0.005)
+
+
+def test_the_checker_as_a_reward_fails_nothing_that_it_calls_wrong() -> None:
+    words = "task=color", "reward=binary"
+    result = probe(pgsrm.load_task(*words), pgsrm.build_reward(*words))
+    assert all(probed.passed in (True, None) for probed in result.probes)
+    assert all(probed.share == probed.accepted for probed in result.probes if probed.prompts)
+
+
+def test_a_reward_that_asks_the_policy_is_refused() -> None:
+    class AsksThePolicy:
+        def attach(self, policy: Any, codec: Any) -> None:
+            self.model = policy.model
+
+        def __call__(self, **_: Any) -> list[float]:
+            return []
+
+    with pytest.raises(UserError, match="reward: asks the policy itself, and there is none outside a run"):
+        probe(WORDS, AsksThePolicy())
+
+
+# The command
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process: exit code, standard output, standard error."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pgsrm.reward", "probe", *words])
+        code: Any = 0
+        try:
+            command.main()
+        except SystemExit as end:
+            code = end.code
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return run
+
+
+def test_the_tables_and_the_file(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    out = tmp_path / "probes.csv"
+    code, text, _ = call("task=color,category", "reward=text_metric", "reward.metric=indel", "--out", str(out))
+    assert code == 0
+    assert "### task=color reward=text_metric reward.metric=indel\n" in text
+    assert "| said twice | `indigo indigo` | 90 | " in text and "| probe | color | category |" in text
+    with out.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * (len(PROBES) + 1 + len(CONTROLS))
+    (added,) = (line for line in lines if line["probe"] == "a letter added" and "task=color" in line["config"])
+    assert added["verdict"] == "fail" and float(added["accepted"]) == 0 and int(added["prompts"]) == 90
+
+
+def test_tables_of_a_task_without_a_checker() -> None:
+    def equal(*, references: list[str], responses: list[str], **_: Any) -> list[float]:
+        return [float(a == b) for a, b in zip(responses, references, strict=True)]
+
+    result = probe(_task(("hot", "a|`b`"), checker=None), equal)
+    assert all(probed.accepted is None for probed in result.probes)
+    table = markdown(result).splitlines()
+    assert len({line.replace("\\|", "").count("|") for line in table if line.startswith("|")}) == 1
+    assert any("`A\\|'B'`" in line for line in table)
+    assert summary({"one": result, "two": result}).splitlines()[-3:] == [
+        "| right: capitals | **0.00, 0%** | **0.00, 0%** |",
+        "| right: a full stop | **0.00, 0%** | **0.00, 0%** |",
+        "| right: in quotes | **0.00, 0%** | **0.00, 0%** |",
+    ]
+    assert {verdict(probed) for probed in result.probes if not probed.control} == {"pass", ""}
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["task=sentiment_control", "reward=sparse"], "task: has no references to make probes of"),
+        (["task=summary", "reward=critic", "critic=self_current"], "reward: asks the policy itself"),
+        (["task=antonm"], "did you mean antonym?"),
+        (["task=antonym", "--out", "."], "--out=.: is a folder; name a file"),
+        (["task=antonym", "--out", "none/x.csv"], "--out=none/x.csv: can't be written"),
+    ],
+)
+def test_bad_input(call: Callable[..., tuple[int, str, str]], words: list[str], problem: str) -> None:
+    code, _, error = call(*words)
+    assert code == 2 and problem in error and len(error.strip().splitlines()) == 1
