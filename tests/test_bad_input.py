@@ -66,6 +66,11 @@ BAD = [
         "check",
     ),
     ("model.device=gpu", "model.device=gpu: not a device; use auto, cpu, cuda", ""),
+    (
+        "tracking.uri=http://me:secret@host",
+        "tracking.uri=http://***@host: not among the keys",
+        "+tracking.uri=http://***",
+    ),
     ("model.dtype=float16", "model.dtype=float16: not an option; there are float32, bfloat16", ""),
     ("paths.outputs=/dev/null/here", "paths.outputs=/dev/null/here: can't be written", "name a folder"),
     ("ppo.batch_size", "ppo.batch_size: can't be read", "write key=value"),
@@ -95,6 +100,16 @@ def test_one_run(
     assert remedy in result.error_line
     assert result.out == ""
     assert not (tmp_path / "outputs/runs").exists()
+
+
+def test_a_trackers_password_is_refused_and_not_shown(
+    call_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path
+) -> None:
+    words = [*with_override(small, "tracking=mlflow"), "tracking.uri=http://me:secret@host:5000"]
+    result = call_cli(*words)
+    assert result.code == 2 and "secret" not in result.err + result.out
+    assert "tracking.uri=http://***@host:5000: has a password in it" in result.error_line
+    assert "MLFLOW_TRACKING_PASSWORD" in result.error_line and not (tmp_path / "outputs/runs").exists()
 
 
 @pytest.mark.parametrize(

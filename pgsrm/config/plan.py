@@ -29,7 +29,7 @@ from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
-from pgsrm.record.mlflow_store import sqlite_file, sqlite_uri, tracking_uri
+from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.record.model_name import model_name
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.task import LacksReferencesError, Task, load_task
@@ -191,6 +191,7 @@ def plan(
         plain: Any = OmegaConf.to_container(config, resolve=True)
         raise UserError(f"{error}; `{parent_command(plain, choices)}` asks a parent for them") from error
     if frozen["tracking"] is not None:
+        refuse_password(frozen["tracking"]["uri"])
         frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"], frozen["paths"]["outputs"])
     with keys_as_written(frozen):
         identity = identify(settings, frozen, task, reward, build_evaluation(settings.evaluation))

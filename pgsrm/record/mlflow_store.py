@@ -50,6 +50,16 @@ def tracking_uri(tracking: Mapping[str, Any], outputs: str | Path | None = None)
     )
 
 
+def refuse_password(uri: str | None) -> None:
+    """Raise UserError for an address with a password in it: run folders keep their config, and are shared."""
+    user, at, _ = (uri or "").partition("://")[2].rpartition("@")
+    if at and ":" in user and sqlite_file(uri or "") is None:
+        raise UserError(
+            f"tracking.uri={without_user(uri or '')}: has a password in it, which every run's config.yaml would hold; give it in "
+            "the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or your database's own (PGPASSWORD)"
+        )
+
+
 def sqlite_uri(file: Path, query: str = "") -> str:
     """The address of an SQLite file, whatever characters its path has."""
     path = str(file.absolute())

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from pgsrm.util.secrets import without_user
+
 
 class UserError(ValueError):
     """Bad input: the message names the key, the value and the remedy, and is shown without a traceback."""
@@ -41,7 +43,7 @@ def reason(error: BaseException) -> str:
 
 
 def end_with_line(command: str, line: str) -> NoReturn:
-    """End a command with exit code 2 and one line on standard error."""
+    """End a command with exit code 2 and one line on standard error, in which an address shows no password."""
     sys.stdout.flush()
-    print(f"{command}: {line}", file=sys.stderr, flush=True)
+    print(f"{command}: {without_user(line)}", file=sys.stderr, flush=True)
     sys.exit(2)
