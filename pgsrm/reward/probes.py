@@ -17,9 +17,8 @@ from pgsrm.task import SHIPPED, Example, Task, normalize, read_table
 from pgsrm.util.errors import UserError, under
 from pgsrm.util.objects import as_before, attach_object, check_object
 
-NEAR = (
-    0.9  # a response that earns this share of the reference's reward is paid (`_Judged.floors` says counted from where)
-)
+# A response that earns this share of the reference's reward is paid; `_Judged.floors` says what it is counted from.
+NEAR = 0.9
 ALLOWED = 0.05  # share of prompts for which it may be paid
 
 _AUXILIARIES = {"am", "is", "are", "was", "were", "will", "would", "can", "could", "should", "must", "may", "might"}
