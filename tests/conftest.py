@@ -219,6 +219,15 @@ def run_cli(start_cli: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., 
     return run
 
 
+def exit_code(main: Callable[[], Any]) -> Any:
+    """With what a command's `main` ends the process, 0 if it returns."""
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
 @pytest.fixture
 def call_cli(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -234,11 +243,8 @@ def call_cli(
         monkeypatch.setattr(sys, "argv", ["pgsrm.run", *arguments])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         GlobalHydra.instance().clear()
-        code: Any = 0
         try:
-            run.main()
-        except SystemExit as end:
-            code = end.code or 0
+            code = exit_code(run.main)
         finally:
             GlobalHydra.instance().clear()
         written = capfd.readouterr()

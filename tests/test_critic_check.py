@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import exit_code
 from fake_openai import FakeOpenAI
 
 from pgsrm.critic import Critique, LexiconCritic, __main__
@@ -31,11 +32,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["pgsrm.critic", *words])
-        code: Any = 0
-        try:
-            __main__.main()
-        except SystemExit as end:
-            code = end.code or 0
+        code = exit_code(__main__.main)
         written = capsys.readouterr()
         return code, written.out, written.err
 

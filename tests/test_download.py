@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import exit_code
 
 from pgsrm.config.compose import plan_words
 from pgsrm.models import __main__ as command
@@ -207,11 +208,7 @@ def test_the_command(
 ) -> None:
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["pgsrm.models", "download", *words])
-        code: Any = 0
-        try:
-            command.main()
-        except SystemExit as end:
-            code = end.code
+        code = exit_code(command.main)
         written = capsys.readouterr()
         return code, written.out, written.err
 

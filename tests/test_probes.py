@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import exit_code
 
 import pgsrm
 from pgsrm.reward import __main__ as command
@@ -209,11 +210,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["pgsrm.reward", "probe", *words])
-        code: Any = 0
-        try:
-            command.main()
-        except SystemExit as end:
-            code = end.code
+        code = exit_code(command.main)
         written = capsys.readouterr()
         return code, written.out, written.err
 
