@@ -19,7 +19,7 @@ COMMANDS = {
     "report": ("pgsrm.analysis", "figures, tables, statistics, claims and report.html"),
     "parent": ("pgsrm.parent", "a task's reference answers, from a server or a model"),
     "embedder": ("pgsrm.embedder", "check an embedder before training; fetch word vectors"),
-    "reward": ("pgsrm.reward", "what a reward pays for wrong answers that look like the right one"),
+    "reward": ("pgsrm.reward", "what a reward pays for wrong answers; a reward for another trainer"),
     "critic": ("pgsrm.critic", "ask a critic about texts, or check how good it is"),
     "models": ("pgsrm.models", "fetch a published model"),
     "config": ("pgsrm.config", "JSON schemas with which an editor checks config files"),

@@ -26,6 +26,7 @@ NEEDED = {
     "numberbatch": ["embedder.path=vectors.txt"],
     "paper": ["embedder.path=vectors.txt"],
     "hf": ["model.path=org/name"],
+    "trl": ["reward.function._target_=builtins.len"],
 }
 
 Compose = Callable[..., DictConfig]
@@ -44,7 +45,7 @@ def composed() -> Iterator[Compose]:
 
 
 def needed(group: str, option: str) -> list[str]:
-    return NEEDED.get(option, []) if group in ("embedder", "experiment") or option == "hf" else []
+    return NEEDED.get(option, []) if group in ("embedder", "experiment") or option in ("hf", "trl") else []
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])

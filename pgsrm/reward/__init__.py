@@ -17,6 +17,7 @@ from pgsrm.reward.rouge import RougeReward
 from pgsrm.reward.semantic import SemanticReward
 from pgsrm.reward.sum import SumReward
 from pgsrm.reward.text_metric import TextMetricReward
+from pgsrm.reward.trl import TRLReward
 from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "SemanticReward",
     "Span",
     "SumReward",
+    "TRLReward",
     "TextMetricReward",
     "at_last_token",
     "normalise",

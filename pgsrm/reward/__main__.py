@@ -1,4 +1,4 @@
-"""`python -m pgsrm.reward probe task=... reward=... [--out FILE.csv]`: what a reward pays for wrong answers."""
+"""`python -m pgsrm.reward probe ...`: what a reward pays for wrong answers; `export ...`: a reward for another trainer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
     from pgsrm.config.messages import exit_with_line
+    from pgsrm.reward.export import FORMS
     from pgsrm.util.paths import local_path
 
     parser = argparse.ArgumentParser(prog="python -m pgsrm.reward", description="Rewards, apart from a run.")
@@ -22,9 +23,18 @@ def main() -> None:
         "overrides", nargs="*", metavar="key=value", help="as python -m pgsrm.run takes them; task=a,b for several"
     )
     probe.add_argument("--out", metavar="FILE.csv", help="also write the numbers to a CSV file")
+    export = commands.add_parser("export", help="a Python file from which another trainer takes this reward")
+    export.add_argument("trainer", choices=sorted(FORMS))
+    export.add_argument("overrides", nargs="*", metavar="key=value", help="as python -m pgsrm.run takes them")
+    export.add_argument("--out", metavar="FILE.py", required=True, help="the file; it must not be there yet")
     options, others = parser.parse_known_args()  # --config-dir is Hydra's
+    words = options.overrides + others
     try:
-        probe_command(options.overrides + others, None if options.out is None else local_path(options.out, "--out"))
+        out = None if options.out is None else local_path(options.out, "--out")
+        if options.command == "probe":
+            probe_command(words, out)
+        elif out is not None:
+            export_command(options.trainer, words, out)
     except KeyboardInterrupt:
         print("pgsrm: interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
@@ -54,6 +64,22 @@ def probe_command(words: Sequence[str], out: Path | None = None) -> None:
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
             writer.writerows(lines)
+
+
+def export_command(trainer: str, words: Sequence[str], out: Path) -> None:
+    """Check the config as a run does, then write the file."""
+    from pgsrm.reward.export import exported
+    from pgsrm.text_reward import TextReward
+    from pgsrm.util.errors import UserError
+
+    TextReward(*words)
+    if out.exists():
+        raise UserError(f"--out={out}: is there already; name a new file")
+    try:
+        out.write_text(exported(trainer, words), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out={out}: can't be written ({error.strerror}); name another file") from error
+    print(f"wrote {out}")
 
 
 def _title(config: Mapping[str, Any], choices: Mapping[str, Any], words: Sequence[str]) -> str:

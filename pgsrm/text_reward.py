@@ -1,0 +1,103 @@
+"""A reward of this package for a trainer of somebody else: texts go in, rewards come out.
+
+`pgsrm.trl` calls it as TRL does; the files that `python -m pgsrm.reward export` writes call it as verl and OpenRLHF do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pgsrm.config.compose import compose_run
+from pgsrm.config.plan import build_objects, resolve
+from pgsrm.models.asking import estimates_of
+from pgsrm.models.text import Codec
+from pgsrm.reward.output import normalise
+from pgsrm.rollout import Scored
+from pgsrm.util.errors import UserError, under
+from pgsrm.util.objects import check_object
+from pgsrm.util.text import nfc
+
+
+class TextReward:
+    """The reward of a config, called with texts."""
+
+    def __init__(self, *overrides: str, tokenizer: Any | None = None, reward: Callable[..., Any] | None = None) -> None:
+        """As `pgsrm.build_reward`; the config's task brings what the reward takes from it, such as binary's checker.
+
+        Args:
+            overrides: the words of the command line: `reward=pgsrm`, `embedder=static`.
+            tokenizer: the policy's, of transformers. A reward that looks at places in a response needs it (reward=critic).
+            reward: a reward of your own, as in `pgsrm.train`.
+
+        Raises:
+            UserError: for a word that is wrong, in one line.
+        """
+        config, choices = compose_run(overrides, reward)
+        self.name = str(choices["reward"])  # of a reward of one's own: the function's
+        self._reward = build_objects(resolve(config, choices))[1]
+        self._codec = None if tokenizer is None else Codec(tokenizer)
+        self._checked: set[str] = set()
+
+    @property
+    def asks_server(self) -> bool:
+        """Whether a call asks a server about new texts."""
+        return bool(estimates_of(self._reward, ["a"], ["a"]))
+
+    def check(self, references: Sequence[str]) -> None:
+        """Raise UserError where the reward can't work with these references; those that were checked are not checked again."""
+        new = [reference for reference in dict.fromkeys(references) if reference not in self._checked]
+        if new:
+            with under("reward"):
+                check_object(self._reward, new)
+            self._checked.update(new)
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        references: Sequence[str],
+        inputs: Sequence[Mapping[str, str]] | None = None,
+        token_ids: Sequence[Sequence[int]] | None = None,
+    ) -> Scored:
+        """What n responses are worth: `totals` has one number each, `token_rewards` and `metrics` what the reward said besides.
+
+        Args:
+            prompts: n prompts.
+            responses: n responses as text. With a tokenizer and `token_ids` the tokens are decoded instead.
+            references: n reference answers; empty texts where the reward compares with none.
+            inputs: n mappings of what else is known of a prompt, for checkers and rewards of your own.
+            token_ids: n lists of the responses' token ids, the end-of-sequence token included.
+
+        Raises:
+            UserError: for references or texts that the reward can't work with.
+        """
+        self.check(references)
+        texts: list[str] = [nfc(response) for response in responses]
+        ids = [[0]] * len(texts) if token_ids is None else [list(row) for row in token_ids]
+        offsets: Any = _NoPlaces()
+        if self._codec is not None and token_ids is not None:
+            texts, offsets = self._codec.decode(ids)
+        with under("reward"):
+            output = self._reward(
+                prompts=list(prompts),
+                references=list(references),
+                responses=texts,
+                inputs=[{}] * len(texts) if inputs is None else [dict(row) for row in inputs],
+                token_ids=ids,
+                offsets=offsets,
+            )
+        return normalise(output, ids, self.name, texts)
+
+
+class _NoPlaces(Sequence[Any]):
+    """Offsets that nobody knows: an error for the reward that asks for them."""
+
+    def __getitem__(self, index: Any) -> Any:
+        raise UserError("tokenizer=None: this reward looks at places in a response; give it the policy's tokenizer")
+
+    def __len__(self) -> int:
+        return self[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self[0]

@@ -1,0 +1,238 @@
+"""Rewards of this package in other trainers, and TRL's reward functions here."""
+
+import asyncio
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import exit_code
+from transformers import AutoTokenizer
+
+import pgsrm
+from pgsrm.models.settings import SHIPPED
+from pgsrm.reward import TRLReward
+from pgsrm.reward.__main__ import main
+from pgsrm.trl import dataset_rows, reward_function
+from pgsrm.util.errors import UserError
+
+PROMPT = "The opposite of 'hot' is "
+ANSWERS = ["cold", "hot", "table"]
+
+
+def as_trl_calls(function: Callable[..., Any], completions: list[Any], **columns: list[str]) -> list[float]:
+    """With all that GRPOTrainer gives."""
+    logged: dict[str, float] = {}
+    output = function(
+        prompts=[PROMPT] * len(completions),
+        completions=completions,
+        completion_ids=[[index + 1] for index in range(len(completions))],
+        trainer_state=object(),
+        log_extra=lambda column, values: None,
+        log_metric=logged.__setitem__,
+        environments=None,
+        **columns,
+    )
+    if inspect.isawaitable(output):
+        output = asyncio.run(output)
+    assert isinstance(output, list)
+    return output
+
+
+def test_rewards_are_those_of_a_run() -> None:
+    reward = pgsrm.build_reward("reward=pgsrm", "embedder=static")
+    own, _ = reward(
+        prompts=[PROMPT] * 3,
+        references=["cold"] * 3,
+        responses=ANSWERS,
+        inputs=[{}] * 3,
+        token_ids=[[1]] * 3,
+        offsets=[[(0, 0)]] * 3,
+    )
+    function = reward_function("reward=pgsrm", "embedder=static")
+    assert function.__name__ == "pgsrm"
+    assert as_trl_calls(function, ANSWERS, reference=["cold"] * 3) == own
+    assert own[0] == 1 and own[0] > own[1] > own[2]
+
+
+def test_messages_and_another_column() -> None:
+    messages = [[{"role": "assistant", "content": answer}] for answer in ANSWERS]
+    parts = [[{"role": "assistant", "content": [{"type": "text", "text": answer}]}] for answer in ANSWERS]
+    function = reward_function("reward=binary", "task=antonym", reference="answer")
+    for completions in (ANSWERS, messages, parts):
+        assert as_trl_calls(function, completions, answer=["cold"] * 3) == [1.0, 0.0, 0.0]
+
+
+def test_a_dataset_without_references() -> None:
+    with pytest.raises(UserError, match=r"reference=reference: .* \(it has: answer\)"):
+        as_trl_calls(reward_function("reward=binary"), ["cold"], answer=["cold"])
+    function = reward_function("reward=classifier", reference=None)
+    good, bad = as_trl_calls(function, ["a wonderful film", "an awful film"])
+    assert good > bad
+
+
+def test_a_blank_reference_is_refused() -> None:
+    with pytest.raises(UserError, match="the reference ' ' has no vector"):
+        as_trl_calls(reward_function("reward=pgsrm"), ["cold"], reference=[" "])
+
+
+def test_a_reward_per_token_needs_the_tokenizer_and_gives_totals() -> None:
+    words = ("reward=critic", "task=sentiment_control", "critic=lexicon")
+    with pytest.raises(UserError, match="tokenizer=None"):
+        as_trl_calls(reward_function(*words, reference=None), ["a wonderful film"])
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED)
+    ids = [tokenizer("a wonderful film")["input_ids"]]
+    logged: dict[str, float] = {}
+    function = reward_function(*words, reference=None, tokenizer=tokenizer)
+    (total,) = function(
+        prompts=["x"], completions=["a wonderful film"], completion_ids=ids, log_metric=logged.__setitem__
+    )
+    assert total == pytest.approx(logged["critic/extrinsic"] + logged["critic/positive"])
+    assert logged["critic/positive"] > 0
+
+
+def test_a_reward_that_asks_a_server_is_a_coroutine_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    asked = reward_function("reward=moderation", reference=None)
+    assert inspect.iscoroutinefunction(asked)
+    assert not inspect.iscoroutinefunction(reward_function("reward=pgsrm"))
+
+
+def test_rows_of_a_dataset() -> None:
+    train = dataset_rows("task=antonym", "task.holdout=0.2")
+    held_out = dataset_rows("task=antonym", "task.holdout=0.2", split="holdout")
+    task = pgsrm.load_task("task=antonym", "task.holdout=0.2")
+    assert [row["prompt"] for row in train] == [example.prompt for example in task.train]
+    assert len(held_out) == len(task.holdout)
+    assert {"word": "hot", "prompt": PROMPT, "reference": "cold"} in train + held_out
+    with pytest.raises(UserError, match="split=test: no such split"):
+        dataset_rows("task=antonym", split="test")
+
+
+def test_trl_itself_trains_on_it(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+
+    config = GRPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        num_generations=2,
+        max_completion_length=2,
+        max_steps=2,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+    )
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED)
+    tokenizer.pad_token = tokenizer.eos_token
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32),
+        processing_class=tokenizer,
+        reward_funcs=reward_function("reward=pgsrm"),
+        args=config,
+        train_dataset=Dataset.from_list(dataset_rows("task=antonym")),
+    )
+    trainer.train()
+    assert "rewards/pgsrm/mean" in trainer.state.log_history[0]
+    assert "pgsrm/similarity" in trainer.state.log_history[0]
+
+
+# TRL's functions here
+
+
+def call(reward: TRLReward, responses: list[str]) -> tuple[list[float], dict[str, float]]:
+    count = len(responses)
+    return reward(
+        prompts=[PROMPT] * count,
+        references=["cold"] * count,
+        responses=responses,
+        inputs=[{"word": "hot"}] * count,
+        token_ids=[[1]] * count,
+    )
+
+
+def test_a_function_gets_columns_and_may_log() -> None:
+    def function(
+        prompts: list[str], completions: list[str], solution: list[str], word: list[str], log_metric: Any, **_: Any
+    ) -> list[float | None]:
+        log_metric("words", len(word))
+        log_metric("words", 0)
+        assert prompts[0] == PROMPT
+        return [
+            None if given == "table" else float(given == right)
+            for given, right in zip(completions, solution, strict=True)
+        ]
+
+    rewards, metrics = call(TRLReward(function, columns={"solution": "reference"}), ANSWERS)
+    assert rewards == [1.0, 0.0, 0.0]
+    assert metrics == {"words": 1.5}
+
+
+def test_messages_and_coroutines() -> None:
+    async def function(prompts: Any, completions: Any, **_: Any) -> list[float]:
+        await asyncio.sleep(0)
+        assert prompts[0] == [{"role": "user", "content": PROMPT}]
+        return [float(len(message[-1]["content"])) for message in completions]
+
+    assert call(TRLReward(function, conversational=True), ANSWERS)[0] == [4.0, 3.0, 5.0]
+
+
+def test_columns_that_are_not_there() -> None:
+    def function(completions: list[str], solution: list[str], **_: Any) -> list[float]:
+        return [0.0]
+
+    with pytest.raises(
+        UserError, match=r"function: missing a required argument: 'solution'; the columns are word, ref"
+    ):
+        call(TRLReward(function), ["cold"])
+    with pytest.raises(UserError, match=r"columns\.solution=answer: no such column; there are word, reference"):
+        call(TRLReward(function, columns={"solution": "answer"}), ["cold"])
+
+
+# files for other trainers
+
+
+def exported(trainer: str, path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
+    monkeypatch.setattr(sys, "argv", ["pgsrm.reward", "export", trainer, *words, "--out", str(path)])
+    assert exit_code(main) == 0
+    spec = importlib.util.spec_from_file_location(f"for_{trainer}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_file_for_verl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = exported("verl", tmp_path / "reward.py", monkeypatch, "reward=binary", "task=antonym")
+    assert module.compute_score("antonym", "cold", "cold", {"index": 1}) == 1.0
+    several = module.compute_score(
+        data_sources=["antonym"] * 2, solution_strs=["cold", "hot"], ground_truths=["cold"] * 2, extra_infos=[None, {}]
+    )
+    assert several == [1.0, 0.0]
+
+
+def test_a_file_for_openrlhf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = exported("openrlhf", tmp_path / "reward.py", monkeypatch, "reward=pgsrm", "embedder=static")
+    result = module.reward_func([PROMPT + answer for answer in ANSWERS], [PROMPT] * 3, ["cold"] * 3)
+    assert result["rewards"].tolist()[0] == 1.0
+    assert result["rewards"].tolist() == result["scores"].tolist()
+    assert len(result["extra_logs"]["similarity"]) == 3
+
+
+def test_nothing_is_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "reward.py"
+    path.write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["pgsrm.reward", "export", "verl", "reward=pgsrm", "--out", str(path)])
+    assert exit_code(main) != 0
+    assert "is there already; name a new file" in capsys.readouterr().err
+    assert path.read_text() == "mine"
