@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ui test test-slow test-real lint clean
+.PHONY: help install run ui test test-slow test-real lint docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,11 @@ lint: $(INSTALLED) ## check style, format, types and who imports whom
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: $(INSTALLED) ## build the docs site into outputs/site
+	$(PIP) install --quiet -c requirements.lock --no-build-isolation -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The site: outputs/site/index.html (search needs a server: python3 -m http.server -d outputs/site)"
 
 clean: ## remove caches and build folders; .venv and outputs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -19,7 +19,7 @@ from pgsrm.models.load import load_codec, load_model
 from pgsrm.models.settings import ModelSettings
 from pgsrm.policy.sampling import Sampling
 from pgsrm.policy.simple import SimplePolicy
-from pgsrm.ppo.advantages import rewards_to_go, token_rewards, whiten
+from pgsrm.ppo.advantages import rewards_to_go, token_rewards
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_entropy, token_logprobs, value_loss
 from pgsrm.reward.output import normalise
@@ -30,9 +30,7 @@ parser.add_argument("--updates", type=int, default=200, help="gradient steps; ea
 parser.add_argument("--batch", type=int, default=50, help="responses in an update")
 parser.add_argument("--actor-lr", type=float, default=1e-4, help="learning rate of the policy")
 parser.add_argument("--critic-lr", type=float, default=1e-3, help="learning rate of the value head")
-parser.add_argument(
-    "--entropy-coef", type=float, default=0.02, help="keeps the policy from settling on one answer too soon"
-)
+parser.add_argument("--entropy-coef", type=float, default=0.005, help="keeps the policy from settling too soon")
 parser.add_argument("--kl-coef", type=float, default=0.01, help="pulls the policy towards the model that it started as")
 parser.add_argument("--kl-target", type=float, help="KL (nats a response) that an adaptive coefficient aims at")
 parser.add_argument("--seed", type=int, default=0)
@@ -104,9 +102,9 @@ for update in range(1, args.updates + 1):
     logprobs, reference_logprobs = token_logprobs(logits, tokens), token_logprobs(reference_logits, tokens)  # (B, T)
     values = value_head(scores.prompt_hidden.detach()).squeeze(-1)  # (B,) the critic never moves the policy
 
-    # 4. Advantage: what an answer earned beyond what was expected of its prompt, at unit variance over the batch.
+    # 4. Advantage: what an answer earned beyond what was expected of its prompt.
     returns = rewards_to_go(token_rewards(totals, mask), mask)  # (B, T)
-    advantages = whiten((returns - values.detach().unsqueeze(-1)) * mask, mask)
+    advantages = (returns - values.detach().unsqueeze(-1)) * mask
 
     # 5. Losses. One gradient step per batch: the policy is the one that sampled, so PPO's ratio is 1 and there is nothing to clip.
     entropy = masked_mean(token_entropy(logits), mask)

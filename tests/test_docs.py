@@ -1,5 +1,8 @@
 """What README and docs/ point to is there: links, headings, files named in the text, modules and options in commands."""
 
+import ast
+import importlib
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -83,3 +86,34 @@ def test_nothing_points_to_documents_that_are_not_here() -> None:
     assert texts or not (ROOT / ".git").exists()
     pointing = [path.name for path in texts if path.exists() and ELSEWHERE.search(path.read_text(encoding="utf-8"))]
     assert pointing == []
+
+
+def test_every_page_is_in_the_sites_menu() -> None:
+    """Wrong version: a new page that `make docs` warns about, which ends it with an error."""
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    named = re.findall(r"(\S+\.md)$", menu, re.MULTILINE)
+    reference = {f"api/{name}.md" for name in reference_pages()}
+    assert sorted(named) == sorted({page.name for page in (ROOT / "docs").glob("*.md")} | reference | {"index.md"})
+
+
+def test_what_the_sites_reference_shows_is_there() -> None:
+    for _, objects in reference_pages().values():
+        for target in objects:
+            module, _, name = target.rpartition(".")
+            assert importlib.util.find_spec(target if is_module(target) else module), target
+            assert is_module(target) or hasattr(importlib.import_module(module), name), target
+
+
+def reference_pages() -> dict[str, tuple[str, list[str]]]:
+    """`REFERENCE` of docs/mkdocs_hook.py, which itself needs mkdocs."""
+    tree = ast.parse((ROOT / "docs/mkdocs_hook.py").read_text(encoding="utf-8"))
+    values = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REFERENCE"
+    ]
+    pages: dict[str, tuple[str, list[str]]] = ast.literal_eval(values[0])
+    return pages
+
+
+def is_module(target: str) -> bool:
+    path = ROOT / target.replace(".", "/")
+    return path.with_suffix(".py").is_file() or path.is_dir()
