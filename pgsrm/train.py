@@ -22,7 +22,7 @@ from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     from pgsrm.config.schema import Settings
-    from pgsrm.record.mlflow_mirror import MlflowMirror
+    from pgsrm.record.mirror import Mirror
     from pgsrm.util.distributed import Processes
 
 
@@ -108,7 +108,7 @@ def run(
     sqlite: bool = True,
     show: Callable[[dict[str, float]], None] | None = None,
 ) -> str:
-    """Train one run with its lock, status, MLflow mirror and progress; returns the state it ended in.
+    """Train one run with its lock, status, trackers and progress; returns the state it ended in.
 
     Every end is written to status.json: finished, stopped (resumable), or failed with its reason. Signal handlers and
     torch's number of threads are afterwards what they were before.
@@ -150,16 +150,21 @@ def _train_to_an_end(
     """Train, and write how it ended; the folder is this process's."""
     from pgsrm.config.plan import keys_as_written, load_settings
     from pgsrm.record.mlflow_store import is_sqlite
+    from pgsrm.record.trackers import MLFLOW, make_mirror, trackers_of
 
     before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
-    mirror: MlflowMirror | None = None
+    mirrors: list[Mirror] = []
     state, reason = "failed", None
     try:
         settings, config = load_settings(folder)
         _begin(folder, settings)
-        if sqlite or not is_sqlite(config["tracking"]):
-            mirror = start_mirror(folder, config)
-        folder.write_status(mirrored=mirror is not None)
+        mirrored = trackers_of(config)
+        if not sqlite and is_sqlite(config["tracking"]):
+            mirrored.remove(MLFLOW)
+        mirrors = [make_mirror(tracker, folder, config) for tracker in mirrored]
+        for mirror in mirrors:
+            mirror.start()
+        folder.write_status(mirrored=mirrored)
         with keys_as_written(config), _progress(folder, settings, show_progress, show) as shown:
             _train_together(folder, settings, shown, stop)
         state = "finished"
@@ -177,7 +182,7 @@ def _train_to_an_end(
         _write_end(folder, state=state, reason=reason, ended=_now(), seconds=seconds, update=update, episodes=episodes)
         if state == "finished":
             shutil.rmtree(folder.checkpoints, ignore_errors=True)  # only now: a kill before would have needed them
-        if mirror is not None:
+        for mirror in mirrors:
             mirror.finish(state, reason)
     return state
 
@@ -251,30 +256,6 @@ def _begin(folder: RunFolder, settings: "Settings") -> None:
     device = str(resolve_device(settings.model.device))
     started = (folder.status() or {}).get("started") or _now()
     folder.write_status(state="running", reason=None, started=started, ended=None, **environment(device))
-
-
-def start_mirror(folder: RunFolder, config: dict[str, Any]) -> "MlflowMirror | None":
-    """The thread that copies the folder's metrics to MLflow, started; None with tracking=none.
-
-    `config` is the run's frozen one.
-    """
-    mirror = make_mirror(folder, config)
-    if mirror is not None:
-        mirror.start()
-    return mirror
-
-
-def make_mirror(folder: RunFolder, config: dict[str, Any]) -> "MlflowMirror | None":
-    """The same, not started."""
-    from pgsrm.record.mlflow_mirror import MlflowMirror
-    from pgsrm.record.params import run_params, run_tags
-
-    if config["tracking"] is None:
-        return None
-    status = folder.status() or {}
-    name = status.get("label") or folder.name  # what differs first, for a narrow column
-    tags = run_tags(config, status, str(folder.path.absolute()))
-    return MlflowMirror(folder, config["tracking"], name, run_params(config), tags)
 
 
 def _write_end(folder: RunFolder, **fields: Any) -> None:

@@ -61,8 +61,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def test_a_server_that_is_killed_and_comes_back_has_every_point(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgsrm.record.mlflow_mirror._PERIOD", 0.1)
-    monkeypatch.setattr("pgsrm.record.mlflow_mirror._LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr("pgsrm.record.mirror._PERIOD", 0.1)
+    monkeypatch.setattr("pgsrm.record.mirror._LONGEST_PAUSE", 0.5)
     folder = RunFolder(tmp_path / "run")
     assert folder.acquire()
     mirror = MlflowMirror(folder, {"uri": server.uri, "experiment": "pgsrm"}, "run", {"seed": "1"}, {})

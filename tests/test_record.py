@@ -456,7 +456,7 @@ def test_batch_sent_but_not_remembered_is_not_sent_twice(folder: RunFolder, trac
 def test_line_is_sent_once_it_is_whole(
     folder: RunFolder, tracking: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgsrm.record.mlflow_mirror._PERIOD", 0.05)
+    monkeypatch.setattr("pgsrm.record.mirror._PERIOD", 0.05)
     prepare(tracking)
     folder.metrics.write_bytes(b'{"update": 0, "reward/mean": 0.5}\n{"update": 1, "reward/me')
     mirror = MlflowMirror(folder, tracking, folder.name, {}, {})
@@ -473,7 +473,7 @@ def test_line_is_sent_once_it_is_whole(
 def test_file_cut_while_the_mirror_reads_it(
     folder: RunFolder, tracking: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgsrm.record.mlflow_mirror._PERIOD", 0.05)
+    monkeypatch.setattr("pgsrm.record.mirror._PERIOD", 0.05)
     prepare(tracking)
     for update in range(50):
         folder.append_metrics({**row(update), "time/update": 0.123456789})
@@ -515,7 +515,7 @@ def listening(answering: bool) -> tuple[socket.socket, str]:
 def test_dead_server_costs_one_warning_and_no_training_time(
     folder: RunFolder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, answering: bool
 ) -> None:
-    monkeypatch.setattr("pgsrm.record.mlflow_mirror._PERIOD", 0.1)
+    monkeypatch.setattr("pgsrm.record.mirror._PERIOD", 0.1)
     server, uri = listening(answering)
     caplog.set_level(logging.WARNING)
     begin = time.monotonic()
@@ -542,7 +542,7 @@ def test_server_that_comes_back_gets_everything(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     prepare(tracking)
-    monkeypatch.setattr("pgsrm.record.mlflow_mirror._PERIOD", 0.05)
+    monkeypatch.setattr("pgsrm.record.mirror._PERIOD", 0.05)
     calls = 0
     log_batch = MlflowClient.log_batch
 

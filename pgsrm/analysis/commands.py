@@ -16,7 +16,17 @@ from pgsrm.util.shell import for_hydra, override, quoted
 
 MOST_COMMANDS = 4
 # What a launch finds by itself, or a user would not want to type again.
-_NOT_TYPED = ("seed", "choices", "tracking", "hydra", "parent.references", "cluster", "resources", "dry_run")
+_NOT_TYPED = (
+    "seed",
+    "choices",
+    "tracking",
+    "trackers",
+    "hydra",
+    "parent.references",
+    "cluster",
+    "resources",
+    "dry_run",
+)
 _SHOWN_ALWAYS = ("task", "reward")
 
 

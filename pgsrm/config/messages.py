@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, meant
+from pgsrm.record.trackers import PACKAGES
 from pgsrm.util.errors import UserError, end_with_line
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override
@@ -65,7 +66,12 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
     if option:
         group, name = option.groups()
         known = re.findall(r"^\t(\S+)$", str(error), re.MULTILINE)
-        return f"{group}={name}: unknown {group}; there are {', '.join(known)}{_nearest(name, known)}"
+        other = (
+            f"; {name} is one of the trackers beside it: trackers=[{name}]"
+            if group == "tracking" and name in PACKAGES
+            else ""
+        )
+        return f"{group}={name}: unknown {group}; there are {', '.join(known)}{_nearest(name, known)}{other}"
     return text
 
 

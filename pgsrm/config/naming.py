@@ -14,8 +14,8 @@ NAMED = ("task", "reward", "model", "ppo")  # the config groups in every name
 NAMED_IF_CHOSEN = ("fidelity", "ablation")
 # What a name has anyway, and what decides no result.
 _UNNAMED = (
-    *NAMED, *NAMED_IF_CHOSEN, "experiment", "objective", "seed", "evaluation", "paths", "tracking", "checkpoint",
-    "threads", "processes", "cluster", "resources", "dry_run", "hydra",
+    *NAMED, *NAMED_IF_CHOSEN, "experiment", "objective", "seed", "evaluation", "paths", "tracking", "trackers",
+    "checkpoint", "threads", "processes", "cluster", "resources", "dry_run", "hydra",
 )  # fmt: skip
 _LONGEST_VALUE = 24
 _LONGEST = 80  # of all values in a name; a file system takes 255 bytes

@@ -32,6 +32,7 @@ from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.record.model_name import model_name
 from pgsrm.record.run_folder import FORMAT
+from pgsrm.record.trackers import check_trackers
 from pgsrm.task import LacksReferencesError, Task, load_task
 from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.objects import check_object
@@ -190,6 +191,7 @@ def plan(
     except LacksReferencesError as error:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         raise UserError(f"{error}; `{parent_command(plain, choices)}` asks a parent for them") from error
+    check_trackers(settings.trackers)
     if frozen["tracking"] is not None:
         refuse_password(frozen["tracking"]["uri"])
         frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"], frozen["paths"]["outputs"])

@@ -173,6 +173,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     model: ModelSettings
     ppo: PPOSettings
     tracking: TrackingSettings | None
+    # Further trackers that mirror the run's folder, beside MLflow or alone.
+    trackers: list[Literal["tensorboard", "wandb"]] = []
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     paths: PathSettings

@@ -137,6 +137,8 @@ def print_where(config: dict[str, Any], experiment: str | None) -> None:
         from pgsrm.record.mlflow_store import ui_hint
 
         print(ui_hint(config["tracking"], experiment))
+    if "tensorboard" in config["trackers"]:
+        print(f"TensorBoard: tensorboard --logdir {quoted(str(outputs / 'tensorboard'))}")
     figures = outputs / "figures"
     print(
         f"report: {figures / 'report.html'}, which {python()} -m pgsrm.analysis --runs {quoted(str(outputs / 'runs'))} "

@@ -1,4 +1,4 @@
-"""`python -m pgsrm.sync [FOLDER ...]`: send MLflow what it has not got of the runs in these folders.
+"""`python -m pgsrm.sync [FOLDER ...]`: send the trackers what they have not got of the runs in these folders.
 
 For runs that could not send it themselves: the server was away, or they were jobs on a cluster and MLflow's store is an
 SQLite file, which the processes of several machines would break. May be called at any time and as often as one likes.
@@ -6,10 +6,11 @@ SQLite file, which the processes of several machines would break. May be called 
 
 import argparse
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.launch.status import find_runs
@@ -24,9 +25,9 @@ class Sent:
     """What came of it, in runs."""
 
     new: int = 0  # something was sent
-    complete: int = 0  # MLflow had everything
+    complete: int = 0  # the trackers had everything
     themselves: int = 0  # a running one, whose process sends
-    without: int = 0  # tracking=none, or nothing recorded yet
+    without: int = 0  # no tracker, or nothing recorded yet
 
     def __str__(self) -> str:
         return (
@@ -35,41 +36,47 @@ class Sent:
         )
 
 
-def sync(folders: Sequence[RunFolder]) -> Sent:
-    """Send MLflow what it has not got; a run that has ended is ended there too.
+def sync(folders: Sequence[RunFolder], also: Collection[str] = ()) -> Sent:
+    """Send the trackers what they have not got; a run that has ended is ended there too.
+
+    also: trackers beside those that the runs' configs name.
 
     Raises:
-        UserError: MLflow does not answer; what it has taken until then stays.
+        UserError: a tracker does not answer; what it has taken until then stays.
     """
     from pgsrm.config.plan import load_settings
-    from pgsrm.record.mlflow_mirror import is_complete
-    from pgsrm.train import make_mirror
+    from pgsrm.record.trackers import is_complete, make_mirror, trackers_of
 
     queue, sent = Queue.ask(folders), Sent()
     for folder in folders:
         state, status = queue.state(folder), folder.status() or {}
-        if state == "running" and status.get("mirrored"):
-            sent.themselves += 1
-        elif is_complete(folder, _address(folder)):
-            sent.complete += 1
-        elif not folder.metrics.exists() or (mirror := make_mirror(folder, load_settings(folder)[1])) is None:
+        config = _config(folder)
+        trackers = list(dict.fromkeys([*trackers_of(config), *also]))
+        if state == "running" and (own := status.get("mirrored")):
+            trackers = [] if own is True else [tracker for tracker in trackers if tracker not in own]
+            sent.themselves += not trackers
+        elif not trackers or not folder.metrics.exists():
             sent.without += 1
-        else:
+            continue
+        lacking = [tracker for tracker in trackers if not is_complete(tracker, folder, config)]
+        sent.complete += bool(trackers) and not lacking
+        for tracker in lacking:
+            mirror = make_mirror(tracker, folder, load_settings(folder)[1])
             mirror.send_now((state, status.get("reason")) if state in _ENDED else None)
-            sent.new += 1
+        sent.new += bool(lacking)
     return sent
 
 
-def _address(folder: RunFolder) -> str | None:
-    """Where MLflow has the run, by its config; read in full only if the folder is not where it was frozen."""
+def _config(folder: RunFolder) -> dict[str, Any]:
+    """The run's frozen config; with its paths as they are now only if the folder is not where it was frozen."""
     from pgsrm.config.plan import load_settings
     from pgsrm.record.config_file import read_config
 
     config = read_config(folder.config) or {}
     outputs = Path((config.get("paths") or {}).get("outputs") or "")
     if folder.path.absolute().parent.parent != outputs and "paths" in config:
-        config = load_settings(folder)[1]
-    return (config.get("tracking") or {}).get("uri")
+        return load_settings(folder)[1]
+    return config
 
 
 @contextmanager
@@ -86,17 +93,22 @@ def _alone(place: Path) -> Iterator[None]:
 def main() -> None:
     """The command line."""
     from pgsrm.config.messages import exit_with_line
+    from pgsrm.record.trackers import PACKAGES, check_trackers
 
-    parser = argparse.ArgumentParser(prog="python -m pgsrm.sync", description="Send MLflow what it has not got.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pgsrm.sync", description="Send the trackers what they have not got."
+    )
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="outputs, or run folders (default: outputs)"
     )
+    parser.add_argument("--to", action="append", default=[], choices=sorted(PACKAGES), help="this tracker too")
     options = parser.parse_args()
     try:
+        check_trackers(options.to)
         folders = find_runs(options.folders or [Path("outputs")])
         if not folders:
             raise UserError("no runs there; name paths.outputs of a sweep")
         with _alone(folders[0].path.parent):
-            print(sync(folders))
+            print(sync(folders, options.to))
     except Exception as error:
         exit_with_line(error, "pgsrm")

@@ -20,7 +20,8 @@ from pgsrm.util.secrets import MASK, without_user
 
 # Where and how a run is trained and recorded: it decides no result.
 NOT_SETTINGS = (
-    "seed", "paths", "tracking", "choices", "threads", "processes", "checkpoint", "hydra", "cluster", "resources", "dry_run", "sft",
+    "seed", "paths", "tracking", "trackers", "choices", "threads", "processes", "checkpoint", "hydra", "cluster", "resources",
+    "dry_run", "sft",
 )  # fmt: skip
 NOT_CHOICES = ("tracking", "experiment", "hydra", "cluster", "resources", "seed")
 # Named only where nothing else tells two runs apart: long, found by the program, or without a part in the result.

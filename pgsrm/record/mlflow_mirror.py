@@ -1,25 +1,23 @@
 """MLflow as a mirror of the run folder, which stays the truth.
 
-A thread sends the new whole lines of metrics.jsonl every two seconds. What was sent is remembered in
-mlflow.json only once MLflow has taken it, so that a dead server, a kill or a restart loses nothing; after a
-restart MLflow is asked what it has, so that nothing is there twice. Importing MLflow (1-2 s) and every call
-to it happen in that thread: training neither waits for it nor ends with it.
+What was sent is remembered in mlflow.json only once MLflow has taken it, so that a dead server, a kill or a restart loses
+nothing; after a restart MLflow is asked what it has, so that nothing is there twice. `pgsrm.record.mirror` says when it is sent.
 """
 
 import json
 import logging
-import os
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pgsrm.record.files import replace
+from pgsrm.record.mirror import Mirror, Tail, remembered
 from pgsrm.record.mlflow_store import connect, experiment_id, sqlite_file, tracking_uri, trouble, warn_once
 from pgsrm.record.run_folder import RunFolder, parse_lines
+from pgsrm.record.samples import samples_table
 from pgsrm.util.errors import UserError
 from pgsrm.util.secrets import without_user
 from pgsrm.util.shell import python, quoted
@@ -30,13 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PERIOD = 2.0  # seconds between two sends
-_LONGEST_PAUSE = 60.0  # seconds between two tries while MLflow does not answer
 _METRICS_A_CALL = 1000  # MLflow's limit for log_batch
 _PARAMS_A_CALL = 100  # likewise
 _SAMPLES = "samples.json"
-_MOST_SAMPLES = 500  # rows of the table, the newest
-_COLUMNS = ("update", "prompt", "reference", "response", "reward", "exact_match")
 DESCRIPTION = "mlflow.note.content"
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
@@ -46,12 +40,12 @@ def is_complete(folder: RunFolder, uri: str | None = None) -> bool:
 
     uri: MLflow's address now. If the run was sent to another address (as before `mv outputs`), this returns False.
     """
-    status, sent = folder.status(), _load(folder)
+    status, sent = folder.status(), remembered(folder.mlflow)
     same_address = uri is None or sent.get("tracking_uri") == without_user(uri)
     return status is not None and same_address and sent.get("state") == status["state"]
 
 
-class MlflowMirror:
+class MlflowMirror(Mirror):
     """Keeps one MLflow run in step with one run folder. A resumed run writes to the same MLflow run.
 
     Args:
@@ -70,46 +64,20 @@ class MlflowMirror:
         params: Mapping[str, Any],
         tags: Mapping[str, Any],
     ) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._uri = tracking_uri(tracking)
         self._experiment = tracking["experiment"]
         self._name = name
         self._params = {key: str(value) for key, value in params.items()}
         self._tags = {key: str(value) for key, value in tags.items() if value is not None}
         self._client: MlflowClient | None = None
-        self._sent = _load(folder)
-        self._offset = 0  # in metrics.jsonl, of the first line not sent
-        self._inode = -1  # of the metrics.jsonl that the offset is in
+        self._sent = remembered(folder.mlflow)
+        self._tail = Tail(folder.metrics)
         self._started_ms = 0
         self._from_before = False  # the MLflow run was there, and what it has is not known yet
-        self._end: tuple[str, str | None] | None = None
-        self._stop = threading.Event()
-        self._progress = 0.0
-        self._thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    def finish(self, state: str, reason: str | None = None, patience: float = 10.0) -> None:
-        """Sends the rest and ends the MLflow run as finished, failed or stopped (with the reason as a tag).
-
-        Returns when that is done, or once MLflow has taken nothing for `patience` seconds.
-        """
-        self._end = (state, reason)
-        self._stop.set()
-        begin = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() < max(begin, self._progress) + patience:
-            self._thread.join(0.1)
-        if self._thread.is_alive():
-            self._warn(TimeoutError(f"no answer in {patience:g} s"))
 
     def send_now(self, end: tuple[str, str | None] | None = None) -> None:
-        """Instead of `start` and `finish`: sends what is missing, and with `end` the state and reason, before it returns.
-
-        Raises:
-            UserError: MLflow does not answer.
-        """
+        """As `Mirror.send_now`; raises UserError where MLflow does not answer."""
         self._end = end
         try:
             self._send() if end is None else self._send_end()
@@ -121,35 +89,12 @@ class MlflowMirror:
 
     # Everything below runs in the thread, or in `send_now`.
 
-    def _work(self) -> None:
-        pause = 0.0
-        while not self._stop.wait(pause):
-            pause = _PERIOD if self._tries(self._send) else min(max(2 * pause, _PERIOD), _LONGEST_PAUSE)
-        self._tries(self._send_end)
-
-    def _tries(self, action: Callable[[], None]) -> bool:
-        try:
-            action()
-        except Exception as error:  # whatever it is, training continues
-            self._warn(error)
-            return False
-        return True
-
     def _warn(self, error: BaseException) -> None:
         warn_once(self._uri, error, f"training continues, what is in {self._folder.metrics} is sent once it answers")
 
     def _send(self) -> None:
-        """Sends every whole line that MLflow does not have yet."""
         client = self._client or self._connect()
-        if not self._folder.metrics.exists():
-            return
-        with open(self._folder.metrics, "rb") as file:
-            inode = os.fstat(file.fileno()).st_ino
-            if inode != self._inode:  # `truncate_after` puts a new file in the old one's place
-                self._inode, self._offset = inode, 0
-            file.seek(self._offset)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
+        whole, _ = self._tail.read()
         if self._from_before:
             self._skip_taken(client, whole)
         for rows in self._batches(whole):
@@ -158,7 +103,7 @@ class MlflowMirror:
                 part = metrics[start : start + _METRICS_A_CALL]
                 client.log_batch(self._sent["run_id"], metrics=part, synchronous=True)
             self._remember(update=rows[-1]["update"], seconds=seconds)
-        self._offset += len(whole)
+        self._tail.taken(whole)
 
     def _skip_taken(self, client: "MlflowClient", content: bytes) -> None:
         """After a restart: move on to what MLflow has, which may be more than was remembered before a kill.
@@ -318,31 +263,6 @@ class MlflowMirror:
         self._sent.update(fields)
         replace(self._folder.mlflow, (json.dumps(self._sent, indent=1) + "\n").encode(), durable=False)
         self._progress = time.monotonic()
-
-
-def samples_table(folder: RunFolder) -> dict[str, Any] | None:
-    """The run's last samples as the columns and rows of a table; None where it has none."""
-    try:
-        rows = [row for _, row in parse_lines(folder.samples.read_bytes())][-_MOST_SAMPLES:]
-    except OSError:
-        return None
-    if not rows:
-        return None
-    columns = [name for name in _COLUMNS if any(name in row for row in rows)]
-    cells = [[row.get(name) for name in columns] for row in reversed(rows)]
-    plain = (str, int, float, bool, type(None))
-    return {
-        "columns": columns,
-        "data": [[cell if isinstance(cell, plain) else json.dumps(cell) for cell in row] for row in cells],
-    }
-
-
-def _load(folder: RunFolder) -> dict[str, Any]:
-    try:
-        sent = json.loads(folder.mlflow.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return sent if isinstance(sent, dict) else {}
 
 
 def _metric_name(name: str) -> str:

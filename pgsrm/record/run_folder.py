@@ -43,6 +43,8 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.mlflow = self.path / "mlflow.json"
+        self.tensorboard = self.path / "tensorboard.json"
+        self.wandb = self.path / "wandb.json"
         self._status = self.path / "status.json"
         self.owner = self.path / "owner.json"
         self._lock: int | None = None

@@ -1,0 +1,115 @@
+"""A tracker as a mirror of a run's folder, which stays the truth: what all of them have in common.
+
+A thread looks every two seconds for new whole lines of metrics.jsonl and sends them. All of a tracker's code, its import too, runs
+in that thread: training neither waits for it nor ends with it.
+"""
+
+import json
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pgsrm.record.run_folder import RunFolder
+
+_PERIOD = 2.0  # seconds between two sends
+_LONGEST_PAUSE = 60.0  # seconds between two tries while the tracker does not answer
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """What a mirror's file in the run's folder says that the tracker has; empty where there is none, or half of one."""
+    try:
+        sent = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return sent if isinstance(sent, dict) else {}
+
+
+class Tail:
+    """The whole lines of a file that were not taken yet: all of them again once another file stands in its place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0  # of the first line that was not taken
+        self._inode = -1  # of the file that the offset is in
+
+    def read(self) -> tuple[bytes, bool]:
+        """The lines, and whether they are the file's first; `taken` moves on behind them."""
+        if not self._path.exists():
+            return b"", False
+        with open(self._path, "rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._inode:  # `truncate_after` puts a new file in the old one's place
+                self._inode, self._offset = inode, 0
+            file.seek(self._offset)
+            content = file.read()
+        return content[: content.rfind(b"\n") + 1], self._offset == 0
+
+    def taken(self, content: bytes) -> None:
+        """These lines, which `read` returned, need not be read again."""
+        self._offset += len(content)
+
+
+class Mirror(ABC):
+    """Keeps one run of a tracker in step with one run folder."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._end: tuple[str, str | None] | None = None  # state and reason of a run that has ended
+        self._stop = threading.Event()
+        self._progress = 0.0  # when the tracker last took something
+        self._thread = threading.Thread(target=self._work, name=type(self).__name__, daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def finish(self, state: str, reason: str | None = None, patience: float = 10.0) -> None:
+        """Sends the rest and ends the tracker's run as finished, failed or stopped, with the reason.
+
+        Returns when that is done, or once the tracker has taken nothing for `patience` seconds.
+        """
+        self._end = (state, reason)
+        self._stop.set()
+        begin = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() < max(begin, self._progress) + patience:
+            self._thread.join(0.1)
+        if self._thread.is_alive():
+            self._warn(TimeoutError(f"no answer in {patience:g} s"))
+
+    @abstractmethod
+    def send_now(self, end: tuple[str, str | None] | None = None) -> None:
+        """Instead of `start` and `finish`: sends what is missing, and with `end` the state and reason, before it returns.
+
+        Raises:
+            UserError: the tracker does not take it.
+        """
+
+    @abstractmethod
+    def _send(self) -> None:
+        """Send every whole line that the tracker does not have yet."""
+
+    @abstractmethod
+    def _send_end(self) -> None:
+        """Send the rest, and that the run has ended."""
+
+    @abstractmethod
+    def _warn(self, error: BaseException) -> None:
+        """Say once what the tracker does not do; training continues."""
+
+    def _work(self) -> None:
+        pause = 0.0
+        while not self._stop.wait(pause):
+            pause = _PERIOD if self._tries(self._send) else min(max(2 * pause, _PERIOD), _LONGEST_PAUSE)
+        self._tries(self._send_end)
+
+    def _tries(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except Exception as error:  # whatever it is, training continues
+            self._warn(error)
+            return False
+        return True
