@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("pgsrm.train", "train or resume the run of a folder"),
     "status": ("pgsrm.status", "how far the runs are, and why one waits or failed"),
     "sync": ("pgsrm.sync", "send MLflow what it has not got"),
+    "push": ("pgsrm.push", "a finished run's model with a model card, to a folder or the hub"),
     "report": ("pgsrm.analysis", "figures, tables, statistics, claims and report.html"),
     "parent": ("pgsrm.parent", "a task's reference answers, from a server or a model"),
     "embedder": ("pgsrm.embedder", "check an embedder before training; fetch word vectors"),

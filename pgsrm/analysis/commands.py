@@ -27,6 +27,7 @@ _NOT_TYPED = (
     "resources",
     "dry_run",
 )
+_OF_THE_MACHINE = ("paths.", "threads", "processes", "tracking", "trackers", "model.device", "checkpoint.")
 _SHOWN_ALWAYS = ("task", "reward")
 
 
@@ -46,6 +47,14 @@ def more_seeds(variants: Sequence[Variant]) -> list[str]:
     together = prod(map(len, values.values())) == len(typed) and all(row.keys() == values.keys() for row in typed)
     commands = [values] if together else [{key: [value] for key, value in row.items()} for row in typed]
     return [_command(command, seeds) for command in commands[:MOST_COMMANDS]]
+
+
+def run_command(run: Run) -> str:
+    """The command that makes this run, on any machine."""
+    typed = {key: value for key, value in _overrides(run).items() if not key.startswith(_OF_THE_MACHINE)}
+    values = {**typed, "seed": run.seed}
+    words = [_word(key, [values[key]]) for key in sorted(values, key=reading_order)]
+    return " ".join(["python -m pgsrm.run", *words])
 
 
 def _missing(variants: Iterable[Variant]) -> int:

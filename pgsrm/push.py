@@ -1,0 +1,207 @@
+"""`python -m pgsrm.push RUN (--to FOLDER | --hub ORG/NAME [--private])`: a run's model with a model card, for others.
+
+The card says what was trained, by which command, on what, and what came out, from the run's folder alone.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgsrm.util.errors import UserError
+
+if TYPE_CHECKING:
+    from pgsrm.analysis.runs import Run
+
+# Metric of an evaluation -> what the card calls it.
+_MEASURES = {
+    "eval/train_exact_match": "right greedy answers, trained prompts",
+    "eval/holdout_exact_match": "right greedy answers, held-out prompts",
+    "eval/train_reward": "reward of greedy answers, trained prompts",
+    "eval/holdout_reward": "reward of greedy answers, held-out prompts",
+    "eval/holdout_extrinsic": "task's own reward of sampled answers, held-out prompts",
+    "eval/holdout_gold": "gold measure of sampled answers, held-out prompts",
+    "eval/perplexity": "perplexity of plain text",
+}
+# Choice of the group `model` -> the model's name on the hub and its licence.
+_BASES = {
+    "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+    "gpt2_small": ("openai-community/gpt2", "mit"),
+    "gpt2_large": ("openai-community/gpt2-large", "mit"),
+    "nano": (None, "apache-2.0"),
+    "nano_both": (None, "apache-2.0"),
+}
+
+
+def read_finished(folder: Path) -> "Run":
+    """The run of a folder; raises UserError where there is none, or one without a final model."""
+    from pgsrm.analysis.runs import read_run
+
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder}: no run's folder (it has no config.yaml); name one of outputs/runs")
+    run, notes = read_run(folder, [*_MEASURES, "reward/mean", "policy/kl", "policy/entropy"])
+    if run is None:
+        raise UserError("; ".join(notes))
+    if not (folder / "model/config.json").is_file():
+        raise UserError(f"{folder}: has no final model, it is {run.state}; train it to its end first")
+    return run
+
+
+def model_card(run: "Run", name: str) -> str:
+    """The text of README.md of a model's repository. name: the repository's."""
+    from pgsrm.analysis.commands import run_command
+
+    base, licence = _base(run)
+    header = {"library_name": "transformers", "pipeline_tag": "text-generation", "license": licence, "base_model": base}
+    lines = ["---", *(f"{key}: {value}" for key, value in header.items() if value)]
+    lines += ["tags:", *(f"- {tag}" for tag in ("pgsrm", "reinforcement-learning", *_algorithm(run))), "---", ""]
+    choices = run.choices
+    model = base or f"`{choices.get('model')}`, the model that comes with pgsrm"
+    lines += [
+        f"# {name.rpartition('/')[2]}",
+        "",
+        f"{model}, trained on the task `{choices['task']}` under the reward `{choices['reward']}` with `ppo={choices.get('ppo')}`, "
+        f"seed {run.seed}: {run.last_update:,} updates, {run.episodes:,.0f} sampled responses.",
+        "",
+        f"The prompts of training look like this one: `{json.dumps(run.config['task']['template'], ensure_ascii=False)}`",
+        "",
+        "## What came out",
+        "",
+        _table(run),
+        "## How it was made",
+        "",
+        "```sh",
+        run_command(run),
+        "```",
+        "",
+        *_made_with(run.status),
+        "One run with one seed: another seed gives other numbers. A model that was trained on a few hundred prompts answers these,",
+        "and has forgotten a part of the rest.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _algorithm(run: "Run") -> list[str]:
+    choice = run.choices.get("ppo")
+    return [choice] if choice in ("grpo", "rloo") else ["ppo"]
+
+
+def _base(run: "Run") -> tuple[str | None, str | None]:
+    """The hub's name of the model that was trained, and its licence, where they are known."""
+    choice = run.choices.get("model", "")
+    path = run.config["model"].get("path")
+    if choice == "hf" or choice not in _BASES:
+        is_hub_name = isinstance(path, str) and path.count("/") == 1 and not path.startswith((".", "/", "~"))
+        return (path if is_hub_name and not Path(path).exists() else None), None
+    return _BASES[choice]
+
+
+def _table(run: "Run") -> str:
+    from pgsrm.analysis.tables import Table
+
+    rows = []
+    for metric, title in _MEASURES.items():
+        _, values = run.series(metric)
+        if len(values):
+            rows.append([title, f"{values[0]:.3f}", f"{values[-1]:.3f}"])
+    for metric, title in {
+        "reward/mean": "reward of sampled answers",
+        "policy/kl": "KL from the initial model, nats per token",
+    }.items():
+        _, values = run.series(metric)
+        tenth = max(1, len(values) // 10)
+        rows.append([f"{title}, first and last tenth", f"{values[:tenth].mean():.3f}", f"{values[-tenth:].mean():.3f}"])
+    return Table("card", "", ["", "before", "after"], rows).markdown()
+
+
+def _made_with(status: Mapping[str, Any]) -> Iterator[str]:
+    versions = status.get("versions") or {}
+    named = [
+        f"{package} {versions[package]}" for package in ("pgsrm", "torch", "transformers") if versions.get(package)
+    ]
+    if named:
+        yield f"With {', '.join(named)}; {status.get('seconds', 0):.0f} s on {status.get('device')}."
+        yield ""
+
+
+def push(folder: Path, to: Path | None = None, hub: str | None = None, private: bool = False) -> str:
+    """Copy a run's model with its card to a folder, or upload it; returns where it is.
+
+    Raises:
+        UserError: no finished run, a folder that is there already, a hub that does not take it.
+    """
+    run = read_finished(folder)
+    if to is not None:
+        if to.exists():
+            raise UserError(f"--to={to}: is there already; name a new folder")
+        _write(run, to, to.name)
+        return str(to)
+    assert hub is not None
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(place) / "model"
+        _write(run, whole, hub)
+        return _upload(whole, hub, private)
+
+
+def _write(run: "Run", to: Path, name: str) -> None:
+    """The model's files and the card, readable for all as the process's umask lets them: safetensors writes for its owner alone."""
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(run.folder / "model", to, copy_function=shutil.copyfile)
+        (to / "README.md").write_text(model_card(run, name), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{to}: can't be written ({error.strerror}); name a folder of yours") from error
+
+
+def _upload(folder: Path, repository: str, private: bool) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi()
+    try:
+        url = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model and card of a run of pgsrm")
+    except HFValidationError as error:
+        raise UserError(f"--hub={repository}: not a name of the hub's; write ORG/NAME") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"--hub={repository}: was not taken ({reason}); `hf auth login`, or set HF_TOKEN, and try again"
+        ) from error
+    return str(url)
+
+
+def main() -> None:
+    """The command line."""
+    from pgsrm.config.messages import exit_with_line
+    from pgsrm.util.paths import local_path
+
+    parser = argparse.ArgumentParser(
+        prog="python -m pgsrm.push", description="A finished run's model with a model card, for others."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, one of outputs/runs")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--to", metavar="FOLDER", help="a new folder")
+    place.add_argument(
+        "--hub", metavar="ORG/NAME", help="a repository of the Hugging Face hub; the key is HF_TOKEN or `hf auth login`"
+    )
+    parser.add_argument("--private", action="store_true", help="make the repository a private one")
+    options = parser.parse_args()
+    try:
+        to = None if options.to is None else local_path(options.to, "--to")
+        print(push(options.run, to, options.hub, options.private))
+    except KeyboardInterrupt:
+        print("pgsrm: interrupted", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except Exception as error:
+        exit_with_line(error, "pgsrm", bool(os.environ.get("HYDRA_FULL_ERROR")))
+
+
+if __name__ == "__main__":
+    main()
