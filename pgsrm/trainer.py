@@ -1,6 +1,6 @@
 """A run's state and its steps; `pgsrm.train` reads as the loop over them.
 
-What flows: prompts and references (task) -> `Rollout` (policy) -> `Scored` (reward) -> update (ppo) -> record.
+What flows: prompts and references (task) -> `Rollout` (policy) -> `Scored` (reward) -> update (ppo, algorithm) -> record.
 """
 
 import copy
@@ -20,6 +20,12 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from pgsrm.algorithm.budget import budget
+from pgsrm.algorithm.learner import OtherLearner
+from pgsrm.algorithm.selection import Pair
+from pgsrm.algorithm.settings import DistillAlgorithm, PPOAlgorithm
+from pgsrm.algorithm.sft import check_fit, encode_pairs
+from pgsrm.algorithm.teacher import load_teacher
 from pgsrm.config.compose import plan_words
 from pgsrm.config.plan import build_evaluation, build_objects, check_unchanged, load_settings
 from pgsrm.config.schema import Settings
@@ -60,8 +66,9 @@ class Trainer:
         codec: Codec,
         evaluated_with: Evaluated = Evaluated(),  # noqa: B008  (frozen)
         processes: Processes = ALONE,
+        teacher: Policy | None = None,
     ) -> None:
-        """evaluated_with: what the policy is measured by besides its reward."""
+        """evaluated_with: what the policy is measured by besides its reward. teacher: of `algorithm=distill`."""
         self.folder, self.settings, self.task = folder, settings, task
         self.policy, self.codec, self.processes = policy, codec, processes
         self.score = Scorer(reward, task.checker, codec.eos, processes)
@@ -71,7 +78,7 @@ class Trainer:
         torch.manual_seed(settings.seed)  # dropout, where a run turns it on
         random.seed(settings.seed)  # a reward of the user's own may draw
         np.random.seed(settings.seed)
-        self.learner = Learner(policy, settings.ppo, self.sampling_rng, processes)
+        self.learner = self._new_learner(teacher)
         attach_object(reward, policy, codec)
         self.prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
         self.sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
@@ -144,7 +151,23 @@ class Trainer:
             sharded_with=processes if sharded else None,
         )
         evaluated_with = build_evaluation(settings.evaluation)
-        return cls(folder, settings, task, reward, policy, codec, evaluated_with, processes)
+        teacher = None
+        if isinstance(settings.algorithm, DistillAlgorithm):
+            of_teacher = settings.algorithm.model(settings.model)
+            teacher = load_teacher(of_teacher, policy, codec, prompts, task.max_new_tokens, settings.ppo.padding)
+        return cls(folder, settings, task, reward, policy, codec, evaluated_with, processes, teacher)
+
+    def _new_learner(self, teacher: Policy | None) -> Learner | OtherLearner:
+        """What learns by the run's algorithm, at its beginning."""
+        algorithm, ppo = self.settings.algorithm, self.settings.ppo
+        if isinstance(algorithm, PPOAlgorithm):
+            return Learner(self.policy, ppo, self.sampling_rng, self.processes)
+        references: dict[str, Pair] = {}
+        if algorithm.needs_references:
+            pairs = encode_pairs(self.codec, self.task.train)
+            references = {example.prompt: pair for example, pair in zip(self.task.train, pairs, strict=True)}
+            check_fit(pairs, self.policy.positions)
+        return OtherLearner(self.policy, ppo, algorithm, references, teacher)
 
     # one update, in the order of the loop
 
@@ -172,8 +195,15 @@ class Trainer:
         return Rollout(examples, prompt_ids, ids, texts, offsets, sampled.prefill)
 
     def learn(self, rollout: Rollout, scored: Scored) -> dict[str, float]:
-        """One PPO update; returns its metrics."""
-        return step(self.learner, rollout.prompt_ids, rollout.response_ids, scored.token_rewards, rollout.prefill)
+        """One update by the run's algorithm; returns its metrics."""
+        learner, ppo = self.learner, self.settings.ppo
+        if isinstance(learner, Learner):
+            texts = rollout.prompt_ids, rollout.response_ids
+            metrics = step(learner, *texts, scored.token_rewards, rollout.prefill)
+            read = ppo.epochs * sum(len(ids) for part in texts for ids in part)
+        else:
+            metrics, read = learner.update(rollout, scored)
+        return metrics | budget(self.settings.algorithm, ppo.group_size, rollout, read)
 
     def record(self, rollout: Rollout, scored: Scored, metrics: dict[str, float], started: float) -> dict[str, float]:
         """Append this update's line, and at every `evaluation.every`-th its evaluation and samples."""
@@ -218,8 +248,10 @@ class Trainer:
 
     def record_evaluation(self) -> None:
         """The evaluation before the first update, as line 0, and where the policy would go without a reward."""
-        prompts = [self.prompt_ids[example.prompt] for example in self.task.train]
-        predicted = predict_entropy(self.policy, prompts, self.sampling, self.settings.ppo, self.settings.seed)
+        predicted: dict[str, float] = {}
+        if isinstance(self.settings.algorithm, PPOAlgorithm):
+            prompts = [self.prompt_ids[example.prompt] for example in self.task.train]
+            predicted = predict_entropy(self.policy, prompts, self.sampling, self.settings.ppo, self.settings.seed)
         self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate(0), **predicted})
 
     def _samples(self, rollout: Rollout, scored: Scored) -> list[dict[str, Any]]:
@@ -243,7 +275,7 @@ class Trainer:
     # checkpoints
 
     def save_checkpoint(self) -> None:
-        """All that decides what comes next: weights, both optimisers, KL coefficient, every generator, the reward's memory."""
+        """All that decides what comes next: weights, optimisers, KL coefficient, every generator, the reward's memory."""
         tensors, state = self._state.save()
         if self.processes.first:
             checkpoint.save(self.folder, self.update, tensors, {**state, "unrecorded": self._unrecorded})

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: the trained weights, optimisers, KL coefficient, where every generator is, what the reward remembers."""
+"""What a checkpoint holds: trained weights, optimisers, KL coefficient, where every generator is, what the reward remembers."""
 
 import random
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgsrm.algorithm.learner import OtherLearner
 from pgsrm.config.schema import Settings
 from pgsrm.ppo.update import Learner
 from pgsrm.util.distributed import divided_as, undivided
@@ -23,7 +24,11 @@ class TrainingState:
     """
 
     def __init__(
-        self, learner: Learner, generators: dict[str, torch.Generator], settings: Settings, reward: Any = None
+        self,
+        learner: Learner | OtherLearner,
+        generators: dict[str, torch.Generator],
+        settings: Settings,
+        reward: Any = None,
     ) -> None:
         self._learner, self._policy, self._reward = learner, learner.policy, reward
         self._generators, self._settings = generators, settings
@@ -31,7 +36,7 @@ class TrainingState:
     def save(self) -> tuple[Tensors, Plain]:
         """All that decides what comes next. Several processes call this together: sharded tensors are put together."""
         tensors, plain = self.outside_weights()
-        return tensors | _flatten(self._modules()), plain | {"kl_coef": self._learner.kl_coef}
+        return tensors | _flatten(self._modules()), plain | self._learner.numbers()
 
     def restore(self, tensors: Tensors, plain: Plain) -> None:
         """Make learner, generators and reward what they were when `save` returned these."""
@@ -40,7 +45,7 @@ class TrainingState:
         self._policy.weights_changed()
         if "reference" in modules:
             self._policy.set_reference(modules["reference"].state_dict())  # as it was after the update: nothing kept
-        self._learner.kl_coef = plain["kl_coef"]
+        self._learner.set_numbers(plain)
         self.set_outside_weights(tensors, plain)
 
     def outside_weights(self) -> tuple[Tensors, Plain]:
@@ -69,12 +74,7 @@ class TrainingState:
         policy = self._policy.model
         if self._settings.model.lora is not None:  # the other weights are loaded again
             policy = torch.nn.ParameterList(weight for weight in policy.parameters() if weight.requires_grad)
-        modules = {
-            "policy": policy,
-            "value_head": self._learner.value_head,
-            "actor_optimizer": self._learner.actor_optimizer,
-            "critic_optimizer": self._learner.critic_optimizer,
-        }
+        modules = {"policy": policy, **self._learner.modules()}
         if self._settings.ppo.kl_reference == "previous":  # the initial model is loaded again instead
             modules["reference"] = self._policy.reference
         return modules

@@ -79,7 +79,7 @@ def test_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_every_key_is_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    words = ["embedder@evaluation.embedder=sentence_transformer", "embedder=sentence_transformer"]
+    words = ["embedder@evaluation.embedder=sentence_transformer", "embedder=sentence_transformer", "algorithm=distill"]
     words.append("reward.embedder={path: null, cache: null}")  # one of the reward's own, instead of the run's
     files = "model: x, ledger: x, cache: x"  # of any reward: the run's, the task's own, a part of a sum, a measure
     words += [f"task.extrinsic={{{files}}}", f"+reward.extrinsic={{{files}}}"]

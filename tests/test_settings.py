@@ -19,7 +19,7 @@ from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.paths import PACKAGE, conf_folder
 
 GROUPS = ("task", "parent", "embedder", "reward", "ppo", "model", "tracking", "cluster", "resources", "critic")
-GROUPS += ("experiment", "fidelity", "ablation")
+GROUPS += ("experiment", "fidelity", "ablation", "algorithm")
 TASKS = ("color", "antonym", "category", "copy", "sentiment")
 # What a user has to give, since no default could be right.
 NEEDED = {
@@ -27,6 +27,7 @@ NEEDED = {
     "paper": ["embedder.path=vectors.txt"],
     "hf": ["model.path=org/name"],
     "trl": ["reward.function._target_=builtins.len"],
+    "distill": ["algorithm.teacher=org/name"],
 }
 
 Compose = Callable[..., DictConfig]
@@ -45,7 +46,7 @@ def composed() -> Iterator[Compose]:
 
 
 def needed(group: str, option: str) -> list[str]:
-    return NEEDED.get(option, []) if group in ("embedder", "experiment") or option in ("hf", "trl") else []
+    return NEEDED.get(option, []) if group in ("embedder", "experiment", "algorithm") or option in ("hf", "trl") else []
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])

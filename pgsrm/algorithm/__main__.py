@@ -33,7 +33,7 @@ COMMAND = "python -m pgsrm.algorithm sft"
 def sft(words: Sequence[str]) -> None:
     """Fine-tune as the words say; what would not work is said before the model is loaded."""
     from pgsrm.config.compose import compose_words
-    from pgsrm.config.plan import build_task, check_prompts, resolve
+    from pgsrm.config.plan import build_task, check_prompts, check_references, resolve
     from pgsrm.config.schema import read_settings
     from pgsrm.models.settings import check_model
     from pgsrm.util.errors import UserError
@@ -47,13 +47,7 @@ def sft(words: Sequence[str]) -> None:
     check_model(settings.model)
     resolved = resolve(config, choices)
     task = build_task(resolved)
-    examples = task.train + task.holdout
-    lacking = sum(not example.reference for example in examples)
-    if lacking:
-        raise UserError(
-            f"task.data={settings.task.data}: {lacking} of {len(examples)} prompts have no reference to be trained on; give the "
-            "data a column `reference`, or name its column by task.reference={column}"
-        )
+    check_references(settings, task.train + task.holdout, "sft")
     check_prompts(settings, task)
     _train(settings, task, out)
 

@@ -6,13 +6,13 @@ several examples into one row, and a warm-up, which a few hundred steps at these
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
+from pgsrm.algorithm.gradient import answer_logprobs, gradient_step
+from pgsrm.algorithm.selection import Pair
 from pgsrm.algorithm.settings import SFTSettings
 from pgsrm.models.text import Codec
 from pgsrm.policy.protocol import Policy
@@ -23,13 +23,6 @@ _LARGEST_NORM = 1.0
 _ROWS = 16  # prompts in one forward pass without gradient
 
 
-class Pair(NamedTuple):
-    """Token ids of a prompt, and of the answer that it should get, EOS included."""
-
-    prompt: list[int]
-    answer: list[int]
-
-
 def encode_pairs(codec: Codec, examples: Sequence[Example]) -> list[Pair]:
     """The examples as a policy would meet them: their prompts as in training, and the references as it would sample them.
 
@@ -38,12 +31,22 @@ def encode_pairs(codec: Codec, examples: Sequence[Example]) -> list[Pair]:
     pairs = []
     for example in examples:
         prompt = codec.encode(example.prompt)
-        answer = example.reference if codec.has_chat or example.prompt[-1:].isspace() else f" {example.reference}"
+        answer = example.taught if codec.has_chat or example.prompt[-1:].isspace() else f" {example.taught}"
         whole = codec.encode(example.prompt, answer)
         # where the tokens of both differ at the seam, the answer's own: a policy never samples across it
         rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else codec.encode_text(answer)
         pairs.append(Pair(prompt, [*rest, codec.eos[0]]))
     return pairs
+
+
+def check_fit(pairs: Sequence[Pair], positions: int | None) -> None:
+    """Raise UserError where a prompt and its answer have more tokens than the model has positions (None: no limit)."""
+    longest = max(len(pair.prompt) + len(pair.answer) for pair in pairs)
+    if positions and longest > positions:
+        raise UserError(
+            f"task.data: the longest prompt and its reference have {longest} tokens, and the model has {positions} positions; "
+            "set task.max_input_words, shorten them, or choose another model"
+        )
 
 
 def mean_loss(policy: Policy, pairs: Sequence[Pair]) -> float:
@@ -80,28 +83,25 @@ def tune(
         after_epoch(epoch, total / _tokens(pairs))
 
 
-def _step(policy: Policy, batch: Sequence[Pair], settings: SFTSettings, optimizer: Any) -> float:
+def _step(policy: Policy, batch: Sequence[Pair], settings: SFTSettings, optimizer: torch.optim.Optimizer) -> float:
     """One gradient step; returns the summed loss of the batch before it."""
-    optimizer.zero_grad(set_to_none=True)
-    size, tokens, total = settings.micro_batch or len(batch), _tokens(batch), 0.0
-    for start in range(0, len(batch), size):
-        loss = _summed_loss(policy, batch[start : start + size])
-        (loss / tokens).backward()
-        total += loss.item()
-    norm = clip_grad_norm_(policy.model.parameters(), _LARGEST_NORM)
-    if not bool(torch.isfinite(norm)):
-        raise UserError(f"sft.lr={settings.lr:g}: the gradient is not finite; lower it")
-    optimizer.step()
-    policy.weights_changed()
-    return total
+    losses = mean_losses(policy, batch, settings.micro_batch)
+    metrics = gradient_step(policy, optimizer, losses, _LARGEST_NORM, f"sft.lr={settings.lr:g}")
+    return metrics["loss/actor"] * _tokens(batch)
+
+
+def mean_losses(policy: Policy, pairs: Sequence[Pair], micro_batch: int | None) -> Iterator[Tensor]:
+    """The mean of -log p over the answers' tokens, in parts that add up to it: one for each `micro_batch` pairs (None: all)."""
+    size, tokens = micro_batch or len(pairs), _tokens(pairs)
+    for start in range(0, len(pairs), size):
+        yield _summed_loss(policy, pairs[start : start + size]) / tokens
 
 
 def _summed_loss(policy: Policy, pairs: Sequence[Pair]) -> Tensor:
     """Sum of -log p over the answers' tokens."""
     batch = policy.pad([pair.prompt for pair in pairs], [pair.answer for pair in pairs])
-    scores, mask = policy.score(batch), batch.response_mask
-    logprobs = scores.logits.log_softmax(-1)  # (C, V)
-    return -logprobs[scores.contexts.place[mask], batch.response_ids[mask]].sum()
+    scores = policy.score(batch)
+    return -answer_logprobs(scores.logits, scores.contexts, batch).sum()
 
 
 def _tokens(pairs: Sequence[Pair]) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pgsrm.record import RunFolder
 from pgsrm.record.config_file import read_config
 from pgsrm.record.differences import settings
+from pgsrm.record.model_name import DEFAULTS
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Run:
     @functools.cached_property
     def choices(self) -> dict[str, str]:
         """The chosen option of each config group that decides a result: {"task": "color", "ppo": "sound", ...}."""
-        chosen = self.config["choices"]
+        chosen = {**DEFAULTS, **self.config["choices"]}
         return {group: str(chosen[group]) for group in sorted(chosen) if group.split("/")[0] not in NOT_CHOICES}
 
     @property

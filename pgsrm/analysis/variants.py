@@ -19,6 +19,7 @@ T = TypeVar("T")
 # identity, which holds their contents.
 DECIDING = (
     "ppo.",
+    "algorithm.",
     "reward.",
     "task.template",
     "task.max_new_tokens",

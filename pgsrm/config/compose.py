@@ -242,6 +242,7 @@ PATHS = (
     "task.mask",
     "parent.references",
     "model.path",
+    "algorithm.teacher",
     "embedder.path",
     "embedder.cache",
     "reward.embedder.path",

@@ -8,21 +8,23 @@ import ast
 import inspect
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from pgsrm.algorithm.settings import Algorithm
 from pgsrm.config.schema import Settings
 from pgsrm.util.errors import UserError
 
-# Config group -> the struct that checks its files. Files of `experiment` hold sections of a whole config.
+# Config group -> the struct that checks its files; of `algorithm` there are several, one for each name. Files of `experiment` hold sections of a whole config.
 GROUPS = {
     "experiment": "Settings",
     "task": "TaskSettings",
     "model": "ModelSettings",
     "ppo": "PPOSettings",
+    "algorithm": "Algorithm",
     "parent": "ParentSettings",
     "tracking": "TrackingSettings",
     "cluster": "ClusterSettings",
@@ -31,8 +33,9 @@ GROUPS = {
     "embedder": None,
     "critic": None,
 }
-# Groups whose files may set other sections too, below `# @package _global_`: a model brings its learning rates.
-ALSO_SECTIONS = ("model", "tracking")
+# Groups whose files may set other sections too, below `# @package _global_`: a model brings its learning rates,
+# an algorithm the number of responses per prompt.
+ALSO_SECTIONS = ("model", "tracking", "algorithm")
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 _INTERPOLATION = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
@@ -51,6 +54,7 @@ def group_schemas() -> dict[str, dict[str, Any]]:
         "hydra": {"type": "object", "description": "Hydra's own keys."},
     }
     definitions["Settings"]["properties"] = sections
+    definitions["Algorithm"] = _any_of([definitions[struct.__name__] for struct in get_args(Algorithm)])
     schemas = {}
     for group, name in GROUPS.items():
         own = _target_object() if name is None else definitions[name]
@@ -76,6 +80,13 @@ def write_schemas(folder: Path) -> dict[str, str]:
     except OSError as error:
         raise UserError(f"--out={folder}: can't be written ({error.strerror}); name a folder of yours") from error
     return patterns
+
+
+def _any_of(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One schema for the files of a group whose structs are told apart by `name`: any key that one of them has."""
+    names = [name for schema in schemas for name in schema["properties"]["name"]["anyOf"][0]["enum"]]
+    keys = {key: value for schema in schemas for key, value in schema["properties"].items()}
+    return {**schemas[0], "title": "Algorithm", "properties": {**keys, "name": {"type": "string", "enum": names}}}
 
 
 def _target_object() -> dict[str, Any]:

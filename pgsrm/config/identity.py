@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from pgsrm.algorithm.settings import SHARED, DistillAlgorithm, PPOAlgorithm
 from pgsrm.config.schema import EvaluationSettings, Settings, TaskSettings
 from pgsrm.critic import is_asked
 from pgsrm.evaluation import Evaluated
@@ -62,7 +63,7 @@ def identify(
         "model settings": {
             key: value for key, value in model.items() if key not in ("path", "revision", "device", "shard")
         },
-        "ppo settings": _chosen(settings.ppo),
+        **_of_algorithm(settings),
         "evaluation": _evaluation(settings.evaluation, evaluated_with),
         **({"masked words": WordList(mask, "task.mask").digest} if (mask := settings.task.mask) else {}),
         "evaluation's code": source_digests(settings.evaluation.embedder),
@@ -71,6 +72,17 @@ def identify(
     seed = {"seed": settings.seed}
     parts = {name: _hash(value)[:16] for name, value in {**deciding, **seed}.items()}
     return Identity(_hash({**deciding, **seed}), _hash(deciding), parts)
+
+
+def _of_algorithm(settings: Settings) -> dict[str, Any]:
+    """How the run learns: PPO's settings, or another algorithm's and what of PPO's it reads; its teacher by content."""
+    algorithm, ppo = settings.algorithm, _chosen(settings.ppo)
+    if isinstance(algorithm, PPOAlgorithm):
+        return {"ppo settings": ppo}
+    own = {"name": algorithm.name, **_chosen(algorithm)}
+    if isinstance(algorithm, DistillAlgorithm):
+        own["teacher"] = identify_model(algorithm.model(settings.model))
+    return {"ppo settings": {key: value for key, value in ppo.items() if key in SHARED}, "algorithm": own}
 
 
 def _lengths(task: TaskSettings) -> int | list[int]:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.record import RunFolder
-from pgsrm.record.model_name import path_name
+from pgsrm.record.model_name import DEFAULTS, path_name
 from pgsrm.record.params import is_secret
 from pgsrm.util.numbers import number_text
 
 NAMED = ("task", "reward", "model", "ppo")  # the config groups in every name
-NAMED_IF_CHOSEN = ("fidelity", "ablation")
+NAMED_IF_CHOSEN = ("algorithm", "fidelity", "ablation")
 # What a name has anyway, and what decides no result.
 _UNNAMED = (
     *NAMED, *NAMED_IF_CHOSEN, "experiment", "objective", "seed", "evaluation", "paths", "tracking", "trackers",
@@ -52,11 +52,17 @@ def run_name(parts: Sequence[str], words: Sequence[str], seed: int, identity: st
     return "-".join([*map(_safe, parts), *shown, f"s{seed}", identity[:8]])
 
 
+def chosen_besides(choices: Mapping[str, str]) -> list[str]:
+    """What a name says of `NAMED_IF_CHOSEN`: PPO, which most runs learn by, goes without saying."""
+    return [
+        choices[group] for group in NAMED_IF_CHOSEN if choices.get(group, DEFAULTS.get(group)) != DEFAULTS.get(group)
+    ]
+
+
 def label(choices: Mapping[str, str], words: Sequence[str], seed: int) -> str:
     """The same for a narrow column, what differs first: `alpha=8 antonym pgsrm s0, nano sound`."""
     task, reward, model, ppo = (choices.get(group, "custom") for group in NAMED)
-    rest = [choices[group] for group in NAMED_IF_CHOSEN if group in choices]
-    return f"{' '.join([*words, *rest, task, reward, f's{seed}'])}, {model} {ppo}"
+    return f"{' '.join([*words, *chosen_besides(choices), task, reward, f's{seed}'])}, {model} {ppo}"
 
 
 class Folders:
@@ -79,9 +85,12 @@ class Folders:
 
 
 def _is_named(key: str) -> bool:
-    """Whether a name has room for an override's key: a key below task, reward, model and ppo; their choices it has anyway."""
+    """Whether a name has room for an override's key: one below task, reward, model, ppo, algorithm; their choices it has anyway."""
     group, _, below = key.partition(".")
-    return key != "model.path" and (group not in _UNNAMED or (group in NAMED and below != ""))
+    has_name = (*NAMED, *NAMED_IF_CHOSEN)
+    return key not in ("model.path", "algorithm.name") and (
+        group not in _UNNAMED or (group in has_name and below != "")
+    )
 
 
 def _value(override: Any) -> str:

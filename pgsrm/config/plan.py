@@ -16,14 +16,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from pgsrm.algorithm.settings import DistillAlgorithm, PPOAlgorithm
 from pgsrm.config.identity import identify
-from pgsrm.config.naming import NAMED, NAMED_IF_CHOSEN, Folders, label, run_name
+from pgsrm.config.naming import NAMED, Folders, chosen_besides, label, run_name
 from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
 from pgsrm.embedder import auto
 from pgsrm.evaluation import Evaluated, build_object, other_reward, read_text
 from pgsrm.models.download import PUBLISHED
 from pgsrm.models.lengths import check_fit
-from pgsrm.models.settings import NAMED_MODELS, check_model
+from pgsrm.models.settings import NAMED_MODELS, ModelSettings, check_model, named_as
+from pgsrm.models.vocabulary import check_same_vocabulary
 from pgsrm.parent import find_references, parent_command
 from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.ppo.settings import PPOSettings
@@ -33,7 +35,7 @@ from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, 
 from pgsrm.record.model_name import model_name
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.record.trackers import check_trackers
-from pgsrm.task import LacksReferencesError, Task, load_task
+from pgsrm.task import Example, LacksReferencesError, Task, load_task
 from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
@@ -184,6 +186,8 @@ def plan(
     shared = shared or Shared()
     settings = read_settings(config)
     check_model(settings.model)
+    if isinstance(settings.algorithm, DistillAlgorithm):
+        check_teacher(settings.algorithm.model(settings.model), settings.model)
     choices = dict(choices)
     try:
         frozen = resolve(config, choices)
@@ -192,6 +196,8 @@ def plan(
         plain: Any = OmegaConf.to_container(config, resolve=True)
         raise UserError(f"{error}; `{parent_command(plain, choices)}` asks a parent for them") from error
     check_trackers(settings.trackers)
+    if settings.algorithm.needs_references:
+        check_references(settings, task.train, f"algorithm={settings.algorithm.name}")
     if frozen["tracking"] is not None:
         refuse_password(frozen["tracking"]["uri"])
         frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"], frozen["paths"]["outputs"])
@@ -200,15 +206,15 @@ def plan(
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
     named = choices | {"model": model or model_name(frozen)}
-    parts = [named.get(group, "custom") for group in NAMED]
-    parts += [choices[group] for group in NAMED_IF_CHOSEN if group in choices]
+    parts = [*(named.get(group, "custom") for group in NAMED), *chosen_besides(choices)]
     name = run_name(parts, words, settings.seed, identity.whole)
     folder = shared.folders.find(Path(settings.paths.outputs).absolute() / "runs", name, identity.whole)
     if folder.state() != "finished":  # what has finished needs no server any more
         shared.check_prompts(settings, task)
         with keys_as_written(frozen):
             shared.check(frozen, settings, task, reward)
-        shared.warn(settings.ppo)
+        if isinstance(settings.algorithm, PPOAlgorithm):
+            shared.warn(settings.ppo)
     for key in LAUNCH:
         frozen.pop(key, None)
     title = label(named, words, settings.seed)
@@ -266,6 +272,23 @@ def build_task(config: dict[str, Any]) -> Task:
 def check_prompts(settings: Settings, task: Task) -> None:
     """Raise UserError where a prompt of the task is too long for the model, as far as its files say so."""
     check_fit(settings.model, [example.prompt for example in task.train + task.holdout], task.max_new_tokens)
+
+
+def check_references(settings: Settings, examples: Sequence[Example], who: str) -> None:
+    """Raise UserError where prompts have no reference, from which `who` learns."""
+    lacking = sum(not example.taught for example in examples)
+    if lacking:
+        raise UserError(
+            f"task.data={settings.task.data}: {lacking} of {len(examples)} prompts have no reference, from which {who} learns; "
+            "give the data a column `reference`, or name its column by task.reference={column}"
+        )
+
+
+def check_teacher(teacher: ModelSettings, policy: ModelSettings) -> None:
+    """Raise UserError for a teacher that is no model, or has another vocabulary, as far as the files say so."""
+    with named_as("algorithm.teacher"):
+        check_model(teacher)
+    check_same_vocabulary(teacher, policy, "algorithm.teacher")
 
 
 def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
@@ -364,6 +387,7 @@ def _path_places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
         (config["task"], "mask"),
         (config["parent"], "references"),
         (config["model"], "path"),
+        (config.get("algorithm") or {}, "teacher"),
     ]
     embedders = (config["embedder"], config["evaluation"].get("embedder"))
     places += [(node, "path") for node in embedders if isinstance(node, dict)]

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from pgsrm.algorithm.settings import SFTSettings
+from pgsrm.algorithm.settings import Algorithm, PPOAlgorithm, SFTSettings, check_algorithm
 from pgsrm.config.cluster import ClusterSettings, ResourceSettings
 from pgsrm.evaluation import AUSTEN
 from pgsrm.models.settings import ModelSettings
@@ -172,6 +172,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     critic: dict[str, Any] | None = None
     model: ModelSettings
     ppo: PPOSettings
+    # How the policy learns; what `ppo` says of batches, sampling and optimiser holds for every algorithm.
+    algorithm: Algorithm = PPOAlgorithm()
     tracking: TrackingSettings | None
     # Further trackers that mirror the run's folder, beside MLflow or alone.
     trackers: list[Literal["tensorboard", "wandb"]] = []
@@ -217,6 +219,7 @@ def read_settings(config: DictConfig) -> Settings:
         raise UserError(_one_line(str(error), plain)) from error
     settings.task.check()
     settings.ppo.check()
+    check_algorithm(settings.algorithm, settings.ppo, settings.processes)
     settings.cluster.check()
     if settings.model.lora is not None and settings.ppo.kl_reference == "previous":
         raise UserError(

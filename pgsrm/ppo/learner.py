@@ -1,5 +1,6 @@
 """What training carries from update to update: value head, optimisers, KL coefficient."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,12 @@ from torch import Tensor
 from pgsrm.policy.protocol import Policy, Scores
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.distributed import ALONE, Processes
+
+
+def adamw(module: Any, lr: float, settings: PPOSettings) -> torch.optim.AdamW:
+    """The optimiser of all that is trained of a module; of a model with adapters, of those alone."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=lr, eps=settings.adam_eps, weight_decay=settings.weight_decay, fused=True)
 
 
 class Learner:
@@ -25,15 +32,26 @@ class Learner:
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
         self.kl_coef = settings.kl_coef
-        self.actor_optimizer = self._adamw(policy.model, settings.actor_lr)
-        self.critic_optimizer = self._adamw(self.value_head, settings.critic_lr)
+        self.actor_optimizer = adamw(policy.model, settings.actor_lr, settings)
+        self.critic_optimizer = adamw(self.value_head, settings.critic_lr, settings)
         if settings.dropout:
             policy.model.train()
 
-    def _adamw(self, module: Any, lr: float) -> torch.optim.AdamW:
-        settings = self.settings
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]  # adapters alone, if any
-        return torch.optim.AdamW(trained, lr=lr, eps=settings.adam_eps, weight_decay=settings.weight_decay, fused=True)
+    def modules(self) -> dict[str, Any]:
+        """What has a state dict and changes in training, besides the policy."""
+        return {
+            "value_head": self.value_head,
+            "actor_optimizer": self.actor_optimizer,
+            "critic_optimizer": self.critic_optimizer,
+        }
+
+    def numbers(self) -> dict[str, float]:
+        """What else changes in training."""
+        return {"kl_coef": self.kl_coef}
+
+    def set_numbers(self, numbers: Mapping[str, Any]) -> None:
+        """Make these numbers, and others that are of no concern here, what `numbers` returned."""
+        self.kl_coef = numbers["kl_coef"]
 
     def one_pass(self, rows: int) -> bool:
         """Whether an update on `rows` responses is one gradient step on one forward pass, whose probability ratio is 1."""

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from pgsrm.record.config_file import read_config
-from pgsrm.record.model_name import shown_choices
+from pgsrm.record.model_name import DEFAULTS, shown_choices
 from pgsrm.record.params import is_secret
 from pgsrm.record.run_folder import RunFolder
 from pgsrm.util.numbers import number_text
@@ -26,7 +26,7 @@ NOT_SETTINGS = (
 NOT_CHOICES = ("tracking", "experiment", "hydra", "cluster", "resources", "seed")
 # Named only where nothing else tells two runs apart: long, found by the program, or without a part in the result.
 _LAST_RESORT = ("task.instruction", "task.parent_input", "parent.references", "model.device", "model.shard")
-_ORDER = ("task", "reward", "model", "ppo", "embedder", "parent")  # of groups and of the keys below them
+_ORDER = ("task", "reward", "model", "ppo", "algorithm", "embedder", "parent")  # of groups and of the keys below them
 _NO_CHOICE = "null"
 _MOST_LOPSIDED = 3
 _LONGEST = 40  # letters of a value in a label
@@ -59,11 +59,16 @@ def differing(configs: Sequence[Mapping[str, Any]], *, seed: bool = True) -> lis
 
 
 def in_common(configs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The choices that all configs share, as {"model": "nano", "ppo": "sound"}, and the seed if they share one."""
+    """The choices that all configs share, as {"model": "nano", "ppo": "sound"}, and the seed if they share one.
+
+    PPO, which most runs learn by, goes without saying.
+    """
     rows = [{**_choices(config), "seed": str(config.get("seed"))} for config in configs]
     first = rows[0] if rows else {}
     return {
-        key: first[key] for key in sorted(first, key=reading_order) if all(row.get(key) == first[key] for row in rows)
+        key: first[key]
+        for key in sorted(first, key=reading_order)
+        if all(row.get(key) == first[key] for row in rows) and first[key] != DEFAULTS.get(key)
     }
 
 
@@ -134,9 +139,12 @@ def value_text(key: str, value: Any) -> str:
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """Every value that may change a result, as dotted key -> text; the seed is not one."""
+    """Every value that may change a result, as dotted key -> text; the seed is not one.
+
+    `algorithm.name`, which runs of earlier versions lack, is among the choices.
+    """
     chosen = {key: value for key, value in config.items() if key not in NOT_SETTINGS}
-    return {key: value_text(key, value) for key, value in leaves(chosen)}
+    return {key: value_text(key, value) for key, value in leaves(chosen) if key != "algorithm.name"}
 
 
 def _choices(config: Mapping[str, Any]) -> dict[str, str]:
@@ -167,10 +175,13 @@ def _varied_keys(chosen: Sequence[Mapping[str, str]], texts: Sequence[Mapping[st
 
 
 def _may_set(place: str, key: str) -> bool:
-    """Whether a choice in the group at `place` may be what gave `key` its value. A model brings learning rates."""
+    """Whether a choice in the group at `place` may be what gave `key` its value.
+
+    A model brings learning rates, an algorithm the number of responses per prompt.
+    """
     if key == "task.holdout":  # how a run is evaluated: the same in every task's file
         return False
-    return key.startswith(f"{place}.") or (place == "model" and key.startswith("ppo."))
+    return key.startswith(f"{place}.") or (place in ("model", "algorithm") and key.startswith("ppo."))
 
 
 def _is_copy(key: str, rows: Iterable[Mapping[str, str]]) -> bool:

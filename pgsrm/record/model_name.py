@@ -9,6 +9,8 @@ from typing import Any
 from pgsrm.util.paths import conf_folder
 
 _LONGEST = 40
+# Choices of groups that runs of earlier versions did not have.
+DEFAULTS = {"algorithm": "ppo"}
 
 
 def model_name(config: Mapping[str, Any]) -> str:
@@ -38,6 +40,7 @@ def path_name(path: str) -> str:
 def shown_choices(config: Mapping[str, Any]) -> dict[str, str]:
     """The choice of each config group, the model by its name."""
     choices = {str(group): str(choice) for group, choice in (config.get("choices") or {}).items()}
+    choices = {**DEFAULTS, **choices} if choices else {}
     return {**choices, "model": model_name(config)} if "model" in choices else choices
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pgsrm.record.model_name import shown_choices
+from pgsrm.record.model_name import DEFAULTS, shown_choices
 from pgsrm.util.numbers import number_text
 from pgsrm.util.secrets import MASK, without_user
 
@@ -48,13 +48,14 @@ def run_tags(config: Mapping[str, Any], status: Mapping[str, Any], folder: str) 
 
 def _description(config: Mapping[str, Any], status: Mapping[str, Any], folder: str) -> str:
     """What was compared, in words: task, reward, model, algorithm, and what else was varied or set."""
-    choices = config.get("choices") or {}
+    choices = {**DEFAULTS, **(config.get("choices") or {})}
     task, reward, model, ppo = (choices.get(name, "custom") for name in _CHOICES)
+    algorithm = f"ppo={ppo}" if choices["algorithm"] == "ppo" else choices["algorithm"]
     label = str(status.get("label") or "")
     words = [word for word in label.partition(",")[0].split() if "=" in word]
     varied = f" Varied or set: {', '.join(words)}." if words else ""
     return (
-        f"Task **{task}**, rewarded by **{reward}**; the policy is {model}, the algorithm ppo={ppo}, the seed "
+        f"Task **{task}**, rewarded by **{reward}**; the policy is {model}, the algorithm {algorithm}, the seed "
         f"{config.get('seed')}.{varied}\n\nRun folder: `{folder}`"
     )
 

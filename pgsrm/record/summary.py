@@ -16,7 +16,14 @@ from pgsrm.record.differences import in_common, labels, short_names, words
 from pgsrm.record.run_folder import RunFolder
 from pgsrm.record.tenths import tenth_bounds
 
-_SHARED = ("task", "reward", "model", "ppo", "seed")  # what is said of all runs, where they have it in common
+_SHARED = (
+    "task",
+    "reward",
+    "model",
+    "ppo",
+    "algorithm",
+    "seed",
+)  # what is said of all runs, where they have it in common
 _BLOCK = 65536  # bytes read at a time from either end of a file of metrics
 
 

@@ -1,0 +1,62 @@
+"""Which responses are learned from: the best of a group, pairs of which one is preferred. Needs no torch."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pgsrm.rollout import Rollout
+
+
+class Pair(NamedTuple):
+    """Token ids of a prompt, and of the answer that it should get, EOS included."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+class Preference(NamedTuple):
+    """Token ids of a prompt, of the answer that is preferred, and of the other one."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def best_of_groups(rollout: Rollout, totals: Sequence[float], size: int) -> list[Pair]:
+    """The response with the largest reward of each group of `size` rows; of several, the first."""
+    rows = [max(group, key=totals.__getitem__) for group in _groups(rollout, size)]
+    return [Pair(rollout.prompt_ids[row], rollout.response_ids[row]) for row in rows]
+
+
+def ordered_by_reward(rollout: Rollout, totals: Sequence[float], size: int) -> list[Preference]:
+    """The best response of each group of `size` rows against its worst; none of a group whose rewards are all equal."""
+    preferences = []
+    for group in _groups(rollout, size):
+        best, worst = max(group, key=totals.__getitem__), min(group, key=totals.__getitem__)
+        if totals[best] > totals[worst]:
+            answers = rollout.response_ids[best], rollout.response_ids[worst]
+            preferences.append(Preference(rollout.prompt_ids[best], *answers))
+    return preferences
+
+
+def against_references(rollout: Rollout, references: Sequence[Pair]) -> list[Preference]:
+    """Each row's reference, encoded, against its response; none where both are one text, but for blanks around them."""
+    return [
+        Preference(reference.prompt, reference.answer, response)
+        for reference, response, text, example in zip(
+            references, rollout.response_ids, rollout.texts, rollout.examples, strict=True
+        )
+        if text.strip() != example.taught.strip()
+    ]
+
+
+def _groups(rollout: Rollout, size: int) -> list[range]:
+    return [range(start, start + size) for start in range(0, len(rollout), size)]
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of the best of n samples from the policy that they are drawn from, in nats per response: log n - (n - 1) / n.
+
+    Exact where no two responses have the same reward, and an upper bound otherwise (Beirami et al. 2024, theorem 1).
+    """
+    return math.log(n) - (n - 1) / n
