@@ -154,7 +154,8 @@ def check_algorithm(algorithm: Algorithm, ppo: PPOSettings, processes: int) -> N
         return
     name = f"algorithm={algorithm.name}"
     if algorithm.needs_groups and ppo.group_size == 1:
-        raise UserError(f"ppo.group_size=1: {name} compares several responses to one prompt; set it to 2 or more")
+        which = f"{name} with algorithm.pairs=reward" if isinstance(algorithm, DPOAlgorithm) else name
+        raise UserError(f"ppo.group_size=1: {which} compares several responses to one prompt; set it to 2 or more")
     for key, value, needed, why in (
         ("processes", processes, 1, "learns in one process"),
         ("ppo.epochs", ppo.epochs, 1, "makes one gradient step per batch"),

@@ -32,7 +32,7 @@ WITH_VALUE = {
 USAGE = """\
 python -m pgsrm.run [-m] [group=choice ...] [key=value ...]
 
-Trains a policy by PPO on a task's prompts under a reward. With -m, comma-separated values make a sweep:
+Trains a policy, by PPO or otherwise, on a task's prompts under a reward. With -m, comma-separated values make a sweep:
   python -m pgsrm.run -m task=color,antonym reward=pgsrm,binary seed=0,1,2
 
 Groups and their choices:
@@ -43,6 +43,7 @@ Groups and their choices:
   ppo=released       what the paper's published code does, faults included
   ppo=textbook       PPO as most libraries have it
   ppo=grpo, rloo     several responses per prompt, compared with each other
+  algorithm=ppo      or sft, dpo, dpo_reward, best_of_n, distill: what to compare PPO with
 
   --cfg job          every key and its value, nothing runs
   --config-dir DIR   more choices, of your own: DIR/task/mine.yaml makes task=mine

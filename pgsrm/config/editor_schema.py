@@ -18,7 +18,8 @@ from pgsrm.algorithm.settings import Algorithm
 from pgsrm.config.schema import Settings
 from pgsrm.util.errors import UserError
 
-# Config group -> the struct that checks its files; of `algorithm` there are several, one for each name. Files of `experiment` hold sections of a whole config.
+# Config group -> the struct that checks its files; of `algorithm` there are several, one for each name. Files of `experiment`
+# hold sections of a whole config.
 GROUPS = {
     "experiment": "Settings",
     "task": "TaskSettings",
@@ -86,7 +87,12 @@ def _any_of(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One schema for the files of a group whose structs are told apart by `name`: any key that one of them has."""
     names = [name for schema in schemas for name in schema["properties"]["name"]["anyOf"][0]["enum"]]
     keys = {key: value for schema in schemas for key, value in schema["properties"].items()}
-    return {**schemas[0], "title": "Algorithm", "properties": {**keys, "name": {"type": "string", "enum": names}}}
+    return {
+        **schemas[0],
+        "title": "Algorithm",
+        "description": "How a run learns.",
+        "properties": {**keys, "name": {"type": "string", "enum": names}},
+    }
 
 
 def _target_object() -> dict[str, Any]:

@@ -56,7 +56,10 @@ def meant(key: str, siblings: Iterable[str] = ()) -> str | None:
     siblings: the names that its section has in the composed config.
     """
     section, _, name = key.rpartition(".")
-    known = _known_keys() + [f"{section}.{sibling}" if section else sibling for sibling in siblings]
+    known_keys = _known_keys()
+    if section == "algorithm" and key in known_keys:  # it is right, under another algorithm
+        return None
+    known = known_keys + [f"{section}.{sibling}" if section else sibling for sibling in siblings]
     near = get_close_matches(name, siblings, n=1, cutoff=0.8)
     if near:
         return f"{section}.{near[0]}" if section else near[0]
@@ -83,8 +86,8 @@ def _known_keys() -> list[str]:
     for field in msgspec.structs.fields(Settings):
         keys.append(field.name)
         types = (field.type, *getattr(field.type, "__args__", ()))
-        struct = next((t for t in types if hasattr(t, "__struct_fields__")), None)
-        keys += [f"{field.name}.{name}" for name in struct.__struct_fields__] if struct else []
+        structs = [t for t in types if hasattr(t, "__struct_fields__")]
+        keys += [f"{field.name}.{name}" for struct in structs for name in struct.__struct_fields__]
     for group in FREE_SECTIONS:
         for file in sorted((conf_folder() / group).glob("*.yaml")):
             names = map(str, OmegaConf.load(file))

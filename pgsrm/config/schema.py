@@ -281,7 +281,7 @@ def _one_line(message: str, plain: Any) -> str:
     prefix = f"{path}." if path else ""
     if "unknown field" in problem:
         name = problem.split("`")[1]
-        known = ", ".join(sorted(_fields(Settings, path)))
+        known = ", ".join(sorted(_fields(Settings, path, plain)))
         return f"{prefix}{name}: unknown key; there are {known}"
     if "missing required field" in problem:
         name = problem.split("`")[1]
@@ -289,7 +289,7 @@ def _one_line(message: str, plain: Any) -> str:
     value = plain
     for part in path.split(".") if path else []:
         value = value.get(part) if isinstance(value, Mapping) else value
-    return f"{path}={value}: {_remedy(problem, _annotation(Settings, path), path)}"
+    return f"{path}={value}: {_remedy(problem, _annotation(Settings, path, plain), path)}"
 
 
 def _remedy(problem: str, annotation: Any, key: str) -> str:
@@ -307,19 +307,28 @@ def _options(annotation: Any) -> list[str]:
     return [option for part in inner for option in _options(part)]
 
 
-def _annotation(type_: Any, path: str) -> Any:
-    """The annotation of the field at a dotted path below a struct; Any below what is no struct."""
+def _annotation(type_: Any, path: str, plain: Any) -> Any:
+    """The annotation of the field at a dotted path below a struct, in a config; Any below what is no struct."""
     for part in path.split(".") if path else []:
-        inner = (type_, *get_args(type_))
-        struct = next((t for t in inner if hasattr(t, "__struct_fields__")), None)
+        struct = _struct(type_, plain)
         type_ = get_type_hints(struct, include_extras=True).get(part, Any) if struct else Any
+        plain = plain.get(part) if isinstance(plain, Mapping) else None
     return type_
 
 
-def _fields(type_: Any, path: str) -> list[str]:
-    annotation = _annotation(type_, path)
-    struct = next(t for t in (annotation, *get_args(annotation)) if hasattr(t, "__struct_fields__"))
-    return list(struct.__struct_fields__)
+def _struct(annotation: Any, plain: Any) -> Any:
+    """The struct that an annotation is or has; of several, the one that the config names by its tag. None without one."""
+    structs = [part for part in (annotation, *get_args(annotation)) if hasattr(part, "__struct_fields__")]
+    named = plain if isinstance(plain, Mapping) else {}
+    told = [each for each in structs if each.__struct_config__.tag == named.get(each.__struct_config__.tag_field)]
+    return next(iter(told or structs), None)
+
+
+def _fields(type_: Any, path: str, plain: Any) -> list[str]:
+    annotation = _annotation(type_, path, plain)
+    for part in path.split(".") if path else []:
+        plain = plain[part]
+    return list(_struct(annotation, plain).__struct_fields__)
 
 
 def _check_target(node: DictConfig, key: str) -> None:
