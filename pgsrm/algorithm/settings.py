@@ -3,6 +3,7 @@
 What the algorithms of runs share stays in `ppo`: how many responses an update samples and how, and the optimiser's settings.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
@@ -165,6 +166,21 @@ def check_algorithm(algorithm: Algorithm, ppo: PPOSettings, processes: int) -> N
     ):
         if value != needed:
             raise UserError(f"{key}={_text(value)}: {name} {why}; set {key}={_text(needed)}, or algorithm=ppo")
+
+
+def unread(algorithm: Algorithm, keys: Iterable[str]) -> list[str]:
+    """Those of the dotted config keys that belong to PPO alone, where the algorithm is another."""
+    if isinstance(algorithm, PPOAlgorithm):
+        return []
+    read = (
+        *SHARED,
+        "actor_lr",
+        "epochs",
+        "minibatches",
+        "train_eos",
+        "kl_reference",
+    )  # algorithm.lr's default; what is checked
+    return [key for key in keys if key.startswith("ppo.") and key.removeprefix("ppo.") not in read]
 
 
 def _text(value: object) -> str:

@@ -142,7 +142,8 @@ def _refuse_several(overrides: Sequence[str]) -> None:
 def plan_words(*words: str | DictConfig, reward: Callable[..., Any] | None = None) -> Plan:
     """The plan of the run that these words choose, as `compose_run` reads them."""
     composed = compose_run(words, reward)
-    return plan(*composed, model=_model_in(words))
+    keys = [word.lstrip("+").partition("=")[0] for word in words if isinstance(word, str)]
+    return plan(*composed, model=_model_in(words), keys=keys)
 
 
 def _model_in(words: Sequence[str | DictConfig]) -> str | None:
@@ -159,7 +160,11 @@ def plan_run(config: DictConfig) -> Plan:
 
     overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
     (words,) = words_of([overrides])
-    return plan(*_read_paths(*_without_hydra(config)), words=words, model=model_of(overrides))
+    return plan(*_read_paths(*_without_hydra(config)), words=words, model=model_of(overrides), keys=_keys(overrides))
+
+
+def _keys(overrides: Sequence[Any]) -> list[str]:
+    return [override.key_or_group for override in overrides]
 
 
 class Composer:
@@ -198,7 +203,7 @@ class Composer:
         else:
             words = [words_of([[one for one in run if one.key_or_group in named]])[0] for run in parsed]
         return [
-            plan(*self.compose(overrides), shared, own_words, model_of(run))
+            plan(*self.compose(overrides), shared, own_words, model_of(run), _keys(run))
             for overrides, run, own_words in zip(runs, parsed, words, strict=True)
         ]
 

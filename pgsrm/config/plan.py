@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgsrm.algorithm.settings import DistillAlgorithm, PPOAlgorithm
+from pgsrm.algorithm.settings import Algorithm, DistillAlgorithm, PPOAlgorithm, unread
 from pgsrm.config.identity import identify
 from pgsrm.config.naming import NAMED, Folders, chosen_besides, label, run_name
 from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
@@ -111,6 +111,7 @@ class Shared:
         self._objects: dict[str, tuple[Any, Any]] = {}
         self._checked: set[str] = set()
         self._warned: set[float] = set()
+        self._unread: set[str] = set()
 
     def objects(self, config: dict[str, Any]) -> tuple[Any, Any]:
         """As `build_objects`."""
@@ -139,6 +140,14 @@ class Shared:
         if key not in self._checked:
             check_prompts(settings, task)
             self._checked.add(key)
+
+    def warn_of_unread(self, algorithm: Algorithm, keys: Sequence[str]) -> None:
+        """Say once that a key was set which this algorithm does not read."""
+        for key in unread(algorithm, keys):
+            line = f"{key}: algorithm={algorithm.name} does not read it; leave it out, or choose algorithm=ppo"
+            if line not in self._unread:
+                self._unread.add(line)
+                logger.warning(line)
 
     def warn(self, ppo: PPOSettings) -> None:
         """Say once where the algorithm itself would flatten a policy: docs/equilibrium.md."""
@@ -170,6 +179,7 @@ def plan(
     shared: Shared | None = None,
     words: Sequence[str] = (),
     model: str | None = None,
+    keys: Sequence[str] = (),
 ) -> Plan:
     """Check a composed config down to its data, and name its run.
 
@@ -179,6 +189,7 @@ def plan(
         shared: one for the plans of a sweep.
         words: what was varied or set, for the run's name: `alpha=8` (`pgsrm.config.naming`).
         model: the name of the model where an override of `model.path` put another in the place of the chosen one.
+        keys: what the user set, to be told of what the run does not read.
 
     Raises:
         UserError: for the first thing that would not work.
@@ -215,6 +226,7 @@ def plan(
             shared.check(frozen, settings, task, reward)
         if isinstance(settings.algorithm, PPOAlgorithm):
             shared.warn(settings.ppo)
+        shared.warn_of_unread(settings.algorithm, keys)
     for key in LAUNCH:
         frozen.pop(key, None)
     title = label(named, words, settings.seed)
