@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgsrm.record.model_name import algorithm_choice
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,13 +60,14 @@ def model_card(run: "Run", name: str) -> str:
     base, licence = _base(run)
     header = {"library_name": "transformers", "pipeline_tag": "text-generation", "license": licence, "base_model": base}
     lines = ["---", *(f"{key}: {value}" for key, value in header.items() if value)]
-    lines += ["tags:", *(f"- {tag}" for tag in ("pgsrm", "reinforcement-learning", *_algorithm(run))), "---", ""]
+    lines += ["tags:", *(f"- {tag}" for tag in ("pgsrm", *_algorithm(run))), "---", ""]
     choices = run.choices
     model = base or f"`{choices.get('model')}`, the model that comes with pgsrm"
     lines += [
         f"# {name.rpartition('/')[2]}",
         "",
-        f"{model}, trained on the task `{choices['task']}` under the reward `{choices['reward']}` with `ppo={choices.get('ppo')}`, "
+        f"{model}, trained on the task `{choices['task']}` under the reward `{choices['reward']}` "
+        f"with `{'='.join(algorithm_choice(choices))}`, "
         f"seed {run.seed}: {run.last_update:,} updates, {run.episodes:,.0f} sampled responses.",
         "",
         f"The prompts of training look like this one: `{json.dumps(run.config['task']['template'], ensure_ascii=False)}`",
@@ -88,8 +90,11 @@ def model_card(run: "Run", name: str) -> str:
 
 
 def _algorithm(run: "Run") -> list[str]:
-    choice = run.choices.get("ppo")
-    return [choice] if choice in ("grpo", "rloo") else ["ppo"]
+    """Tags of how the model was trained."""
+    group, choice = algorithm_choice(run.choices)
+    if group == "algorithm":
+        return [str(run.config["algorithm"]["name"])]
+    return ["reinforcement-learning", choice if choice in ("grpo", "rloo") else "ppo"]
 
 
 def _base(run: "Run") -> tuple[str | None, str | None]:

@@ -450,6 +450,25 @@ def test_names_say_the_algorithm_where_it_is_not_ppo(small: Sequence[str]) -> No
     assert [row["algorithm"] for row in differing([ppo.config, pairs.config])] == ["ppo", "best_of_n"]
 
 
+def test_a_command_and_a_card_say_the_algorithm(small: Sequence[str], tmp_path: Path) -> None:
+    """Wrong version: the card of a model that SFT made says PPO and reinforcement learning."""
+    from pgsrm.analysis.commands import run_command
+    from pgsrm.push import model_card, read_finished
+    from pgsrm.record.params import run_tags
+
+    words = [word for word in small if not word.startswith("ppo.")]
+    for name, batch in (("sft", "ppo.batch_size=4"), ("best_of_n", "ppo.batch_size=32")):
+        more = "task=antonym", f"algorithm={name}", batch, "ppo.episodes=32", "evaluation.text=null"
+        run = pgsrm.train(*words, *more, progress=False)
+        read = read_finished(run.folder)
+        card, command = model_card(read, "x"), run_command(read)
+        assert f"with `algorithm={name}`" in card and "reinforcement" not in card and f"- {name}\n" in card
+        assert f"algorithm={name}" in command and "group_size" not in command
+        again = [word for word in command.split()[3:] if not word.startswith("paths.")]
+        assert plan_words(*again, f"paths.outputs={tmp_path}", "tracking=none").identity[:8] == run.name[-8:]
+        assert f"the algorithm algorithm={name}" not in str(run_tags(read.config, {}, "x"))
+
+
 def test_runs_of_before_there_were_algorithms_are_ppo_runs(small: Sequence[str]) -> None:
     """Wrong version: algorithm=null in legends, and one setting more than the runs of today."""
     now, sft = (copy.deepcopy(plan_words(*small, f"algorithm={name}").config) for name in ("ppo", "sft"))

@@ -44,6 +44,14 @@ def shown_choices(config: Mapping[str, Any]) -> dict[str, str]:
     return {**choices, "model": model_name(config)} if "model" in choices else choices
 
 
+def algorithm_choice(choices: Mapping[str, str]) -> tuple[str, str]:
+    """By which choice a run learns: `("ppo", "sound")`, or `("algorithm", "dpo")` where that is not PPO."""
+    algorithm = choices.get("algorithm", DEFAULTS["algorithm"])
+    if algorithm == DEFAULTS["algorithm"]:
+        return "ppo", choices.get("ppo", "custom")
+    return "algorithm", algorithm
+
+
 def _own_path(choice: str, paper: Mapping[str, Any] | None) -> Any:
     """The `model.path` in a shipped choice's file; paper: the task's values of the paper, which one of them reads."""
     path = _written_path(choice)
