@@ -17,7 +17,8 @@ from pgsrm.util.paths import conf_folder
 
 SCHEMAS = group_schemas()
 FILES = [path for group in GROUPS for path in sorted((conf_folder() / group).glob("*.yaml"))]
-FILES += [*(conf_folder() / "fidelity").glob("*.yaml"), *(conf_folder() / "ablation").glob("*.yaml")]
+SHORTHANDS = ("fidelity", "ablation", "baseline")  # groups of whole sections
+FILES += [path for group in SHORTHANDS for path in (conf_folder() / group).glob("*.yaml")]
 FILES += (ROOT / "examples").glob("*/*/*.yaml")
 TYPES = {
     "object": dict,
@@ -65,13 +66,13 @@ def valid(group: str, content: Any) -> bool:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_file_is_valid(path: Path) -> None:
-    group = path.parent.name if path.parent.name in GROUPS else "experiment"  # fidelity, ablation: sections as well
+    group = path.parent.name if path.parent.name in GROUPS else "experiment"  # its files are whole sections too
     assert valid(group, OmegaConf.to_container(OmegaConf.load(path), resolve=False))
 
 
 def test_every_group_that_a_user_writes_files_for_has_a_schema() -> None:
     folders = {path.name for path in conf_folder().iterdir() if path.is_dir()}
-    assert folders - {"hydra", "fidelity", "ablation"} == set(GROUPS) == set(SCHEMAS)
+    assert folders - {"hydra", *SHORTHANDS} == set(GROUPS) == set(SCHEMAS)
 
 
 @pytest.mark.parametrize(

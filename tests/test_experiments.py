@@ -22,6 +22,7 @@ EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("
 SWEEPS = (
     "ablation",
     "alpha",
+    "baselines",
     "comparison",
     "critic_cost",
     "critic_quality",
@@ -215,6 +216,8 @@ def test_it_runs(composed: Compose, small: Sequence[str], resume: Callable[..., 
     if name.startswith(("relc", "critic")):  # hundreds of prompts, several answers to each
         tiny_form += ["evaluation.prompts=8", "evaluation.continuations=2"]
     short = {"relc_summary": "task.max_input_words=16", "relc_self": "critic.max_tokens=20"}
+    if name == "baselines":  # a batch of the tiny form has four responses
+        tiny_form.append("ppo.group_size=2")
     if name in short:  # the tiny model has room for 128 tokens
         tiny_form.append(short[name])
     combinations = every_value(composed(*tiny_form), *tiny_form)

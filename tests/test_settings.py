@@ -19,7 +19,7 @@ from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.paths import PACKAGE, conf_folder
 
 GROUPS = ("task", "parent", "embedder", "reward", "ppo", "model", "tracking", "cluster", "resources", "critic")
-GROUPS += ("experiment", "fidelity", "ablation", "algorithm")
+GROUPS += ("experiment", "fidelity", "ablation", "baseline", "algorithm")
 TASKS = ("color", "antonym", "category", "copy", "sentiment")
 # What a user has to give, since no default could be right.
 NEEDED = {

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RUNS = Path("outputs/runs")
 # Config groups and keys that say how a run was recorded, not what was trained.
-NOT_CHOICES = ("tracking", "experiment", "hydra", "seed", "evaluation.embedder")
+NOT_CHOICES = ("tracking", "experiment", "baseline", "hydra", "seed", "evaluation.embedder")
 
 
 class NoRunsError(UserError):

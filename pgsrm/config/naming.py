@@ -14,7 +14,7 @@ NAMED = ("task", "reward", "model", "ppo")  # the config groups in every name
 NAMED_IF_CHOSEN = ("algorithm", "fidelity", "ablation")
 # What a name has anyway, and what decides no result.
 _UNNAMED = (
-    *NAMED, *NAMED_IF_CHOSEN, "experiment", "objective", "seed", "evaluation", "paths", "tracking", "trackers",
+    *NAMED, *NAMED_IF_CHOSEN, "baseline", "experiment", "objective", "seed", "evaluation", "paths", "tracking", "trackers",
     "checkpoint", "threads", "processes", "cluster", "resources", "dry_run", "hydra",
 )  # fmt: skip
 _LONGEST_VALUE = 24

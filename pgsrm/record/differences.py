@@ -23,7 +23,7 @@ NOT_SETTINGS = (
     "seed", "paths", "tracking", "trackers", "choices", "threads", "processes", "checkpoint", "hydra", "cluster", "resources",
     "dry_run", "sft",
 )  # fmt: skip
-NOT_CHOICES = ("tracking", "experiment", "hydra", "cluster", "resources", "seed")
+NOT_CHOICES = ("tracking", "experiment", "baseline", "hydra", "cluster", "resources", "seed")
 # Named only where nothing else tells two runs apart: long, found by the program, or without a part in the result.
 _LAST_RESORT = ("task.instruction", "task.parent_input", "parent.references", "model.device", "model.shard")
 _ORDER = ("task", "reward", "model", "ppo", "algorithm", "embedder", "parent")  # of groups and of the keys below them
