@@ -55,9 +55,13 @@ BAD = [
     ("evaluation.every=0", "evaluation.every=0: expected `int` >= 1", ""),
     ("checkpoint.minutes=0", "checkpoint.minutes=0: expected `float` > 0", ""),
     ("task.holdout=1", "task.holdout=1: expected `float` < 1", ""),
-    ("task.data=nowhere.csv", "task.data=nowhere.csv: no such file", "give a CSV or JSONL file"),
+    ("task.data=nowhere.csv", "task.data=nowhere.csv: no such file", "give a CSV, JSONL or Parquet file"),
     ("task.template=hello", "task.template='hello': asks the same for every row; put a {column} in it", ""),
-    ("parent.references=nowhere.csv", "parent.references=nowhere.csv: no such file", "give a CSV or JSONL file"),
+    (
+        "parent.references=nowhere.csv",
+        "parent.references=nowhere.csv: no such file",
+        "give a CSV, JSONL or Parquet file",
+    ),
     ("model.path=/nowhere", "model.path=/nowhere: no such folder; name a folder", ""),
     ("model.path=.", "model.path=.: the folder has no config.json; name", ""),
     (
@@ -149,7 +153,7 @@ def test_no_run_of_a_sweep_starts_when_only_the_second_is_bad(
         ("words.csv", "word\nhot\nqwertz\n", "1 of 2 rows have no reference, the first is line 3; add"),
         ("words.csv", "noun,reference\nhot,cold\n", "line 2: no column `word`"),
         ("words.csv", "", "no rows"),
-        ("words.txt", "hot", "ends in neither .csv nor .jsonl"),
+        ("words.txt", "hot", "ends in none of .csv, .jsonl and .parquet"),
     ],
 )
 def test_malformed_data_with_its_line(

@@ -165,6 +165,35 @@ def test_a_new_task_needs_a_config_and_a_file_alone(tmp_path: Path) -> None:
     assert task.max_new_tokens == 3
 
 
+def test_parquet_says_what_jsonl_says(tmp_path: Path) -> None:
+    """Texts, numbers, nulls, lists and objects as in JSONL; a date, which JSON has not, as Python writes it."""
+    import datetime
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from pgsrm.task.table import read_table
+
+    rows: list[dict[str, Any]] = [
+        {"word": " hot ", "n": 1, "reference": "cold", "all": ["cold", "cool"], "meta": {"score": 0.5}},
+        {"word": "old", "n": None, "reference": "young", "all": ["young"], "meta": {"score": 1.0}},
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
+    assert read_table(tmp_path / "data.parquet", "task.data") == read_table(tmp_path / "data.jsonl", "task.data")
+    dated = [{"word": "hot", "day": datetime.date(2020, 1, 2)}]
+    parquet.write_table(pa.Table.from_pylist(dated), tmp_path / "dated.parquet")
+    assert read_table(tmp_path / "dated.parquet", "task.data")[0].values == {"word": "hot", "day": "2020-01-02"}
+
+
+def test_no_parquet(tmp_path: Path) -> None:
+    from pgsrm.task.table import read_table
+
+    (tmp_path / "data.parquet").write_text("word\nhot\n")
+    with pytest.raises(UserError, match=r"task\.data=.*data\.parquet: line 1: not a Parquet file that can be read"):
+        read_table(tmp_path / "data.parquet", "task.data")
+
+
 def test_jsonl_numbers_nulls_sources_blank_lines_and_byte_order_mark(tmp_path: Path) -> None:
     data = tmp_path / "sums.jsonl"
     lines = [
@@ -240,7 +269,7 @@ def test_an_existing_path_goes_before_a_shipped_name(tmp_path: Path, monkeypatch
         ),
         ("d.csv", ["country,reference"], "no rows"),
         ("d.csv", [""], "no rows"),
-        ("d.txt", ["country"], "neither .csv nor .jsonl"),
+        ("d.txt", ["country"], "none of .csv, .jsonl and .parquet"),
     ],
 )
 def test_malformed_data_is_refused(tmp_path: Path, name: str, lines: list[str], expected: str) -> None:
@@ -561,7 +590,7 @@ def test_the_recipe_for_a_task_of_ones_own_learns(tmp_path: Path, run_cli: Calla
         str(examples),
         "task=kind",
         f"task.data={examples / 'kind.csv'}",
-        "ppo.episodes=1500",
+        "ppo.episodes=2500",
         "evaluation.text=null",
         "tracking=none",
         "threads=1",

@@ -1,4 +1,4 @@
-"""Reading a data file: CSV or JSONL into rows that remember their line."""
+"""Reading a data file: CSV, JSONL or Parquet into rows that remember their line."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
@@ -22,10 +22,10 @@ EACH_LINE = 'each line is one object, like {"word": "hot"}'
 class Row:
     """One record of a data file.
 
-    line: its first line in the file, from 1. values: column -> text in Unicode's form NFC, white space around it
-    stripped, "" for a null or a text of invisible characters alone; numbers, true and false as JSON writes them; a list of
-    texts (the sentences of a document) as one text, joined with blanks. What an object within a line of JSON has is a column of
-    its own, `prompt.text` for {"prompt": {"text": ...}}. lists: the texts of columns that are lists.
+    line: its first line in the file, from 1; of a Parquet file its row. values: column -> text in Unicode's form NFC, white
+    space around it stripped, "" for a null or a text of invisible characters alone; numbers, true and false as JSON writes
+    them; a list of texts (the sentences of a document) as one text, joined with blanks. What an object within a line of JSON
+    has is a column of its own, `prompt.text` for {"prompt": {"text": ...}}. lists: the texts of columns that are lists.
     """
 
     line: int
@@ -49,18 +49,22 @@ def find_data(data: str, key: str) -> Path:
     if data in shipped_names():
         return SHIPPED / data
     problem = "is a folder" if path.is_dir() else "no such file, and no shipped data of that name"
-    raise UserError(f"{key}={data}: {problem}; give a CSV or JSONL file, or one of {', '.join(shipped_names())}")
+    raise UserError(
+        f"{key}={data}: {problem}; give a CSV, JSONL or Parquet file, or one of {', '.join(shipped_names())}"
+    )
 
 
 def read_table(path: Path, key: str) -> list[Row]:
-    """All rows of a CSV (first line: the columns) or JSONL file (an object a line), in UTF-8.
+    """All rows of a CSV (first line: the columns) or JSONL file (an object a line), in UTF-8, or of a Parquet file.
 
     Blank lines are skipped. Raises UserError, naming `key`, the file and the line, for anything malformed.
     """
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    if path.suffix.lower() == ".parquet":
+        return _read(path, key, _object_rows, _parquet_objects)
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise UserError(f"{key}={path}: the name ends in neither .csv nor .jsonl; save it as one of the two")
+        raise UserError(f"{key}={path}: the name ends in none of .csv, .jsonl and .parquet; save it as one of them")
     return _read(path, key, reader)
 
 
@@ -82,9 +86,12 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
     return enumerate(text.replace("\r\n", "\n").split("\n"), start=1)
 
 
-def _read(path: Path, key: str, reader: Callable[[str], Iterable[T]]) -> list[T]:
+def _read(
+    path: Path, key: str, reader: Callable[[Any], Iterable[T]], content: Callable[[Path], Any] | None = None
+) -> list[T]:
+    """What `reader` makes of the file's content, which is its text unless `content` says how it is read."""
     try:
-        rows = list(reader(_read_text(path)))
+        rows = list(reader((content or _read_text)(path)))
     except OSError as error:
         raise UserError(f"{key}={path}: cannot be read ({error.strerror}); check the file") from error
     except _MalformedError as error:
@@ -172,7 +179,24 @@ def _csv_problem(reason: str) -> str:
 
 
 def _jsonl_rows(text: str) -> Iterator[Row]:
-    for line, values in _json_objects(text):
+    return _object_rows(_json_objects(text))
+
+
+def _parquet_objects(path: Path) -> list[tuple[int, dict[str, object]]]:
+    """The rows of a Parquet file with their numbers, from 1."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        rows: list[dict[str, object]] = parquet.read_table(path).to_pylist()
+    except (pa.ArrowException, ValueError) as error:  # ValueError: a column twice
+        reason = (str(error).splitlines() or ["?"])[0][:200]
+        raise _MalformedError(1, f"not a Parquet file that can be read ({reason}); write it anew") from error
+    return list(enumerate(rows, start=1))
+
+
+def _object_rows(objects: Iterable[tuple[int, dict[str, object]]]) -> Iterator[Row]:
+    for line, values in objects:
         flat = [(nfc(name).strip(), value) for name, value in _flat(values)]
         named = dict(flat)
         if len(flat) > len(named):
@@ -248,4 +272,9 @@ def _clean(value: str) -> str:
 def _as_text(value: object) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:  # a date and the like, which Parquet has and JSON has not
+        return str(value)
