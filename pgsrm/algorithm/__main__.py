@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -32,15 +31,17 @@ COMMAND = "python -m pgsrm.algorithm sft"
 
 def sft(words: Sequence[str]) -> None:
     """Fine-tune as the words say; what would not work is said before the model is loaded."""
+    from pgsrm.config.command_line import own_words
     from pgsrm.config.compose import compose_words
     from pgsrm.config.plan import build_task, check_prompts, check_references, resolve
     from pgsrm.config.schema import read_settings
     from pgsrm.models.settings import check_model
+    from pgsrm.record.new_folder import new_folder
     from pgsrm.util.errors import UserError
 
-    given = [word.removeprefix("out=") for word in words if word.startswith("out=")]
-    out = _new_folder(given[-1] if given else "")
-    config, choices = compose_words([word for word in words if not word.startswith("out=")], COMMAND)
+    own, others = own_words(words, ("out",))
+    out = new_folder(own.get("out", ""))
+    config, choices = compose_words(others, COMMAND)
     settings = read_settings(config)
     if settings.processes > 1 or settings.model.shard:
         raise UserError("processes: sft is one process; leave processes and model.shard as they are")
@@ -50,24 +51,6 @@ def sft(words: Sequence[str]) -> None:
     check_references(settings, task.train + task.holdout, "sft")
     check_prompts(settings, task)
     _train(settings, task, out)
-
-
-def _new_folder(name: str) -> Path:
-    from pgsrm.util.errors import UserError
-    from pgsrm.util.paths import local_path
-
-    if not name:
-        raise UserError("out: missing; name a new folder for the model")
-    folder = local_path(name, "out")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out={name}: is there already; name a new folder, or an empty one")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={name}: can't be written ({error.strerror}); name a folder of yours") from error
-    if not os.access(folder.parent, os.W_OK):
-        raise UserError(f"out={name}: can't be written (no permission); name a folder of yours")
-    return folder
 
 
 def _train(settings: "Settings", task: "Task", out: Path) -> None:
@@ -118,24 +101,12 @@ def _first_line(settings: "Settings", task: "Task", cut: int) -> str:
 
 
 def _save(model: Any, tokenizer: Any, out: Path, card: dict[str, Any]) -> None:
-    """Write the folder beside its place and move it there: what is there is whole."""
-    from pgsrm.record.files import is_disk_full
-    from pgsrm.util.errors import UserError
+    from pgsrm.record.new_folder import written_whole
 
-    work = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with written_whole(out) as work:
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         (work / "sft.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        if out.is_dir():
-            out.rmdir()
-        work.rename(out)
-    except Exception as error:
-        if not isinstance(error, OSError) and not is_disk_full(error):
-            raise
-        raise UserError(f"out={out}: can't be written ({error}); free some space, or name another folder") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def main() -> None:

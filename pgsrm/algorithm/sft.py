@@ -24,19 +24,11 @@ _ROWS = 16  # prompts in one forward pass without gradient
 
 
 def encode_pairs(codec: Codec, examples: Sequence[Example]) -> list[Pair]:
-    """The examples as a policy would meet them: their prompts as in training, and the references as it would sample them.
-
-    A blank is put between a prompt and its reference, unless the prompt ends with white space or is in a chat template.
-    """
-    pairs = []
-    for example in examples:
-        prompt = codec.encode(example.prompt)
-        answer = example.taught if codec.has_chat or example.prompt[-1:].isspace() else f" {example.taught}"
-        whole = codec.encode(example.prompt, answer)
-        # where the tokens of both differ at the seam, the answer's own: a policy never samples across it
-        rest = whole[len(prompt) :] if whole[: len(prompt)] == prompt else codec.encode_text(answer)
-        pairs.append(Pair(prompt, [*rest, codec.eos[0]]))
-    return pairs
+    """The examples as a policy would meet them: their prompts as in training, and the references as it would sample them."""
+    return [
+        Pair(codec.encode(example.prompt), [*codec.encode_answer(example.prompt, example.taught), codec.eos[0]])
+        for example in examples
+    ]
 
 
 def check_fit(pairs: Sequence[Pair], positions: int | None) -> None:

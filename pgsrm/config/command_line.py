@@ -50,6 +50,18 @@ Groups and their choices:
   --hydra-help       Hydra's own options"""
 
 
+def own_words(words: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A command's own keys with their values, and the words that are a run's. The last of equal keys counts, as there."""
+    own, others = {}, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in keys:
+            own[key] = value
+        else:
+            others.append(word)
+    return own, others
+
+
 def plain_run(words: Sequence[str], hydra: bool = False) -> tuple[list[str] | None, Path | None]:
     """The overrides of a plain run and its `--config-dir`; None for the overrides of anything else (-m, --cfg, ...).
 

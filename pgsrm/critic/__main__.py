@@ -59,13 +59,14 @@ def main() -> None:
 
 def ask_command(words: Sequence[str]) -> None:
     """Ask about `data`, keep the critiques in `out`, and say how the critic answered."""
+    from pgsrm.config.command_line import own_words
     from pgsrm.critic.ask import BATCH, ask, summary
     from pgsrm.critic.marked import read_texts
     from pgsrm.util.errors import UserError
     from pgsrm.util.objects import check_object
     from pgsrm.util.paths import local_path
 
-    own, others = _own(words, ("data", "out", "batch"))
+    own, others = own_words(words, ("data", "out", "batch"))
     for key, remedy in (("data", "name a file of texts"), ("out", "name a file that ends in .jsonl")):
         if not own.get(key):
             raise UserError(f"{key}: missing; {remedy}")
@@ -84,12 +85,13 @@ def ask_command(words: Sequence[str]) -> None:
 
 def check_command(words: Sequence[str]) -> None:
     """Compare the critic with a file or another critic; print the tables, write check.json and check.png."""
+    from pgsrm.config.command_line import own_words
     from pgsrm.critic.ask import BATCH
     from pgsrm.critic.check import check, table
     from pgsrm.util.errors import UserError
     from pgsrm.util.paths import local_path
 
-    own, others = _own(words, ("data", "against", "texts", "out", "batch"))
+    own, others = own_words(words, ("data", "against", "texts", "out", "batch"))
     for one, two in (("data", "against"), ("data", "texts")):
         if own.get(one) and own.get(two):
             raise UserError(f"{one}={own[one]}: not together with {two}={own[two]}; give one of the two")
@@ -181,18 +183,6 @@ def _write(folder: Path, result: Mapping[str, Any], texts: Sequence[Any], sides:
         raise UserError(f"out={folder}: can't be written ({error.strerror}); name a folder of yours") from error
     here = Path.cwd()
     print(*(file.relative_to(here) if file.is_relative_to(here) else file for file in (numbers, picture)))
-
-
-def _own(words: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The command's own keys with their values, and the words that are a run's. The last of equal keys counts, as there."""
-    own, others = {}, []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if equals and key in keys:
-            own[key] = value
-        else:
-            others.append(word)
-    return own, others
 
 
 def _positive(value: str | int, key: str) -> int:

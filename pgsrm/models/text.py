@@ -52,6 +52,18 @@ class Codec:
         """
         return encode_prompt(self.tokenizer, prompt, self._behind, self._chat, answer)
 
+    def encode_answer(self, prompt: str, answer: str) -> list[int]:
+        """The token ids of an answer as a policy would sample it behind the prompt, without EOS.
+
+        A blank is put between the two, unless either has white space there, one of them is empty, or the prompt is in a chat
+        template.
+        """
+        if prompt and answer and not (self.has_chat or prompt[-1].isspace() or answer[0].isspace()):
+            answer = f" {answer}"
+        before, whole = self.encode(prompt), self.encode(prompt, answer)
+        # where the tokens of both differ at the seam, the answer's own: a policy never samples across it
+        return whole[len(before) :] if whole[: len(before)] == before else self.encode_text(answer)
+
     def encode_text(self, text: str) -> list[int]:
         """The token ids of a text alone."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
