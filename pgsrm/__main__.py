@@ -26,6 +26,7 @@ COMMANDS = {
     "config": ("pgsrm.config", "JSON schemas with which an editor checks config files"),
     "evaluation": ("pgsrm.evaluation", "evaluate finished runs again"),
     "algorithm": ("pgsrm.algorithm", "training that is not PPO: supervised fine-tuning"),
+    "reward_model": ("pgsrm.reward_model", "preference pairs, and reward models trained on them"),
 }
 HELP = ("-h", "--help", "help")
 USAGE = """\

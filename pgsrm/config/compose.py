@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from pgsrm.config.command_line import plain_run, refuse_sweep, search_path
 from pgsrm.config.messages import one_line
@@ -295,6 +295,10 @@ def _read_paths(config: DictConfig, choices: dict[str, str]) -> tuple[DictConfig
         # An interpolation (reward.embedder=${embedder}) is read where it points.
         if not isinstance(node, DictConfig) or name not in node or OmegaConf.is_missing(node, name):
             continue
-        if not OmegaConf.is_interpolation(node, name) and isinstance(node[name], str):
+        if OmegaConf.is_interpolation(node, name):
+            continue
+        if isinstance(node[name], str):
             node[name] = str(local_path(node[name], key))
+        elif isinstance(node[name], ListConfig):
+            node[name] = [str(local_path(one, key)) if isinstance(one, str) else one for one in node[name]]
     return config, choices

@@ -12,14 +12,15 @@ from pgsrm.config.schema import EvaluationSettings, Settings, TaskSettings
 from pgsrm.critic import is_asked
 from pgsrm.evaluation import Evaluated
 from pgsrm.models.settings import identify_model
-from pgsrm.reward import ModerationReward, SemanticReward, SumReward
+from pgsrm.reward import LearnedReward, ModerationReward, SemanticReward, SumReward
 from pgsrm.task import Task
 from pgsrm.util.errors import under
 from pgsrm.util.objects import digest_of
 from pgsrm.util.source import source_digests
 from pgsrm.util.words import WordList
 
-MODERATION = f"pgsrm.reward.{ModerationReward.__name__}"
+# Rewards whose digests say all that decides.
+IN_THEIR_DIGESTS = [f"pgsrm.reward.{kind.__name__}" for kind in (LearnedReward, ModerationReward)]
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def without_critics_options(node: Any) -> Any:
         return [without_critics_options(inner) for inner in node]
     if not isinstance(node, dict):
         return node
-    if is_asked(node.get("_target_")) or node.get("_target_") == MODERATION:
+    if is_asked(node.get("_target_")) or node.get("_target_") in IN_THEIR_DIGESTS:
         return {"_target_": node["_target_"]}
     return {key: without_critics_options(inner) for key, inner in node.items()}
 

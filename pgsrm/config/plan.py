@@ -42,7 +42,7 @@ from pgsrm.util.paths import conf_folder
 
 CRITIC_PATHS = ("path", "instruction", "ledger", "cache")  # where a critic's config may name a file or folder
 # And a reward's, beside those of its embedder, critic, extrinsic reward and parts.
-REWARD_PATHS = ("model", "ledger", "cache")
+REWARD_PATHS = ("model", "path", "ledger", "cache")
 # Parts of a config that take over another one where nobody says otherwise, in the order in which they are followed back.
 TAKEN_OVER = {
     "reward.extrinsic": "task.extrinsic",
@@ -51,7 +51,7 @@ TAKEN_OVER = {
     "task.measures.extrinsic": "task.extrinsic",
 }
 HOTTEST = 1.5  # temperature of the equilibrium that needs no warning
-LAUNCH = ("cluster", "resources", "dry_run", "objective", "sft")  # what a run itself does not read
+LAUNCH = ("cluster", "resources", "dry_run", "objective", "sft", "reward_model")  # what a run itself does not read
 
 logger = logging.getLogger(__name__)
 
@@ -366,7 +366,7 @@ def _moved(config: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
 
     config["paths"]["outputs"] = str(now)
     for node, key in _path_places(config):
-        value = node.get(key)
+        value = node[key]
         if isinstance(value, str) and (moved(Path(value)).exists() or not Path(value).exists()):
             node[key] = str(moved(Path(value)))
     if config["tracking"] is not None:
@@ -382,9 +382,10 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     And those of files that a run makes. The names of shipped instructions stay, also where a file here is called so.
     """
     for node, key in _path_places(config):
-        value = node.get(key)
-        named = value in PUBLISHED or value in NAMED_MODELS or (key == "instruction" and "." not in str(value))
-        if not isinstance(value, str) or named:
+        value = node[key]
+        if not isinstance(value, str) or value in PUBLISHED or value in NAMED_MODELS:
+            continue
+        if key == "instruction" and "." not in value:
             continue
         if key == "ledger" or (Path(value).exists() and not (key == "model" and _is_shipped_classifier(value))):
             node[key] = str(Path(value).absolute())
@@ -392,8 +393,18 @@ def _absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _path_places(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """Where a config names a file or folder that a run reads, as (node, key)."""
+def _path_places(config: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Where a config names a file or folder that a run reads, as (node, key); of a list of them as (list, place)."""
+    places: list[tuple[Any, Any]] = []
+    for node, key in _path_keys(config):
+        value = node.get(key)
+        places += [(value, place) for place in range(len(value))] if isinstance(value, list) else []
+        places += [(node, key)] if isinstance(value, str) else []
+    return places
+
+
+def _path_keys(config: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """The keys that name files and folders, as (node, key)."""
     places = [
         (config["task"], "data"),
         (config["task"], "mask"),
@@ -424,7 +435,8 @@ def _critics_places(node: Any) -> list[tuple[dict[str, Any], str]]:
 def _rewards_places(node: Any) -> list[tuple[dict[str, Any], str]]:
     if not isinstance(node, dict):
         return []
-    places = [(node, key) for key in REWARD_PATHS if key != "model" or "base_url" not in node]  # else a server's
+    of_a_server = ("model", "path") if "base_url" in node else ()  # which are no files
+    places = [(node, key) for key in REWARD_PATHS if key not in of_a_server]
     embedder, parts = node.get("embedder"), node.get("parts")
     places += [(embedder, "path")] if isinstance(embedder, dict) else []
     places += _critics_places(node.get("critic")) + _rewards_places(node.get("extrinsic"))

@@ -18,6 +18,7 @@ from pgsrm.evaluation import AUSTEN
 from pgsrm.models.settings import ModelSettings
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.ppo.settings import PPOSettings
+from pgsrm.reward_model.settings import RewardModelSettings
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import Count, Finite
 from pgsrm.util.text import has_half_character
@@ -192,6 +193,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     resources: ResourceSettings = ResourceSettings()
     # Supervised fine-tuning, which is a command of its own (python -m pgsrm.algorithm sft).
     sft: SFTSettings = SFTSettings()
+    # Training a reward model, which is a command of its own too (python -m pgsrm.reward_model).
+    reward_model: RewardModelSettings = RewardModelSettings()
     # true = show what would be started, and end.
     dry_run: bool = False
     # What a search (hydra/sweeper=search) is told of a run: a metric.

@@ -18,7 +18,7 @@ from pgsrm.evaluation.continuations import distance, variety
 from pgsrm.evaluation.inputs import Evaluated
 from pgsrm.models.text import Codec
 from pgsrm.policy.protocol import Policy
-from pgsrm.policy.sampling import Sampling
+from pgsrm.policy.sampling import Sampling, shortened
 from pgsrm.reward import Reward
 from pgsrm.reward.scorer import Scorer, mean
 from pgsrm.rollout import Rollout
@@ -130,10 +130,7 @@ class Evaluation:
         prompt_ids = [ids for ids in self._prompt_ids[split] for _ in range(self._with.continuations)]
         longest = self._sampling.max_new_tokens
         uniforms = torch.from_numpy(draws.random((len(examples), longest)))
-        ids = self._policy.answer(prompt_ids, uniforms, self._sampling)
-        if self._shortest is not None:
-            lengths = draws.integers(self._shortest, longest + 1, len(ids)).tolist()
-            ids = [row[:length] for row, length in zip(ids, lengths, strict=True)]
+        ids = shortened(self._policy.answer(prompt_ids, uniforms, self._sampling), self._shortest, longest, draws)
         rollout = Rollout(examples, prompt_ids, ids, *self._codec.decode(ids))
         values = {
             **self._score.processes.from_first(lambda: self._measured(rollout)),

@@ -6,7 +6,7 @@ Both give logits (n, L) of n texts for L labels. The hashed one needs NumPy alon
 import json
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -80,32 +80,43 @@ class HashedClassifier:
 
 
 class TransformersClassifier:
-    """A sequence-classification model: a folder in the hub's layout, or a hub model. `batch_size` texts at a time."""
+    """A sequence-classification model: a folder in the hub's layout, or a hub model. `batch_size` texts at a time.
 
-    def __init__(self, name: str, folder: Path | None, tokenizer: Path | None, batch_size: int, device: str) -> None:
+    key: the parameter that `name` is the value of, for messages.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path | None,
+        tokenizer: Path | None,
+        batch_size: int,
+        device: str,
+        key: str = "model",
+    ) -> None:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(**source(name, tokenizer or folder))
+            self.tokenizer = AutoTokenizer.from_pretrained(**source(name, tokenizer or folder))
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 **source(name, folder), dtype=torch.float32, output_loading_info=True
             )
         except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
             raise ParameterError(
-                f"model={name}: can't be loaded ({reason(error)}); name a sequence-classification model"
+                f"{key}={name}: can't be loaded ({reason(error)}); name a sequence-classification model"
             ) from error
         if missing := sorted(found["missing_keys"]):  # transformers makes them up: a language model has no such head
             raise ParameterError(
-                f"model={name}: lacks weights of a classifier ({missing[0]}); name a sequence-classification model"
+                f"{key}={name}: lacks weights of a classifier ({missing[0]}); name a sequence-classification model"
             )
-        if self._tokenizer.pad_token_id is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         if model.config.pad_token_id is None:
-            model.config.pad_token_id = self._tokenizer.pad_token_id
-        self._tokenizer.padding_side = "right"
+            model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.tokenizer.padding_side = "right"
         self._read, self._device, self._batch = model.eval(), device, batch_size
         self._longest = getattr(model.config, "max_position_embeddings", None) or 512
         self.labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
@@ -126,46 +137,66 @@ class TransformersClassifier:
             return model_digest(self._folder)
         return f"{self._name} {hub_commit(self._name, None)}"
 
-    def logits(self, texts: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """Logits (n, L), in float32 arithmetic; a text longer than the model's positions is cut at its end."""
+    def logits(
+        self, texts: Sequence[str], answers: Sequence[str] | None = None
+    ) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """Logits (n, L), in float32 arithmetic; a text longer than the model's positions is cut at its end.
+
+        answers: n second texts, which the tokenizer puts behind the first ones as its model expects.
+        """
+        # a model can't read nothing: an empty text is a blank
+        filled = [text if answers or self.tokenizer(text)["input_ids"] else " " for text in texts]
+
+        def encode(rows: slice) -> Any:
+            second = None if answers is None else list(answers[rows])
+            return self.tokenizer(
+                filled[rows], second, return_tensors="pt", padding=True, truncation=True, max_length=self._longest
+            )
+
+        return self._logits(len(texts), encode)
+
+    def logits_of_ids(self, rows: Sequence[Sequence[int]]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """Logits (n, L) of n texts as token ids, at least one each; one longer than the model's positions is cut at its start."""
+        cut = [list(row[-self._longest :]) for row in rows]
+        return self._logits(len(rows), lambda part: self.tokenizer.pad({"input_ids": cut[part]}, return_tensors="pt"))
+
+    def _logits(self, count: int, encode: Callable[[slice], Any]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """Those of `count` texts; `encode` gives the model's inputs for some of them."""
         import torch
 
         rows: list[Any] = []
-        # a model can't read nothing: an empty text is a blank
-        filled = [text if self._tokenizer(text)["input_ids"] else " " for text in texts]
-        for start in range(0, len(filled), self._batch):
-            part = filled[start : start + self._batch]
-            inputs = self._tokenizer(part, return_tensors="pt", padding=True, truncation=True, max_length=self._longest)
+        for start in range(0, count, self._batch):
+            inputs = encode(slice(start, start + self._batch)).to(self._model.device)
             with torch.no_grad():
-                rows.append(self._model(**inputs.to(self._model.device)).logits.double().cpu().numpy())
+                rows.append(self._model(**inputs).logits.double().cpu().numpy())
         return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)))
 
 
-def load_classifier(name: str, batch_size: int = 64, device: str = "auto") -> Classifier:
+def load_classifier(name: str, batch_size: int = 64, device: str = "auto", key: str = "model") -> Classifier:
     """The classifier of this name: one of `NAMES` (shipped), a folder, a hashed one's file, or a hub name.
 
     Raises:
-        ParameterError: of `model`, there is none, or it can't be loaded.
+        ParameterError: of `key`, there is none, or it can't be loaded.
     """
     shipped = NAMES.get(name)
     with of_a_parameter():
-        files = shipped or local_files(name, "model")
+        files = shipped or local_files(name, key)
     is_there = files.exists() if files else "/" in name  # a hub name has an owner
     if not is_there:
         raise ParameterError(
-            f"model={name}: no such classifier; there are {', '.join(NAMES)}, folders in the hub's layout and hub models"
+            f"{key}={name}: no such classifier; there are {', '.join(NAMES)}, folders in the hub's layout and hub models"
         )
     if files and files.is_file():
-        return _load_hashed(name, files)
-    return TransformersClassifier(name, files, SHIPPED if shipped else None, batch_size, device)
+        return _load_hashed(name, files, key)
+    return TransformersClassifier(name, files, SHIPPED if shipped else None, batch_size, device, key)
 
 
-def _load_hashed(name: str, file: Path) -> HashedClassifier:
+def _load_hashed(name: str, file: Path, key: str) -> HashedClassifier:
     try:
         return HashedClassifier(file)
     except Exception as error:
         raise ParameterError(
-            f"model={name}: is no classifier's file ({type(error).__name__}); name a folder or a hub model"
+            f"{key}={name}: is no classifier's file ({type(error).__name__}); name a folder or a hub model"
         ) from error
 
 

@@ -1,7 +1,9 @@
 """How a token is drawn from logits, and where a response ends."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +52,16 @@ def is_end(tokens: Tensor, eos: tuple[int, ...]) -> Tensor:
     for other in eos[1:]:
         ends = ends | (tokens == other)
     return ends
+
+
+def shortened(
+    rows: Sequence[list[int]], shortest: int | None, longest: int, draws: np.random.Generator
+) -> list[list[int]]:
+    """Responses as token ids, each cut to a limit that is drawn from `shortest` to `longest`; None: as they are."""
+    if shortest is None:
+        return list(rows)
+    limits = draws.integers(shortest, longest + 1, len(rows)).tolist()
+    return [row[:limit] for row, limit in zip(rows, limits, strict=True)]
 
 
 def cut(tokens: Tensor, eos: tuple[int, ...]) -> list[list[int]]:

@@ -21,7 +21,7 @@ from pgsrm.util.secrets import MASK, without_user
 # Where and how a run is trained and recorded: it decides no result.
 NOT_SETTINGS = (
     "seed", "paths", "tracking", "trackers", "choices", "threads", "processes", "checkpoint", "hydra", "cluster", "resources",
-    "dry_run", "sft",
+    "dry_run", "sft", "reward_model",
 )  # fmt: skip
 NOT_CHOICES = ("tracking", "experiment", "baseline", "hydra", "cluster", "resources", "seed")
 # Named only where nothing else tells two runs apart: long, found by the program, or without a part in the result.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from pgsrm.reward.binary import BinaryReward
 from pgsrm.reward.classifier import ClassifierReward
 from pgsrm.reward.critic import CriticReward
+from pgsrm.reward.learned import LearnedReward
 from pgsrm.reward.moderation import ModerationReward
 from pgsrm.reward.output import normalise
 from pgsrm.reward.rouge import RougeReward
@@ -25,6 +26,7 @@ __all__ = [
     "BinaryReward",
     "ClassifierReward",
     "CriticReward",
+    "LearnedReward",
     "ModerationReward",
     "Reward",
     "RougeReward",

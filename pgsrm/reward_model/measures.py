@@ -1,0 +1,102 @@
+"""How good rewards are that order pairs: accuracy, by margin, calibration; and what a length or words alone would do."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgsrm.models.classifier import BUCKETS, features
+from pgsrm.reward_model.pairs import Preference
+
+BINS = 10  # of the confidence, for the calibration error
+QUARTERS = 4
+RESAMPLES = 2000
+_PENALTY = 1e-3  # L2, of the weights of the models to compare with
+Floats = NDArray[np.float64]
+
+
+class Accuracy(NamedTuple):
+    """A share, the bounds that hold it in 95 % of the cases (over prompts), and of how many pairs."""
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+
+
+def right(differences: Floats) -> Floats:
+    """Of n pairs 1 where r_w - r_l (n,) is above 0, 1/2 where it is 0, else 0."""
+    return (1 + np.sign(differences)) / 2
+
+
+def share(values: Floats, groups: Sequence[str], seed: int = 0) -> Accuracy:
+    """The mean of n values from 0 to 1, with a bootstrap's percentiles; whole groups (prompts) are drawn."""
+    _, place = np.unique(np.array(groups), return_inverse=True)
+    sums, counts = np.bincount(place, values), np.bincount(place)
+    draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
+    low, high = np.percentile((draws @ sums) / (draws @ counts), (2.5, 97.5))
+    return Accuracy(float(values.mean()), float(low), float(high), len(values))
+
+
+def margin_bins(margins: Sequence[float | None]) -> dict[str, NDArray[np.bool_]]:
+    """The quarters of n pairs by their margins: name -> which of them (n,). None where margins are unknown or few."""
+    known = np.array([np.nan if margin is None else margin for margin in margins])
+    if np.isnan(known).any() or len(np.unique(known)) <= QUARTERS:
+        return {}
+    edges = np.quantile(known, np.linspace(0, 1, QUARTERS + 1))
+    bins = np.clip(np.searchsorted(edges, known, side="right") - 1, 0, QUARTERS - 1)
+    names = [f"margin {low:.2g} to {high:.2g}" for low, high in pairwise(edges)]
+    return {name: bins == place for place, name in enumerate(names) if (bins == place).any()}
+
+
+def calibration_error(differences: Floats, bins: int = BINS) -> float:
+    """Expected calibration error of sigmoid(r_w - r_l) over n pairs (n,) (Guo et al. 2017, arXiv:1706.04599, equation 3).
+
+    The model is as sure of the response that it prefers as confidence = sigmoid(|r_w - r_l|) says, from 1/2 to 1. Bins of
+    equal width: the mean over the pairs of |share of right ones - mean confidence| of their bin.
+    """
+    confidence = 1 / (1 + np.exp(-np.abs(differences)))
+    bin_of = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    apart = np.bincount(bin_of, right(differences) - confidence, minlength=bins)
+    return float(np.abs(apart).sum() / len(differences))
+
+
+def length_only(train: Sequence[Preference]) -> Callable[[Sequence[Preference]], Floats]:
+    """Bradley-Terry on the number of characters: a function pairs -> r_w - r_l (n,)."""
+    return _linear(train, lambda text: {0: len(text) / 100}, 1)
+
+
+def bag_of_words(train: Sequence[Preference]) -> Callable[[Sequence[Preference]], Floats]:
+    """Bradley-Terry on which words and pairs of words a response has, the prompt unread: a function pairs -> r_w - r_l (n,)."""
+    return _linear(train, lambda text: dict.fromkeys(features(text), 1.0), BUCKETS)
+
+
+def _linear(
+    train: Sequence[Preference], read: Callable[[str], dict[int, float]], size: int
+) -> Callable[[Sequence[Preference]], Floats]:
+    """The weights (size,) for the features of a response that make the training pairs most probable, with an L2 penalty."""
+    from scipy.optimize import minimize
+    from scipy.sparse import csr_matrix
+
+    def differences(pairs: Sequence[Preference]) -> csr_matrix:
+        cells = [
+            (row, feature, sign * value)
+            for row, pair in enumerate(pairs)
+            for sign, text in ((1.0, pair.chosen), (-1.0, pair.rejected))
+            for feature, value in read(text).items()
+        ]
+        rows, columns, values = zip(*cells, strict=True) if cells else ((), (), ())
+        return csr_matrix((values, (rows, columns)), shape=(len(pairs), size))
+
+    given = differences(train)
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        margins = given @ weights
+        slope = -1 / (1 + np.exp(np.clip(margins, -500, 500)))
+        value = np.logaddexp(0, -margins).mean() + _PENALTY / 2 * weights @ weights
+        return float(value), given.T @ slope / len(train) + _PENALTY * weights
+
+    weights: Floats = minimize(loss, np.zeros(size), jac=True, method="L-BFGS-B").x
+    return lambda pairs: np.asarray(differences(pairs) @ weights, dtype=float)

@@ -1,0 +1,33 @@
+"""Answers of a policy to given prompts, drawn as in training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pgsrm.models.load import load_codec, load_model, resolve_device
+from pgsrm.models.settings import ModelSettings
+from pgsrm.policy.choose import build_policy
+from pgsrm.policy.sampling import Sampling, shortened
+from pgsrm.task import Example
+
+
+def draw(
+    settings: ModelSettings,
+    examples: Sequence[Example],
+    how: Sampling,
+    count: int,
+    seed: int,
+    min_new_tokens: int | None = None,
+) -> list[list[str]]:
+    """`count` sampled answers to each example, as texts without EOS. min_new_tokens: as of a task."""
+    model = load_model(settings, resolve_device(settings.device))
+    codec = load_codec(settings, model)
+    prompts = [codec.encode(example.prompt) for example in examples]
+    policy = build_policy(model, None, codec.eos, prompts, how.max_new_tokens, settings)
+    draws = np.random.default_rng(seed)
+    asked = [prompt for prompt in prompts for _ in range(count)]
+    uniforms = torch.from_numpy(draws.random((len(asked), how.max_new_tokens)))
+    ids = shortened(policy.answer(asked, uniforms, how), min_new_tokens, how.max_new_tokens, draws)
+    texts, _ = codec.decode(ids)
+    return [texts[start : start + count] for start in range(0, len(texts), count)]
