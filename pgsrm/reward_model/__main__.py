@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ pairs writes preference pairs, train trains a reward model on them and judges it
   pairs=FILE         a JSONL or CSV file with the columns prompt, chosen, rejected and, where known, margin
   pairs=FOLDER       people's ratings: files NAME_GroundTruth.txt and NAME_anonDataRatings.txt (docs/reward_models.md)
   policies=RUN,...   judge also on samples of these runs' final models, or of model folders
-  reward_model.KEY=  samples, holdout, epochs, batch_size, micro_batch, lr, margin, center_coef (--cfg job of pgsrm.run has them)
+  reward_model.KEY=  samples, pairs, holdout, epochs, batch_size, micro_batch, lr, margin, center_coef
   seed=N             what is drawn: samples, the head, the order of the pairs
   --config-dir DIR   more choices, of your own
 
@@ -181,9 +182,11 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
     longest = getattr(model.config, "max_position_embeddings", None)
     encoded, cut = [], 0
     for pair in train:
-        rows = [encode(codec, pair.prompt, text) for text in (pair.chosen, pair.rejected)]
-        cut += sum(longest is not None and len(row) > longest for row in rows)
-        encoded.append(Encoded(*(row[-longest:] if longest else row for row in rows), pair.margin or 0.0))
+        chosen, rejected = (encode(codec, pair.prompt, text) for text in (pair.chosen, pair.rejected))
+        if longest:
+            cut += sum(len(row) > longest for row in (chosen, rejected))
+            chosen, rejected = chosen[-longest:], rejected[-longest:]
+        encoded.append(Encoded(chosen, rejected, pair.margin or 0.0))
     s = settings.reward_model
     longer = f"; {cut} texts are longer than the model's {longest} tokens and lose their beginnings" if cut else ""
     print(f"{len(train)} pairs, {held_out} held out; batches of {s.batch_size}, lr {s.lr:g}{longer}", flush=True)
@@ -271,7 +274,8 @@ def _moving(composed: Composed, model: "RewardModel", folders: Mapping[str, Path
     for name, folder in {"reference policy": None, **folders}.items():
         policy = settings.model if folder is None else msgspec.structs.replace(settings.model, path=str(folder))
         samples = composed.draw(policy, examples, settings.reward_model.samples)
-        pairs = ordered(examples, samples, labels)
+        how = settings.reward_model
+        pairs = ordered(examples, samples, labels, how.pairs, random.Random(settings.seed))
         each = [(example, text) for example, texts in zip(examples, samples, strict=True) for text in texts]
         outputs = model.outputs([example.prompt for example, _ in each], [text for _, text in each])
         reward = float(np.mean(outputs)) if own is None else float((np.mean(outputs) - own.mean) / own.std)
@@ -349,11 +353,15 @@ def _pairs(source: str, composed: Composed) -> "list[Preference]":
     if source == "reference" and not all(example.reference for example in task.train):
         raise UserError("pairs=reference: some prompts of the task have no reference; take pairs=reward or a file")
     labels = None if source == "reference" else composed.labels(source)
-    samples = composed.draw(settings.model, task.train, settings.reward_model.samples)
-    pairs = over_samples(task.train, samples) if labels is None else ordered(task.train, samples, labels)
+    how = settings.reward_model
+    samples, some = composed.draw(settings.model, task.train, how.samples), random.Random(settings.seed)
+    if labels is None:
+        pairs = over_samples(task.train, samples, how.pairs, some)
+    else:
+        pairs = ordered(task.train, samples, labels, how.pairs, some)
     if not pairs:
-        count = f"reward_model.samples={settings.reward_model.samples}"
-        raise UserError(f"pairs={source}: no two of the samples are worth different; draw more by {count}")
+        problem = f"no two of {how.samples} samples to a prompt are worth more and less"
+        raise UserError(f"pairs={source}: {problem}; draw more by reward_model.samples={8 * how.samples}")
     return pairs
 
 

@@ -1,6 +1,6 @@
 """A reward model judged on pairs that it was not trained on, beside models that read less and the people who made the pairs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def judge(outputs: Outputs, train: Sequence[Preference], held_out: Sequence[Pref
         LENGTH: length_only(train)(held_out),
         WORDS: bag_of_words(train)(held_out),
     }
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         name: {**_shares(right(values), held_out), CALIBRATION: calibration_error(values)}
         for name, values in rewards.items()
     }
@@ -47,7 +47,7 @@ def judge(outputs: Outputs, train: Sequence[Preference], held_out: Sequence[Pref
     return rows
 
 
-def _shares(values: Floats, pairs: Sequence[Preference]) -> Mapping[str, Any]:
+def _shares(values: Floats, pairs: Sequence[Preference]) -> dict[str, Any]:
     """The mean over all pairs, and over those of each quarter of margins."""
     groups = [pair.group for pair in pairs]
     bins = {ALL: np.ones(len(pairs), dtype=bool), **margin_bins([pair.margin for pair in pairs])}

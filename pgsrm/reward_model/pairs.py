@@ -5,15 +5,18 @@ Sources: a parent's answers over the policy's own, two of the policy's own order
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pgsrm.task import Example, read_objects, read_table
 from pgsrm.util.errors import UserError
 from pgsrm.util.text import nfc
 
 EXAMPLE = '{"prompt": "hot is ", "chosen": "cold", "rejected": "warm"}'
+T = TypeVar("T")
 Labels = Callable[[Sequence[Example], Sequence[str]], Sequence[float]]  # what n responses to n examples are worth
 
 
@@ -35,35 +38,41 @@ class Preference(NamedTuple):
         return self.prompt or f"{self.chosen}\n{self.rejected}"
 
 
-def over_samples(examples: Sequence[Example], samples: Sequence[Sequence[str]]) -> list[Preference]:
-    """The parent's answer over each sample of the same prompt. Equal texts are dropped, and pairs that are there already."""
-    pairs = [
-        Preference(example.prompt, example.taught, sample)
-        for example, texts in zip(examples, samples, strict=True)
-        for sample in texts
-        if sample.strip() != example.taught.strip()
-    ]
-    return list(dict.fromkeys(pairs))
+def over_samples(
+    examples: Sequence[Example], samples: Sequence[Sequence[str]], most: int, draw: random.Random
+) -> list[Preference]:
+    """The parent's answer over each different sample of the same prompt, at most `most` for each prompt, at random.
 
-
-def ordered(examples: Sequence[Example], samples: Sequence[Sequence[str]], labels: Labels) -> list[Preference]:
-    """The first over the second, the third over the fourth ... sample of a prompt, or the other way round, by their labels.
-
-    margin: the difference. Ties are dropped, and pairs that are there already.
+    Samples that equal the parent's answer, but for white space at the ends, are dropped.
     """
-    drawn = [
-        (example, *texts[place : place + 2])
-        for example, texts in zip(examples, samples, strict=True)
-        for place in range(0, len(texts) - 1, 2)
-    ]
-    asked = [example for example, _, _ in drawn]
-    firsts, seconds = (labels(asked, [draw[side] for draw in drawn]) for side in (1, 2))
-    pairs = [
-        Preference(example.prompt, *((one, two) if a > b else (two, one)), abs(a - b))
-        for (example, one, two), a, b in zip(drawn, firsts, seconds, strict=True)
-        if a != b
-    ]
-    return list(dict.fromkeys(pairs))
+    pairs = []
+    for example, texts in zip(examples, samples, strict=True):
+        others = [text for text in dict.fromkeys(texts) if text.strip() != example.taught.strip()]
+        pairs += [Preference(example.prompt, example.taught, text) for text in _some(others, most, draw)]
+    return pairs
+
+
+def ordered(
+    examples: Sequence[Example], samples: Sequence[Sequence[str]], labels: Labels, most: int, draw: random.Random
+) -> list[Preference]:
+    """Two different samples of the same prompt, the one with the higher label first; at most `most` for each prompt, at random.
+
+    margin: the difference of the labels. Ties are dropped.
+    """
+    texts = [(example, text) for example, row in zip(examples, samples, strict=True) for text in dict.fromkeys(row)]
+    values = iter(labels([example for example, _ in texts], [text for _, text in texts]))
+    pairs = []
+    for example, row in zip(examples, samples, strict=True):
+        worth = [(text, next(values)) for text in dict.fromkeys(row)]
+        unequal = [(one, two) for one, two in combinations(worth, 2) if one[1] != two[1]]
+        for one, two in _some(unequal, most, draw):
+            (better, high), (worse, low) = (one, two) if one[1] > two[1] else (two, one)
+            pairs.append(Preference(example.prompt, better, worse, high - low))
+    return pairs
+
+
+def _some(rows: list[T], most: int, draw: random.Random) -> list[T]:
+    return rows if len(rows) <= most else draw.sample(rows, most)
 
 
 def split(pairs: Sequence[Preference], share: float) -> tuple[list[Preference], list[Preference]]:
@@ -104,13 +113,13 @@ def _pair(row: dict[str, Any], where: str) -> Preference:
         if not isinstance(row.get(column), str):
             problem = "no column" if column not in row else "no text in"
             raise UserError(f"{where}: {problem} `{column}`; write a pair as {EXAMPLE}")
-    texts = [nfc(row[column]) for column in ("prompt", "chosen", "rejected")]
-    if texts[1] == texts[2]:
+    prompt, chosen, rejected = (nfc(row[column]) for column in ("prompt", "chosen", "rejected"))
+    if chosen == rejected:
         raise UserError(f"{where}: chosen and rejected are equal; remove the pair")
     margin, agreement = (_number(row, column, where) for column in ("margin", "agreement"))
     if margin is not None and margin <= 0:
         raise UserError(f"{where}: margin={margin:g}; write how much better `chosen` is, above 0")
-    return Preference(*texts, margin, agreement)
+    return Preference(prompt, chosen, rejected, margin, agreement)
 
 
 def _number(row: dict[str, Any], column: str, where: str) -> float | None:

@@ -13,6 +13,8 @@ class RewardModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=Tru
 
     # Sampled answers to each prompt that pairs are made of.
     samples: Annotated[int, Meta(ge=2)] = 32
+    # Pairs that are made of the samples to one prompt, at most.
+    pairs: Count = 32
     # Share of the prompts whose pairs are kept out of training, to judge the model on.
     holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     # Passes over the pairs.
