@@ -18,7 +18,7 @@ BAD = [
     ("task=colour", "task=colour: unknown task; there are antonym, category, color,", "did you mean color?"),
     (
         "reward=pgsm",
-        "reward=pgsm: unknown reward; there are binary, classifier, critic, moderation, pgsrm, rouge, sparse, sum, "
+        "reward=pgsm: unknown reward; there are binary, classifier, critic, learned, moderation, pgsrm, rouge, sparse, sum, "
         "text_metric",
         "did you mean pgsrm?",
     ),

@@ -81,9 +81,11 @@ def test_every_key_is_read_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(tmp_path))
     words = ["embedder@evaluation.embedder=sentence_transformer", "embedder=sentence_transformer", "algorithm=distill"]
     words.append("reward.embedder={path: null, cache: null}")  # one of the reward's own, instead of the run's
-    files = "model: x, ledger: x, cache: x"  # of any reward: the run's, the task's own, a part of a sum, a measure
+    files = (
+        "model: x, path: x, ledger: x, cache: x"  # of any reward: the run's, the task's own, a part of a sum, a measure
+    )
     words += [f"task.extrinsic={{{files}}}", f"+reward.extrinsic={{{files}}}"]
-    words += ["+reward.model=x", "+reward.ledger=x", "+reward.cache=x"]
+    words += ["+reward.model=x", "+reward.path=x", "+reward.ledger=x", "+reward.cache=x"]
     words.append("+task.critic={words: x, instruction: x, short: x, nano: {path: x, instruction: x}}")
     keys = "path: x, instruction: x, ledger: x, cache: x"  # of any critic, the run's or one of the reward's own
     words += [
@@ -191,3 +193,12 @@ def test_parts_of_a_sum_and_measures_name_files_too(tmp_path: Path, monkeypatch:
     assert config["reward"]["parts"]["critic"]["critic"]["path"] == str(tmp_path / "here.txt")
     assert config["evaluation"]["measures"]["mine"]["model"] == str(tmp_path / "here.txt")
     assert config["reward"]["parts"]["extrinsic"]["model"] == "sentiment"  # shipped, whatever lies here
+
+
+def test_a_list_of_reward_models_names_folders_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    words = ["task=antonym", "reward=learned", "reward.path=['~/home',here,org/hub]"]
+    config = resolve(*compose_words(words, "test"))
+    assert config["reward"]["path"] == [f"{tmp_path}/home", f"{tmp_path}/here", "org/hub"]

@@ -28,6 +28,7 @@ NEEDED = {
     "hf": ["model.path=org/name"],
     "trl": ["reward.function._target_=builtins.len"],
     "distill": ["algorithm.teacher=org/name"],
+    "learned": ["reward.path=org/name"],
 }
 
 Compose = Callable[..., DictConfig]
@@ -46,7 +47,8 @@ def composed() -> Iterator[Compose]:
 
 
 def needed(group: str, option: str) -> list[str]:
-    return NEEDED.get(option, []) if group in ("embedder", "experiment", "algorithm") or option in ("hf", "trl") else []
+    own = group in ("embedder", "experiment", "algorithm") or option in ("hf", "learned", "trl")
+    return NEEDED.get(option, []) if own else []
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
