@@ -150,13 +150,15 @@ def test_accuracy_by_margin_by_hand() -> None:
     assert margin_bins([1.0, 1.0, 0.0]) == margin_bins([None, 1.0, 2.0, 3.0, 4.0, 5.0]) == {}  # few, or not known
 
 
-def test_an_interval_draws_whole_prompts() -> None:
+def test_an_interval_is_that_of_whole_prompts() -> None:
     """Wrong version: a hundred pairs of one prompt count as a hundred."""
-    values = np.array([1.0] * 100 + [0.0] * 100)
-    few = share(values, ["a"] * 100 + ["b"] * 100)
-    many = share(values, [str(place) for place in range(200)])
-    assert few[:3] == (0.5, 0.0, 1.0) and few.pairs == 200
-    assert many.value == 0.5 and 0.4 < many.low < 0.45 and 0.55 < many.high < 0.6
+    values = np.array([1.0] * 3 + [0.0] * 3)
+    alone = share(values, list("abcdef"))
+    assert alone == (0.5, pytest.approx(0.5 - 1.96 * math.sqrt(6 * 0.25) / 6), pytest.approx(0.9001, abs=1e-4), 6)
+    assert share(values, list("abbaab"))[1:3] == pytest.approx(
+        (0.5 - 1.96 * math.sqrt(0.5) / 6, 0.5 + 1.96 * math.sqrt(0.5) / 6)
+    )
+    assert share(values, list("aaabbb"))[:3] == (0.5, 0.0, 1.0)
 
 
 def test_the_calibration_error_by_hand() -> None:
@@ -322,6 +324,30 @@ def test_a_model_without_a_card_is_standardised_by_its_first_batch_and_remembers
     again.restore(json.loads(json.dumps(reward.state())))
     assert asked(again, "4")[0] == [2]
     assert moments(np.array([2.0, 2.0])) == (2, 1)  # nothing to divide by
+
+
+def test_a_model_of_another_origin_reads_as_its_tokenizer_says(scalar: Callable[..., Any], tmp_path: Path) -> None:
+    """Prompt and response put together, or in the chat template; what is not to be read is left out."""
+    model, codec = scalar()
+    tokenizer = codec.tokenizer
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    def by_hand(ids: list[int]) -> float:
+        with torch.no_grad():
+            return float(model(torch.tensor([ids])).logits.item())
+
+    batch: Any = {"prompts": ["hot is "], "responses": ["cold"]}
+    together = LearnedReward(str(tmp_path))(**batch)[1]["raw"]
+    assert together == pytest.approx(
+        by_hand(tokenizer("hot is ")["input_ids"] + tokenizer("cold")["input_ids"]), abs=1e-5
+    )
+    alone = LearnedReward(str(tmp_path), reads="response")(**batch)[1]["raw"]
+    assert alone == pytest.approx(by_hand(tokenizer("cold")["input_ids"]), abs=1e-5) != together
+    tokenizer.chat_template = "{% for message in messages %}{{ message.role }}: {{ message.content }}.{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    chat = LearnedReward(str(tmp_path))(**batch)[1]["raw"]
+    assert chat == pytest.approx(by_hand(tokenizer("user: hot is .assistant: cold.")["input_ids"]), abs=1e-5)
 
 
 def test_what_decides_is_in_the_digest() -> None:

@@ -165,6 +165,11 @@ def _reward_text(runs: Sequence[Run]) -> str:
     if kind == "ClassifierReward":
         model, label = node.get("model", "sentiment"), node.get("label", "positive")
         return f"What the classifier {model} says of the response, for its label {label}."
+    if kind == "LearnedReward":
+        return (
+            "What a reward model says of prompt and response, in standard deviations of the reference policy's samples: "
+            "0 is as good as those are on average."
+        )
     if kind == "RougeReward":
         return f"How many words of the reference a response has: ROUGE ({node.get('kind', 'rouge1')}, {node.get('measure', 'f1')})."
     if kind == "TextMetricReward":

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgsrm.util.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -63,6 +65,20 @@ def check_reward(reward: Any, examples: Sequence[Example], seed: int = 0) -> Che
         groups[WORDS] += earned[len(answers) : -1]
         groups[EMPTY].append(earned[-1])
     return Check({name: np.array(rewards) for name, rewards in groups.items()}, np.array(ranks), len(answers))
+
+
+class NoPolicy:
+    """Stands where a reward is given the policy: whatever it wants of it is refused."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise UserError(
+            "reward: asks the policy itself, and there is none outside a run; take another reward, or set "
+            "critic.weights=initial for critic=self"
+        )
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """Refused."""
+        return self.asked
 
 
 def rewards_of(reward: Any, examples: Sequence[Example], responses: Sequence[str]) -> list[float]:

@@ -31,8 +31,9 @@ class LearnedReward:
     combine, of the standardised rewards of an ensemble (Coste et al. 2023, arXiv:2310.02743):
         mean: their mean
         min: the smallest, what the most doubtful one says
-        mean_minus_std: mean - penalty * standard deviation, divided by the number of models
-    batch_size: texts read at once. device: auto, cpu, cuda.
+        mean_minus_std: mean - penalty * standard deviation (of the models' rewards, divided by their number)
+    reads: what the model reads, prompt and response together or the response alone. batch_size: texts read at once. device: auto,
+    cpu, cuda.
 
     Raises ParameterError for a model that can't be had or that has not one output, before a run starts; for a device that is
     not there, where it is first asked.
@@ -45,6 +46,7 @@ class LearnedReward:
         penalty: NonNegative = 1.0,
         mean: Finite | None = None,
         std: Positive | None = None,
+        reads: Literal["both", "response"] = "both",
         batch_size: Count = 64,
         device: str = "auto",
     ) -> None:
@@ -56,7 +58,7 @@ class LearnedReward:
             raise ParameterError(f"{given}: needs {lacking} beside it; set both, or neither")
         if mean is not None and len(self._paths) > 1:
             raise ParameterError(f"mean={mean}: is of a single model, and path names {len(self._paths)}; leave it out")
-        self._combine, self._penalty = combine, penalty
+        self._combine, self._penalty, self._reads = combine, penalty, reads
         self._given = None if mean is None or std is None else (float(mean), float(std))
         self._options: dict[str, Any] = {"batch_size": batch_size, "device": device}
         self._loaded: list[RewardModel] = []
@@ -74,7 +76,7 @@ class LearnedReward:
     @property
     def digest(self) -> str:
         """Hash of what decides the rewards: the models by content, and how they are combined."""
-        how = [self._combine, self._penalty if self._combine == "mean_minus_std" else None, self._given]
+        how = [self._combine, self._penalty if self._combine == "mean_minus_std" else None, self._given, self._reads]
         content = [*(model.digest for model in self.models), how]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -96,6 +98,8 @@ class LearnedReward:
         """One reward per response, the mean output as a metric (`raw`), and of an ensemble the models' `disagreement`."""
         import numpy as np
 
+        if self._reads == "response":
+            prompts = [""] * len(responses)
         outputs = [model.outputs(prompts, responses) for model in self.models]
         rewards = np.stack([self._standardised(place, values) for place, values in enumerate(outputs)])  # (models, n)
         metrics = {"raw": float(np.mean(outputs))}

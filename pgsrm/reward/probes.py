@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgsrm.reward.check import PROMPTS, rewards_of
+from pgsrm.reward.check import PROMPTS, NoPolicy, rewards_of
 from pgsrm.task import SHIPPED, Example, Task, normalize, read_table
 from pgsrm.util.errors import UserError, under
 from pgsrm.util.objects import as_before, attach_object, check_object
@@ -100,7 +100,7 @@ def probe(task: Task, reward: Any) -> Result:
     examples = random.Random(0).sample(examples, min(PROMPTS, len(examples)))
     answers = Answers(tuple(dict.fromkeys(example.reference for example in examples)), _opposites())
     with as_before(reward), under("reward"):
-        attach_object(reward, _NoPolicy(), _NoPolicy())
+        attach_object(reward, NoPolicy(), NoPolicy())
         check_object(reward, [example.reference for example in examples])
         judged = _Judged.of(task, reward, examples)
         constant, constant_mean = _best_constant(reward, examples, answers)
@@ -170,19 +170,6 @@ class _Judged:
         return _mean(
             [checker(text, example.reference, example.inputs) for example, text in zip(examples, texts, strict=True)]
         )
-
-
-class _NoPolicy:
-    """Stands where a reward is given the policy: whatever it wants of it is refused."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise UserError(
-            "reward: asks the policy itself, and there is none outside a run; probe another reward, or set "
-            "critic.weights=initial for critic=self"
-        )
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self.asked
 
 
 # What is made of a reference

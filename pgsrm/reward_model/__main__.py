@@ -64,9 +64,9 @@ class Composed:
     def labels(self, kind: str) -> "Labels":
         """What responses are worth by the task's checker (`gold`), or by the configured `reward`. Raises UserError, as a run."""
         from pgsrm.evaluation import build_object
-        from pgsrm.reward.check import rewards_of
+        from pgsrm.reward.check import NoPolicy, rewards_of
         from pgsrm.util.errors import UserError, under
-        from pgsrm.util.objects import check_object
+        from pgsrm.util.objects import attach_object, check_object
 
         checker = self.task.checker
         if kind == "gold":
@@ -78,6 +78,7 @@ class Composed:
             ]
         reward = build_object(self.config["reward"], "reward")
         with under("reward"):
+            attach_object(reward, NoPolicy(), NoPolicy())
             check_object(reward, [example.reference for example in self.task.train])
         return lambda examples, texts: rewards_of(reward, examples, texts)
 
