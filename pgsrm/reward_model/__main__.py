@@ -41,6 +41,7 @@ pairs writes preference pairs, train trains a reward model on them and judges it
 
 All other words are those of python -m pgsrm.run. docs/reward_models.md has a recipe."""
 SAMPLED = ("reference", "gold", "reward")
+MOVING = 32  # samples to a prompt of each policy that a model is judged on, at most
 STANDARDISED_ON = 512  # samples of the reference policy, about
 
 
@@ -274,7 +275,7 @@ def _moving(composed: Composed, model: "RewardModel", folders: Mapping[str, Path
     rows = []
     for name, folder in {"reference policy": None, **folders}.items():
         policy = settings.model if folder is None else msgspec.structs.replace(settings.model, path=str(folder))
-        samples = composed.draw(policy, examples, settings.reward_model.samples)
+        samples = composed.draw(policy, examples, min(settings.reward_model.samples, MOVING))
         how = settings.reward_model
         pairs = ordered(examples, samples, labels, how.pairs, random.Random(settings.seed))
         each = [(example, text) for example, texts in zip(examples, samples, strict=True) for text in texts]
