@@ -26,6 +26,7 @@ REFERENCE = {
             "pgsrm.reward.TextMetricReward",
             "pgsrm.reward.RougeReward",
             "pgsrm.reward.ClassifierReward",
+            "pgsrm.reward.LearnedReward",
             "pgsrm.reward.CriticReward",
             "pgsrm.reward.SumReward",
             "pgsrm.reward.TRLReward",
