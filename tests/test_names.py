@@ -29,6 +29,7 @@ def test_a_sweep_is_named_by_what_differs() -> None:
     assert words_of(runs[:1]) == [["episodes=500", "alpha=1"]]  # a single run: what was set
     runs = [parsed("task=a", f"task.data='{data}'") for data in ("data/my words.csv", "~/b.csv")]
     assert words_of(runs) == [["data=my_words.csv"], ["data=b.csv"]]
+    assert words_of([parsed("reward.path=[/tmp/a/judge,org/hub/,c]")]) == [["path=_judge_hub_c_"]]
     runs = [parsed("embedder=static"), parsed("embedder=sentence_transformer", "ppo.actor_lr=2e-5")]
     assert words_of(runs) == [["embedder=static"], ["embedder=sentence_transformer", "actor_lr=2e-5"]]
     runs = [parsed(f"ppo.actor_lr={rate}") for rate in ("1e-05", "3e-05", "2e-05")]  # as Hydra splits 1e-5,3e-5,2e-5

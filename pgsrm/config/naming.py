@@ -94,9 +94,12 @@ def _is_named(key: str) -> bool:
 
 
 def _value(override: Any) -> str:
-    """The user's own words, as the name of a file can have them; a path by its last part."""
+    """The user's own words, as the name of a file can have them; a path by its last part, those of a list as well."""
     text = _text(override).rstrip("/")
-    text = text if text.startswith(("[", "{", "$")) or "/" not in text else path_name(text)
+    if text.startswith("["):
+        text = re.sub(r"[^\[\],\s'\"]*/(?=[^/\],])", "", text)
+    elif "/" in text and not text.startswith(("{", "$")):
+        text = path_name(text)
     # Hydra writes the values of a sweep as Python does.
     return _safe(number_text(text) if isinstance(override.value(), float) else text)[:_LONGEST_VALUE]
 
