@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgsrm.algorithm.gradient import answer_logprobs, gradient_step, summed_by_row
+from pgsrm.algorithm.answers import answer_logprobs, summed_by_row
 from pgsrm.algorithm.losses import dpo_loss, generalised_jsd
 from pgsrm.algorithm.selection import Pair, Preference, against_references, best_of_groups, ordered_by_reward
 from pgsrm.algorithm.settings import BestOfNAlgorithm, DistillAlgorithm, DPOAlgorithm, Other, SFTAlgorithm
 from pgsrm.algorithm.sft import mean_losses
+from pgsrm.models.tuning import gradient_step
 from pgsrm.policy.gradients import take_rows
 from pgsrm.policy.protocol import Policy
 from pgsrm.ppo.learner import adamw
@@ -143,7 +144,10 @@ class OtherLearner:
 
     def _step(self, losses: Iterator[Tensor]) -> Metrics:
         lr_key = f"algorithm.lr={self.algorithm.lr:g}"
-        return gradient_step(self.policy, self.actor_optimizer, losses, self.settings.max_grad_norm, lr_key)
+        limit, one_order = self.settings.max_grad_norm, self.policy.in_one_order
+        metrics = gradient_step(self.policy.model, self.actor_optimizer, losses, limit, lr_key, one_order)
+        self.policy.weights_changed()
+        return metrics
 
 
 def before_step(policy: Policy, settings: PPOSettings, rollout: Rollout) -> Metrics:

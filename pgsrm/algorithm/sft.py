@@ -1,25 +1,24 @@
 """Supervised fine-tuning: a policy learns to write the references of a task, word for word.
 
 The loss is the mean of -log p over the tokens of the references and the EOS behind each; the prompts' tokens are only read.
-AdamW without weight decay, gradient norms clipped at 1, a learning rate that falls linearly. Left out: dropout, packing of
-several examples into one row, and a warm-up, which a few hundred steps at these rates did not need.
+Left out: dropout, packing of several examples into one row, and a warm-up, which a few hundred steps at these rates did not
+need.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from pgsrm.algorithm.gradient import answer_logprobs, gradient_step
+from pgsrm.algorithm.answers import answer_logprobs
 from pgsrm.algorithm.selection import Pair
 from pgsrm.algorithm.settings import SFTSettings
 from pgsrm.models.text import Codec
+from pgsrm.models.tuning import tune as train_on
 from pgsrm.policy.protocol import Policy
 from pgsrm.task import Example
 from pgsrm.util.errors import UserError
 
-_LARGEST_NORM = 1.0
 _ROWS = 16  # prompts in one forward pass without gradient
 
 
@@ -57,29 +56,18 @@ def tune(
     seed: int,
     after_epoch: Callable[[int, float], None],
 ) -> None:
-    """Train the policy's model on the pairs; the same seed gives the same weights.
+    """Train the policy's model on the pairs, as `pgsrm.models.tuning` does.
 
-    after_epoch: called with the number of epochs made and the mean loss of the last one, in nats per token. Raises UserError
-    for a gradient that is not finite.
+    after_epoch: called with the number of epochs made and the mean loss of the last one, in nats per token.
     """
-    order = torch.Generator().manual_seed(seed)
-    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0, fused=True)
-    steps = settings.epochs * math.ceil(len(pairs) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    for epoch in range(1, settings.epochs + 1):
-        total = 0.0
-        for rows in torch.randperm(len(pairs), generator=order).split(settings.batch_size):
-            total += _step(policy, [pairs[row] for row in rows.tolist()], settings, optimizer)
-            schedule.step()
-        after_epoch(epoch, total / _tokens(pairs))
 
+    def losses(rows: Sequence[int]) -> Iterator[Tensor]:
+        return mean_losses(policy, [pairs[row] for row in rows], settings.micro_batch)
 
-def _step(policy: Policy, batch: Sequence[Pair], settings: SFTSettings, optimizer: torch.optim.Optimizer) -> float:
-    """One gradient step; returns the summed loss of the batch before it."""
-    losses = mean_losses(policy, batch, settings.micro_batch)
-    metrics = gradient_step(policy, optimizer, losses, _LARGEST_NORM, f"sft.lr={settings.lr:g}")
-    return metrics["loss/actor"] * _tokens(batch)
+    tokens = [len(pair.answer) for pair in pairs]
+    train_on(
+        policy.model, tokens, settings, seed, losses, "sft.lr", after_epoch, policy.in_one_order, policy.weights_changed
+    )
 
 
 def mean_losses(policy: Policy, pairs: Sequence[Pair], micro_batch: int | None) -> Iterator[Tensor]:

@@ -1,26 +1,22 @@
 """Bradley-Terry training: the better response of a pair shall have the higher reward.
 
-AdamW without weight decay, gradient norms clipped at 1, a learning rate that falls linearly, no dropout. The options are those of
-TRL's RewardTrainer: a margin in the loss, and centring.
+Without dropout. The options are those of TRL's RewardTrainer: a margin in the loss, and centring.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForSequenceClassification
 
 from pgsrm.models.load import fuse_activations
 from pgsrm.models.text import Codec
+from pgsrm.models.tuning import tune as train_on
 from pgsrm.policy.batch import pad_rows
 from pgsrm.reward_model.settings import RewardModelSettings
 from pgsrm.util.errors import UserError
-
-_LARGEST_NORM = 1.0
 
 
 class Encoded(NamedTuple):
@@ -68,36 +64,18 @@ def tune(
     seed: int,
     after_epoch: Callable[[int, float], None],
 ) -> None:
-    """Train a model with one output on the pairs; the same seed gives the same weights.
+    """Train a model with one output on the pairs, as `pgsrm.models.tuning` does.
 
-    after_epoch: called with the number of epochs made and the mean loss of the last one. Raises UserError for a gradient that
-    is not finite.
+    after_epoch: called with the number of epochs made and the mean loss of the last one.
     """
-    order = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0, fused=True)
-    steps = settings.epochs * math.ceil(len(pairs) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    for epoch in range(1, settings.epochs + 1):
-        total = 0.0
-        for rows in torch.randperm(len(pairs), generator=order).split(settings.batch_size):
-            total += _step(model, [pairs[row] for row in rows.tolist()], settings, optimizer)
-            schedule.step()
-        after_epoch(epoch, total / len(pairs))
 
+    def losses(rows: Sequence[int]) -> Iterator[Tensor]:
+        size = settings.micro_batch or len(rows)
+        for start in range(0, len(rows), size):
+            part = [pairs[row] for row in rows[start : start + size]]
+            yield _summed_loss(model, part, settings) / len(rows)
 
-def _step(model: Any, batch: Sequence[Encoded], settings: RewardModelSettings, optimizer: Any) -> float:
-    """One gradient step; returns the summed loss of the batch before it."""
-    optimizer.zero_grad(set_to_none=True)
-    size, total = settings.micro_batch or len(batch), 0.0
-    for start in range(0, len(batch), size):
-        loss = _summed_loss(model, batch[start : start + size], settings)
-        (loss / len(batch)).backward()
-        total += loss.item()
-    norm = clip_grad_norm_(model.parameters(), _LARGEST_NORM)
-    if not bool(torch.isfinite(norm)):
-        raise UserError(f"reward_model.lr={settings.lr:g}: the gradient is not finite; lower it")
-    optimizer.step()
-    return total
+    train_on(model, [1] * len(pairs), settings, seed, losses, "reward_model.lr", after_epoch)
 
 
 def _summed_loss(model: Any, batch: Sequence[Encoded], settings: RewardModelSettings) -> Tensor:
