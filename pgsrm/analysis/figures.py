@@ -52,7 +52,7 @@ def plot_task(variants: Sequence[Variant], width: str = "text") -> Figure:
         figure = Figure()
         # The longest note there can be is room for any.
         foot = 0.06 + NOTE_HEIGHT * len(textwrap.wrap(axis_note(variants, cut=True), NOTE_WIDTH[width]))
-        height = _draw_head(figure, variants, styles, width) + panels + foot
+        height = draw_head(figure, variants, styles, width) + panels + foot
         figure.set_size_inches(WIDTHS[width], height)
         figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, foot / height, 1, panels / height), wspace=0.03))
         cut = False
@@ -142,7 +142,7 @@ def curve_handle(look: Look) -> Any:
     return Line2D([], [], **look.line())
 
 
-def _draw_head(figure: Figure, variants: Sequence[Variant], styles: Sequence[Look], width: str) -> float:
+def draw_head(figure: Figure, variants: Sequence[Variant], styles: Sequence[Look], width: str) -> float:
     """The task's name and the legend, right of it where it fits, in as few rows as fit; returns their height in inches."""
     from matplotlib.transforms import ScaledTranslation
 

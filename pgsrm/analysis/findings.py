@@ -12,6 +12,7 @@ from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.dot_plot import plot_dot_pages
 from pgsrm.analysis.experiments import OUTCOMES, Experiment, difference_table, dots, experiments, level_table, main_runs
 from pgsrm.analysis.figures import by_setting, plot_grid, plot_task
+from pgsrm.analysis.frontier import has_frontier, plot_frontier
 from pgsrm.analysis.paper_tables import paper_tables
 from pgsrm.analysis.results import by_seed, result_tables
 from pgsrm.analysis.style import COLOURS
@@ -69,12 +70,17 @@ class Findings:
         """Each figure's stem, and what draws its pages for a `width` of style.WIDTHS."""
         drawings: list[tuple[str, Callable[[], list[Figure]]]] = []
         for task in self.tasks:
-            drawings.append((task, _of_task(task, [variant for variant in self.shown if variant.task == task], width)))
+            variants = [variant for variant in self.shown if variant.task == task]
+            drawings.append((task, _of_task(task, variants, width)))
+            if has_frontier(variants):
+                drawings.append((f"{task}_frontier", _of_frontier(variants, width)))
         for experiment in self.experiments:
             if dots(experiment, *OUTCOMES[0][1:]):
                 drawings.append((experiment.stem, _of_levels(experiment, width)))
             if experiment.name:  # the others are in the task's own figure
                 drawings.append((f"{experiment.stem}_curves", _of_curves(experiment, width)))
+                if has_frontier(experiment.variants):
+                    drawings.append((f"{experiment.stem}_frontier", _of_frontier(experiment.variants, width)))
         drawings += [(arms.stem, _of_arms(arms, width)) for arms in self.arms]
         return drawings
 
@@ -120,6 +126,10 @@ def _of_levels(experiment: Experiment, width: str) -> Callable[[], list[Figure]]
         return plot_dot_pages([panel for panel in panels if panel[1]], experiment.title, experiment.factor, width)
 
     return draw
+
+
+def _of_frontier(variants: Sequence[Variant], width: str) -> Callable[[], list[Figure]]:
+    return lambda: [plot_frontier(variants, width)]
 
 
 def _of_arms(arms: Arms, width: str) -> Callable[[], list[Figure]]:

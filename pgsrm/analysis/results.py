@@ -48,6 +48,7 @@ STREAMS = (
 )
 # What asking a critic took, in each update.
 CALLS, CRITIC_SECONDS = "critic/calls", "time/critic"
+LENGTH = "response/length"
 # What sampled continuations of held-out prompts are, where they are measured.
 MEASURED = (
     (EXTRINSIC, "Extrinsic reward, held out", "reward"),
@@ -58,7 +59,7 @@ MEASURED = (
 COLUMNS = (
     *(REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values(), *measures.SPREAD.values()),
     *(column for column, _, _ in STREAMS),
-    *(CALLS, CRITIC_SECONDS),
+    *(CALLS, CRITIC_SECONDS, LENGTH),
 )
 INTERVAL = "Means over the finished seeds, in brackets Student's t 95% interval over seeds (none below three)."
 

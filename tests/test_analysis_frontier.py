@@ -1,0 +1,70 @@
+"""The figure of over-optimisation: what policies earn and get right, by how far they have moved."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from analysis_runs import UPDATES, write_run
+
+from pgsrm.analysis.findings import find
+from pgsrm.analysis.frontier import has_frontier, path, plot_frontier
+from pgsrm.analysis.results import COLUMNS
+from pgsrm.analysis.variants import Variant, load_variants
+
+KL = 2.0  # nats per token
+LENGTH = 2.0  # tokens
+
+
+def add(folder: Path, **columns: float) -> None:
+    """Columns that every update of a run has besides."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        row | ({name.replace("__", "/"): value for name, value in columns.items()} if row["update"] else {})
+        for row in rows
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def variants(tmp_path: Path) -> list[Variant]:
+    for reward in ("pgsrm", "binary"):
+        folder = write_run(tmp_path / "runs", reward=reward, kl=[KL] * UPDATES)
+        add(folder, response__length=LENGTH, reward__exact_match=0.25)
+    return load_variants([tmp_path / "runs"], list(COLUMNS))[0]
+
+
+def test_the_distance_is_the_root_of_the_kl_per_response(variants: list[Variant]) -> None:
+    for variant in variants:
+        way = path(variant, "reward/exact_match")
+        assert way is not None
+        np.testing.assert_allclose(way[0], np.sqrt(KL * LENGTH))
+        np.testing.assert_allclose(way[1], 0.25)
+
+
+def test_a_sampled_kl_below_zero_is_no_distance(tmp_path: Path) -> None:
+    add(write_run(tmp_path, kl=[-0.1] * UPDATES), response__length=LENGTH, reward__exact_match=0.25)
+    (variant,) = load_variants([tmp_path], list(COLUMNS))[0]
+    way = path(variant, "reward/exact_match")
+    assert way is not None and (way[0] == 0).all()
+
+
+def test_it_is_drawn_where_answers_are_right_or_wrong(variants: list[Variant], tmp_path: Path) -> None:
+    drawn: dict[str, Any] = dict(find(variants, [], []).figures("text"))
+    (figure,) = drawn["color_frontier"]()
+    own, right = figure.axes
+    assert [len(axes.lines) for axes in (own, right)] == [4, 4]  # a way and its end for each variant
+    assert own.lines[0].get_ydata()[-1] == pytest.approx(1)  # in parts of its end
+    assert right.lines[1].get_xydata()[0] == pytest.approx([2.0, 0.25])
+    assert not has_frontier(variants[:1])
+    open_task = tmp_path / "open"
+    for reward in ("sparse", "critic"):
+        add(write_run(open_task, task="detox", reward=reward), response__length=LENGTH)
+    others = load_variants([open_task], list(COLUMNS))[0]
+    assert "detox_frontier" not in dict(find(others, [], []).figures("text"))
+
+
+@pytest.mark.parametrize("width", ["text", "column"])
+def test_both_widths(variants: list[Variant], width: str) -> None:
+    assert len(plot_frontier(variants, width).axes) == 2
