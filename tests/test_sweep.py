@@ -377,6 +377,21 @@ def test_status_and_the_table_after_a_sweep_say_the_same(some_runs: Path) -> Non
     assert {name: [*cells[:4], *cells[-3:]] for name, cells in ours.items()} == others
 
 
+def test_status_says_how_long_a_running_run_has_left(some_runs: Path) -> None:
+    """By the median of its last updates, so that one that waited for a server does not decide."""
+    folder = status.find_runs([some_runs])[1]
+    running = RunFolder(folder.path)
+    assert running.acquire()
+    running.write_status(state="running", reason=None, pid=os.getpid(), host=socket.gethostname())
+    for update, seconds in ((10, 2.0), (11, 60.0), (12, 3.0), (13, 3.0), (14, 3.0)):
+        running.append_metrics({"update": update, "reward/mean": 0.25, "time/update": seconds})
+    lines = status.table(status.find_runs([some_runs])).splitlines()
+    assert lines[1].split()[-2:] == ["time", "left"]
+    (line,) = (line for line in lines if line.split()[:2] == ["seed=1", "running"])
+    assert line.split()[-1] == "0:18"  # six updates of three seconds
+    running.release()
+
+
 def test_status_takes_any_folder_and_imports_nothing_heavy(some_runs: Path, tmp_path: Path) -> None:
     one = some_runs / "runs/color-pgsrm-s3-0123abcd"
     assert [run.path for run in status.find_runs([one])] == [one]

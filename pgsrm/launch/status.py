@@ -60,6 +60,7 @@ def table(folders: Sequence[RunFolder], unfinished: bool = False) -> str:
         ("KL", "now", [number(run.kl, 3) for run in runs]),
         *answers(runs),
         ("time", "", [clock(run.seconds) for run in runs]),
+        *([("left", "", [clock(run.left) for run in runs])] if any(run.state == "running" for run in runs) else []),
     ]
     lines = [*shared_line(folders), *in_columns(columns, shown)] if shown else []
     # A folder's name, since that is where a reason is looked into.
@@ -86,8 +87,11 @@ def main() -> None:
     parser.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER", help="outputs, or run folders (default: outputs)"
     )
-    parser.epilog = "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: \
-answers of the last evaluation; extrinsic, gold: of its sampled answers, held out. docs/metrics.md defines states and numbers."
+    parser.epilog = (
+        "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: \
+answers of the last evaluation; extrinsic, gold: of its sampled answers, held out. left: of a running\
+ run, by its last updates, without evaluations. docs/metrics.md defines states and numbers."
+    )
     parser.add_argument("--unfinished", action="store_true", help="leave out the runs that have finished")
     options = parser.parse_args()
     try:

@@ -5,6 +5,7 @@ docs/metrics.md says what each number is; the report has the same ones.
 
 import math
 import os
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ _SHARED = (
     "algorithm",
     "seed",
 )  # what is said of all runs, where they have it in common
+_TIMED = 20  # last updates by which the time left is reckoned
 _BLOCK = 65536  # bytes read at a time from either end of a file of metrics
 
 
@@ -48,6 +50,12 @@ class Summary:
     extrinsic: float = math.nan
     gold: float = math.nan  # the share that the gold measure takes for good
     gold_mean: float = math.nan  # or, of a measure that has no such share, its mean
+    per_update: float = math.nan  # seconds of an update, the median of the last ones
+
+    @property
+    def left(self) -> float:
+        """Seconds until a running run ends, by what its last updates took; evaluations are not in it. NaN for any other."""
+        return self.per_update * (self.updates - self.update) if self.state == "running" else math.nan
 
     @property
     def gold_text(self) -> str:
@@ -78,6 +86,8 @@ class _Line(msgspec.Struct):
     gold_mean: float | None = msgspec.field(name="eval/holdout_gold", default=None)
     # Seconds of the evaluation, where this line has one.
     evaluation: float | None = msgspec.field(name="time/evaluation", default=None)
+    # Seconds of the update.
+    seconds: float | None = msgspec.field(name="time/update", default=None)
 
     @property
     def evaluated(self) -> bool:
@@ -100,6 +110,7 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
     made = max(last, default=0)
     first = _first_lines(folder.metrics, tenths[0][1]) if made >= tenths[0][1] > 0 else {}
     evaluated = next((last[update] for update in sorted(last, reverse=True) if last[update].evaluated), _Line(0))
+    durations = [line.seconds for _, line in sorted(last.items())[-_TIMED:] if line.seconds is not None]
     newest = next((last[update] for update in sorted(last, reverse=True) if last[update].reward is not None), _Line(0))
     return Summary(
         folder=folder,
@@ -118,6 +129,7 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
         extrinsic=_number(evaluated.extrinsic),
         gold=_number(evaluated.gold),
         gold_mean=_number(evaluated.gold_mean),
+        per_update=statistics.median(durations) if durations else math.nan,
     )
 
 
