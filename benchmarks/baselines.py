@@ -66,7 +66,6 @@ class TransformersLearner:
         values = self.value_head(hidden.detach()).squeeze(-1)
         lengths = torch.tensor([len(response) for response in responses], device=self.device)
         advantages = (returns - values.detach()).repeat_interleave(lengths)
-        advantages = (advantages - advantages.mean()) * (advantages.var(unbiased=False) + 1e-8).rsqrt()
 
         policy_loss = -(logprobs * advantages).mean()
         value_loss = (values - returns).square().mean()

@@ -473,7 +473,8 @@ def test_conditions_match_what_yaml_makes_of_a_runs_values(tmp_path: Path, condi
         (RISES.replace("reward/mean", "reward/maen"),
          "claim 1 (rises): metric=reward/maen is in no run; there are episodes, policy/entropy, policy/kl, reward/mean, time/"),
         (RISES.replace("reward: pgsrm", "rewrad: pgsrm"),
-         "claim 1 (rises): rewrad is in no run's config; there are experiment, model, ppo, ppo.lr, reward, reward.alpha, task"),
+         "claim 1 (rises): rewrad is in no run's config; there are algorithm, experiment, model, ppo, ppo.lr, reward, "
+         "reward.alpha, task"),
         (COMPARES.replace("{reward: binary}", "{ppo.rl: 1}"), "ppo.rl is in no run's config"),
     ],
 )  # fmt: skip

@@ -246,7 +246,7 @@ def test_wait_stays_to_the_end_and_then_fills_the_sqlite_file_that_no_job_touche
     lines = place.launch(*words)
     assert lines[0] == "1 run: 1 new" and any(line.startswith("color-linear") and "finished" in line for line in lines)
     (run,) = place.runs()
-    assert (run.status() or {})["mirrored"] is False
+    assert (run.status() or {})["mirrored"] == []
     client = MlflowClient(f"sqlite:///{place.outputs}/mlflow.db")
     (mirrored,) = client.search_runs(["1"])
     assert mirrored.info.status == "FINISHED"
