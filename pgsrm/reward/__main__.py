@@ -75,10 +75,8 @@ def export_command(trainer: str, words: Sequence[str], out: Path) -> None:
     TextReward(*words)
     if out.exists():
         raise UserError(f"--out={out}: is there already; name a new file")
-    try:
-        out.write_text(exported(trainer, words), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out={out}: can't be written ({error.strerror}); name another file") from error
+    _check_writable(out)
+    out.write_text(exported(trainer, words), encoding="utf-8")
     print(f"wrote {out}")
 
 
