@@ -57,9 +57,8 @@ class TensorboardMirror(Mirror):
 
     def _send(self) -> None:
         content, is_first = self._tail.read()
-        if is_first:
+        if is_first and content:
             self._begin()
-        assert self._writer is not None or not content
         for _, row in parse_lines(content):
             self._write(row)
         if content and self._writer is not None:
