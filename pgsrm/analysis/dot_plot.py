@@ -103,10 +103,13 @@ def _draw_dots(
     from matplotlib.ticker import MaxNLocator
 
     most = max(len(dot.values) for dot in dots)
+    rewards_of = {level: {dot.reward for dot in dots if dot.level == level} for level in levels}
     handles: dict[str, Any] = {}
     for dot in (candidate for candidate in dots if candidate.level in levels):
         colour, estimate, n = dot.look.on(dark), dot.estimate, len(dot.values)
-        y = levels.index(dot.level) + 0.28 * (rewards.index(dot.reward) - (len(rewards) - 1) / 2)
+        here = [reward for reward in rewards if reward in rewards_of[dot.level]]
+        step = min(0.28, 0.9 / len(here))
+        y = levels.index(dot.level) + step * (here.index(dot.reward) - (len(here) - 1) / 2)
         axes.plot(dot.values, [y] * n, ".", color=colour, alpha=0.4, markersize=4, markeredgewidth=0)
         if n >= MIN_SEEDS:
             axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=1)
