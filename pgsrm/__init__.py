@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from pgsrm.trainer import Trainer as Trainer
     from pgsrm.util.errors import UserError as UserError
 
+if sys.platform == "win32":
+    raise ImportError(
+        "pgsrm runs on Linux and macOS: it locks run folders as POSIX does; on Windows use it within WSL2"
+    )
+
 __version__ = "0.1.0"
 __all__ = [
     "Run",

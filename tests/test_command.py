@@ -113,3 +113,9 @@ def test_an_unknown_word_names_the_nearest(word: str, meant: str) -> None:
 
 def test_a_word_near_to_none_names_no_command() -> None:
     assert unknown("xyzzy") == "xyzzy: not a command; `pgsrm --help` lists all"
+
+
+def test_windows_gets_a_line_that_says_so() -> None:
+    program = "import sys; sys.platform = 'win32'; import pgsrm"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.stderr.strip().splitlines()[-1].endswith("on Windows use it within WSL2")
