@@ -156,10 +156,11 @@ def push(folder: Path, to: Path | None = None, hub: str | None = None, private: 
 
 def _write(run: "Run", to: Path, name: str) -> None:
     """The model's files and the card, readable for all as the process's umask lets them: safetensors writes for its owner alone."""
+    card = model_card(run, name)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(run.folder / "model", to, copy_function=shutil.copyfile)
-        (to / "README.md").write_text(model_card(run, name), encoding="utf-8")
+        (to / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{to}: can't be written ({error.strerror}); name a folder of yours") from error
 
@@ -171,6 +172,8 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
     api = HfApi()
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.repo_info(repository).private:  # one that was there stays as it was
+            raise UserError(f"--private: {repository} is there already and is public; name a new repository")
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model and card of a run of pgsrm")
     except HFValidationError as error:
         raise UserError(f"--hub={repository}: not a name of the hub's; write ORG/NAME") from error

@@ -72,6 +72,7 @@ class TextReward:
         Raises:
             UserError: for references or texts that the reward can't work with.
         """
+        references = [nfc(reference) for reference in references]
         self.check(references)
         texts: list[str] = [nfc(response) for response in responses]
         ids = [[0]] * len(texts) if token_ids is None else [list(row) for row in token_ids]
@@ -80,10 +81,12 @@ class TextReward:
             texts, offsets = self._codec.decode(ids)
         with under("reward"):
             output = self._reward(
-                prompts=list(prompts),
-                references=list(references),
+                prompts=[nfc(prompt) for prompt in prompts],
+                references=references,
                 responses=texts,
-                inputs=[{}] * len(texts) if inputs is None else [dict(row) for row in inputs],
+                inputs=[{}] * len(texts)
+                if inputs is None
+                else [{key: nfc(value) for key, value in row.items()} for row in inputs],
                 token_ids=ids,
                 offsets=offsets,
             )
@@ -94,7 +97,9 @@ class _NoPlaces(Sequence[Any]):
     """Offsets that nobody knows: an error for the reward that asks for them."""
 
     def __getitem__(self, index: Any) -> Any:
-        raise UserError("tokenizer=None: this reward looks at places in a response; give it the policy's tokenizer")
+        raise UserError(
+            "tokenizer: this reward looks at places in a response; give it the policy's tokenizer and token ids"
+        )
 
     def __len__(self) -> int:
         return self[0]

@@ -29,15 +29,15 @@ def reward_function(
 ) -> Callable[..., Any]:
     """A reward of this package as an entry of TRL's `reward_funcs`, for its GRPOTrainer and RLOOTrainer.
 
-    Prompts and completions may be texts or messages; of messages the last user's and the assistant's text count. The
+    Prompts and completions may be texts or messages; of messages the last one's text counts. The
     reward's metrics go to TRL's log. A reward per token gives TRL its total: TRL has one number per completion.
     Where the reward asks a server the function is a coroutine function, which TRL runs beside the others.
 
     Args:
         overrides: the words of the command line: `reward=pgsrm`, `embedder=static`, `reward.alpha=2`; `task=` for what a
             reward takes from a task, such as binary's checker.
-        reference: the dataset's column with the reference answer; None for a reward that compares with none. All columns with
-            texts are the reward's `inputs`.
+        reference: the dataset's column with the reference answer; None for a reward that compares with none. A row without
+            one gets no reward (None), as in data sets of several tasks. All texts of a row are its `inputs`.
         tokenizer: the policy's; reward=critic needs it.
         reward: a reward of your own, as in `pgsrm.train`.
 
@@ -52,21 +52,27 @@ def reward_function(
         completion_ids: Sequence[Sequence[int]] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
-    ) -> list[float]:
+    ) -> list[float | None]:
         rows = {name: column for name, column in columns.items() if name not in _OF_TRL}
+        references = _references(rows, reference, len(prompts))
+        known = [row for row, given in enumerate(references) if given is not None]
+        if not known:
+            return [None] * len(references)
+        inputs = _inputs(rows, len(prompts))
         scored = score(
-            [_text(prompt) for prompt in prompts],
-            [_text(completion) for completion in completions],
-            _references(rows, reference, len(prompts)),
-            _inputs(rows, len(prompts)),
-            completion_ids,
+            [_text(prompts[row]) for row in known],
+            [_text(completions[row]) for row in known],
+            [str(references[row]) for row in known],
+            [inputs[row] for row in known],
+            None if completion_ids is None else [completion_ids[row] for row in known],
         )
         if log_metric is not None:
             for name, value in scored.metrics.items():
                 log_metric(name if "/" in name else f"{score.name}/{name}", value)
-        return scored.totals
+        totals = dict(zip(known, scored.totals, strict=True))
+        return [totals.get(row) for row in range(len(references))]
 
-    async def call_beside(*args: Any, **kwargs: Any) -> list[float]:
+    async def call_beside(*args: Any, **kwargs: Any) -> list[float | None]:
         return await asyncio.to_thread(call, *args, **kwargs)
 
     function = call_beside if score.asks_server else call
@@ -101,7 +107,7 @@ def _text(given: Any) -> str:
     return "".join(part.get("text", "") for part in content)
 
 
-def _references(columns: Mapping[str, Any], name: str | None, count: int) -> list[str]:
+def _references(columns: Mapping[str, Any], name: str | None, count: int) -> list[str | None]:
     if name is None:
         return [""] * count
     if name not in columns:
@@ -110,13 +116,17 @@ def _references(columns: Mapping[str, Any], name: str | None, count: int) -> lis
             f"reference={name}: the dataset has no such column (it has: {shown}); name the column of the reference answers, or "
             "give reference=None with a reward that compares with none"
         )
-    return [str(reference) for reference in columns[name]]
+    for given in columns[name]:
+        if isinstance(given, list | dict):
+            raise UserError(f"reference={name}: the column has {str(given)[:60]}; make it one text for each row")
+    return [None if given is None else str(given) for given in columns[name]]
 
 
 def _inputs(columns: Mapping[str, Any], count: int) -> list[dict[str, str]]:
-    texts = {
-        name: column
-        for name, column in columns.items()
-        if isinstance(column, Sequence) and len(column) == count and all(isinstance(value, str) for value in column)
+    """The texts of each row by their columns; a row lacks what is no text in it."""
+    of_rows = {
+        name: column for name, column in columns.items() if isinstance(column, Sequence) and len(column) == count
     }
-    return [{name: column[row] for name, column in texts.items()} for row in range(count)]
+    return [
+        {name: column[row] for name, column in of_rows.items() if isinstance(column[row], str)} for row in range(count)
+    ]

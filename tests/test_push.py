@@ -3,6 +3,7 @@
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -59,6 +60,9 @@ class Hub:
         self.asked.append((name, options))
         return f"https://hub/{name}"
 
+    def repo_info(self, name: str) -> Any:
+        return SimpleNamespace(private=name != "me/public")
+
     def upload_folder(self, repo_id: str, folder_path: Path, **_: Any) -> None:
         self.asked.append((repo_id, {"files": sorted(path.name for path in folder_path.iterdir())}))
 
@@ -69,6 +73,8 @@ def test_a_hub_gets_the_same_files(run: pgsrm.Run, monkeypatch: pytest.MonkeyPat
     assert push(run.folder, hub="me/antonyms", private=True) == "https://hub/me/antonyms"
     (name, options), (repository, content) = Hub.asked
     assert name == repository == "me/antonyms" and options["private"] is True
+    with pytest.raises(UserError, match="me/public is there already and is public"):
+        push(run.folder, hub="me/public", private=True)
     assert content["files"] == sorted([*(path.name for path in (run.folder / "model").iterdir()), "README.md"])
 
 

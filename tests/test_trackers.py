@@ -90,7 +90,6 @@ def test_tensorboard_has_a_run_once_whatever_happens(
 
     for file in place.iterdir():
         file.unlink()
-    folder.tensorboard.unlink()
     assert sync([folder]).new == 1
     assert scalars(place) == whole
     assert sync([folder]).complete == 1
@@ -146,10 +145,17 @@ def test_wandb_offline(words: list[str], tmp_path: Path, monkeypatch: pytest.Mon
     (offline,) = (tmp_path / "outputs/wandb").glob(f"offline-run-*-{sent['id']}")
     assert list(offline.glob("*.wandb"))
     assert sync([folder]).complete == 1
-    folder.wandb.write_text(json.dumps({"id": sent["id"], "update": 2}))  # as if it had been killed there
-    assert sync([folder]).new == 1
+    for left in (
+        {"update": 2},
+        {"update": 2, "state": "finished"},
+    ):  # as if it had been killed there; and resumed before
+        folder.wandb.write_text(json.dumps({"id": sent["id"], **left}))
+        assert sync([folder]).new == 1
     assert remembered(folder.wandb) == sent
-    assert len(list((tmp_path / "outputs/wandb").glob(f"offline-run-*-{sent['id']}"))) == 2
+    assert len(list((tmp_path / "outputs/wandb").glob(f"offline-run-*-{sent['id']}"))) in (
+        2,
+        3,
+    )  # two in one second share a name
 
 
 def test_wandb_without_a_key(

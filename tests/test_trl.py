@@ -23,7 +23,7 @@ PROMPT = "The opposite of 'hot' is "
 ANSWERS = ["cold", "hot", "table"]
 
 
-def as_trl_calls(function: Callable[..., Any], completions: list[Any], **columns: list[str]) -> list[float]:
+def as_trl_calls(function: Callable[..., Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
     """With all that GRPOTrainer gives."""
     logged: dict[str, float] = {}
     output = function(
@@ -71,7 +71,33 @@ def test_a_dataset_without_references() -> None:
         as_trl_calls(reward_function("reward=binary"), ["cold"], answer=["cold"])
     function = reward_function("reward=classifier", reference=None)
     good, bad = as_trl_calls(function, ["a wonderful film", "an awful film"])
-    assert good > bad
+    assert good is not None and bad is not None and good > bad
+
+
+def test_rows_without_a_reference_get_no_reward() -> None:
+    function = reward_function("reward=binary", "task=antonym")
+    assert as_trl_calls(function, ANSWERS, reference=["cold", None, "table"]) == [1.0, None, 1.0]
+    assert as_trl_calls(function, ANSWERS, reference=[None] * 3) == [None] * 3
+    with pytest.raises(UserError, match=r"reference=reference: the column has \['cold'\]; make it one text"):
+        as_trl_calls(function, ["cold"], reference=[["cold"]])
+
+
+def test_a_column_with_something_else_in_one_row_is_kept_for_the_others() -> None:
+    seen: list[dict[str, str]] = []
+
+    def look(*, inputs: list[dict[str, str]], responses: list[str], **_: Any) -> list[float]:
+        seen.extend(inputs)
+        return [0.0] * len(responses)
+
+    sys.modules[__name__].look = look  # type: ignore[attr-defined]
+    look.__qualname__ = "look"
+    as_trl_calls(reward_function(reward=look), ["a", "b"], reference=["", ""], word=["hot", None])
+    assert seen == [{"word": "hot", "reference": ""}, {"reference": ""}]
+
+
+def test_texts_are_brought_into_one_form() -> None:
+    function = reward_function("reward=binary", "task=antonym")
+    assert as_trl_calls(function, ["caf\u00e9"], reference=["cafe\u0301"]) == [1.0]
 
 
 def test_a_blank_reference_is_refused() -> None:
@@ -81,7 +107,7 @@ def test_a_blank_reference_is_refused() -> None:
 
 def test_a_reward_per_token_needs_the_tokenizer_and_gives_totals() -> None:
     words = ("reward=critic", "task=sentiment_control", "critic=lexicon")
-    with pytest.raises(UserError, match="tokenizer=None"):
+    with pytest.raises(UserError, match="tokenizer: this reward looks at places"):
         as_trl_calls(reward_function(*words, reference=None), ["a wonderful film"])
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED)
     ids = [tokenizer("a wonderful film")["input_ids"]]
@@ -225,6 +251,8 @@ def test_a_file_for_openrlhf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert result["rewards"].tolist()[0] == 1.0
     assert result["rewards"].tolist() == result["scores"].tolist()
     assert len(result["extra_logs"]["similarity"]) == 3
+    with_tokens = [f"<s>{PROMPT}{answer}<|im_end|></s><pad><pad>" for answer in ANSWERS]
+    assert module.reward_func(with_tokens, [PROMPT] * 3, ["cold"] * 3)["rewards"].tolist() == result["rewards"].tolist()
 
 
 def test_nothing_is_overwritten(

@@ -74,9 +74,10 @@ class OtherLearner:
             preferences = self._preferences(rollout, scored, self.algorithm)
             return metrics | self._prefer(preferences, self.algorithm), sum(map(_read, preferences))
         pairs = self._pairs(rollout, scored)
-        losses = mean_losses(self.policy, pairs, self.settings.micro_batch)
         if isinstance(self.algorithm, DistillAlgorithm):
             losses = self._divergences(pairs, self.algorithm.beta)
+        else:
+            losses = mean_losses(self.policy, pairs, self.settings.micro_batch)
         return metrics | self._step(losses), sum(map(_read, pairs))
 
     def _pairs(self, rollout: Rollout, scored: Scored) -> list[Pair]:

@@ -45,7 +45,7 @@ def sync(folders: Sequence[RunFolder], also: Collection[str] = ()) -> Sent:
         UserError: a tracker does not answer; what it has taken until then stays.
     """
     from pgsrm.config.plan import load_settings
-    from pgsrm.record.trackers import is_complete, make_mirror, trackers_of
+    from pgsrm.record.trackers import PACKAGES, check_trackers, is_complete, make_mirror, trackers_of
 
     queue, sent = Queue.ask(folders), Sent()
     for folder in folders:
@@ -60,8 +60,10 @@ def sync(folders: Sequence[RunFolder], also: Collection[str] = ()) -> Sent:
             continue
         lacking = [tracker for tracker in trackers if not is_complete(tracker, folder, config)]
         sent.complete += bool(trackers) and not lacking
+        check_trackers([tracker for tracker in lacking if tracker in PACKAGES])
+        whole = load_settings(folder)[1] if lacking else {}
         for tracker in lacking:
-            mirror = make_mirror(tracker, folder, load_settings(folder)[1])
+            mirror = make_mirror(tracker, folder, whole)
             mirror.send_now((state, status.get("reason")) if state in _ENDED else None)
         sent.new += bool(lacking)
     return sent

@@ -28,6 +28,12 @@ def remembered(path: Path) -> dict[str, Any]:
     return sent if isinstance(sent, dict) else {}
 
 
+def has_all(folder: RunFolder, sent: dict[str, Any]) -> bool:
+    """Whether a tracker that has what `sent` says has all of a run that has ended: its end, and its last update."""
+    state, last = (folder.status() or {}).get("state"), folder.last_metrics() or {}
+    return state is not None and sent.get("state") == state and sent.get("update", -1) >= last.get("update", -1)
+
+
 class Tail:
     """The whole lines of a file that were not taken yet: all of them again once another file stands in its place."""
 
@@ -56,6 +62,8 @@ class Tail:
 class Mirror(ABC):
     """Keeps one run of a tracker in step with one run folder."""
 
+    patience = 10.0  # seconds without a sign of the tracker until `finish` gives up
+
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._end: tuple[str, str | None] | None = None  # state and reason of a run that has ended
@@ -67,11 +75,12 @@ class Mirror(ABC):
         """Starts the thread."""
         self._thread.start()
 
-    def finish(self, state: str, reason: str | None = None, patience: float = 10.0) -> None:
+    def finish(self, state: str, reason: str | None = None, patience: float | None = None) -> None:
         """Sends the rest and ends the tracker's run as finished, failed or stopped, with the reason.
 
-        Returns when that is done, or once the tracker has taken nothing for `patience` seconds.
+        Returns when that is done, or once the tracker has taken nothing for `patience` seconds (None: the class's own).
         """
+        patience = self.patience if patience is None else patience
         self._end = (state, reason)
         self._stop.set()
         begin = time.monotonic()
@@ -99,6 +108,10 @@ class Mirror(ABC):
     @abstractmethod
     def _warn(self, error: BaseException) -> None:
         """Say once what the tracker does not do; training continues."""
+
+    def _took(self) -> None:
+        """The tracker has taken something just now."""
+        self._progress = time.monotonic()
 
     def _work(self) -> None:
         pause = 0.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pgsrm.record.files import replace
-from pgsrm.record.mirror import Mirror, Tail, remembered
+from pgsrm.record.mirror import Mirror, Tail, has_all, remembered
 from pgsrm.record.mlflow_store import connect, experiment_id, sqlite_file, tracking_uri, trouble, warn_once
 from pgsrm.record.run_folder import RunFolder, parse_lines
 from pgsrm.record.samples import samples_table
@@ -40,9 +40,8 @@ def is_complete(folder: RunFolder, uri: str | None = None) -> bool:
 
     uri: MLflow's address now. If the run was sent to another address (as before `mv outputs`), this returns False.
     """
-    status, sent = folder.status(), remembered(folder.mlflow)
-    same_address = uri is None or sent.get("tracking_uri") == without_user(uri)
-    return status is not None and same_address and sent.get("state") == status["state"]
+    sent = remembered(folder.mlflow)
+    return (uri is None or sent.get("tracking_uri") == without_user(uri)) and has_all(folder, sent)
 
 
 class MlflowMirror(Mirror):

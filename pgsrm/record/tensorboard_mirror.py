@@ -37,7 +37,10 @@ class TensorboardMirror(Mirror):
         self._place, self._params = place, params
         self._tail = Tail(folder.metrics)
         self._writer: SummaryWriter | None = None
-        self._seconds = 0.0  # the run's training time after the last row that was written
+        self._started, self._seconds = (
+            0.0,
+            0.0,
+        )  # when the run started; its training time after the last row that was written
         self._warned = False
 
     def send_now(self, end: tuple[str, str | None] | None = None) -> None:
@@ -51,6 +54,7 @@ class TensorboardMirror(Mirror):
     # Everything below runs in the thread, or in `send_now`.
 
     def _warn(self, error: BaseException) -> None:
+        self._writer, self._tail = None, Tail(self._folder.metrics)  # the next try writes all of it anew
         if not self._warned:
             logger.warning("TensorBoard: %s: %s; training continues", type(error).__name__, error)
         self._warned = True
@@ -64,6 +68,7 @@ class TensorboardMirror(Mirror):
         if content and self._writer is not None:
             self._writer.flush()
         self._tail.taken(content)
+        self._took()
 
     def _begin(self) -> None:
         """An empty folder of event files."""
@@ -74,7 +79,7 @@ class TensorboardMirror(Mirror):
         for file in self._place.glob("events.out.tfevents.*"):
             file.unlink()
         self._folder.tensorboard.unlink(missing_ok=True)
-        self._seconds = 0.0
+        self._seconds, self._started = 0.0, self._start()
         self._writer = SummaryWriter(str(self._place))
         rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in self._params.items())
         self._writer.add_text("config", f"| key | value |\n|---|---|\n{rows}", 0)
@@ -83,12 +88,12 @@ class TensorboardMirror(Mirror):
         """One update; its time is the run's start and its training time, so that the pauses between starts do not show."""
         assert self._writer is not None
         self._seconds += row.get("time/update") or 0.0
-        at = self._started() + self._seconds
+        at = self._started + self._seconds
         for name, value in row.items():
             if name != "update" and isinstance(value, int | float):
                 self._writer.add_scalar(name, float(value), row["update"], walltime=at)
 
-    def _started(self) -> float:
+    def _start(self) -> float:
         started = (self._folder.status() or {}).get("started")
         return datetime.fromisoformat(started).timestamp() if started else 0.0
 
@@ -105,7 +110,7 @@ class TensorboardMirror(Mirror):
             text = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
             self._writer.add_text("samples", text, update)
         self._writer.close()
-        replace(self._folder.tensorboard, json.dumps({"state": state}).encode(), durable=False)
+        replace(self._folder.tensorboard, json.dumps({"state": state, "update": update}).encode(), durable=False)
 
 
 def _cell(value: Any) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from pgsrm.record.mirror import Mirror, remembered
+from pgsrm.record.mirror import Mirror, has_all, remembered
 from pgsrm.record.run_folder import RunFolder
 from pgsrm.util.errors import UserError
 
@@ -31,9 +32,9 @@ def is_complete(tracker: str, folder: RunFolder, config: Mapping[str, Any]) -> b
         from pgsrm.record.mlflow_mirror import is_complete
 
         return is_complete(folder, config["tracking"]["uri"])
-    state = (folder.status() or {}).get("state")
-    memory = folder.wandb if tracker == "wandb" else folder.tensorboard
-    return state is not None and remembered(memory).get("state") == state
+    if tracker == "tensorboard" and not any(_tensorboard(folder).glob("events.out.tfevents.*")):
+        return False
+    return has_all(folder, remembered(folder.wandb if tracker == "wandb" else folder.tensorboard))
 
 
 def make_mirror(tracker: str, folder: RunFolder, config: dict[str, Any]) -> Mirror:
@@ -46,7 +47,7 @@ def make_mirror(tracker: str, folder: RunFolder, config: dict[str, Any]) -> Mirr
     if tracker == "tensorboard":
         from pgsrm.record.tensorboard_mirror import TensorboardMirror
 
-        return TensorboardMirror(folder, outputs / "tensorboard" / folder.name, params)
+        return TensorboardMirror(folder, _tensorboard(folder), params)
     if tracker == "wandb":
         from pgsrm.record.wandb_mirror import WandbMirror
 
@@ -55,3 +56,8 @@ def make_mirror(tracker: str, folder: RunFolder, config: dict[str, Any]) -> Mirr
 
     tags = run_tags(config, status, str(folder.path.absolute()))
     return MlflowMirror(folder, config["tracking"], name, params, tags)
+
+
+def _tensorboard(folder: RunFolder) -> Path:
+    """Where the run's event files are."""
+    return folder.path.parent.parent / "tensorboard" / folder.name

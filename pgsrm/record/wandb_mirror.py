@@ -1,8 +1,8 @@
 """Weights & Biases as a mirror of the run folder. What is W&B's own to say, it says: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE ...
 
-The W&B run's id and the last update that it took are remembered in wandb.json, so that a resumed run, and `python -m pgsrm.sync`,
-write to the same W&B run. With WANDB_MODE=offline each start of a run makes a folder of its own with this id, which
-`wandb sync` sends in their order.
+The W&B run's id and the last update that it was given are remembered in wandb.json, so that a resumed run, and
+`python -m pgsrm.sync`, write to the same W&B run. With WANDB_MODE=offline each start of a run makes a folder of its own with
+this id, which `wandb sync` sends in their order.
 """
 
 import ast
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class WandbMirror(Mirror):
-    """Keeps one W&B run in step with one run folder.
+    """Keeps one W&B run in step with one run folder; W&B uploads what it was given when the run ends, at the latest.
 
     Args:
         folder: the run.
@@ -33,6 +33,8 @@ class WandbMirror(Mirror):
         name: the W&B run's name; group: the sweep.
         params: the run's config, flat, without secrets.
     """
+
+    patience = 60.0
 
     def __init__(self, folder: RunFolder, place: Path, name: str, group: str | None, params: Mapping[str, str]) -> None:
         super().__init__(folder)
@@ -57,19 +59,25 @@ class WandbMirror(Mirror):
     # Everything below runs in the thread, or in `send_now`.
 
     def _warn(self, error: BaseException) -> None:
+        self._run, self._tail = None, Tail(self._folder.metrics)  # the next try connects again
         if not self._warned:
             logger.warning("W&B: %s; training continues, what is missing is sent once it answers", _reason(error))
         self._warned = True
 
     def _send(self) -> None:
         content, _ = self._tail.read()
-        rows = [row for _, row in parse_lines(content) if row["update"] > self._sent["update"]]
+        rows = self._missing(content)
         if rows:
             run = self._run or self._connect()
-            for row in rows:
+            self._sent.pop("state", None)  # it goes on
+            for row in self._missing(content):
                 run.log({name: value for name, value in row.items() if name != "update"}, step=row["update"])
             self._remember(update=rows[-1]["update"])
+            self._took()
         self._tail.taken(content)
+
+    def _missing(self, content: bytes) -> list[dict[str, Any]]:
+        return [row for _, row in parse_lines(content) if row["update"] > self._sent["update"]]
 
     def _connect(self) -> Any:
         import wandb
@@ -90,6 +98,9 @@ class WandbMirror(Mirror):
             reinit="create_new",
             settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
         )
+        if self._run.resumed:  # what was queued when its process was killed is not there
+            self._sent["update"] = min(self._sent["update"], self._run.step - 1)
+        self._took()
         return self._run
 
     def _send_end(self) -> None:
@@ -103,7 +114,7 @@ class WandbMirror(Mirror):
         run = self._run or self._connect()
         table = samples_table(self._folder)
         if table is not None:
-            run.log({"samples": wandb.Table(columns=table["columns"], data=table["data"])}, step=self._sent["update"])
+            run.log({"samples": wandb.Table(columns=table["columns"], data=table["data"])})
         run.summary.update({"state": state, "reason": reason})
         run.finish(exit_code=int(state == "failed"))
         self._run = None

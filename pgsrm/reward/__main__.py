@@ -76,8 +76,14 @@ def export_command(trainer: str, words: Sequence[str], out: Path) -> None:
     if out.exists():
         raise UserError(f"--out={out}: is there already; name a new file")
     _check_writable(out)
-    out.write_text(exported(trainer, words), encoding="utf-8")
+    out.write_text(exported(trainer, [_from_anywhere(word) for word in words]), encoding="utf-8")
     print(f"wrote {out}")
+
+
+def _from_anywhere(word: str) -> str:
+    """A word that names a file or folder, with its whole path: the other trainer may run elsewhere."""
+    key, equals, value = word.partition("=")
+    return f"{key}={Path(value).absolute()}" if equals and "/" in value and Path(value).exists() else word
 
 
 def _title(config: Mapping[str, Any], choices: Mapping[str, Any], words: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ def _score(responses, references, extra):
     rows = [row or {} for row in extra]
     inputs = [{key: value for key, value in row.items() if isinstance(value, str)} for row in rows]
     prompts = [str(row.get("prompt", "")) for row in rows]
-    return score(prompts, responses, [str(reference) for reference in references], inputs).totals
+    return score(prompts, responses, ["" if row is None else str(row) for row in references], inputs).totals
 '''
 
 _OPENRLHF = '''
@@ -38,11 +38,19 @@ def reward_func(queries, prompts, labels, **kwargs):
     """`queries` are prompts and responses together; `labels` are the column that --label_key names, the references."""
     import torch
 
-    responses = [query[len(prompt) :] for query, prompt in zip(queries, prompts, strict=True)]
-    scored = score(prompts, responses, [str(label) for label in labels])
+    responses = [_response(query, prompt) for query, prompt in zip(queries, prompts, strict=True)]
+    scored = score(prompts, responses, ["" if label is None else str(label) for label in labels])
     rewards = torch.tensor(scored.totals)
     logs = {name: torch.full_like(rewards, value) for name, value in scored.metrics.items()}
     return {"rewards": rewards, "scores": rewards, "extra_logs": logs}
+
+
+def _response(query, prompt):
+    """What follows the prompt, without special tokens: queries may begin with BOS and end with EOS or pads."""
+    import re
+
+    text = query[query.index(prompt) + len(prompt) :] if prompt in query else query
+    return re.sub(r"(<\|[^<>|]*\|>|</?s>|<eos>|<pad>|<end_of_turn>)+\s*$", "", text)
 '''
 
 # Trainer -> its name, how it is told the file, and the function.

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pgsrm.util.errors import ParameterError
@@ -21,7 +22,7 @@ class TRLReward:
     columns: other names under which the function finds what is known of a prompt: `{solution: reference}`. A value is a column
         of the task's data, or `reference`. All columns are also given under their own names.
 
-    None, TRL's word for "not applicable", counts 0, as in TRL's sum over functions. `trainer_state` is None here. What the
+    None and NaN, TRL's words for "not applicable", count 0, as in TRL's sum over functions. `trainer_state` is None here. What the
     function gives `log_metric` is logged as `reward/<name>`, its mean where it comes several times; `log_extra` is not kept.
     """
 
@@ -56,8 +57,9 @@ class TRLReward:
         self._check_signature(arguments)
         output = self._function(**arguments)
         if inspect.isawaitable(output):
-            output = asyncio.run(_waited(output))
-        rewards = [0.0 if reward is None else reward for reward in output]
+            with ThreadPoolExecutor(1) as beside:  # a notebook has a loop of its own in this thread
+                output = beside.submit(asyncio.run, _waited(output)).result()
+        rewards = [0.0 if reward is None or reward != reward else reward for reward in output]
         return rewards, {name: sum(values) / len(values) for name, values in logged.items()}
 
     def _check_signature(self, arguments: Mapping[str, Any]) -> None:
