@@ -145,7 +145,11 @@ class TransformersClassifier:
         answers: n second texts, which the tokenizer puts behind the first ones as its model expects.
         """
         # a model can't read nothing: an empty text is a blank
-        filled = [text if answers or self.tokenizer(text)["input_ids"] else " " for text in texts]
+        paired = [""] * len(texts) if answers is None else answers
+        filled = [
+            text if answer or self.tokenizer(text)["input_ids"] else " "
+            for text, answer in zip(texts, paired, strict=True)
+        ]
 
         def encode(rows: slice) -> Any:
             second = None if answers is None else list(answers[rows])

@@ -60,11 +60,16 @@ class RewardModel:
         """Hash of what decides the outputs, the card included."""
         return self._model.digest
 
-    def outputs(self, prompts: Sequence[str], responses: Sequence[str]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-        """What the model says of n responses to n prompts (n,), as it stands: not standardised."""
+    def outputs(
+        self, prompts: Sequence[str] | None, responses: Sequence[str]
+    ) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """What the model says of n responses to n prompts (n,), as it stands: not standardised. None: the responses alone."""
         if self._codec is not None:
-            rows = [encode(self._codec, *pair) for pair in zip(prompts, responses, strict=True)]
+            asked = [""] * len(responses) if prompts is None else prompts
+            rows = [encode(self._codec, *pair) for pair in zip(asked, responses, strict=True)]
             return self._model.logits_of_ids(rows)[:, 0]
+        if prompts is None:
+            return self._model.logits(responses)[:, 0]
         tokenizer = self._model.tokenizer
         if not tokenizer.chat_template:
             return self._model.logits(prompts, responses)[:, 0]

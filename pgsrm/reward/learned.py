@@ -98,9 +98,8 @@ class LearnedReward:
         """One reward per response, the mean output as a metric (`raw`), and of an ensemble the models' `disagreement`."""
         import numpy as np
 
-        if self._reads == "response":
-            prompts = [""] * len(responses)
-        outputs = [model.outputs(prompts, responses) for model in self.models]
+        read = None if self._reads == "response" else prompts
+        outputs = [model.outputs(read, responses) for model in self.models]
         rewards = np.stack([self._standardised(place, values) for place, values in enumerate(outputs)])  # (models, n)
         metrics = {"raw": float(np.mean(outputs))}
         if len(rewards) > 1:

@@ -255,7 +255,10 @@ def _policies(names: str) -> dict[str, Path]:
         folder = path / "model" if (path / "model" / "config.json").is_file() else path
         if not (folder / "config.json").is_file():
             raise UserError(f"policies={name}: neither a finished run's folder nor a model's; name one")
-        folders[path.name] = folder
+        known = folder.parent.name if folder.name == "model" else folder.name
+        if known in folders:
+            raise UserError(f"policies={names}: two are named {known}; rename a folder")
+        folders[known] = folder
     return folders
 
 
@@ -330,7 +333,9 @@ def _composed(words: Sequence[str], command: str) -> Composed:
         import torch
 
         torch.set_num_threads(settings.threads)
-    return Composed(settings, resolve(config, choices), any(word.startswith("task=") for word in words))
+    return Composed(
+        settings, resolve(config, choices), any(word.startswith(("task=", "task.", "experiment=")) for word in words)
+    )
 
 
 def _pairs(source: str, composed: Composed) -> "list[Preference]":
