@@ -5,9 +5,7 @@ The card says what was trained, by which command, on what, and what came out, fr
 
 import argparse
 import json
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -187,7 +185,7 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
 
 def main() -> None:
     """The command line."""
-    from pgsrm.config.messages import exit_with_line
+    from pgsrm.config.messages import ending_with_line
     from pgsrm.util.paths import local_path
 
     parser = argparse.ArgumentParser(
@@ -201,14 +199,9 @@ def main() -> None:
     )
     parser.add_argument("--private", action="store_true", help="make the repository a private one")
     options = parser.parse_args()
-    try:
+    with ending_with_line("pgsrm", "interrupted"):
         to = None if options.to is None else local_path(options.to, "--to")
         print(push(options.run, to, options.hub, options.private))
-    except KeyboardInterrupt:
-        print("pgsrm: interrupted", file=sys.stderr, flush=True)
-        sys.exit(130)
-    except Exception as error:
-        exit_with_line(error, "pgsrm", bool(os.environ.get("HYDRA_FULL_ERROR")))
 
 
 if __name__ == "__main__":

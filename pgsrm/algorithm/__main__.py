@@ -1,7 +1,6 @@
 """`python -m pgsrm.algorithm sft task=... model=... out=FOLDER [key=value ...]`: training that is not PPO."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -112,22 +111,17 @@ def _save(model: Any, tokenizer: Any, out: Path, card: dict[str, Any]) -> None:
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
     from pgsrm.config.command_line import HELP
-    from pgsrm.config.messages import exit_with_line
+    from pgsrm.config.messages import ending_with_line
     from pgsrm.util.errors import UserError
 
     words = sys.argv[1:]
-    try:
+    with ending_with_line("pgsrm.algorithm", "interrupted; nothing was saved"):
         if not words or any(word in HELP for word in words):
             print(USAGE)
         elif words[0] != "sft":
             raise UserError(f"{words[0]}: no such algorithm; there is sft: {COMMAND} task=... out=FOLDER")
         else:
             sft(words[1:])
-    except KeyboardInterrupt:
-        print("pgsrm.algorithm: interrupted; nothing was saved", file=sys.stderr, flush=True)
-        sys.exit(130)
-    except Exception as error:
-        exit_with_line(error, "pgsrm.algorithm", bool(os.environ.get("HYDRA_FULL_ERROR")))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ SHARED = (
 )  # fmt: skip
 
 
+# Those that are read besides: the default of algorithm.lr, and what `check_algorithm` refuses.
+_OTHERWISE_READ = ("actor_lr", "epochs", "minibatches", "train_eos", "kl_reference")
+
+
 class _Algorithm(msgspec.Struct, tag_field="name", forbid_unknown_fields=True, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
@@ -172,14 +176,7 @@ def unread(algorithm: Algorithm, keys: Iterable[str]) -> list[str]:
     """Those of the dotted config keys that belong to PPO alone, where the algorithm is another."""
     if isinstance(algorithm, PPOAlgorithm):
         return []
-    read = (
-        *SHARED,
-        "actor_lr",
-        "epochs",
-        "minibatches",
-        "train_eos",
-        "kl_reference",
-    )  # algorithm.lr's default; what is checked
+    read = (*SHARED, *_OTHERWISE_READ)
     return [key for key in keys if key.startswith("ppo.") and key.removeprefix("ppo.") not in read]
 
 

@@ -27,7 +27,7 @@ _NOT_TYPED = (
     "resources",
     "dry_run",
 )
-_OF_THE_MACHINE = ("paths.", "threads", "processes", "tracking", "trackers", "model.device", "checkpoint.")
+_OF_THE_MACHINE = ("paths.", "threads", "processes", "tracking", "model.device", "checkpoint.")
 _SHOWN_ALWAYS = ("task", "reward")
 
 

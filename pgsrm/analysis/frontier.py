@@ -25,6 +25,7 @@ PANELS = (
     (REWARD, "(a) Own reward, in parts of its end"),
     (MATCH, "(b) Right sampled answers"),
 )
+_DRAWN = {KL, LENGTH, MATCH}
 MOST = len(COLOURS) + len(MARKERS)  # variants in a figure
 _POINTS = 60  # along a way: more would show the noise of a batch as knots
 _TEXT = (
@@ -34,8 +35,9 @@ _TEXT = (
 
 
 def has_frontier(variants: Sequence[Variant]) -> bool:
-    """Whether two of the variants or more can be drawn, and not too many."""
-    return 2 <= len(variants) <= MOST and sum(path(variant, PANELS[1][0]) is not None for variant in variants) >= 2
+    """Whether two of the variants or more have what is drawn, and are not too many."""
+    recorded = [variant for variant in variants if any(run.metrics.keys() >= _DRAWN for run in variant.runs)]
+    return len(recorded) >= 2 and len(variants) <= MOST
 
 
 def path(variant: Variant, column: str) -> tuple[np.ndarray, np.ndarray] | None:

@@ -4,7 +4,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
@@ -130,6 +131,21 @@ def exit_with_line(error: Exception, command: str, wants_traceback: bool = False
     if line is None or wants_traceback:
         raise error
     end_with_line(command, line)
+
+
+@contextmanager
+def ending_with_line(command: str, interrupted: str) -> Iterator[None]:
+    """Around what a command does: an error ends it as `exit_with_line` does, Ctrl-C with exit code 130 and `interrupted`.
+
+    HYDRA_FULL_ERROR asks for the traceback.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{command}: {interrupted}", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except Exception as error:
+        exit_with_line(error, command, bool(os.environ.get("HYDRA_FULL_ERROR")))
 
 
 def _in_our_code(error: BaseException) -> bool:

@@ -261,7 +261,7 @@ class MlflowMirror(Mirror):
     def _remember(self, **fields: Any) -> None:
         self._sent.update(fields)
         replace(self._folder.mlflow, (json.dumps(self._sent, indent=1) + "\n").encode(), durable=False)
-        self._progress = time.monotonic()
+        self._took()
 
 
 def _metric_name(name: str) -> str:

@@ -37,10 +37,8 @@ class TensorboardMirror(Mirror):
         self._place, self._params = place, params
         self._tail = Tail(folder.metrics)
         self._writer: SummaryWriter | None = None
-        self._started, self._seconds = (
-            0.0,
-            0.0,
-        )  # when the run started; its training time after the last row that was written
+        self._started = 0.0  # when the run started
+        self._seconds = 0.0  # its training time after the last row that was written
         self._warned = False
 
     def send_now(self, end: tuple[str, str | None] | None = None) -> None:

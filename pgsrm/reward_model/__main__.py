@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 import sys
 import time
@@ -378,22 +377,17 @@ COMMANDS = {"pairs": pairs_command, "train": train_command, "judge": judge_comma
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
     from pgsrm.config.command_line import HELP
-    from pgsrm.config.messages import exit_with_line
+    from pgsrm.config.messages import ending_with_line
     from pgsrm.util.errors import UserError
 
     words = sys.argv[1:]
-    try:
+    with ending_with_line("pgsrm.reward_model", "interrupted; nothing was saved"):
         if not words or any(word in HELP for word in words):
             print(USAGE)
         elif words[0] not in COMMANDS:
             raise UserError(f"{words[0]}: no such command; there are {', '.join(COMMANDS)}")
         else:
             COMMANDS[words[0]](words[1:])
-    except KeyboardInterrupt:
-        print("pgsrm.reward_model: interrupted; nothing was saved", file=sys.stderr, flush=True)
-        sys.exit(130)
-    except Exception as error:
-        exit_with_line(error, "pgsrm.reward_model", bool(os.environ.get("HYDRA_FULL_ERROR")))
 
 
 if __name__ == "__main__":
