@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from conftest import ROOT
 from omegaconf import open_dict
 
 from pgsrm.config.compose import compose_run
-from pgsrm.config.plan import Plan, plan
+from pgsrm.config.plan import Plan, build_task, plan
 from pgsrm.evaluation.continuations import distance
 from pgsrm.evaluation.evaluation import WINDOW, perplexity, text_windows
 from pgsrm.evaluation.inputs import AUSTEN, SHIPPED, read_text
@@ -228,7 +228,7 @@ def test_the_other_reward_is_pgsrms_under_the_other_embedder(train_here: Train) 
 
 def test_what_an_evaluation_can_do_besides_leaves_a_default_run_its_name(small: Sequence[str], tmp_path: Path) -> None:
     """The names of runs that were made before these keys existed."""
-    new = ("evaluation.text", "evaluation.embedder", "parent.error_rate", "parent.error_seed")
+    new = ("evaluation.text", "evaluation.embedder", "parent.error_rate", "parent.error_seed", "parent.right")
     plain = make_plan(*small).identity
     assert make_plan(*small, without=new).identity == plain
     for number, name in enumerate(("a.txt", "b.txt", "c.txt")):
@@ -338,6 +338,51 @@ def test_training_sees_the_errors_and_evaluations_the_right_references(
         assert references == [right[prompt] for prompt in prompts]
     for sample in rows(folder.samples):
         assert sample["reference"] == wrong[sample["prompt"]]
+
+
+def answered(path: Path, answers: Mapping[str, str]) -> Path:
+    """A references' file for the antonyms: the data's own answers, but for those given."""
+    lines = [{**e.inputs, "reference": answers.get(e.inputs["word"], e.reference)} for e in antonyms().train]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_parents_own_errors_are_trained_on_and_measured_against_the_datas_references(
+    tmp_path: Path,
+) -> None:
+    whole = antonyms(holdout=0.2)
+    trained, held = whole.train[0], whole.holdout[0]
+    given = answered(tmp_path / "answers.jsonl", {trained.inputs["word"]: "sofa", held.inputs["word"]: "sofa"})
+    plans = {right: make_plan("task=antonym", "task.holdout=0.2", f"parent.references={given}", f"parent.right={right}")
+             for right in ("parent", "data")}  # fmt: skip
+    tasks = {right: build_task(plan.config) for right, plan in plans.items()}
+    assert [(e.reference, e.error) for e in (tasks["parent"].train[0], tasks["parent"].holdout[0])] == [
+        ("sofa", None)
+    ] * 2
+    first = tasks["data"].train[0]
+    assert (first.prompt, first.reference, first.taught) == (trained.prompt, trained.reference, "sofa")
+    assert tasks["data"].train[1:] == whole.train[1:] and tasks["data"].holdout == whole.holdout
+    assert plans["parent"].identity != plans["data"].identity
+
+
+def test_a_file_of_the_datas_own_answers_is_the_same_run_whoever_is_right(tmp_path: Path) -> None:
+    given = answered(tmp_path / "answers.jsonl", {})
+    words = ([], [f"parent.references={given}"], [f"parent.references={given}", "parent.right=data"])
+    assert len({make_plan("task=antonym", *each).identity for each in words}) == 1
+
+
+def test_where_the_data_has_no_references_a_parent_cannot_be_held_against_them(
+    call_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path
+) -> None:
+    (tmp_path / "words.csv").write_text("word\nhot\nglorp\n")
+    (tmp_path / "answers.jsonl").write_text(
+        '{"word": "hot", "reference": "cold"}\n{"word": "glorp", "reference": "sofa"}\n'
+    )
+    words = ("task=antonym", f"task.data={tmp_path}/words.csv", f"parent.references={tmp_path}/answers.jsonl")
+    result = call_cli(*small, *words, "task.holdout=0", "parent.right=data")
+    assert result.code == 2
+    assert "parent.right=data: not every row" in result.error_line and "parent.right=parent" in result.error_line
+    assert call_cli(*small, *words, "task.holdout=0", "dry_run=true").code == 0
 
 
 def test_what_the_misled_prompts_are_answered() -> None:

@@ -61,6 +61,7 @@ def test_the_command_says_it(
     made = run_cli(*command(fake), module="pgsrm.parent")
     assert made.code == 0, made.err
     assert "answers: 124, distinct 124 (100%), equal to an input 124 (100%), commonest" in made.out
+    assert "right by the data's own references: 0 of 124 (0%)" in made.out
     assert "100% of the answers repeat their input, 0% in the data's own references: look at them before" in made.out
     assert "embedder=static reward=pgsrm: an answer earns 1.00, the best other answer 0." in made.out
     assert "it is first for 100% of the prompts\n" in made.out

@@ -27,7 +27,7 @@ from pgsrm.models.lengths import check_fit
 from pgsrm.models.settings import NAMED_MODELS, ModelSettings, check_model, named_as
 from pgsrm.models.vocabulary import check_same_vocabulary
 from pgsrm.parent import find_references, parent_command
-from pgsrm.parent.mistakes import with_mistakes
+from pgsrm.parent.mistakes import taught_by, with_mistakes
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.record import RunFolder
 from pgsrm.record.files import replace, writing
@@ -275,9 +275,11 @@ def _choose_embedder(config: dict[str, Any], choices: dict[str, str]) -> None:
 
 
 def build_task(config: dict[str, Any]) -> Task:
-    """The task of a resolved config: prompts, references (with the parent's mistakes, where it is to make some), checker."""
+    """The task of a resolved config: prompts, references (with the parent's mistakes, made or its own), checker."""
     parent = config["parent"]
     task = load_task(config["task"], parent["references"])
+    if parent["references"] and parent.get("right") == "data":
+        task = taught_by(task, config["task"])
     return with_mistakes(task, parent.get("error_rate", 0.0), parent.get("error_seed", 0))
 
 

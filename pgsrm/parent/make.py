@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pgsrm.parent.settings import ParentSettings
 from pgsrm.parent.summary import doubts, summarise
 from pgsrm.record.files import replace
 from pgsrm.record.progress import AskingProgress
-from pgsrm.task import load_task
+from pgsrm.task import Task, load_task
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
 
@@ -54,11 +54,22 @@ def _tell(questions: Questions, answers: Answers, task: Mapping[str, Any]) -> No
     references = [answers.known[asked]["reference"] for asked in questions.asked]
     made = summarise(zip(references, (row.values() for row in questions.rows), strict=True))
     try:
-        examples = load_task({**task, "holdout": 0}).train
-        own = summarise((example.reference, example.inputs.values()) for example in examples)
+        own = load_task({**task, "holdout": 0})
     except UserError:  # the data has no references of its own
-        own = None
-    print("\n".join([made.line, *doubts(made, own)]), flush=True)
+        print("\n".join([made.line, *doubts(made, None)]), flush=True)
+        return
+    usual = summarise((example.reference, example.inputs.values()) for example in own.train)
+    print("\n".join([made.line, *_accuracy(references, own), *doubts(made, usual)]), flush=True)
+
+
+def _accuracy(references: Sequence[str], own: Task) -> list[str]:
+    """How many of the answers are right by the task's checker and the data's own references; nothing without a checker."""
+    check = own.checker
+    if check is None:
+        return []
+    pairs = zip(references, own.train, strict=True)
+    right = sum(check(reference, example.reference, example.inputs) for reference, example in pairs)
+    return [f"right by the data's own references: {right} of {len(references)} ({right / len(references):.0%})"]
 
 
 def _is_kept(asked: str, answers: Answers, questions: Questions) -> bool:

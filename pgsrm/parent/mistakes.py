@@ -1,14 +1,39 @@
-"""A parent that errs at a known rate: some training prompts get another prompt's reference.
+"""A parent that errs: at a known rate, by another prompt's reference, or by what it really answered.
 
 What a policy learns from a wrong parent can only be told against the right answers: evaluations and exact match keep to
 them, and only the reward in training sees the errors (`pgsrm.reward.scorer.Scorer`).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
+from typing import Any
 
-from pgsrm.task import Example, Task, task_digest
+from pgsrm.task import Example, LacksReferencesError, Task, load_task, task_digest
 from pgsrm.util.errors import UserError
+
+
+def taught_by(parent: Task, config: Mapping[str, Any]) -> Task:
+    """The task of a `task` group with the data's own references, where training is given those of `parent`.
+
+    parent: the same prompts and split with the parent's references. Held-out prompts keep to what is right alone.
+
+    Raises UserError where a prompt has no reference of its own.
+    """
+    try:
+        own = load_task(config)
+    except LacksReferencesError:
+        own = None
+    if own is None or not all(example.reference for example in own.train + own.holdout):
+        raise UserError(
+            f"parent.right=data: not every row of task.data={config['data']} has a reference of its own; "
+            "add a column `reference`, or leave parent.right=parent"
+        )
+    train = [
+        right if answered.reference == right.reference else replace(right, error=answered.reference)
+        for right, answered in zip(own.train, parent.train, strict=True)
+    ]
+    return replace(own, train=train, digest=task_digest(train, own.holdout))
 
 
 def with_mistakes(task: Task, rate: float, seed: int) -> Task:

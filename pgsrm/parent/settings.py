@@ -19,6 +19,8 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     kind: Literal["curated", "openai", "transformers"] = "curated"
     # The model's name at the server; for transformers what model.path takes: a hub name, a folder, a GGUF file, smollm2.
     model: Annotated[str, Meta(min_length=1)] | None = None
+    # Whose references are right in evaluations and exact match: the parent's, or the data's own (the parent's are then training's).
+    right: Literal["parent", "data"] = "parent"
     # Share of the training prompts whose reference is replaced by another prompt's, a known rate of errors.
     error_rate: Annotated[float, Meta(ge=0, le=1)] = 0.0
     # Decides which, and by what; the errors at one rate are among those at a higher one.

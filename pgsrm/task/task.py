@@ -44,7 +44,7 @@ class Example:
 
     prompt: the policy's text; reference: the parent's, empty where a task without a checker has none; inputs: the data row's
     columns other than `reference` and `source`, under the names that the template uses; source: who wrote the reference; error:
-    a wrong reference that training is given in its place (`parent.error_rate`), None for most.
+    another reference that training is given in its place (`parent.error_rate`, `parent.right=data`), None for most.
     """
 
     prompt: str
