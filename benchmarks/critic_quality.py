@@ -4,7 +4,8 @@ python -m benchmarks.critic_quality RUNS [--against lexicon] [--out FILE.png]
 
 A critic's quality is the F1 of its marks against those of a critic whose marks are taken for right (`--against`, a choice of the
 config group `critic`), on what the run's own policy wrote (samples.jsonl): a mark counts with its place and its label. The gain
-is extrinsic reward on held-out prompts, at the end and as area under its curve, minus the mean of the runs that asked no critic.
+is extrinsic reward on held-out prompts, at the end and as area under its curve, minus that of the run with the same seed that asked
+no critic; its interval is over these differences. A run without such a partner is in the table and not in the figure.
 """
 
 import argparse
@@ -59,6 +60,16 @@ def written(run: Run) -> list[tuple[str, str]]:
     return [(sample["prompt"], sample["response"]) for sample in map(json.loads, lines)]
 
 
+def gain(measure: str) -> str:
+    """The column of a measure's gain."""
+    return f"gain in {measure}"
+
+
+def quality(run: Run, right: Any) -> float:
+    """F1 of a run's critic against `right`, on what the run's policy wrote."""
+    return f1(build_object(run.config["reward"]["critic"], "critic"), right, written(run))
+
+
 def plot(rows: dict[str, dict[str, Any]], out: Path) -> None:
     """Gain against F1, with intervals over seeds."""
     from matplotlib.figure import Figure
@@ -67,9 +78,9 @@ def plot(rows: dict[str, dict[str, Any]], out: Path) -> None:
     for axes, measure in zip(figure.subplots(1, 2), GAINS, strict=True):
         axes.axhline(0, color="0.6", linewidth=0.8)
         for critic, row in rows.items():
-            gain = row[f"gain in {measure}"]
-            bar = [[max(0.0, gain.value - gain.low)], [max(0.0, gain.high - gain.value)]]
-            axes.errorbar(row["F1"].value, gain.value, yerr=bar, fmt="o", markersize=4, linewidth=1, label=critic)
+            at = row[gain(measure)]
+            bar = [[max(0.0, at.value - at.low)], [max(0.0, at.high - at.value)]]
+            axes.errorbar(row["F1"].value, at.value, yerr=bar, fmt="o", markersize=4, linewidth=1, label=critic)
         axes.set(xlabel="F1 of the critic's marks", ylabel=f"gain in {measure.replace(',', ' reward,')}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
     figure.savefig(out, dpi=200)
@@ -84,30 +95,27 @@ def main() -> None:
     options = parser.parse_args()
     node: Any = OmegaConf.to_container(OmegaConf.load(conf_folder() / "critic" / f"{options.against}.yaml"))
     right = build_object({key: None if str(value).startswith("${") else value for key, value in node.items()}, "critic")
-    columns = list(dict.fromkeys(column for column, _ in MEASURES.values()))
-    runs = [run for folder in find_run_folders(options.runs) if (run := read_run(folder, columns)[0]) is not None]
+    needed = list(dict.fromkeys(column for column, _ in MEASURES.values()))
+    runs = [run for folder in find_run_folders(options.runs) if (run := read_run(folder, needed)[0]) is not None]
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         if run.state == "finished":
             groups[name(run)].append(run)
-    base = {key: mean_of(groups[SPARSE], key).value for key in GAINS}
-    print("| critic | seeds | F1 | " + " | ".join(MEASURES) + " |")
-    print("|---" * (3 + len(MEASURES)) + "|")
+    base = {run.seed: run for run in groups[SPARSE]}
+    columns = ["F1", *MEASURES, *map(gain, GAINS)]
+    print("| " + " | ".join(["critic", "seeds", *columns]) + " |")
+    print("|---" * (2 + len(columns)) + "|")
     rows = {}
     for critic, members in sorted(groups.items(), key=lambda group: (group[0] != SPARSE, group[0])):
-        values = {key: mean_of(members, key) for key in MEASURES}
-        quality = None
+        row = {key: mean_interval([measure(run, key) for run in members]) for key in MEASURES}
         if critic != SPARSE:
-            scores = [
-                f1(build_object(run.config["reward"]["critic"], "critic"), right, written(run)) for run in members
-            ]
-            quality = mean_interval(scores)
-            gains = {
-                f"gain in {key}": mean_interval([measure(run, key) - base[key] for run in members]) for key in GAINS
-            }
-            rows[critic] = {"F1": quality, **gains}
-        shown = "-" if quality is None else f"{quality.value:.2f}"
-        print(f"| {critic} | {len(members)} | {shown} | " + " | ".join(map(text, values.values())) + " |", flush=True)
+            pairs = [(run, base[run.seed]) for run in members if run.seed in base]
+            row["F1"] = mean_interval([quality(run, right) for run in members])
+            for key in GAINS:
+                row[gain(key)] = mean_interval([measure(run, key) - measure(partner, key) for run, partner in pairs])
+            rows[critic] = row
+        cells = [text(row[column]) if column in row else "-" for column in columns]
+        print(f"| {critic} | {len(members)} | " + " | ".join(cells) + " |", flush=True)
     if options.out:
         plot(rows, options.out)
 
@@ -118,13 +126,10 @@ def measure(run: Run, key: str) -> float:
     return float(of(series(run, column)))
 
 
-def mean_of(runs: Sequence[Run], key: str) -> Any:
-    """Its mean over runs, with an interval."""
-    return mean_interval([measure(run, key) for run in runs])
-
-
 def text(estimate: Any) -> str:
     """As 0.29 [0.22, 0.36]."""
+    if not np.isfinite(estimate.value):
+        return "-"
     if not np.isfinite(estimate.low):
         return f"{estimate.value:.2f}"
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
