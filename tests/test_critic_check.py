@@ -16,6 +16,7 @@ from pgsrm.critic.check import ALL, ANY, check, compare, habits, kappa
 from pgsrm.critic.marked import Marked
 from pgsrm.rollout import Span
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import significant
 
 GOOD, BAD = "positive", "negative"
 Command = Callable[..., tuple[int, str, str]]
@@ -40,6 +41,11 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 # Numbers
+
+
+def test_seconds_and_costs_are_written_for_people() -> None:
+    shown = [significant(value, 2) for value in (0.0, 0.0312, 4.56, 88.2, 99.6, 120, 4877.3)]
+    assert shown == ["0", "0.031", "4.6", "88", "100", "120", "4,877"]
 
 
 TEXT = "a good, good film"  # "good" at 2 and at 8

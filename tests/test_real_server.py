@@ -1,4 +1,4 @@
-"""llama.cpp's server as parent and as embedder: what the loopback server of the other tests can't say about a real one.
+"""llama.cpp's server as parent, critic and embedder: what the loopback server of the other tests can't say about a real one.
 
 `make test-real` runs these.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pgsrm.config.compose import plan_words
+from pgsrm.critic import RemoteCritic
 from pgsrm.embedder import OpenAIEmbeddings
 from pgsrm.models.download import PUBLISHED
 from pgsrm.models.server import RequestRefused, Server, ServerError
@@ -122,6 +123,22 @@ def test_a_server_that_dies_and_comes_back(tmp_path: Path, run_cli: Callable[...
         assert len((tmp_path / "made.answers.jsonl").read_text().splitlines()) >= 1
     finally:
         server.stop()
+
+
+def test_a_critic_behind_the_server(real: RealServer, tmp_path: Path) -> None:
+    """SmolLM2 is no critic; its replies have the form that was asked for, and are paid for once."""
+    texts = [" wonderful, and never dull.", " a tedious mess.", " lovely."]
+    prompts = ["The film is"] * len(texts)
+    words = {"model": "smollm2", "base_url": real.url, "cache": str(tmp_path / "cache"), "max_tokens": 100}
+    critic = RemoteCritic(**words)
+    critiques = critic(prompts=prompts, responses=texts, extrinsic=None)
+    assert {critique.outcome for critique in critiques} <= {"parsed", "clean", "unparsed"}
+    assert sum(critique.outcome != "unparsed" for critique in critiques) >= 2  # a long reply may be cut off
+    for text, critique in zip(texts, critiques, strict=True):
+        assert all(0 <= span.start < span.end <= len(text) for span in critique.spans)
+    assert critic.budget.calls == len(texts) and critic.budget.input_tokens > 0
+    again = RemoteCritic(**words)
+    assert again(prompts=prompts, responses=texts, extrinsic=None) == critiques and again.budget.calls == 0
 
 
 def test_vectors_from_the_server(

@@ -13,6 +13,7 @@ from pgsrm.critic.critique import OUTCOMES, Critique
 from pgsrm.critic.marked import Marked
 from pgsrm.critic.quotes import Quote, locate
 from pgsrm.rollout import Span
+from pgsrm.util.numbers import significant
 
 ALL, ANY = "all labels", "any label"  # a mark counts with its label; without it
 UNITS = ("spans", "characters")
@@ -188,9 +189,9 @@ def table(result: Mapping[str, Any]) -> str:
         for kind in ("pearson", "spearman"):
             cells = "".join(f"{_number(side['rating'][kind]):>20}" for side in sides.values())
             lines.append(f"{f'marks and rating, {kind.title()}':36}{cells}")
-    lines.append(f"{result['seconds_per_1000_texts']:.3g} s a thousand texts")
+    lines.append(f"{significant(result['seconds_per_1000_texts'], 3)} s a thousand texts")
     cost = result["cost_per_1000_texts"]
-    return "\n".join(lines) + ("" if cost is None else f", cost {cost:.2g}")
+    return "\n".join(lines) + ("" if cost is None else f", cost {significant(cost, 2)}")
 
 
 _HABITS: dict[str, Callable[[Mapping[str, Any]], str]] = {

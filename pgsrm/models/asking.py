@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from pgsrm.models.server import Server, ServerError
+from pgsrm.util.numbers import significant
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -99,7 +100,7 @@ class Estimate:
             return line
         price = f"unknown cost ({self.section}.input_price, {self.section}.output_price)"
         if self.cost is not None:
-            price = f"cost {self.cost:.2g}"
+            price = f"cost {significant(self.cost, 2)}"
         return f"{line}: about {self.tokens_in:,.0f} tokens in, {self.tokens_out:,.0f} out, {price}"
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pgsrm.models.ledger import Ledger, Spent
 from pgsrm.models.server_errors import ServerError
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import significant
 
 
 class BudgetExceeded(ServerError):
@@ -137,7 +138,8 @@ class Budget:
         cost = self.cost(tokens_in, tokens_out) or 0.0
         if self.max_cost is not None and cost > self.max_cost:
             most = self.cost(asked.input_tokens, asked.output_tokens) or 0.0
-            return f"max_cost={self.max_cost:g}: {cost - most:.4g} spent, the next call could cost {most:.2g}"
+            spent = significant(cost - most, 4)
+            return f"max_cost={self.max_cost:g}: {spent} spent, the next call could cost {significant(most, 2)}"
         return None
 
     def _own(self, more: Sequence[Spending] = ()) -> Spent:

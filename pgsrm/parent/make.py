@@ -19,6 +19,7 @@ from pgsrm.record.files import replace
 from pgsrm.record.progress import AskingProgress
 from pgsrm.task import Task, load_task
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import significant
 from pgsrm.util.paths import local_path
 
 
@@ -98,7 +99,7 @@ def _so_far(budget: Budget, answered: int, total: int) -> str:
     if not budget.calls:
         return ""
     calls = "1 call" if budget.calls == 1 else f"{budget.calls} calls"
-    cost = "" if budget.spent is None else f", cost {budget.spent:.2g}"
+    cost = "" if budget.spent is None else f", cost {significant(budget.spent, 2)}"
     return f"{answered} of {total} answered before ({calls}{cost}); "
 
 

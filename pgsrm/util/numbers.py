@@ -15,3 +15,9 @@ Count = Annotated[int, Meta(ge=1)]
 def number_text(value: float | str) -> str:
     """A number, or its text, as people write it: 1e-5 where Python writes 1e-05."""
     return re.sub(r"(?<=\de)([+-])0+(?=\d)", r"\1", str(value))
+
+
+def significant(value: float, digits: int) -> str:
+    """A number for people, to so many significant digits, but no power of ten where it is large: 0.031; 1,240 and not 1.2e+03."""
+    short = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if abs(float(short)) >= 10**digits else short
