@@ -254,7 +254,7 @@ def test_tables_of_a_task_without_a_checker() -> None:
         (["task=summary", "reward=critic", "critic=self_current"], "reward: asks the policy itself"),
         (["task=antonm"], "did you mean antonym?"),
         (["task=antonym", "--out", "."], "--out=.: is a folder; name a file"),
-        (["task=antonym", "--out", "none/x.csv"], "--out=none/x.csv: can't be written"),
+        (["task=antonym", "--out", "/dev/null/x.csv"], "--out=/dev/null/x.csv: can't be written"),
     ],
 )
 def test_bad_input(call: Callable[..., tuple[int, str, str]], words: list[str], problem: str) -> None:

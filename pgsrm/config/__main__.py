@@ -8,7 +8,7 @@ from pathlib import Path
 def main() -> None:
     """The command line."""
     from pgsrm.config.editor_schema import write_schemas
-    from pgsrm.config.messages import exit_with_line
+    from pgsrm.config.messages import ending_with_line
     from pgsrm.util.paths import local_path
 
     parser = argparse.ArgumentParser(prog="python -m pgsrm.config", description="The config files, apart from a run.")
@@ -19,11 +19,9 @@ def main() -> None:
     )
     schema.add_argument("--out", metavar="DIR", default="schemas", help="where they go (default: schemas)")
     options = parser.parse_args()
-    try:
+    with ending_with_line("pgsrm.config", "interrupted"):
         patterns: dict[str, str] = write_schemas(Path(local_path(options.out, "--out")))
         print(json.dumps({"yaml.schemas": patterns}, indent=2))
-    except Exception as error:
-        exit_with_line(error, "pgsrm.config")
 
 
 if __name__ == "__main__":

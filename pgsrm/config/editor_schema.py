@@ -16,7 +16,7 @@ import msgspec
 
 from pgsrm.algorithm.settings import Algorithm
 from pgsrm.config.schema import Settings
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import writing_to
 
 # Config group -> the struct that checks its files; of `algorithm` there are several, one for each name. Files of `experiment`
 # hold sections of a whole config.
@@ -72,14 +72,12 @@ def write_schemas(folder: Path) -> dict[str, str]:
         UserError: the folder can't be written.
     """
     patterns = {}
-    try:
+    with writing_to("--out", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for group, schema in group_schemas().items():
             file = folder / f"{group}.json"
             file.write_text(json.dumps(schema, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             patterns[file.as_posix()] = f"**/{group}/*.yaml"
-    except OSError as error:
-        raise UserError(f"--out={folder}: can't be written ({error.strerror}); name a folder of yours") from error
     return patterns
 
 

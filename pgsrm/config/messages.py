@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, meant
 from pgsrm.record.trackers import PACKAGES
-from pgsrm.util.errors import UserError, end_with_line
+from pgsrm.util.errors import UserError, end_with_line, unwritable
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override
 
@@ -36,7 +36,7 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):  # task=null, task=3
         return _without_option(sys.argv[1:] if words is None else words) or text
     if isinstance(error, OSError) and error.filename and not _in_our_code(error):  # Hydra makes the sweep's folder
-        return f"paths.outputs={error.filename}: can't be written ({error.strerror}); name a folder of yours"
+        return str(unwritable("paths.outputs", error.filename, error))
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     if isinstance(error, OverrideParseException):

@@ -36,7 +36,7 @@ from pgsrm.record.model_name import model_name
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.record.trackers import check_trackers
 from pgsrm.task import Example, LacksReferencesError, Task, load_task
-from pgsrm.util.errors import ParameterError, UserError, under
+from pgsrm.util.errors import ParameterError, UserError, under, unwritable
 from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
 
@@ -78,9 +78,7 @@ class Plan:
             if self.folder.state() == "finished" or not self.folder.acquire():
                 return
         except OSError as error:
-            outputs = self.config["paths"]["outputs"]
-            problem = f"paths.outputs={outputs}: can't be written ({error.strerror})"
-            raise UserError(f"{problem}; name a folder that you may write to") from error
+            raise unwritable("paths.outputs", self.config["paths"]["outputs"], error) from error
         try:
             with writing(self.folder.path):
                 replace(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())

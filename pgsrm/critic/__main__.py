@@ -172,15 +172,13 @@ def _spent(critic: Any) -> float | None:
 def _write(folder: Path, result: Mapping[str, Any], texts: Sequence[Any], sides: Mapping[str, Any]) -> None:
     from pgsrm.critic.check_plot import plot
     from pgsrm.record.files import replace
-    from pgsrm.util.errors import UserError
+    from pgsrm.util.errors import writing_to
 
     picture, numbers = folder / "check.png", folder / "check.json"
-    try:
+    with writing_to("out", folder):
         folder.mkdir(parents=True, exist_ok=True)
         replace(numbers, json.dumps(result, indent=1, ensure_ascii=False).encode() + b"\n")
         plot(result, texts, sides, picture)
-    except OSError as error:
-        raise UserError(f"out={folder}: can't be written ({error.strerror}); name a folder of yours") from error
     here = Path.cwd()
     print(*(file.relative_to(here) if file.is_relative_to(here) else file for file in (numbers, picture)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.config.messages import exit_with_line
+    from pgsrm.config.messages import ending_with_line
     from pgsrm.util.paths import local_path
 
     parser = argparse.ArgumentParser(prog="python -m pgsrm.embedder", description="Embedders, apart from a run.")
@@ -26,23 +25,18 @@ def main() -> None:
     options, others = parser.parse_known_args()
     if others and options.command != "check":  # which takes --config-dir too
         parser.error(f"{others[0]}: unknown")
-    try:
+    with ending_with_line("pgsrm", "interrupted; the same command resumes with what it has so far"):
         if options.command == "check":
             check_command(options.overrides + others)
         else:
             _download(options.name, local_path(options.out, "--out"))
-    except KeyboardInterrupt:
-        print("pgsrm: interrupted; the same command resumes with what it has so far", file=sys.stderr, flush=True)
-        sys.exit(130)
-    except Exception as error:
-        exit_with_line(error, "pgsrm")
 
 
 def check_command(overrides: Sequence[str]) -> None:
     """Compose the config as a run does, for each of `task=a,b`; print the tables, draw the picture under paths.outputs."""
     from pgsrm.config.compose import compose_tasks
     from pgsrm.reward.check import plot, table
-    from pgsrm.util.errors import UserError
+    from pgsrm.util.errors import writing_to
 
     composed = compose_tasks(overrides, "python -m pgsrm.embedder check")
     checks = {}
@@ -53,13 +47,9 @@ def check_command(overrides: Sequence[str]) -> None:
     config, choices = composed[0]
     tasks = "-".join(dict.fromkeys(str(task_choices.get("task")) for _, task_choices in composed))
     name = "-".join([tasks, *(str(choices.get(group)) for group in ("embedder", "reward"))])
-    try:
-        files = plot(checks, Path(config["paths"]["outputs"]) / "embedder" / name)
-    except OSError as error:
-        outputs = config["paths"]["outputs"]
-        raise UserError(
-            f"paths.outputs={outputs}: can't be written ({error.strerror}); name a folder of yours"
-        ) from error
+    outputs = config["paths"]["outputs"]
+    with writing_to("paths.outputs", outputs):
+        files = plot(checks, Path(outputs) / "embedder" / name)
     here = Path.cwd()
     print(*(file.relative_to(here) if file.is_relative_to(here) else file for file in files))
 

@@ -11,7 +11,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from pgsrm.models.server_errors import on_the_way
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, unwritable
 
 # The address in the README of https://github.com/commonsense/conceptnet-numberbatch.
 PUBLISHED = {
@@ -54,7 +54,7 @@ def download(url: str, folder: Path) -> tuple[Path, str]:
             f"{url}: can't be fetched ({reason}); check the network{blame}; the same command resumes with what has come"
         ) from error
     except OSError as error:
-        raise UserError(f"--out={folder}: can't be written ({error.strerror}); name a folder of yours") from error
+        raise unwritable("--out", folder, error) from error
     return path, checksum
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pgsrm.config.plan import Plan
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.record import RunFolder, lock
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, unwritable
 from pgsrm.util.shell import python, quoted
 
 # What a run needs, by its state; `waiting` is a run that was frozen and never started.
@@ -97,8 +97,7 @@ def launching(outputs: Path) -> Iterator[None]:
                 raise UserError(f"{path}: {who} is launching runs; wait for it, or delete the file if it has gone")
             time.sleep(0.2)
     except OSError as error:
-        problem = f"paths.outputs={outputs}: can't be written ({error.strerror})"
-        raise UserError(f"{problem}; name a folder that you may write to") from error
+        raise unwritable("paths.outputs", outputs, error) from error
     try:
         yield
     finally:

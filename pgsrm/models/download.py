@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgsrm.models.hub import hub_problem
-from pgsrm.util.errors import UserError, reason
+from pgsrm.util.errors import UserError, reason, unwritable
 from pgsrm.util.paths import cache_folder
 
 
@@ -87,8 +87,7 @@ def download(
                 folder.rmdir()
             (work / "model").rename(folder)
     except OSError as error:
-        why = error.strerror or " ".join(str(error).split())[:200]
-        raise UserError(f"--out={folder}: can't be written ({why}); name a folder of yours with 1 GB free") from error
+        raise unwritable("--out", folder, error, "name a folder of yours with 1 GB free") from error
     return folder
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, writing_to
 
 
 class Lines:
@@ -65,11 +65,8 @@ class Lines:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        try:
+        with writing_to(self._key, self._path.parent, "name a folder of yours, or free some space"):
             yield
-        except OSError as error:
-            place, problem = self._path.parent, f"can't be written ({error.strerror})"
-            raise UserError(f"{self._key}={place}: {problem}; name a folder of yours, or free some space") from error
 
 
 def _read(record: bytes) -> dict[str, Any] | None:

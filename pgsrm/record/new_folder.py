@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pgsrm.record.files import is_disk_full
 from pgsrm.util.errors import UserError
-from pgsrm.util.paths import local_path
+from pgsrm.util.paths import check_writable, local_path
 
 
 def new_folder(name: str) -> Path:
@@ -22,18 +22,8 @@ def new_folder(name: str) -> Path:
     folder = local_path(name, "out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"out={name}: is there already; name a new folder, or an empty one")
-    check_writable(folder)
+    check_writable(folder, "out")
     return folder
-
-
-def check_writable(path: Path) -> None:
-    """Make the folder that a new file or folder `out` goes into. Raises UserError where it can't be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={path}: can't be written ({error.strerror}); name a place of yours") from error
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"out={path}: can't be written (no permission); name a place of yours")
 
 
 @contextmanager

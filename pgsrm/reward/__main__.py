@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
-    from pgsrm.config.messages import exit_with_line
+    from pgsrm.config.messages import ending_with_line
     from pgsrm.reward.export import FORMS
     from pgsrm.util.paths import local_path
 
@@ -29,17 +28,12 @@ def main() -> None:
     export.add_argument("--out", metavar="FILE.py", required=True, help="the file; it must not be there yet")
     options, others = parser.parse_known_args()  # --config-dir is Hydra's
     words = options.overrides + others
-    try:
+    with ending_with_line("pgsrm", "interrupted"):
         out = None if options.out is None else local_path(options.out, "--out")
         if options.command == "probe":
             probe_command(words, out)
         elif out is not None:
             export_command(options.trainer, words, out)
-    except KeyboardInterrupt:
-        print("pgsrm: interrupted", file=sys.stderr, flush=True)
-        sys.exit(130)
-    except Exception as error:
-        exit_with_line(error, "pgsrm")
 
 
 def probe_command(words: Sequence[str], out: Path | None = None) -> None:
@@ -49,7 +43,7 @@ def probe_command(words: Sequence[str], out: Path | None = None) -> None:
     from pgsrm.reward.probes import markdown, probe, rows, summary
 
     if out is not None:
-        _check_writable(out)
+        _check_file(out)
     results, lines = {}, []
     for config, choices in compose_tasks(words, "python -m pgsrm.reward probe"):
         title = _title(config, choices, words)
@@ -75,7 +69,7 @@ def export_command(trainer: str, words: Sequence[str], out: Path) -> None:
     TextReward(*words)
     if out.exists():
         raise UserError(f"--out={out}: is there already; name a new file")
-    _check_writable(out)
+    _check_file(out)
     out.write_text(exported(trainer, [_from_anywhere(word) for word in words]), encoding="utf-8")
     print(f"wrote {out}")
 
@@ -94,15 +88,13 @@ def _title(config: Mapping[str, Any], choices: Mapping[str, Any], words: Sequenc
     return " ".join([*chosen, *others])
 
 
-def _check_writable(out: Path) -> None:
+def _check_file(out: Path) -> None:
     from pgsrm.util.errors import UserError
+    from pgsrm.util.paths import check_writable
 
     if out.is_dir():
         raise UserError(f"--out={out}: is a folder; name a file")
-    try:
-        out.open("a").close()
-    except OSError as error:
-        raise UserError(f"--out={out}: can't be written ({error.strerror}); name another file") from error
+    check_writable(out, "--out")
 
 
 if __name__ == "__main__":

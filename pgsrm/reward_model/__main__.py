@@ -96,17 +96,16 @@ def pairs_command(words: Sequence[str]) -> None:
     """Write pairs to `out`."""
     from pgsrm.config.command_line import own_words
     from pgsrm.record.files import replace
-    from pgsrm.record.new_folder import check_writable
     from pgsrm.reward_model.pairs import as_lines
     from pgsrm.util.errors import UserError
-    from pgsrm.util.paths import local_path
+    from pgsrm.util.paths import check_writable, local_path
 
     own, others = own_words(words, ("pairs", "out"))
     out = local_path(own.get("out", ""), "out")
     if not own.get("out") or out.suffix != ".jsonl" or out.exists():
         problem = f"={out}: is there already" if out.is_file() else f"={own.get('out', '')}: names no file"
         raise UserError(f"out{problem}; name a new file that ends in .jsonl")
-    check_writable(out)
+    check_writable(out, "out")
     pairs = _pairs(own.get("pairs", "reference"), _composed(others, "pairs"))
     replace(out, as_lines(pairs).encode())
     print(f"{len(pairs)} pairs in {out}")

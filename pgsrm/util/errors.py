@@ -37,6 +37,20 @@ def of_a_parameter() -> Iterator[None]:
         raise ParameterError(str(error)) from error.__cause__
 
 
+def unwritable(key: str, place: object, error: OSError, remedy: str = "name a folder of yours") -> UserError:
+    """The line for a place, named by the user's `key`, that can't be written."""
+    return UserError(f"{key}={place}: can't be written ({error.strerror or reason(error)}); {remedy}")
+
+
+@contextmanager
+def writing_to(key: str, place: object, remedy: str = "name a folder of yours") -> Iterator[None]:
+    """Around what writes to a place that the user's `key` names, and does nothing else with files: `unwritable`."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(key, place, error, remedy) from error
+
+
 def reason(error: BaseException) -> str:
     """What another library's error says, as far as one line has room: its first line, at most 120 characters, or its kind."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

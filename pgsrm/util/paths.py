@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, writing_to
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -35,6 +35,19 @@ def local_path(value: str | Path, key: str) -> Path:
     except ValueError as error:  # a NUL character
         raise UserError(f"{key}={str(value)!a}: can't be the name of a file ({error}); name another") from error
     return path
+
+
+def check_writable(path: Path, key: str) -> None:
+    """Make the folder that a new file or folder goes into, before the work on it starts.
+
+    Raises:
+        UserError: naming `key`, where it can't be written.
+    """
+    remedy = "name a place of yours"
+    with writing_to(key, path, remedy):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{key}={path}: can't be written (no permission); {remedy}")
 
 
 def cache_folder() -> Path:
