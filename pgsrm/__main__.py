@@ -25,6 +25,7 @@ COMMANDS = {
     "models": ("pgsrm.models", "fetch a published model"),
     "config": ("pgsrm.config", "JSON schemas with which an editor checks config files"),
     "evaluation": ("pgsrm.evaluation", "evaluate finished runs again"),
+    "downstream": ("pgsrm.downstream", "what training did to the rest of a model"),
     "algorithm": ("pgsrm.algorithm", "training that is not PPO: supervised fine-tuning"),
     "reward_model": ("pgsrm.reward_model", "preference pairs, and reward models trained on them"),
 }

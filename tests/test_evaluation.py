@@ -14,7 +14,7 @@ from omegaconf import open_dict
 
 from pgsrm.config.compose import compose_run
 from pgsrm.config.plan import Plan, build_task, plan
-from pgsrm.evaluation.continuations import distance
+from pgsrm.evaluation.distance import distance
 from pgsrm.evaluation.evaluation import WINDOW, perplexity, text_windows
 from pgsrm.evaluation.inputs import AUSTEN, SHIPPED, read_text
 from pgsrm.models.text import Codec

@@ -12,7 +12,7 @@ from conftest import ROOT, interrupt_again
 
 import pgsrm
 from pgsrm.analysis import plot_figures
-from pgsrm.evaluation.continuations import variety
+from pgsrm.evaluation.variety import variety
 from pgsrm.models.classifier import BUCKETS, features, load_classifier, save_hashed
 from pgsrm.nano.sentiment_data import half
 from pgsrm.ppo.losses import value_loss

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgsrm.evaluation.continuations import distance, variety
+from pgsrm.evaluation.distance import distance
 from pgsrm.evaluation.inputs import Evaluated
+from pgsrm.evaluation.variety import variety
 from pgsrm.models.text import Codec
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling, shortened
@@ -125,7 +126,10 @@ class Evaluation:
         return values | self._misled(examples, greedy.texts)
 
     def _continuations(self, draws: np.random.Generator) -> dict[str, float]:
-        """What sampled answers to held-out prompts (without any, trained ones) are worth by the measures, and their variety."""
+        """What sampled answers to held-out prompts (without any, trained ones) are worth by the measures, and their variety.
+
+        RELC (arXiv:2401.07382) judges its policies so: by measures that are not trained on, and distinct n-grams.
+        """
         split, examples = self._sampled_split, self.sampled_examples
         prompt_ids = [ids for ids in self._prompt_ids[split] for _ in range(self._with.continuations)]
         longest = self._sampling.max_new_tokens

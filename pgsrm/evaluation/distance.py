@@ -1,38 +1,13 @@
-"""Sampled answers to held-out prompts, where no answer is right or wrong: measures, variety, and distance from the reference.
-
-RELC (arXiv:2401.07382) judges its policies so: several continuations per prompt, a measure that was not trained on, distinct
-n-grams. docs/metrics.md has the formulas.
-"""
+"""The distance of sampled answers from the reference policy. docs/metrics.md has the formulas."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from pgsrm.policy.protocol import Policy
 
 _ROWS = 16  # responses whose logits are in memory at once
-
-
-def variety(texts: Sequence[str]) -> dict[str, float]:
-    """`distinct_1`, `distinct_2`, `distinct_3` over all texts, and `repetition` within a text; words in lower case.
-
-    distinct_n is the number of different n-grams of words divided by the number of all (Li et al. 2016, 5.2). repetition is
-    the mean over the texts of at least two words of 1 - different / all pairs of neighbouring words.
-    """
-    words = [text.lower().split() for text in texts]
-    metrics = {f"distinct_{n}": _distinct([gram for row in words for gram in _grams(row, n)]) for n in (1, 2, 3)}
-    own = [1 - _distinct(pairs) for row in words if (pairs := list(_grams(row, 2)))]
-    return {**metrics, "repetition": sum(own) / len(own) if own else 0.0}
-
-
-def _grams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[start:] for start in range(n)), strict=False)
-
-
-def _distinct(grams: Sequence[Any]) -> float:
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distance(policy: Policy, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> dict[str, float]:

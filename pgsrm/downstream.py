@@ -1,0 +1,251 @@
+"""`python -m pgsrm.downstream RUN ...`: what training did to the rest of the model, as a table for each task that was trained on.
+
+The saved models of finished runs, and the untrained one, answer the task's prompts, the same in other wordings, and those of other
+tasks. docs/downstream.md says what else is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgsrm.analysis.tables import Cell, Table
+    from pgsrm.analysis.variants import Variant
+    from pgsrm.config.schema import Settings
+    from pgsrm.evaluation.downstream import Answered, Asked, Question
+    from pgsrm.task import Example, Task
+
+TASKS = ("antonym", "category", "color", "copy", "sentiment")
+WORDINGS = Path(__file__).parent / "evaluation/wordings.yaml"
+
+
+@dataclass(frozen=True)
+class Options:
+    """tasks: those that are asked besides a run's own; wordings: of a run's own task, besides the shipped ones."""
+
+    tasks: Sequence[str] = TASKS
+    wordings: Sequence[str] = ()
+    text: str = "austen.txt"
+    samples: int = 4
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Variants that began as one model and were trained on the same prompts: they are asked the same."""
+
+    variants: Sequence[Variant]
+    settings: Settings
+    config: Mapping[str, Any]
+
+    @property
+    def task(self) -> str:
+        """The choice of the group `task`."""
+        return self.variants[0].task
+
+    @functools.cached_property
+    def own(self) -> Task:
+        """The task as it was trained on."""
+        return self.in_wording(self.config["task"]["template"])
+
+    def in_wording(self, wording: str) -> Task:
+        """The task with the same split, its prompts by another template."""
+        from pgsrm.task import load_task
+
+        return load_task({**self.config["task"], "template": wording}, self.config["parent"]["references"])
+
+
+def downstream(folders: Sequence[Path], options: Options) -> list[Table]:
+    """Ask the models of all finished runs below `folders`, and the untrained ones.
+
+    Raises:
+        UserError: no finished run with a model; no such task; a wording that asks for columns that the data does not have.
+    """
+    from pgsrm.analysis.runs import print_notes
+    from pgsrm.analysis.variants import load_variants
+    from pgsrm.evaluation import read_text
+    from pgsrm.util.errors import UserError
+
+    text = read_text(options.text)
+    others = _other_tasks(options.tasks)
+    variants, notes = load_variants(folders, ())
+    print_notes(notes)
+    groups = _together(variants)
+    if not groups:
+        raise UserError(f"{' '.join(map(str, folders))}: no finished run that has a model/; name one of outputs/runs")
+    asked = [
+        _asked(trained, others, options, text) for trained in groups
+    ]  # every mistake is told before a model is loaded
+    tables: dict[str, Table] = {}
+    for trained, what in zip(groups, asked, strict=True):
+        table = _table(trained, what)
+        alike = sum(name.startswith(table.name) for name in tables)  # the same task and model, and other prompts
+        table = replace(table, name=f"{table.name}_{alike + 1}") if alike else table
+        tables[table.name] = table
+    return list(tables.values())
+
+
+def _together(variants: Sequence[Variant]) -> list[Trained]:
+    """The variants whose models were saved, with these runs alone, by what they are asked."""
+    from pgsrm.config.plan import load_settings
+    from pgsrm.record import RunFolder
+
+    groups: dict[str, Trained] = {}
+    for variant in variants:
+        runs = tuple(run for run in variant.complete if (run.folder / "model/config.json").is_file())
+        if not runs:
+            continue
+        variant = replace(variant, runs=runs)
+        settings, config = load_settings(RunFolder(runs[0].folder))
+        new = Trained([variant], settings, config)
+        model = {key: value for key, value in config["model"].items() if key not in ("device", "policy", "shard")}
+        how = [settings.task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k]
+        key = json.dumps([variant.task, model, how, new.own.digest], sort_keys=True)
+        known = groups.get(key)
+        groups[key] = replace(known, variants=[*known.variants, variant]) if known else new
+    return list(groups.values())
+
+
+def _other_tasks(names: Sequence[str]) -> dict[str, Task]:
+    from pgsrm.config.compose import compose_tasks
+    from pgsrm.config.plan import build_task
+
+    if not names:
+        return {}
+    composed = compose_tasks([f"task={','.join(names)}"], "python -m pgsrm.downstream")
+    return {str(choices["task"]): build_task(config) for config, choices in composed}
+
+
+def _asked(trained: Trained, others: Mapping[str, Task], options: Options, text: str) -> Asked:
+    import yaml
+
+    from pgsrm.evaluation.downstream import Asked, Question
+    from pgsrm.policy.sampling import Sampling
+    from pgsrm.util.errors import UserError
+
+    shipped = yaml.safe_load(WORDINGS.read_text(encoding="utf-8")).get(trained.task, [])
+    questions: list[Question] = []
+
+    def add(name: str, wording: str, task: Task, splits: Mapping[str, Sequence[Example]]) -> None:
+        checker = task.checker
+        if checker is not None:  # else nothing is right or wrong
+            questions.extend(
+                Question(name, wording, prompts, examples, checker, task.max_new_tokens)
+                for prompts, examples in splits.items()
+                if examples
+            )
+
+    own = trained.config["task"]["template"]
+    for wording in dict.fromkeys([own, *shipped, *options.wordings]):
+        try:
+            task = trained.in_wording(wording)
+        except UserError as error:
+            raise UserError(f"--wording={wording!r}: {error}") from error
+        add(trained.task, wording, task, {"trained": task.train, "held out": task.holdout})
+    for name, task in others.items():
+        if name != trained.task:
+            add(name, "its own", task, {"all": [*task.train, *task.holdout]})
+    ppo, task = trained.settings.ppo, trained.own
+    sampling = Sampling(task.max_new_tokens, ppo.temperature, ppo.top_k)
+    return Asked(questions, task.holdout or task.train, sampling, task.min_new_tokens, options.samples, text)
+
+
+def _table(trained: Trained, asked: Asked) -> Table:
+    """A row for each question and measure, a column for the untrained model and one for each variant."""
+    import msgspec
+
+    from pgsrm.analysis.tables import Table
+    from pgsrm.evaluation.downstream import ask
+    from pgsrm.record.model_name import model_name
+
+    model = trained.settings.model
+    _say(f"{trained.task}: the untrained model")
+    before = ask(model, asked)
+    after: list[list[Answered]] = []
+    for variant in trained.variants:
+        after.append([])
+        for run in variant.runs:
+            _say(f"{trained.task}: {run.folder.name}")
+            saved = msgspec.structs.replace(model, path=str(run.folder / "model"), revision=None, lora=None)
+            after[-1].append(ask(saved, asked, reference=model))
+    titles = [variant.title for variant in trained.variants]
+    seeds = "; ".join(f"{v.title}: {len(v.runs)}" for v in trained.variants)
+    return Table(
+        f"downstream_{trained.task}_{model_name(trained.config)}",
+        f"{trained.task}: right greedy answers, and other measures, before and after training",
+        ["task, or measure", "wording", "prompts", "before", *titles],
+        list(_rows(asked, before, after)),
+        left=3,
+        formats=dict.fromkeys(["before", *titles], ".2f"),
+        notes=[f"Runs: {seeds}. In brackets is Student's 95 % interval over seeds."],
+    )
+
+
+def _rows(asked: Asked, before: Answered, after: Sequence[Sequence[Answered]]) -> Iterator[list[Cell]]:
+    from pgsrm.analysis.intervals import Estimate, mean_interval
+
+    for place, question in enumerate(asked.questions):
+        cells = [mean_interval([answered.matches[place] for answered in seeds]) for seeds in after]
+        prompts = f"{question.prompts}: {len(question.examples)}"
+        yield [question.task, question.wording, prompts, Estimate(before.matches[place]), *cells]
+    names = dict.fromkeys(name for seeds in after for answered in seeds for name in answered.measures)
+    for name in dict.fromkeys([*before.measures, *names]):
+        cells = [mean_interval([a.measures[name] for a in seeds if name in a.measures]) for seeds in after]
+        yield [name, "", "", Estimate(before.measures.get(name, math.nan)), *cells]
+
+
+def _say(line: str) -> None:
+    print(f"asking {line}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """The command line."""
+    from pgsrm.config.messages import ending_with_line
+    from pgsrm.util.paths import local_path
+
+    parser = argparse.ArgumentParser(
+        prog="python -m pgsrm.downstream", description="What training did to the rest of a model."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs, or folders above them")
+    parser.add_argument(
+        "--tasks", default=",".join(TASKS), metavar="A,B", help=f"other tasks (default: {','.join(TASKS)})"
+    )
+    parser.add_argument(
+        "--wording", action="append", default=[], metavar="TEMPLATE", help="a further wording of the runs' own task"
+    )
+    parser.add_argument(
+        "--text", default=Options.text, metavar="FILE", help="plain text for the perplexity (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=Options.samples, metavar="N", help="sampled answers to each prompt (default: 4)"
+    )
+    parser.add_argument(
+        "--out", default="outputs/downstream", metavar="DIR", help="where the tables go (default: outputs/downstream)"
+    )
+    args = parser.parse_args()
+    if args.samples < 1:
+        parser.error(f"--samples={args.samples}: must be 1 or more")
+    with ending_with_line("pgsrm", "interrupted"):
+        from pgsrm.analysis.tables import write
+        from pgsrm.util.errors import writing_to
+
+        runs = [local_path(run, "RUN") for run in args.runs]
+        out = local_path(args.out, "--out")
+        options = Options([name for name in args.tasks.split(",") if name], args.wording, args.text, args.samples)
+        with writing_to("--out", out):
+            out.mkdir(parents=True, exist_ok=True)
+        for table in downstream(runs, options):
+            print(f"### {table.title}\n\n{table.markdown()}\n{' '.join(table.notes)}\n")
+            for path in write(table, out):
+                print(path, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What training did to the rest of a model: other wordings of its task, other tasks, plain text, the variety of its answers.
+
+docs/downstream.md says what is measured, and on which prompts.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pgsrm.evaluation.distance import distance
+from pgsrm.evaluation.evaluation import perplexity, text_windows
+from pgsrm.evaluation.variety import variety
+from pgsrm.models.load import load_codec, load_model, resolve_device
+from pgsrm.models.settings import ModelSettings
+from pgsrm.models.text import Codec
+from pgsrm.policy.choose import build_policy
+from pgsrm.policy.protocol import Policy
+from pgsrm.policy.sampling import Sampling, shortened
+from pgsrm.reward.scorer import mean
+from pgsrm.task import Checker, Example
+
+_ROWS = 64  # prompts whose logits are in memory at once
+# What a table calls them. A distinct_n of 0 says that no answer has n words, and is left out.
+VARIETY = {
+    "distinct_1": "sampled answers: distinct-1",
+    "distinct_2": "sampled answers: distinct-2",
+    "distinct_3": "sampled answers: distinct-3",
+    "self_bleu": "sampled answers: self-BLEU",
+    "repetition": "sampled answers: repetition",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Prompts of one task in one wording. prompts: which ones they are, as a table says it."""
+
+    task: str
+    wording: str
+    prompts: str
+    examples: Sequence[Example]
+    checker: Checker
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that a model is asked.
+
+    questions: answered greedily. own: prompts of the task that is trained on, in its own wording; `samples` answers are drawn to
+    each as `sampling` says, and their references are what the domain's perplexity is of. text: plain text for the other one.
+    """
+
+    questions: Sequence[Question]
+    own: Sequence[Example]
+    sampling: Sampling
+    min_new_tokens: int | None
+    samples: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """matches: for each question the share of right greedy answers; measures: the other numbers, by what a table calls them."""
+
+    matches: Sequence[float]
+    measures: dict[str, float]
+
+
+def ask(settings: ModelSettings, asked: Asked, reference: ModelSettings | None = None) -> Answered:
+    """Load a model and ask it. reference: the untrained model, for the distance from it; None for that model itself.
+
+    Raises:
+        UserError: for a prompt that is too long for the model.
+    """
+    model = load_model(settings, resolve_device(settings.device))
+    codec = load_codec(settings, model)
+    prompts = [codec.encode(example.prompt) for example in asked.own]
+    everything = prompts + [codec.encode(e.prompt) for question in asked.questions for e in question.examples]
+    longest = max(asked.sampling.max_new_tokens, *(question.max_new_tokens for question in asked.questions))
+    frozen = None if reference is None else load_model(reference, model.device)
+    policy = build_policy(model, frozen, codec.eos, everything, longest, settings)
+    matches = [_match(policy, codec, question) for question in asked.questions]
+    ids = _sampled(policy, prompts, asked)
+    texts, _ = codec.decode(ids)
+    measures = {
+        "perplexity of plain text": perplexity(policy, text_windows(codec, asked.text, policy.positions)),
+        "perplexity of the right answers": answer_perplexity(policy, codec, asked.own),
+        **{VARIETY[name]: value for name, value in variety(texts).items() if value or not name.startswith("distinct")},
+    }
+    if frozen is not None:
+        repeated = [prompt for prompt in prompts for _ in range(asked.samples)]
+        measures["sampled answers: KL"] = distance(policy, repeated, ids)["kl"]
+    return Answered(matches, measures)
+
+
+def _match(policy: Policy, codec: Codec, question: Question) -> float:
+    """The share of right greedy answers."""
+    ids = policy.greedy([codec.encode(example.prompt) for example in question.examples], question.max_new_tokens)
+    texts, _ = codec.decode(ids)
+    pairs = zip(texts, question.examples, strict=True)
+    return mean([question.checker(text, example.reference, example.inputs) for text, example in pairs])
+
+
+def _sampled(policy: Policy, prompts: Sequence[list[int]], asked: Asked) -> list[list[int]]:
+    """`asked.samples` answers to each prompt in turn, as token ids: by the same draws for every model."""
+    draws, length = np.random.default_rng(0), asked.sampling.max_new_tokens
+    repeated = [prompt for prompt in prompts for _ in range(asked.samples)]
+    uniforms = torch.from_numpy(draws.random((len(repeated), length)))
+    return shortened(policy.answer(repeated, uniforms, asked.sampling), asked.min_new_tokens, length, draws)
+
+
+def answer_perplexity(policy: Policy, codec: Codec, examples: Sequence[Example]) -> float:
+    """The exponential of the mean -log p of the references' tokens behind their prompts, without EOS; nan for none."""
+    given = [(codec.encode(e.prompt), codec.encode_answer(e.prompt, e.reference)) for e in examples if e.reference]
+    total, tokens = 0.0, 0
+    with torch.no_grad(), policy.without_dropout():
+        for start in range(0, len(given), _ROWS):
+            prompts, answers = zip(*given[start : start + _ROWS], strict=True)
+            batch = policy.pad(prompts, answers)
+            mask = batch.response_mask
+            scores = policy.score(batch)
+            logprobs = scores.logits.log_softmax(-1)[scores.contexts.place[mask]]  # (N, V) of the N answer tokens
+            total -= logprobs.gather(-1, batch.response_ids[mask].unsqueeze(-1)).sum().item()
+            tokens += int(mask.sum())
+    return math.exp(min(700.0, total / tokens)) if tokens else math.nan

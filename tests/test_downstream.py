@@ -1,0 +1,167 @@
+"""What training did to the rest of a model: other wordings, other tasks, variety; and lm-evaluation-harness's tasks."""
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, exit_code
+
+import pgsrm
+from pgsrm import downstream
+from pgsrm.evaluation.downstream import answer_perplexity
+from pgsrm.evaluation.variety import self_bleu
+from pgsrm.models.text import Codec
+from pgsrm.task import Example, placeholders
+
+OWN = "The opposite of '{word}' is "
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def run(small: Sequence[str]) -> pgsrm.Run:
+    return pgsrm.train("task=antonym", *small, "task.holdout=0.2", "ppo.actor_lr=1e-2", progress=False)
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    def call(*words: Any) -> tuple[int, str, str]:
+        out = [] if "--out" in words else ["--out", str(tmp_path / "tables")]
+        monkeypatch.setattr(sys, "argv", ["pgsrm.downstream", *map(str, words), *out])
+        code = exit_code(downstream.main)
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return call
+
+
+def test_a_run_before_and_after(run: pgsrm.Run, command: Callable[..., Any], tmp_path: Path) -> None:
+    """Right answers to the task's own wording and the perplexity are those of the run's evaluations."""
+    code, out, _ = command(run.folder, "--tasks", "antonym,copy", "--wording", "Opposite: {word} - ")
+    assert code == 0 and "| before | PGSRM |" in out
+    (file,) = (tmp_path / "tables").glob("*.csv")
+    table = rows(file)
+    wordings = yaml.safe_load(downstream.WORDINGS.read_text())["antonym"]
+    own = [row for row in table if row["task, or measure"] == "antonym"]
+    assert [row["wording"] for row in own[::2]] == [OWN, *wordings, "Opposite: {word} - "]
+    assert [row["prompts"].split(":")[0] for row in own] == ["trained", "held out"] * (len(own) // 2)
+    assert [row["prompts"] for row in table if row["task, or measure"] == "copy"] == ["all: 110"]
+    first, last = run.evaluations.iloc[0], run.evaluations.iloc[-1]
+    plain = next(row for row in table if row["task, or measure"] == "perplexity of plain text")
+    for row, metric in zip([*own[:2], plain], ["train_exact_match", "holdout_exact_match", "perplexity"], strict=True):
+        assert float(row["before"]) == pytest.approx(first[f"eval/{metric}"], rel=1e-5)
+        assert float(row["PGSRM"]) == pytest.approx(last[f"eval/{metric}"], rel=1e-5)
+    assert float(plain["before"]) != float(plain["PGSRM"])
+    kl = next(row for row in table if row["task, or measure"] == "sampled answers: KL")
+    assert kl["before"] == "" and float(kl["PGSRM"]) > 0
+
+
+def test_seeds_are_one_column_and_other_prompts_another_table(
+    small: Sequence[str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    for words in (["seed=0"], ["seed=1"], ["task.holdout=0.5"]):
+        pgsrm.train("task=color", *small, "ppo.episodes=4", "evaluation.text=null", *words, progress=False)
+    code, out, _ = command(tmp_path / "outputs/runs", "--tasks", "", "--samples", "1")
+    assert code == 0
+    heads = [line for line in out.splitlines() if line.startswith("| task")]
+    assert len(heads) == 2 and all(line.count("PGSRM") == 1 for line in heads)
+    assert out.count("trained: 90") == 4 and out.count("held out: ") == 4
+    names = sorted(file.name for file in (tmp_path / "tables").glob("*.csv"))  # wrong version: one overwrites the other
+    assert names == ["downstream_color_gpt2.csv", "downstream_color_gpt2_2.csv"]
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        (["RUN", "--wording", "The opposite of {sentence} is "], "no column `sentence`"),
+        (["RUN", "--tasks", "antonyms"], "antonyms"),
+        (["RUN", "--text", "none.txt"], "none.txt"),
+        (["RUN", "--out", "FILE/below"], "can't be written"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: list[str], line: str, run: pgsrm.Run, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "FILE").touch()
+    code, out, err = command(
+        *[word.replace("RUN", str(run.folder)).replace("FILE", str(tmp_path / "FILE")) for word in words]
+    )
+    assert code == 2 and out == "" and line in err
+    assert len([each for each in err.splitlines() if not each.startswith("pgsrm.analysis: ")]) == 1
+
+
+def test_perplexity_of_answers_is_that_of_a_plain_forward_pass(load_policy: Callable[..., Any], tiny: Path) -> None:
+    """One answer at a time. Wrong versions: the prompt's tokens counted, an EOS counted, a mean of means."""
+    from transformers import AutoTokenizer
+
+    codec = Codec(AutoTokenizer.from_pretrained(tiny))
+    pairs = [("The opposite of 'hot' is ", "cold"), ("red and blue is => ", "purple and so on"), ("hot", "")]
+    examples = [Example(prompt, reference, {}, "user") for prompt, reference in pairs]
+    policy = load_policy("gpt2")
+    total, tokens = 0.0, 0
+    for prompt, answer in pairs[:2]:
+        before, behind = codec.encode(prompt), codec.encode_answer(prompt, answer)
+        with torch.no_grad():
+            logits = policy.model(input_ids=torch.tensor([before + behind])).logits[0].log_softmax(-1)
+        total -= sum(logits[len(before) + i - 1, token].item() for i, token in enumerate(behind))
+        tokens += len(behind)
+    policy.model.train()
+    assert answer_perplexity(policy, codec, examples) == pytest.approx(math.exp(total / tokens), rel=1e-4)
+    assert math.isnan(answer_perplexity(policy, codec, examples[2:]))
+
+
+def test_self_bleu_by_hand() -> None:
+    assert self_bleu([["a"], ["a"]]) == pytest.approx(1)
+    assert self_bleu([["a"], ["b"], []]) == 0
+    # "a b" has a and not b, and no pair: (1/2 · (1/2)/1)^(1/2); "a c" likewise
+    assert self_bleu([["a", "b"], ["a", "c"]]) == pytest.approx(0.5)
+    # "a" is shorter than its nearest reference by one: exp(1 - 2/1); of "a a" one a is in the other, and no pair
+    assert self_bleu([["a"], ["a", "a"]]) == pytest.approx((math.exp(-1) + 0.5) / 2)
+
+
+def test_self_bleu_is_sacrebleus() -> None:
+    import random
+
+    metric = pytest.importorskip("sacrebleu.metrics").BLEU(effective_order=True, tokenize="none")
+    draw = random.Random(0)
+    for count, longest in ((2, 3), (7, 8), (30, 6)):
+        texts = [[draw.choice("abcdefg") for _ in range(draw.randint(1, longest))] for _ in range(count)]
+        lines = [" ".join(words) for words in texts]
+        each = [metric.sentence_score(line, lines[:i] + lines[i + 1 :]).score / 100 for i, line in enumerate(lines)]
+        assert self_bleu(texts) == pytest.approx(sum(each) / count)
+
+
+def test_the_shipped_wordings_ask_what_the_tasks_ask() -> None:
+    wordings = yaml.safe_load(downstream.WORDINGS.read_text())
+    assert set(wordings) == set(downstream.TASKS)
+    for name, templates in wordings.items():
+        own = yaml.safe_load((ROOT / f"conf/task/{name}.yaml").read_text())["template"]
+        assert len({own, *templates}) == 1 + len(templates) >= 3
+        assert all(placeholders(template, "") == placeholders(own, "") for template in templates)
+
+
+def test_the_harness_asks_the_held_out_prompts() -> None:
+    """The data of examples/lm_eval are those of task=antonym, the right answer among the choices."""
+    folder = ROOT / "examples/lm_eval"
+    asked = [json.loads(line) for line in (folder / "antonym_heldout.jsonl").read_text().splitlines()]
+    task = pgsrm.load_task("task=antonym")
+    assert [(row["prompt"], row["reference"]) for row in asked] == [(e.prompt, e.reference) for e in task.holdout]
+    assert all(row["reference"] in row["choices"] and len(set(row["choices"])) == 4 for row in asked)
+    for file in folder.glob("*.yaml"):
+        node = yaml.safe_load(file.read_text())
+        assert (ROOT / node["dataset_kwargs"]["data_files"]["test"]).is_file() and node["task"] == file.stem
+    generation = yaml.safe_load((folder / "pgsrm_antonym.yaml").read_text())["generation_kwargs"]
+    assert generation["max_gen_toks"] == task.max_new_tokens
