@@ -482,9 +482,11 @@ def test_runs_of_before_there_were_algorithms_are_ppo_runs(small: Sequence[str])
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("algorithm=sft algorithm.beta=0.1", "algorithm.beta=0.1: unknown key"),
-        ("algorithm=sft +algorithm.beta=0.1", "algorithm.beta: unknown key; there are lr"),
-        ("algorithm=dpo +algorithm.teacher=x", "algorithm.teacher: unknown key; there are beta, label_smoothing, lr, pairs"),
+        ("algorithm=sft algorithm.beta=0.1", "not a key of the chosen algorithm; algorithm=dpo or distill has it"),
+        ("algorithm=sft +algorithm.beta=0.1", "algorithm.beta: not a key of the chosen algorithm; algorithm=dpo or distill has it"),
+        ("algorithm=dpo +algorithm.teacher=x", "algorithm.teacher: not a key of the chosen algorithm; algorithm=distill has it"),
+        ("+algorithm.lr=1", "algorithm.lr: not a key of the chosen algorithm; algorithm=sft or dpo or best_of_n or distill"),
+        ("algorithm=sft +algorithm.lrr=1", "algorithm.lrr: unknown key; there are lr"),
         ("algorithm=dpo algorithm.pairs=both", "algorithm.pairs=both: not an option; there are reference, reward"),
         ("algorithm=dpo algorithm.pairs=reward", "ppo.group_size=1: algorithm=dpo with algorithm.pairs=reward compares"),
         ("algorithm=dpo algorithm.label_smoothing=0.5", "algorithm.label_smoothing=0.5: expected `float` < 0.5"),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from analysis_runs import UPDATES, write_run
 
+from pgsrm.analysis.curves import curve
 from pgsrm.analysis.findings import find
-from pgsrm.analysis.frontier import has_frontier, path, plot_frontier
+from pgsrm.analysis.frontier import frontier_panels, has_frontier, plot_frontier, way
 from pgsrm.analysis.results import COLUMNS
 from pgsrm.analysis.variants import Variant, load_variants
 
@@ -37,17 +38,17 @@ def variants(tmp_path: Path) -> list[Variant]:
 
 def test_the_distance_is_the_root_of_the_kl_per_response(variants: list[Variant]) -> None:
     for variant in variants:
-        way = path(variant, "reward/exact_match")
-        assert way is not None
-        np.testing.assert_allclose(way[0], np.sqrt(KL * LENGTH))
-        np.testing.assert_allclose(way[1], 0.25)
+        gone = way(variant)
+        assert gone is not None
+        np.testing.assert_allclose(gone.distance, np.sqrt(KL * LENGTH))
+        np.testing.assert_allclose(gone.values["reward/exact_match"], 0.25)
 
 
 def test_a_sampled_kl_below_zero_is_no_distance(tmp_path: Path) -> None:
     add(write_run(tmp_path, kl=[-0.1] * UPDATES), response__length=LENGTH, reward__exact_match=0.25)
     (variant,) = load_variants([tmp_path], list(COLUMNS))[0]
-    way = path(variant, "reward/exact_match")
-    assert way is not None and (way[0] == 0).all()
+    gone = way(variant)
+    assert gone is not None and (gone.distance == 0).all()
 
 
 def test_it_is_drawn_where_answers_are_right_or_wrong(variants: list[Variant], tmp_path: Path) -> None:
@@ -68,3 +69,29 @@ def test_it_is_drawn_where_answers_are_right_or_wrong(variants: list[Variant], t
 @pytest.mark.parametrize("width", ["text", "column"])
 def test_both_widths(variants: list[Variant], width: str) -> None:
     assert len(plot_frontier(variants, width).axes) == 2
+
+
+def test_the_report_has_it(variants: list[Variant], tmp_path: Path) -> None:
+    """Two pictures behind the task's own, each with both variants in the report's dark colours."""
+    from pgsrm.analysis.report import write_report
+
+    page = write_report(find(variants, [], []), tmp_path / "report.html").read_text()
+    assert page.count("by the square root of KL.") == 2
+    assert "A dot is the end of training." in page
+    (_, own), (_, right) = frontier_panels(variants)
+    assert [len(draw().axes[0].lines) for draw in (own, right)] == [4, 4]
+
+
+def test_each_way_is_computed_once(variants: list[Variant], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong version: the distance of each variant is computed again for each panel."""
+    from pgsrm.analysis import frontier
+
+    asked: list[str] = []
+
+    def counted(variant: Variant, column: str, points: int) -> Any:
+        asked.append(column)
+        return curve(variant, column, points)
+
+    monkeypatch.setattr(frontier, "curve", counted)
+    plot_frontier(variants)
+    assert asked.count("policy/kl") == asked.count("response/length") == len(variants)

@@ -8,17 +8,32 @@ over seeds as in the figures over training, update by update.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgsrm.analysis.curves import curve
 from pgsrm.analysis.figures import NOTE_WIDTH, draw_head
 from pgsrm.analysis.results import KL, LENGTH, MATCH, REWARD
-from pgsrm.analysis.style import COLOURS, GRID, MARKERS, NOTE, NOTE_HEIGHT, STYLE, WIDTHS, looks
+from pgsrm.analysis.style import (
+    COLOURS,
+    DARK,
+    GRID,
+    MARKERS,
+    NOTE,
+    NOTE_HEIGHT,
+    REPORT_SIZE,
+    STYLE,
+    WIDTHS,
+    Look,
+    looks,
+    style,
+)
 from pgsrm.analysis.variants import Variant
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PANELS = (
@@ -28,7 +43,7 @@ PANELS = (
 _DRAWN = {KL, LENGTH, MATCH}
 MOST = len(COLOURS) + len(MARKERS)  # variants in a figure
 _POINTS = 60  # along a way: more would show the noise of a batch as knots
-_TEXT = (
+TEXT = (
     "By the square root of the KL per response. A dot is the end of training. A reward is divided by its mean over the last "
     "tenth: rewards have different units."
 )
@@ -40,26 +55,36 @@ def has_frontier(variants: Sequence[Variant]) -> bool:
     return len(recorded) >= 2 and len(variants) <= MOST
 
 
-def path(variant: Variant, column: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The variant's way: sqrt(KL per response) (m,) and the column (m,) at m updates; None where something is not recorded."""
+@dataclass(frozen=True)
+class Way:
+    """A variant's way at m updates: sqrt(KL per response) (m,), and each of `PANELS`' columns (m,) by its name."""
+
+    distance: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+def way(variant: Variant) -> Way | None:
+    """None where the distance is not recorded; a column that is not recorded is left out."""
     import numpy as np
 
-    kl, length, values = (curve(variant, name, _POINTS) for name in (KL, LENGTH, column))
-    if kl is None or length is None or values is None or not np.isfinite(values.mean).any():
+    kl, length = curve(variant, KL, _POINTS), curve(variant, LENGTH, _POINTS)
+    if kl is None or length is None:
         return None
-    return np.sqrt(np.clip(kl.mean * length.mean, 0, None)), values.mean
+    curves = {column: curve(variant, column, _POINTS) for column, _ in PANELS}
+    values = {name: c.mean for name, c in curves.items() if c is not None and np.isfinite(c.mean).any()}
+    return Way(np.sqrt(np.clip(kl.mean * length.mean, 0, None)), values)
 
 
 def plot_frontier(variants: Sequence[Variant], width: str = "text") -> Figure:
     """Both panels, every variant a line in each: beside each other, or one below the other in a column."""
     import matplotlib
-    import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     styles = looks(variants)
     shape, panels = ((1, 2), 2.3) if width == "text" else ((2, 1), 4.2)
-    note = textwrap.fill(_TEXT, NOTE_WIDTH[width])
+    note = textwrap.fill(TEXT, NOTE_WIDTH[width])
+    ways = [way(variant) for variant in variants]
     with matplotlib.rc_context(STYLE):
         figure = Figure()
         foot = 0.06 + NOTE_HEIGHT * (note.count("\n") + 1)
@@ -67,19 +92,43 @@ def plot_frontier(variants: Sequence[Variant], width: str = "text") -> Figure:
         figure.set_size_inches(WIDTHS[width], height)
         figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, foot / height, 1, panels / height), wspace=0.03))
         for axes, (column, title) in zip(figure.subplots(*shape).flat, PANELS, strict=True):
-            for variant, look in zip(variants, styles, strict=True):
-                way = path(variant, column)
-                if way is None:
-                    continue
-                distance, values = way
-                if column == PANELS[0][0]:
-                    end = np.nanmean(values[-max(1, len(values) // 10) :])
-                    values = values / end if end else values
-                line = look.line() | {"marker": ""}
-                axes.plot(distance, values, **line)
-                axes.plot(distance[-1:], values[-1:], color=look.colour, marker=look.marker or "o", markersize=5)
-            axes.set(title=title, xlabel=r"$\sqrt{\mathrm{KL}}$ (nats per response)", xlim=(0, None))
-            axes.grid(axis="y", color=GRID[False], linewidth=0.5)
-            axes.set_axisbelow(True)
+            _draw(axes, ways, styles, column, title)
         figure.text(0.008, 0.05 / height, note, va="bottom", **NOTE)
     return figure
+
+
+def frontier_panels(variants: Sequence[Variant]) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """What draws each panel by itself, for a dark screen, and its title in words."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    styles, ways = looks(variants), [way(variant) for variant in variants]
+    for column, title in PANELS:
+
+        def draw(column: str = column, title: str = title) -> Figure:
+            with matplotlib.rc_context(style(dark=True)):
+                figure = Figure(figsize=REPORT_SIZE, layout="constrained")
+                _draw(figure.subplots(), ways, styles, column, title.partition(" ")[2], dark=True)
+            return figure
+
+        yield f"{title.partition(' ')[2]} by the square root of KL.", draw
+
+
+def _draw(
+    axes: Axes, ways: Sequence[Way | None], styles: Sequence[Look], column: str, title: str, dark: bool = False
+) -> None:
+    import numpy as np
+
+    for along, look in zip(ways, styles, strict=True):
+        values = None if along is None else along.values.get(column)
+        if along is None or values is None:
+            continue
+        if column == PANELS[0][0]:
+            end = np.nanmean(values[-max(1, len(values) // 10) :])
+            values = values / end if end else values
+        colour = DARK[look.colour] if dark else look.colour
+        axes.plot(along.distance, values, **(look.line() | {"marker": "", "color": colour}))
+        axes.plot(along.distance[-1:], values[-1:], color=colour, marker=look.marker or "o", markersize=5)
+    axes.set(title=title, xlabel=r"$\sqrt{\mathrm{KL}}$ (nats per response)", xlim=(0, None))
+    axes.grid(axis="y", color=GRID[dark], linewidth=0.5)
+    axes.set_axisbelow(True)

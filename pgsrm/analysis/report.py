@@ -21,6 +21,8 @@ from pgsrm.analysis.experiment_files import read_experiment
 from pgsrm.analysis.experiments import OUTCOMES, Experiment, dots
 from pgsrm.analysis.figures import PANELS, RAW_CURVES, by_setting, legend_label, plot_panel
 from pgsrm.analysis.findings import Findings
+from pgsrm.analysis.frontier import TEXT as FRONTIER_TEXT
+from pgsrm.analysis.frontier import frontier_panels, has_frontier
 from pgsrm.analysis.overview import Pair, before_and_after, overview
 from pgsrm.analysis.results import MEASURED, REWARD, STREAMS, over_seeds
 from pgsrm.analysis.samples import Samples, folder_link, read_samples, sample_rows
@@ -171,6 +173,10 @@ def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
         }
         for label, members in rows
     ]
+    if has_frontier(variants):
+        pictures = [picture(draw, alt) for alt, draw in frontier_panels(variants)]
+        legend = _legend(legend_label, variants, looks(variants))
+        blocks.append({"label": "", "legend": legend, "pictures": pictures, "note": FRONTIER_TEXT})
     return {"name": task, "title": task_title(task), "blocks": blocks}
 
 

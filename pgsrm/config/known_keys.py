@@ -50,6 +50,17 @@ NAMED_BY_USERS = ("reward.parts", "reward.weights", "reward.normalise", "task.me
 _ORDER = ("ppo", "task", "reward", "model", "evaluation")  # of a name that several sections have
 
 
+def algorithms_with(key: str) -> list[str]:
+    """The algorithms that have a key `algorithm.NAME`; [] for every other key."""
+    from pgsrm.algorithm.settings import Algorithm  # as `_known_keys`
+
+    section, _, name = key.rpartition(".")
+    if section != "algorithm":
+        return []
+    structs = Algorithm.__args__
+    return [str(struct.__struct_config__.tag) for struct in structs if name in struct.__struct_fields__]
+
+
 def meant(key: str, siblings: Iterable[str] = ()) -> str | None:
     """The full dotted key that is nearest to one that does not exist; None where none is near.
 

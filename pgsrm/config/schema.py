@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pgsrm.algorithm.settings import Algorithm, PPOAlgorithm, SFTSettings, check_algorithm
 from pgsrm.config.cluster import ClusterSettings, ResourceSettings
+from pgsrm.config.known_keys import algorithms_with
 from pgsrm.evaluation import AUSTEN
 from pgsrm.models.settings import ModelSettings
 from pgsrm.parent.settings import ParentSettings
@@ -285,6 +286,8 @@ def _one_line(message: str, plain: Any) -> str:
     if "unknown field" in problem:
         name = problem.split("`")[1]
         known = ", ".join(sorted(_fields(Settings, path, plain)))
+        if having := algorithms_with(f"{prefix}{name}"):
+            return f"{prefix}{name}: not a key of the chosen algorithm; algorithm={' or '.join(having)} has it"
         return f"{prefix}{name}: unknown key; there are {known}"
     if "missing required field" in problem:
         name = problem.split("`")[1]
