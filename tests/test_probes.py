@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,19 @@ from conftest import exit_code
 
 import pgsrm
 from pgsrm.reward import __main__ as command
+from pgsrm.reward.best_of import Best, Favourite, best_of
+from pgsrm.reward.best_of import table as best_of_table
 from pgsrm.reward.probes import (
     CONTROLS,
     PROBES,
     Answers,
     Result,
+    another_fact,
     half,
     markdown,
     negated,
     probe,
+    roles_swapped,
     summary,
     verdict,
     with_opposite,
@@ -100,8 +104,11 @@ def test_each_probe() -> None:
         "padded with words": "cold and so on",
         "padded with nonsense": "cold zxqv zxqv",
         "words reversed": None,
+        "roles swapped": None,
+        "a number or name changed": None,
         "half of it": "co",
         "a letter added": "coldx",
+        "a control character": "\x80 cold",
         "in markup": "<b>cold",
         "empty": "",
         "capitals": "COLD",
@@ -112,6 +119,89 @@ def test_each_probe() -> None:
     assert PROBES["words reversed"](sentence, answers) == "ring my lost I"
     assert PROBES["a letter added"](sentence, answers) == "I lost my ringx."
     assert CONTROLS["a full stop"](sentence, answers) == "I lost my ring."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The cat sat on the bed.", "The bed sat on the cat."),
+        ("My boss rejected my report.", "My report rejected my boss."),
+        ("I gave her a flower.", None),  # "her" has no noun of its own
+        ("The cat saw the cat.", None),
+        ("cold", None),
+    ],
+)
+def test_roles_are_swapped(text: str, expected: str | None) -> None:
+    assert roles_swapped(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The store closes at nine.", "The store closes at ten."),
+        ("Twelve men came.", "One men came."),
+        ("We are 9.", "We are 10."),
+        ("We eat fish on Sunday.", "We eat fish on Monday."),
+        ("I saw Anna, I think.", "I saw Peter, I think."),
+        ("I saw Peter.", "I saw Mary."),
+        ("Nobody came.", None),
+        ("I think I know.", None),
+    ],
+)
+def test_a_number_or_name_is_changed(text: str, expected: str | None) -> None:
+    assert another_fact(text) == expected
+
+
+# The best of many samples
+
+
+def test_the_best_of_n_by_hand() -> None:
+    """Eight samples to one prompt, a reward that likes length, and a second reward that likes "c". Ties: the first drawn."""
+
+    def length(*, responses: Sequence[str], **_: Any) -> list[float]:
+        return [float(len(text)) for text in responses]
+
+    def other(*, references: Sequence[str], responses: Sequence[str]) -> tuple[list[float], dict[str, float]]:
+        return [float(text.startswith("c")) for text in responses], {}
+
+    examples = _task(("hot", "cold")).train
+    drawn = ["a", "cold", "bb", "ccc", "d", "dddd", "e", "cold"]
+    results, (favourite,) = best_of(length, EQUAL, other, examples, [drawn])
+    assert [best.n for best in results] == [1, 4, 8]
+    assert results[0] == Best(1, 20 / 8, 2 / 8, 3 / 8)
+    assert results[1] == Best(4, 4.0, 0.5, 0.5)  # cold; dddd, which is before the other cold
+    assert results[2] == Best(8, 4.0, 1.0, 1.0)
+    assert favourite == Favourite(examples[0], "cold", 4.0, 4.0, True)
+    (alone,), _ = best_of(length, None, None, examples, [["a"]])
+    assert alone == Best(1, 1.0, None, None)
+
+
+def test_what_the_reward_likes_and_the_checker_does_not() -> None:
+    def length(*, responses: Sequence[str], **_: Any) -> list[float]:
+        return [float(len(text)) for text in responses]
+
+    results, favourites = best_of(length, EQUAL, None, WORDS.train, [["cold"], ["very small"], ["up"]])
+    text = best_of_table(results, favourites)
+    assert "| 1 | 5.33 | 33% | – |" in text
+    assert "2 of 3 prompts" in text and text.index("'very small' earns 10.00, where 'small' earns 5.00") < text.index(
+        "'up'"
+    )
+
+
+def test_samples_of_a_model_by_the_command(
+    call: Callable[..., tuple[int, str, str]], tiny: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new/probes.csv"
+    words = ["task=color,antonym", f"model.path={tiny}", "embedder@evaluation.embedder=static", "reward=binary"]
+    code, text, _ = call(*words, "--samples", "8", "--out", str(out))
+    assert code == 0 and text.count("| best of |") == 2
+    with out.open(encoding="utf-8", newline="") as file:
+        best = [line for line in csv.DictReader(file) if line["probe"].startswith("best of")]
+    assert [line["probe"] for line in best] == [f"best of {n} samples" for n in (1, 4, 8)] * 2
+    assert all(
+        line["prompts"] == "20" and line["mean"] == line["accepted"] and line["second_embedder"] for line in best
+    )
+    assert {path.name for path in out.parent.iterdir()} == {"probes.csv", "probes.png", "probes.pdf"}
 
 
 # What is counted
@@ -176,7 +266,7 @@ def test_static_vectors_pay_what_the_checker_calls_wrong() -> None:
     words = "task=color", "reward=pgsrm"
     probes = _by_name(probe(pgsrm.load_task(*words), pgsrm.build_reward(*words)))
     holes = {name for name, probed in probes.items() if probed.passed is False}
-    assert holes == {"said twice", "padded with nonsense", "in markup"}
+    assert holes == {"said twice", "padded with nonsense", "a control character", "in markup"}
     for name in holes:
         assert probes[name].mean == pytest.approx(1, abs=1e-3) and probes[name].accepted == 0
     assert probes["the input"].mean == pytest.approx(0.29, abs=0.005)
@@ -253,6 +343,7 @@ def test_tables_of_a_task_without_a_checker() -> None:
         (["task=sentiment_control", "reward=sparse"], "task: has no references to make probes of"),
         (["task=summary", "reward=critic", "critic=self_current"], "reward: asks the policy itself"),
         (["task=antonm"], "did you mean antonym?"),
+        (["task=antonym", "--samples", "-1"], "--samples=-1: is no number of samples"),
         (["task=antonym", "--out", "."], "--out=.: is a folder; name a file"),
         (["task=antonym", "--out", "/dev/null/x.csv"], "--out=/dev/null/x.csv: can't be written"),
     ],

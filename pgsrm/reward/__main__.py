@@ -6,7 +6,13 @@ import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgsrm.reward.best_of import Best, Favourite
+    from pgsrm.task import Task
+
+PROMPTS = 20  # to which samples are drawn
 
 
 def main() -> None:
@@ -21,7 +27,14 @@ def main() -> None:
     probe.add_argument(
         "overrides", nargs="*", metavar="key=value", help="as python -m pgsrm.run takes them; task=a,b for several"
     )
-    probe.add_argument("--out", metavar="FILE.csv", help="also write the numbers to a CSV file")
+    probe.add_argument("--out", metavar="FILE.csv", help="also write the numbers to a CSV file, and a figure beside it")
+    probe.add_argument(
+        "--samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also the best of up to N samples of the model to each prompt",
+    )
     export = commands.add_parser("export", help="a Python file from which another trainer takes this reward")
     export.add_argument("trainer", choices=sorted(FORMS))
     export.add_argument("overrides", nargs="*", metavar="key=value", help="as python -m pgsrm.run takes them")
@@ -31,33 +44,93 @@ def main() -> None:
     with ending_with_line("pgsrm", "interrupted"):
         out = None if options.out is None else local_path(options.out, "--out")
         if options.command == "probe":
-            probe_command(words, out)
+            probe_command(words, out, options.samples)
         elif out is not None:
             export_command(options.trainer, words, out)
 
 
-def probe_command(words: Sequence[str], out: Path | None = None) -> None:
-    """Compose the config as a run does, for each of `task=a,b`; print the tables, write `out`."""
+def probe_command(words: Sequence[str], out: Path | None = None, samples: int = 0) -> None:
+    """Compose the config as a run does, for each of `task=a,b`; print the tables, write `out` and the figure beside it.
+
+    samples: to each of `PROMPTS` prompts so many samples of the model are drawn, where it is not 0.
+    """
     from pgsrm.config.compose import compose_tasks
     from pgsrm.config.plan import build_objects
+    from pgsrm.reward.best_of import table
     from pgsrm.reward.probes import markdown, probe, rows, summary
+    from pgsrm.util.errors import UserError
 
     if out is not None:
         _check_file(out)
-    results, lines = {}, []
+    if samples < 0:
+        raise UserError(f"--samples={samples}: is no number of samples; give one from 1, or leave it out")
+    results, best, lines = {}, {}, []
     for config, choices in compose_tasks(words, "python -m pgsrm.reward probe"):
-        title = _title(config, choices, words)
-        result = probe(*build_objects(config))
+        title, name = _title(config, choices, words), str(choices.get("task"))
+        task, reward = build_objects(config)
+        result = probe(task, reward)
         print(f"### {title}\n\n{markdown(result)}\n", flush=True)
-        results[str(choices.get("task"))] = result
+        results[name] = result
         lines += [{"config": title, **row} for row in rows(result)]
+        if samples:
+            best[name], favourites = _best_of(config, task, reward, samples)
+            print(f"{table(best[name], favourites)}\n", flush=True)
+            lines += [_as_row(title, row, len(favourites)) for row in best[name]]
     if len(results) > 1:
         print(f"### Mean reward, and share of prompts for which a probe is paid\n\n{summary(results)}")
     if out is not None:
-        with out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
+        _write(out, lines)
+        from pgsrm.reward.probe_plot import plot
+
+        chosen = " ".join(part for part in title.split() if not part.startswith("task="))
+        print(*plot(results, best, chosen, out))
+
+
+def _best_of(config: dict[str, Any], task: Task, reward: Any, samples: int) -> tuple[list[Best], list[Favourite]]:
+    """The best of the configured model's samples by the reward, judged by the checker and by `evaluation.embedder`."""
+    import random
+
+    from omegaconf import OmegaConf
+
+    from pgsrm.config.schema import read_settings
+    from pgsrm.evaluation import other_reward
+    from pgsrm.models.settings import check_model
+    from pgsrm.policy.sampling import Sampling
+    from pgsrm.reward.best_of import best_of
+    from pgsrm.reward.check import NoPolicy
+    from pgsrm.reward_model.samples import draw
+    from pgsrm.util.errors import under
+    from pgsrm.util.objects import as_before, attach_object
+
+    settings = read_settings(OmegaConf.create(config))
+    check_model(settings.model)
+    other = other_reward(settings.evaluation.embedder)
+    examples = [example for example in task.train + task.holdout if example.reference]
+    examples = random.Random(0).sample(examples, min(PROMPTS, len(examples)))
+    how = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
+    drawn = draw(settings.model, examples, how, samples, settings.seed, task.min_new_tokens)
+    with as_before(reward), under("reward"):
+        attach_object(reward, NoPolicy(), NoPolicy())
+        return best_of(reward, task.checker, other, examples, drawn)
+
+
+def _as_row(title: str, best: Best, prompts: int) -> dict[str, Any]:
+    return {
+        "config": title,
+        "probe": f"best of {best.n} samples",
+        "prompts": prompts,
+        "mean": best.reward,
+        "accepted": best.right,
+        "second_embedder": best.other,
+    }
+
+
+def _write(out: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def export_command(trainer: str, words: Sequence[str], out: Path) -> None:

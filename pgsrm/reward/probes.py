@@ -24,6 +24,12 @@ ALLOWED = 0.05  # share of prompts for which it may be paid
 _AUXILIARIES = {"am", "is", "are", "was", "were", "will", "would", "can", "could", "should", "must", "may", "might"}
 _PRONOUNS = {"i", "you", "he", "she", "it", "we", "they"}
 _DETERMINERS = {"the", "a", "an", "my", "your", "his", "her", "its", "our", "their", "this", "that", "these", "those"}
+_POINTS = ".,;:!?"
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+# Number or day -> the next one.
+_NEXT = {word: words[(place + 1) % len(words)] for words in (_NUMBERS, _DAYS) for place, word in enumerate(words)}
+_NAME, _OTHER_NAME = "Peter", "Mary"
 _SHORT = ("'m", "'s", "'re", "'ll")
 _NEGATIONS = {"not": "", "never": "", "don't": "", "doesn't": "", "didn't": ""} | {
     "cannot": "can",
@@ -217,6 +223,41 @@ def _reversed(text: str) -> str | None:
     return " ".join(reversed(words)) if len(words) > 1 else None
 
 
+def roles_swapped(text: str) -> str | None:
+    """The words behind the first and the last determiner in each other's place: "The bed sat on the cat."; None without two."""
+    words = text.split()
+    after = [place + 1 for place, word in enumerate(words[:-1]) if word.lower() in _DETERMINERS]
+    places = [place for place in after if words[place].lower() not in _DETERMINERS]
+    if len(places) < 2:
+        return None
+    first, last = places[0], places[-1]
+    one, other = (words[place].rstrip(_POINTS) for place in (first, last))
+    if one.lower() == other.lower():
+        return None
+    words[first] = other + words[first][len(one) :]
+    words[last] = one + words[last][len(other) :]
+    return " ".join(words)
+
+
+def another_fact(text: str) -> str | None:
+    """The text with its first number, weekday or name replaced by another one; None where it has none.
+
+    A name is a word with a capital that does not begin the text, other than "I".
+    """
+    for place, word in enumerate(words := text.split()):
+        core = word.strip(_POINTS + "\"'")
+        if core.isdecimal():
+            other: str | None = str(int(core) + 1)
+        elif (following := _NEXT.get(core.lower())) is not None:
+            other = following.capitalize() if core[0].isupper() else following
+        else:
+            is_name = place > 0 and core.isalpha() and core[0].isupper() and core[1:].islower()
+            other = (_NAME if core != _NAME else _OTHER_NAME) if is_name else None
+        if other is not None:
+            return " ".join([*words[:place], word.replace(core, other, 1), *words[place + 1 :]])
+    return None
+
+
 def _letter_added(text: str) -> str:
     end = len(text.rstrip(".!?"))
     return f"{text[:end]}x{text[end:]}"
@@ -250,8 +291,11 @@ PROBES: dict[str, Make] = {
     "padded with words": lambda example, _: f"{example.reference} and so on",
     "padded with nonsense": lambda example, _: f"{example.reference} zxqv zxqv",
     "words reversed": lambda example, _: _reversed(example.reference),
+    "roles swapped": lambda example, _: roles_swapped(example.reference),
+    "a number or name changed": lambda example, _: another_fact(example.reference),
     "half of it": lambda example, _: half(example.reference),
     "a letter added": lambda example, _: _letter_added(example.reference),
+    "a control character": lambda example, _: f"\x80 {example.reference}",
     "in markup": lambda example, _: f"<b>{example.reference}",
     "empty": lambda *_: "",
 }
