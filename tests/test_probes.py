@@ -329,6 +329,7 @@ def test_tables_of_a_task_without_a_checker() -> None:
     table = markdown(result).splitlines()
     assert len({line.replace("\\|", "").count("|") for line in table if line.startswith("|")}) == 1
     assert any("`A\\|'B'`" in line for line in table)
+    assert any(r"`\x80 a" in line for line in markdown(probe(_task(("hot", "a")), equal)).splitlines())
     assert summary({"one": result, "two": result}).splitlines()[-3:] == [
         "| right: capitals | **0.00, 0%** | **0.00, 0%** |",
         "| right: a full stop | **0.00, 0%** | **0.00, 0%** |",

@@ -374,7 +374,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _shown(text: str, longest: int = 40) -> str:
-    """A text as code in a cell of a table, shortened, control characters as `\\x80`."""
+    """A text as code in a cell of a table, shortened, control characters by their number."""
     text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(text.split()))
     text = text.replace("`", "'").replace("|", "\\|")
     text = text if len(text) <= longest else text[: longest - 1] + "…"
