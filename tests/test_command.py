@@ -1,5 +1,6 @@
 """`pgsrm COMMAND`: the same as `python -m`, help and mistakes at once."""
 
+import importlib
 import importlib.util
 import runpy
 import subprocess
@@ -119,3 +120,31 @@ def test_windows_gets_a_line_that_says_so() -> None:
     program = "import sys; sys.platform = 'win32'; import pgsrm"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.stderr.strip().splitlines()[-1].endswith("on Windows use it within WSL2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config-dir", "examples/own_task", "task=kind"],
+        ["task=kind", "--config-dir", "examples/own_task"],
+        ["--config-dir=examples/own_task", "task=kind"],
+        ["seed=1", "-cd", "examples/own_task", "task=kind"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("command", ["embedder check", "reward probe", "critic check"])
+def test_a_folder_of_ones_own_stands_anywhere_in_a_command(
+    command: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: argparse takes the folder for a word of the run, and the next word for the folder."""
+    from pgsrm.config.compose import compose_words
+
+    module, name = command.split()
+    inner = importlib.import_module(f"pgsrm.{module}.__main__")
+    given: list[list[str]] = []
+    monkeypatch.setattr(inner, f"{name}_command", lambda words, *_: given.append(words))
+    monkeypatch.setattr(sys, "argv", ["x", name, *words])
+    monkeypatch.chdir(ROOT)
+    inner.main()
+    config, choices = compose_words(given[0], command)
+    assert (choices["task"], config.task.data) == ("kind", "examples/own_task/kind.csv")

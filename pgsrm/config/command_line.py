@@ -1,5 +1,6 @@
 """The words of a command line, as far as Hydra does not read them itself, and its help text."""
 
+import argparse
 import logging
 import re
 from collections.abc import Sequence
@@ -48,6 +49,20 @@ Groups and their choices:
   --cfg job          every key and its value, nothing runs
   --config-dir DIR   more choices, of your own: DIR/task/mine.yaml makes task=mine
   --hydra-help       Hydra's own options"""
+
+
+def add_words(parser: argparse.ArgumentParser, what: str = "as python -m pgsrm.run takes them") -> None:
+    """Let a command take a run's words. `--config-dir` is declared, since argparse would take its folder for one of them."""
+    parser.add_argument("words", nargs="*", metavar="key=value", help=what)
+    parser.add_argument("--config-dir", "-cd", metavar="DIR", help="more choices, of your own")
+
+
+def parse_words(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a command line, and the run's words among them (`add_words`), in an order that means the same."""
+    options, others = parser.parse_known_args()  # others: words behind an option, and Hydra's flags
+    folder = getattr(options, "config_dir", None)
+    words = [*getattr(options, "words", ()), *others, *([] if folder is None else [f"--config-dir={folder}"])]
+    return options, words
 
 
 def own_words(words: Sequence[str], keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:

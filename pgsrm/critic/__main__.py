@@ -36,6 +36,7 @@ How good a critic is: its marks beside those of a file or of another critic, and
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
+    from pgsrm.config.command_line import add_words, parse_words
     from pgsrm.config.messages import exit_with_line
 
     raw = argparse.RawDescriptionHelpFormatter
@@ -46,10 +47,10 @@ def main() -> None:
         command = commands.add_parser(
             name, usage=first, description=rest, formatter_class=raw, help=rest.split("\n")[0]
         )
-        command.add_argument("words", nargs="*", metavar="key=value")
-    options, others = parser.parse_known_args()  # --config-dir is Hydra's
+        add_words(command)
+    options, words = parse_words(parser)
     try:
-        (ask_command if options.command == "ask" else check_command)(options.words + others)
+        (ask_command if options.command == "ask" else check_command)(words)
     except KeyboardInterrupt:
         print("pgsrm.critic: interrupted; the same command resumes from here", file=sys.stderr, flush=True)
         os._exit(130)  # threads that wait for a server would hold up a plain exit

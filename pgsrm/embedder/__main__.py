@@ -10,24 +10,23 @@ from typing import Any
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
+    from pgsrm.config.command_line import add_words, parse_words
     from pgsrm.config.messages import ending_with_line
     from pgsrm.util.paths import local_path
 
     parser = argparse.ArgumentParser(prog="python -m pgsrm.embedder", description="Embedders, apart from a run.")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="how well an embedder tells a task's right answers from others")
-    check.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="as python -m pgsrm.run takes them; task=a,b for several"
-    )
+    add_words(check, "as python -m pgsrm.run takes them; task=a,b for several")
     download = commands.add_parser("download", help="fetch published word vectors")
     download.add_argument("name", choices=["numberbatch"])
     download.add_argument("--out", type=Path, default=Path(), help="folder (default: this one)")
-    options, others = parser.parse_known_args()
-    if others and options.command != "check":  # which takes --config-dir too
-        parser.error(f"{others[0]}: unknown")
+    options, words = parse_words(parser)
+    if words and options.command != "check":
+        parser.error(f"{words[0]}: unknown")
     with ending_with_line("pgsrm", "interrupted; the same command resumes with what it has so far"):
         if options.command == "check":
-            check_command(options.overrides + others)
+            check_command(words)
         else:
             _download(options.name, local_path(options.out, "--out"))
 

@@ -17,6 +17,7 @@ PROMPTS = 20  # to which samples are drawn
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
+    from pgsrm.config.command_line import add_words, parse_words
     from pgsrm.config.messages import ending_with_line
     from pgsrm.reward.export import FORMS
     from pgsrm.util.paths import local_path
@@ -24,9 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pgsrm.reward", description="Rewards, apart from a run.")
     commands = parser.add_subparsers(dest="command", required=True)
     probe = commands.add_parser("probe", help="what a reward pays for wrong answers that look like the right one")
-    probe.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="as python -m pgsrm.run takes them; task=a,b for several"
-    )
+    add_words(probe, "as python -m pgsrm.run takes them; task=a,b for several")
     probe.add_argument("--out", metavar="FILE.csv", help="also write the numbers to a CSV file, and a figure beside it")
     probe.add_argument(
         "--samples",
@@ -37,10 +36,9 @@ def main() -> None:
     )
     export = commands.add_parser("export", help="a Python file from which another trainer takes this reward")
     export.add_argument("trainer", choices=sorted(FORMS))
-    export.add_argument("overrides", nargs="*", metavar="key=value", help="as python -m pgsrm.run takes them")
+    add_words(export)
     export.add_argument("--out", metavar="FILE.py", required=True, help="the file; it must not be there yet")
-    options, others = parser.parse_known_args()  # --config-dir is Hydra's
-    words = options.overrides + others
+    options, words = parse_words(parser)
     with ending_with_line("pgsrm", "interrupted"):
         out = None if options.out is None else local_path(options.out, "--out")
         if options.command == "probe":

@@ -1,0 +1,83 @@
+"""Every `python -m pgsrm.run` in README and docs/ composes: its groups, choices, keys and types are there."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from pgsrm.config.command_line import WITH_VALUE
+from pgsrm.config.compose import compose_words
+from pgsrm.config.schema import read_settings
+from pgsrm.util.errors import UserError
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What a reader fills in or writes first: no command as it stands.
+PLACEHOLDER = re.compile(r"\.\.\.|…|[$<{]\w|\bKEY\b|\btask=a\b|my_rewards|--config-dir[ =]mine|myconf")
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each command behind `python -m pgsrm.run`, in blocks and within the text."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
+    inline = re.findall(
+        r"`(python -m pgsrm\.run [^`]*)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    )
+    for line in [*lines, *(re.sub(r"\s+", " ", each) for each in inline)]:
+        _, found, rest = line.partition("python -m pgsrm.run ")
+        if found and not PLACEHOLDER.search(rest.replace("${task", "")):
+            words = shlex.split(rest, comments=True)
+            yield words[: words.index("&")] if "&" in words else words
+
+
+def one_run(words: list[str], which: int) -> list[str]:
+    """The words of one run of a sweep: of each key's values the first (0) or the last (-1)."""
+    rest, chosen = iter(words), []
+    for word in rest:
+        if word in ("--config-dir", "-cd"):
+            chosen.append(f"--config-dir={next(rest)}")
+        elif word in WITH_VALUE:
+            next(rest)
+        elif word.startswith("--config-dir="):
+            chosen.append(word)
+        elif not word.startswith(("-", "hydra")):
+            chosen.extend(value_of(OverridesParser.create().parse_override(word), word, which))
+    return chosen
+
+
+def value_of(override: Override, word: str, which: int) -> list[str]:
+    """A word with one of its values; nothing for an interval, from which a search draws."""
+    if not override.is_sweep_override():
+        return [word]
+    if not (override.is_choice_sweep() or override.is_range_sweep()):
+        return []
+    return [f"{word.partition('=')[0]}={list(override.sweep_string_iterator())[which]}"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_compose(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong versions: a key that was renamed, one that a choice of the sweep does not have, a folder behind a wrong option."""
+    monkeypatch.chdir(ROOT)
+    problems = []
+    for words in commands(page):
+        for run in {tuple(one_run(words, which)) for which in (0, -1)}:
+            try:
+                config, _ = compose_words(run, "a run")
+                read_settings(config)
+            except UserError as error:
+                problems.append(f"{' '.join(run)}: {error}")
+    assert problems == []
+
+
+def test_the_commands_are_found() -> None:
+    found = [words for page in PAGES for words in commands(page)]
+    assert len(found) > 100
+    assert ["-m", "task=color,antonym", "reward=pgsrm,binary"] in found
+    assert one_run(["-m", "task=color,antonym", "seed=0,1", "--config-dir", "x"], -1) == [
+        "task=antonym", "seed=1", "--config-dir=x",
+    ]  # fmt: skip
