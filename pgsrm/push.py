@@ -66,7 +66,8 @@ def model_card(run: "Run", name: str) -> str:
         "",
         f"{model}, trained on the task `{choices['task']}` under the reward `{choices['reward']}` "
         f"with `{'='.join(algorithm_choice(choices))}`, "
-        f"seed {run.seed}: {run.last_update:,} updates, {run.episodes:,.0f} sampled responses.",
+        f"seed {run.seed}: {run.last_update:,} updates, {run.metrics['episodes'][-1]:,.0f} sampled responses.",
+        *(["", f"The run {run.status['reason']}."] if run.stopped_early else []),
         "",
         f"The prompts of training look like this one: `{json.dumps(run.config['task']['template'], ensure_ascii=False)}`",
         "",

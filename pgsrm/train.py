@@ -71,8 +71,10 @@ class Signals:
         return wanted
 
 
-def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: Signals, processes: "Processes") -> None:
-    """Train the run of `folder` to its end, from its latest checkpoint if it has one.
+def train(
+    folder: RunFolder, show: Callable[[dict[str, float]], None], stop: Signals, processes: "Processes"
+) -> str | None:
+    """Train the run of `folder` to its end, from its latest checkpoint if it has one; why it stopped early, if it did.
 
     Raises:
         Stopped: after a signal; the same command resumes the run.
@@ -85,7 +87,7 @@ def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: Sig
     if run.agreed(folder.last_metrics() is None and not stop.ending):
         run.record_evaluation()
     saved = time.monotonic()
-    while run.update < run.updates and not run.agreed(stop.ending):
+    while not run.done and not run.agreed(stop.ending):
         started = time.perf_counter()
         with run.checkpoint_on_outage():
             rollout = run.sample(run.draw_prompts())
@@ -96,9 +98,10 @@ def train(folder: RunFolder, show: Callable[[dict[str, float]], None], stop: Sig
         if run.agreed(stop.asked or due or time.monotonic() - saved > run.settings.checkpoint.minutes * 60):
             run.save_checkpoint()
             saved = time.monotonic()
-    if run.update < run.updates:
+    if not run.done:
         raise Stopped
     run.finish()
+    return run.stopped_early
 
 
 def run(
@@ -154,7 +157,7 @@ def _train_to_an_end(
 
     before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
     mirrors: list[Mirror] = []
-    state, reason = "failed", None
+    state, reason, early = "failed", None, False
     try:
         settings, config = load_settings(folder)
         _begin(folder, settings)
@@ -166,8 +169,8 @@ def _train_to_an_end(
             mirror.start()
         folder.write_status(mirrored=mirrored)
         with keys_as_written(config), _progress(folder, settings, show_progress, show) as shown:
-            _train_together(folder, settings, shown, stop)
-        state = "finished"
+            reason = _train_together(folder, settings, shown, stop)
+        state, early = "finished", reason is not None
     except (Stopped, KeyboardInterrupt):
         state, reason = "stopped", "stopped by a signal; the same command resumes it"
     except UserError as error:
@@ -179,7 +182,8 @@ def _train_to_an_end(
         last = folder.last_metrics() or {}
         update, episodes = int(last.get("update", 0)), int(last.get("episodes", 0))
         seconds = before + time.monotonic() - started
-        _write_end(folder, state=state, reason=reason, ended=_now(), seconds=seconds, update=update, episodes=episodes)
+        ended: dict[str, Any] = {"state": state, "reason": reason, **({"stopped_early": True} if early else {})}
+        _write_end(folder, **ended, ended=_now(), seconds=seconds, update=update, episodes=episodes)
         if state == "finished":
             shutil.rmtree(folder.checkpoints, ignore_errors=True)  # only now: a kill before would have needed them
         for mirror in mirrors:
@@ -216,11 +220,11 @@ def _same_threads_afterwards() -> Iterator[None]:
 
 def _train_together(
     folder: RunFolder, settings: "Settings", show: Callable[[dict[str, float]], None], stop: Signals
-) -> None:
+) -> str | None:
     from pgsrm.util.distributed import together  # torch
 
     with together(settings.processes, ["-m", "pgsrm.train", str(folder.path)]) as processes:
-        train(folder, show, stop, processes)
+        return train(folder, show, stop, processes)
 
 
 def follow(path: Path) -> None:

@@ -46,6 +46,7 @@ from pgsrm.record.files import writing
 from pgsrm.reward import Reward
 from pgsrm.reward.scorer import Scorer
 from pgsrm.rollout import Rollout, Scored
+from pgsrm.stopping import Stopping
 from pgsrm.task import Example, Task
 from pgsrm.training_state import TrainingState
 from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
@@ -88,6 +89,8 @@ class Trainer:
         )
         self._masked = WordList(settings.task.mask, "task.mask").masked if settings.task.mask else str
         self.update, self.updates = 0, settings.ppo.updates
+        self._stopping = Stopping(settings.stop)
+        self.stopped_early: str | None = None  # why, once `stop.metric` has ended the run
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
         generators = {"data": self.data_rng, "sampling": self.sampling_rng}
         self._state = TrainingState(self.learner, generators, settings, reward)
@@ -169,6 +172,11 @@ class Trainer:
             check_fit(pairs, self.policy.positions)
         return OtherLearner(self.policy, ppo, algorithm, references, teacher)
 
+    @property
+    def done(self) -> bool:
+        """Whether the run has made all its updates, or has stopped early."""
+        return self.update >= self.updates or self.stopped_early is not None
+
     # one update, in the order of the loop
 
     def draw_prompts(self) -> list[Example]:
@@ -211,7 +219,8 @@ class Trainer:
         line: dict[str, float] = {"update": self.update, "episodes": self.update * self.settings.ppo.batch_size}
         line |= {**scored.metrics, **metrics}
         line["time/update"] = time.perf_counter() - started
-        if self.update % self.settings.evaluation.every == 0 or self.update == self.updates:
+        self._look_for_end(line)
+        if self.update % self.settings.evaluation.every == 0 or self.done:
             self._unrecorded = {"line": line, "samples": self._samples(rollout, scored)}
             return self._write_record()
         self.folder.append_metrics(line)
@@ -221,11 +230,23 @@ class Trainer:
         """The line of an update at which an evaluation is due, and its samples."""
         assert self._unrecorded is not None
         self._restorable = self._state.outside_weights()
-        line: dict[str, float] = self._unrecorded["line"] | self.evaluate(self.update)
+        evaluated = self.evaluate(self.update)
+        line: dict[str, float] = self._unrecorded["line"] | evaluated
+        self._look_for_end({"update": self.update, **evaluated})
         self.folder.append_samples(self._unrecorded["samples"])
         self.folder.append_metrics(line)
         self._unrecorded = None
         return line
+
+    def _look_for_end(self, line: dict[str, float]) -> None:
+        """Count `stop.metric` of a new line, and say whether it ends the run: in one way to all of the run's processes."""
+        if self.settings.stop.metric is None:
+            return
+        if self.update <= 1:
+            self._stopping.check(line)
+        self._stopping.see(line)
+        if self.stopped_early is None and self.agreed(self._stopping.due):
+            self.stopped_early = self._stopping.reason
 
     @contextmanager
     def checkpoint_on_outage(self) -> Iterator[None]:
@@ -252,7 +273,9 @@ class Trainer:
         if isinstance(self.settings.algorithm, PPOAlgorithm):
             prompts = [self.prompt_ids[example.prompt] for example in self.task.train]
             predicted = predict_entropy(self.policy, prompts, self.sampling, self.settings.ppo, self.settings.seed)
-        self.folder.append_metrics({"update": 0, "episodes": 0, **self.evaluate(0), **predicted})
+        line = {"update": 0, "episodes": 0, **self.evaluate(0), **predicted}
+        self._look_for_end(line)
+        self.folder.append_metrics(line)
 
     def _samples(self, rollout: Rollout, scored: Scored) -> list[dict[str, Any]]:
         """The lines of samples.jsonl: the first `evaluation.samples` responses of this update."""
@@ -292,9 +315,18 @@ class Trainer:
         self._unrecorded = state.get("unrecorded")
         self.folder.truncate_after(self.update if self._unrecorded is None else self.update - 1)
         self._state.restore(tensors, state)
+        self._resume_stopping()
         self._announce_calls()
         if self._unrecorded is not None:
             self._write_record()
+
+    def _resume_stopping(self) -> None:
+        """See the metrics up to the checkpoint again."""
+        last = self.update if self._unrecorded is None else self.update - 1
+        rows = [row for row in self.folder.read_metrics() if row["update"] <= last]
+        self._stopping.begin([*rows, *([] if self._unrecorded is None else [self._unrecorded["line"]])])
+        if self.settings.stop.metric is not None and self.agreed(self._stopping.due):
+            self.stopped_early = self._stopping.reason
 
     def _announce_calls(self) -> None:
         """Say what the calls of servers come to, where reward or measures make any."""

@@ -335,7 +335,7 @@ def test_a_loop_of_ones_own_learns_what_the_packages_loop_learns(small: Sequence
     trainer = pgsrm.Trainer.build(*words)
     folder = trainer.folder.path
     lines = []
-    while trainer.update < trainer.updates:
+    while not trainer.done:
         rollout = trainer.sample(trainer.draw_prompts())
         scored = trainer.score(rollout)
         lines.append(trainer.record(rollout, scored, trainer.learn(rollout, scored), started=0.0))

@@ -76,8 +76,8 @@ def curve(variant: Variant, column: str, points: int = POINTS) -> Curve | None:
         return _at_evaluations(runs, column, n)
     values = np.stack([_at_updates(run, column, n) for run in runs])  # (seeds, n)
     kept = np.unique(np.linspace(0, n - 1, points).round().astype(int))
-    smooth = rolling_mean(values, window(runs[0].updates))[:, kept]
-    faint = rolling_mean(values[:MOST_FAINT], window(runs[0].updates, SMOOTHING / FAINT_SHARE))[:, kept]
+    smooth = rolling_mean(values, window(runs[0].planned))[:, kept]
+    faint = rolling_mean(values[:MOST_FAINT], window(runs[0].planned, SMOOTHING / FAINT_SHARE))[:, kept]
     low, high = bootstrap_band(smooth)
     episodes = np.interp(kept + 1, runs[0].metrics["update"], runs[0].metrics["episodes"])
     return Curve(episodes, smooth.mean(0), low, high, faint, len(runs))

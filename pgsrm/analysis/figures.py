@@ -198,14 +198,16 @@ def seeds_label(variants: Sequence[Variant]) -> str:
 
 def axis_note(variants: Sequence[Variant], cut: bool) -> str:
     """The line below the panels: what the lines and the band are, and whether spikes leave the frame."""
-    windows = {window(variant.runs[0].updates) for variant in variants}
+    windows = {window(variant.runs[0].planned) for variant in variants}
     updates = f" ({windows.pop()})" if len(windows) == 1 else ""
     most = max(len(variant.complete or variant.runs) for variant in variants)
     faint = "; faint: each run" if len(variants) <= RAW_CURVES else ""
     few = " (few seeds: their range)" if most < SEEDS_FOR_A_BOOTSTRAP else ""
     band = f"; band: 95% bootstrap of the mean{few}" if most > 1 else ""
     spikes = "; spikes cut off" if cut else ""
-    return f"Thick: rolling mean, 2% of the updates{updates}{faint}{band}{spikes}."
+    early = any(run.stopped_early for variant in variants for run in variant.complete)
+    ends = " A curve ends where its first seed stopped early." if early else ""
+    return f"Thick: rolling mean, 2% of the updates{updates}{faint}{band}{spikes}.{ends}"
 
 
 def draw_panel(

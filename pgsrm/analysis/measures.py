@@ -69,7 +69,7 @@ def series(run: Run, column: str) -> Series:
     noise = None
     if column in SPREAD and SPREAD[column] in run.metrics:
         # The spread divides by B, an unbiased variance of a response by B - 1, and that of their mean by B once more.
-        batch = run.episodes / run.updates
+        batch = run.episodes / run.planned
         noise = run.metrics[SPREAD[column]][lines] / max(batch - 1, 1) ** 0.5
     return Series(updates, run.metrics["episodes"][lines], values, run.updates, noise)
 

@@ -86,7 +86,9 @@ def _read(client: MlflowClient, uri: str, run: MlflowRun, columns: Sequence[str]
     if not has_choices(config):
         return None, [f"{uri}/{name}: left out, it has no tags task and reward"]
     metrics, problems = _metrics(client, run, columns)
-    read, notes = examine(Run(Path(name), config, _status(run, config), metrics, _link(uri, run)), f"{uri}/{name}")
+    read, notes = examine(
+        Run(Path(name), config, _status(run, config, metrics), metrics, _link(uri, run)), f"{uri}/{name}"
+    )
     return read, [*(f"{uri}/{name}: {problem}" for problem in problems), *notes]
 
 
@@ -143,14 +145,17 @@ def _metrics(client: MlflowClient, run: MlflowRun, columns: Sequence[str]) -> tu
     return table, notes
 
 
-def _status(run: MlflowRun, config: Mapping[str, Any]) -> dict[str, Any]:
+def _status(run: MlflowRun, config: Mapping[str, Any], metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
     ppo = config.get("ppo")
     episodes, batch = (ppo.get(key) if isinstance(ppo, dict) else None for key in ("episodes", "batch_size"))
     planned = episodes // batch if isinstance(episodes, int) and isinstance(batch, int) and batch else None
     seconds = (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None
+    state, reason = STATES.get(run.info.status, "unknown"), run.data.tags.get("reason")
     return {
-        "state": STATES.get(run.info.status, "unknown"),
-        "reason": run.data.tags.get("reason"),
+        "state": state,
+        "reason": reason,
+        "stopped_early": state == "finished" and bool(reason),  # the only reason that a finished run has
+        "update": int(max(metrics["update"], default=0)),
         "updates": planned,
         "seconds": seconds,
     }

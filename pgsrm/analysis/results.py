@@ -99,7 +99,7 @@ def learning(variants: Sequence[Variant]) -> Table:
         rows,
         len(_name_head(variants)),
         {"change": "+z.3f", "gain kept": ".2f", matched[1]: ",.0f", "minutes per run": ".1f"},
-        ("Tenth: mean of `reward/mean` over that tenth of the updates.", *matches, INTERVAL),
+        ("Tenth: mean of `reward/mean` over that tenth of the updates.", *_stopped_early(variants), *matches, INTERVAL),
     )
 
 
@@ -122,8 +122,17 @@ def evaluation(variants: Sequence[Variant]) -> Table:
         rows,
         len(_name_head(variants)),
         formats,
-        (f"Greedy answers on all prompts, unless sampled is said{sampled}.", INTERVAL),
+        (f"Greedy answers on all prompts, unless sampled is said{sampled}.", *_stopped_early(variants), INTERVAL),
     )
+
+
+def _stopped_early(variants: Sequence[Variant]) -> list[str]:
+    """What the numbers of runs that stopped early are, as a list of one line; empty where there are none."""
+    runs = [run for variant in variants for run in variant.complete if run.stopped_early]
+    if not runs:
+        return []
+    who = "1 run stopped early" if len(runs) == 1 else f"{len(runs)} runs stopped early"
+    return [f"{who}: start, end and tenths are of the updates that were made."]
 
 
 def _recorded(variants: Sequence[Variant], column: str) -> bool:
@@ -177,6 +186,8 @@ def seeds(variant: Variant) -> str:
 
 def state(run: Run) -> str:
     """The state of a run as a table shows it: "finished", "failed, 41% of the updates"."""
+    if run.complete and run.stopped_early:
+        return f"stopped early, {run.last_update / run.planned:.0%} of the updates"
     return "finished" if run.complete else f"{run.state}, {run.progress:.0%} of the updates"
 
 

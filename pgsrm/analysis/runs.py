@@ -22,6 +22,7 @@ from pgsrm.record import RunFolder
 from pgsrm.record.config_file import read_config
 from pgsrm.record.differences import settings
 from pgsrm.record.model_name import DEFAULTS
+from pgsrm.record.tenths import course
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,9 +100,19 @@ class Run:
         return int(self.metrics["update"][-1])
 
     @property
-    def updates(self) -> int:
+    def planned(self) -> int:
         """Updates planned; those recorded where the status does not tell."""
         return int(self.status.get("updates") or self.last_update)
+
+    @property
+    def updates(self) -> int:
+        """Updates of the run's course: those planned, or those made where it stopped early."""
+        return course(self.status) or self.last_update
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether early stopping ended the run before its last planned update."""
+        return bool(self.status.get("stopped_early"))
 
     @property
     def failed(self) -> bool:
@@ -116,7 +127,7 @@ class Run:
     @property
     def episodes(self) -> float:
         """Episodes planned, from the episodes per update of what is recorded."""
-        return float(self.metrics["episodes"][-1]) * self.updates / self.last_update
+        return float(self.metrics["episodes"][-1]) * self.planned / self.last_update
 
     @property
     def state(self) -> str:
@@ -135,12 +146,12 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether the run ended well and every planned update is on file."""
+        """Whether the run ended well and every update of its course is on file."""
         return self.state == "finished" and self.last_update >= self.updates and not self.missing
 
     @property
     def progress(self) -> float:
-        """Share of the planned updates that is on file, in [0, 1]."""
+        """Share of the updates of its course that is on file, in [0, 1]."""
         return min(self.recorded / self.updates, 1.0)
 
     def series(self, column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -179,10 +179,10 @@ def _keyed(runs: Sequence[Run], notes: list[str]) -> list[tuple[Key, Run]]:
         shared = functools.reduce(set.intersection, [set(run.settings) for run in claimed])
         names = sorted(n for n in shared if n.startswith(DECIDING) and not n.startswith("reward.embedder"))
         differing = [n for n in names if len({run.settings[n] for run in claimed}) > 1]
-        lengths = len({run.updates for run in claimed}) > 1
+        lengths = len({run.planned for run in claimed}) > 1
         for run in claimed:
             deciding = [f"{name}={run.settings[name]}" for name in differing]
-            deciding += [f"{run.updates} updates"] if lengths else []
+            deciding += [f"{run.planned} updates"] if lengths else []
             keyed.append((Key(run.task, run.reward, run.variant, tuple(deciding)), run))
         if differing or lengths:
             what = ", ".join([*differing, *(["the number of updates"] if lengths else [])])

@@ -67,6 +67,7 @@ def identify(
         **_of_algorithm(settings),
         "evaluation": _evaluation(settings.evaluation, evaluated_with),
         **({"masked words": WordList(mask, "task.mask").digest} if (mask := settings.task.mask) else {}),
+        **({"early stopping": _chosen(settings.stop)} if settings.stop.metric is not None else {}),
         "evaluation's code": source_digests(settings.evaluation.embedder),
         **({"measures' code": source_digests(measures)} if (measures := settings.evaluation.measures) else {}),
     }

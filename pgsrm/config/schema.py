@@ -21,7 +21,7 @@ from pgsrm.parent.settings import ParentSettings
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.reward_model.settings import RewardModelSettings
 from pgsrm.util.errors import UserError
-from pgsrm.util.numbers import Count, Finite
+from pgsrm.util.numbers import Count, Finite, NonNegative
 from pgsrm.util.text import has_half_character
 
 
@@ -154,6 +154,19 @@ class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     updates: Count | None = None
 
 
+class StopSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Early stopping: a run ends when a metric has not improved for a while."""
+
+    # The metric, as in metrics.jsonl; null = the run makes all its updates.
+    metric: Annotated[str, Meta(min_length=1)] | None = None
+    # Values without an improvement after which the run ends: evaluations, where the metric is in eval/, otherwise updates.
+    patience: Count = 5
+    # Whether more is better or less is.
+    mode: Literal["max", "min"] = "max"
+    # What a value must be better by than the best one so far, to be an improvement.
+    min_delta: NonNegative = 0.0
+
+
 class PathSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Where a run writes."""
 
@@ -181,6 +194,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     trackers: list[Literal["tensorboard", "wandb"]] = []
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
+    # When a run ends before its last update.
+    stop: StopSettings = StopSettings()
     paths: PathSettings
     # Decides the drawn prompts and the sampled tokens.
     seed: Annotated[int, Meta(ge=0, lt=2**32)]
@@ -225,6 +240,8 @@ def read_settings(config: DictConfig) -> Settings:
     settings.ppo.check()
     check_algorithm(settings.algorithm, settings.ppo, settings.processes)
     settings.cluster.check()
+    if settings.stop.metric is not None:
+        check_metric(settings, "stop.metric", settings.stop.metric)
     if settings.model.lora is not None and settings.ppo.kl_reference == "previous":
         raise UserError(
             "ppo.kl_reference=previous: with model.lora the reference is the model without its adapters; "
@@ -237,6 +254,14 @@ def read_settings(config: DictConfig) -> Settings:
         if key in ("embedder", "reward") or node is not None:
             _check_target(node, key)
     return settings
+
+
+def check_metric(settings: Settings, key: str, metric: str) -> None:
+    """Raise UserError where it is plain before a run that it will not have the metric that `key` names."""
+    if metric.startswith("eval/holdout") and settings.task.holdout == 0:
+        raise UserError(f"{key}={metric}: no prompts are held out; set task.holdout=0.2")
+    if metric.endswith("_other_reward") and settings.evaluation.embedder is None:
+        raise UserError(f"{key}={metric}: there is no second embedder; choose embedder@evaluation.embedder=...")
 
 
 def _refuse_half_characters(node: Any, path: str = "") -> None:

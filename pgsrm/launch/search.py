@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pgsrm.config.plan import Plan
+from pgsrm.config.schema import check_metric
 from pgsrm.launch.sweep import SweepFailed, print_where
 from pgsrm.record import RunFolder
 from pgsrm.record.summary import end_of_run_line, summarise
-from pgsrm.record.tenths import tenth_bounds
+from pgsrm.record.tenths import course, tenth_bounds
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,12 +81,7 @@ def check_search(plans: Sequence[Plan]) -> None:
                 "dry_run=true: a search chooses its runs by the results of those before, so there is no list of them to "
                 "show; leave it out"
             )
-        if settings.objective.startswith("eval/holdout") and settings.task.holdout == 0:
-            raise UserError(f"objective={settings.objective}: no prompts are held out; set task.holdout=0.2")
-        if settings.objective.endswith("_other_reward") and settings.evaluation.embedder is None:
-            raise UserError(
-                f"objective={settings.objective}: there is no second embedder; choose embedder@evaluation.embedder=..."
-            )
+        check_metric(settings, "objective", settings.objective)
 
 
 def check_waits(wait: bool) -> None:
@@ -101,7 +97,7 @@ def objective(folder: RunFolder, metric: str) -> float:
     """What a finished run came to; NaN if it diverged.
 
     As in status and report: of a metric in eval/ the last evaluation's value, of any other the mean over the last tenth of the
-    planned updates.
+    run's updates.
 
     Raises:
         UserError: the run has no such metric.
@@ -113,7 +109,7 @@ def objective(folder: RunFolder, metric: str) -> float:
         raise UserError(f"objective={metric}: {folder.name} has no such metric; there are {', '.join(names)}")
     if metric.startswith("eval/"):
         return values[max(values)]
-    after, until = tenth_bounds(int((folder.status() or {}).get("updates") or max(values)))[-1]
+    after, until = tenth_bounds(course(folder.status() or {}) or max(values))[-1]
     last = [value for update, value in values.items() if after < update <= until]
     return math.fsum(last) / len(last) if last else math.nan
 

@@ -15,7 +15,7 @@ import msgspec
 from pgsrm.record.config_file import read_config
 from pgsrm.record.differences import in_common, labels, short_names, words
 from pgsrm.record.run_folder import RunFolder
-from pgsrm.record.tenths import tenth_bounds
+from pgsrm.record.tenths import course, tenth_bounds
 
 _SHARED = (
     "task",
@@ -39,7 +39,7 @@ class Summary:
     update: int
     updates: int  # planned
     seconds: float
-    reward_first: float  # mean of reward/mean over the first tenth of the planned updates
+    reward_first: float  # mean of reward/mean over the first tenth of its updates: planned, or made if it stopped early
     reward_last: float  # and over the last
     reward_now: float  # of the last update that was made, like entropy and kl
     entropy: float
@@ -105,7 +105,8 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
     """
     status = folder.status() or {}
     updates = int(status.get("updates") or 0)
-    tenths = tenth_bounds(updates)
+    whole = course(status)  # less than planned, of a run that stopped early
+    tenths = tenth_bounds(whole)
     last = _last_lines(folder.metrics, after=tenths[-1][0])
     made = max(last, default=0)
     first = _first_lines(folder.metrics, tenths[0][1]) if made >= tenths[0][1] > 0 else {}
@@ -120,7 +121,7 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
         updates=updates,
         seconds=status.get("seconds") or math.nan,
         reward_first=_mean_reward(first, tenths[0]),
-        reward_last=_mean_reward(last, tenths[-1]) if made >= updates else math.nan,
+        reward_last=_mean_reward(last, tenths[-1]) if made >= whole else math.nan,
         reward_now=_number(newest.reward),
         entropy=_number(newest.entropy),
         kl=_number(newest.kl),

@@ -104,7 +104,7 @@ class Queue:
             return f"job {job.id}: {slurm.lower()}" + (f", {reason}" if reason != "None" else "")
         if state == "cut off":
             return _last_words(folder, job)
-        return (folder.status() or {}).get("reason") if state in ("failed", "stopped") else None
+        return (folder.status() or {}).get("reason") if state in ("failed", "stopped", "finished") else None
 
 
 def _last_words(folder: RunFolder, job: Job | None) -> str:
