@@ -18,7 +18,7 @@ from omegaconf import OmegaConf, open_dict
 
 from pgsrm.config.compose import plan_words
 from pgsrm.launch.optuna_search import Space, _name
-from pgsrm.launch.search import objective, searched_keys
+from pgsrm.launch.search import intermediate, objective, searched_keys
 from pgsrm.record import RunFolder
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
@@ -38,16 +38,21 @@ class Trainer:
     def __init__(self) -> None:
         self.trained: list[str] = []
         self.fate: dict[int, str] = {}
+        self.watches = True  # False: runs end before anybody looks at what they have come to
 
-    def __call__(self, plans: Sequence[Any], slots: Sequence[Any], table: Any) -> None:
+    def __call__(self, plans: Sequence[Any], slots: Sequence[Any], table: Any, prune: Any = None) -> None:
         for plan in plans:
             fate = self.fate.get(len(self.trained), "finished")
             self.trained.append(plan.folder.name)
             assert plan.folder.acquire()
             value = math.nan if fate == "diverged" else worth(plan.config["ppo"]["actor_lr"])
-            for update in range(5):
-                plan.folder.append_metrics({"update": update, "reward/mean": update / 8, METRIC: value * update / 4})
             state = "finished" if fate == "diverged" else fate
+            for update in range(5):
+                line = {"update": update, "episodes": 4 * update, "reward/mean": update / 8, METRIC: value * update / 4}
+                plan.folder.append_metrics(line)
+                if prune is not None and self.watches and prune(plan.folder):
+                    state = "stopped"
+                    break
             reason = {"failed": "loss is not finite", "stopped": "stopped by a signal"}.get(state)
             plan.folder.write_status(state=state, reason=reason, update=4)
             plan.folder.release()
@@ -146,6 +151,58 @@ def test_runs_that_fail_or_diverge_are_failed_trials(search: Callable[..., Any],
     assert none.err.splitlines()[-1] == "pgsrm: all 2 trials so far failed, for the reasons above; the search ends here"
 
 
+def outcomes(done: Any) -> list[str]:
+    return [line for line in done.out.splitlines() if line.startswith(("trial ", "best of ")) and ":" in line]
+
+
+def test_pruning_gives_up_what_is_below_the_median_whether_or_not_anybody_looked(
+    search: Callable[..., Any], trainer: Trainer, tmp_path: Path
+) -> None:
+    from pgsrm.launch.status import table
+
+    words = (RATE, "hydra.sweeper.trials=8", "hydra.sweeper.prune=true", "hydra.sweeper.prune_after=2")
+    seen = search(*words, "hydra.sweeper.study=seen")
+    assert seen.code == 0, seen.err
+    pruned = [line for line in outcomes(seen) if line.endswith("pruned by the search at 4 episodes")]
+    assert pruned and sum(line.endswith("  pruned") for line in seen.out.splitlines()) == len(pruned)
+    assert not any(": " in line and "pruned" in line for line in outcomes(seen)[:2])  # nothing to compare with
+    folders = [RunFolder(path) for path in (tmp_path / "outputs/runs").iterdir()]
+    stopped = [folder for folder in folders if folder.state() == "stopped"]
+    assert len(stopped) == len(pruned) and f"{len(stopped)} stopped" in table(folders)
+    count = len(trainer.trained)
+    again = search(*words, "hydra.sweeper.study=seen")
+    assert again.code == 0 and len(trainer.trained) == count and outcomes(again) == outcomes(seen)[-1:]
+    assert f"{8 - len(pruned)} trials done, {len(pruned)} pruned" in again.out
+    trainer.watches = False
+    late = search(*words, "hydra.sweeper.study=late", f"paths.outputs={tmp_path / 'late'}")
+    assert outcomes(late) == outcomes(seen)
+
+
+def test_a_process_whose_run_is_given_up_writes_a_checkpoint_and_the_reason(small: Sequence[str]) -> None:
+    from pgsrm.launch.local import run_batch
+
+    words = [word for word in small if not word.startswith("ppo.episodes")]
+    this = plan_words(*words, "ppo.episodes=40000")
+
+    def prune(folder: RunFolder) -> str | None:
+        return "pruned by a test" if (folder.last_metrics() or {}).get("update", 0) > 0 else None
+
+    run_batch([this], slots=1, prune=prune)
+    assert this.folder.state() == "stopped" and (this.folder.status() or {})["reason"] == "pruned by a test"
+    assert list(this.folder.checkpoints.iterdir())
+
+
+def test_what_a_run_has_come_to_is_of_evaluations_or_whole_tenths(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    folder.write_status(state="running", updates=40)
+    for update in range(11):
+        evaluated = {METRIC: update / 40} if update % 5 == 0 else {}
+        folder.append_metrics({"update": update, "episodes": 2 * update, "reward/mean": float(update), **evaluated})
+    assert intermediate(folder, METRIC) == {0: 0.0, 10: 0.125, 20: 0.25}
+    assert intermediate(folder, "reward/mean") == {8: 2.5, 16: 6.5}
+
+
 WRONG = [
     (["seed=3"], r"hydra/sweeper=search: nothing to search; give a key several values"),
     ([RATE, "hydra.sweeper.trials=0"], r"hydra\.sweeper\.trials=0: expected a whole number >= 1"),
@@ -161,6 +218,18 @@ WRONG = [
     (
         ["ppo.actor_lr=tag(log,interval(0.0,1.0))"],
         r"ppo\.actor_lr=tag\(log,interval\(0\.0,1\.0\)\): .*correct the ends",
+    ),
+    ([RATE, "hydra.sweeper.prune=maybe"], r"hydra\.sweeper\.prune=maybe: expected true or false"),
+    ([RATE, "hydra.sweeper.prune_after=0"], r"hydra\.sweeper\.prune_after=0: expected a whole number >= 1"),
+    (
+        [
+            RATE,
+            "hydra.sweeper.prune=true",
+            "hydra/launcher=slurm",
+            "hydra.launcher.slots=2",
+            "hydra.launcher.wait=true",
+        ],
+        r"hydra\.sweeper\.prune=true: hydra/launcher=slurm gives no run up",
     ),
     ([RATE, "hydra/launcher=slurm", "hydra.launcher.slots=2"], r"hydra/launcher=slurm: .*hydra\.launcher\.wait=true"),
     (

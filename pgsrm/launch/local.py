@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.config.plan import Plan
-from pgsrm.launch.search import check_search
+from pgsrm.launch.search import Judge, check_search
 from pgsrm.launch.sweep import (
     Survey,
     freeze,
@@ -27,6 +27,7 @@ from pgsrm.train import OTHERS
 from pgsrm.util.errors import UserError
 
 POLL_SECONDS = 0.5
+PRUNE_SECONDS = 2.0  # between two looks at what the runs of a search have come to
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,16 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, r
     report([p for p, need in zip(surveyed.plans, surveyed.needs, strict=True) if need not in elsewhere], experiment)
 
 
-def run_batch(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, retry_failed: bool = True) -> str | None:
+def run_batch(
+    plans: Sequence[Plan],
+    slots: int | None,
+    runs_per_gpu: int = 1,
+    retry_failed: bool = True,
+    prune: Judge | None = None,
+) -> str | None:
     """The runs that a search tries next: freeze them and train those that have not finished; MLflow's experiment.
+
+    prune: says of a run that it is to be given up; it is stopped then, with a checkpoint.
 
     Raises:
         UserError: for what would leave the search without their results.
@@ -78,19 +87,20 @@ def run_batch(plans: Sequence[Plan], slots: int | None, runs_per_gpu: int = 1, r
         surveyed = survey(plans, retry_failed)
         places = make_slots(surveyed.to_start or surveyed.plans, slots, visible_gpus(), runs_per_gpu)
         freeze(surveyed.to_start)
-    return _train_and_send(surveyed, places)
+    return _train_and_send(surveyed, places, prune)
 
 
-def _train_and_send(surveyed: Survey, places: Sequence[Slot]) -> str | None:
+def _train_and_send(surveyed: Survey, places: Sequence[Slot], prune: Judge | None = None) -> str | None:
     """Train what is to start, send MLflow what it has not got, and return its experiment."""
     from pgsrm.record.progress import SweepTable
 
     tracking = surveyed.plans[0].config["tracking"]
     experiment = prepare_tracking(tracking)
     folders = [plan.folder for plan in surveyed.plans]
-    if surveyed.to_start:
+    wanted = [plan for plan in surveyed.to_start if prune is None or not prune(plan.folder)]
+    if wanted:
         with SweepTable(folders) as table:
-            _train(surveyed.to_start, places, table)
+            _train(wanted, places, table, prune)
     if tracking is not None:
         send_the_rest(folders)
     return experiment
@@ -136,11 +146,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _train(plans: Sequence[Plan], slots: Sequence[Slot], table: Any) -> None:
+def _train(plans: Sequence[Plan], slots: Sequence[Slot], table: Any, prune: Judge | None = None) -> None:
     """Keep all slots busy. Whatever ends this (a signal, an error) passes SIGTERM on and waits for checkpoints."""
     queue, free = list(plans), list(slots)
     running: list[tuple[subprocess.Popen[bytes], Slot]] = []
-    stopping = False
+    stopping, looked = False, time.monotonic()
+    given_up: dict[int, str] = {}  # process -> why it was stopped
 
     def stop(number: int, frame: object) -> None:
         nonlocal stopping
@@ -152,7 +163,10 @@ def _train(plans: Sequence[Plan], slots: Sequence[Slot], table: Any) -> None:
             for process, slot in [pair for pair in running if pair[0].poll() is not None]:
                 running.remove((process, slot))
                 free.append(slot)
-                _note_crash(process)
+                _note_end(process, given_up)
+            if prune is not None and time.monotonic() - looked > PRUNE_SECONDS:
+                looked = time.monotonic()
+                _give_up([process for process, _ in running], prune, given_up)
             while queue and free:
                 slot = free.pop(0)
                 running.append((_start(queue.pop(0).folder, slot), slot))
@@ -163,7 +177,7 @@ def _train(plans: Sequence[Plan], slots: Sequence[Slot], table: Any) -> None:
             process.terminate()
         for process, _ in running:
             process.wait()
-            _note_crash(process)
+            _note_end(process, given_up)
         table.refresh()
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -182,10 +196,31 @@ def _start(folder: RunFolder, slot: Slot) -> "subprocess.Popen[bytes]":
         )
 
 
-def _note_crash(process: "subprocess.Popen[bytes]") -> None:
-    """A process that was killed, or failed before it could say so, left no end in its status: write it."""
+def _folder_of(process: "subprocess.Popen[bytes]") -> RunFolder:
     assert isinstance(process.args, list)
-    folder = RunFolder(str(process.args[3]))
+    return RunFolder(str(process.args[3]))
+
+
+def _give_up(processes: Sequence["subprocess.Popen[bytes]"], prune: Judge, given_up: dict[int, str]) -> None:
+    """Ask those of the processes to stop whose runs are to be given up, and note why."""
+    for process in processes:
+        if process.pid not in given_up and (reason := prune(_folder_of(process))):
+            given_up[process.pid] = reason
+            process.terminate()
+
+
+def _note_end(process: "subprocess.Popen[bytes]", given_up: dict[int, str]) -> None:
+    """Write what a process that has ended could not say: that its run was given up, or how it crashed."""
+    folder = _folder_of(process)
+    if process.pid in given_up and folder.state() == "stopped" and folder.acquire():
+        folder.write_status(reason=given_up[process.pid])
+        folder.release()
+        return
+    _note_crash(process, folder)
+
+
+def _note_crash(process: "subprocess.Popen[bytes]", folder: RunFolder) -> None:
+    """A process that was killed, or failed before it could say so, left no end in its status: write it."""
     if process.returncode in (0, OTHERS) or folder.state() not in ("running", "cut off", "waiting"):
         return
     if folder.acquire():

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pgsrm.config.plan import Plan
-from pgsrm.launch.search import check_search, check_waits
+from pgsrm.launch.search import Judge, Pruned, check_search, check_waits, intermediate
 from pgsrm.launch.sweep import SweepFailed, outputs_of, prepare_tracking, print_where
+from pgsrm.record import RunFolder
 from pgsrm.record.mlflow_store import sqlite_uri
 from pgsrm.record.summary import aligned
 from pgsrm.util.errors import UserError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
 
-Launch = Callable[[Sequence[Sequence[str]], int], "Sequence[JobReturn]"]
+Launch = Callable[[Sequence[Sequence[str]], int, Judge | None], "Sequence[JobReturn]"]
 _DIGITS = 4  # significant ones of a value that is tried, so that names and tables can be read
 _SAMPLERS = ("TPESampler", "GPSampler", "CmaEsSampler", "RandomSampler")
 _WORDS = "overrides"  # a trial's words for the command line, kept with it
@@ -89,6 +90,7 @@ def search(
     sampler: str,
     seed: int,
     study_name: str | None,
+    prune_after: int | None = None,
 ) -> None:
     """Train runs until there are `trials` of them with a result, and print what they came to, the best first.
 
@@ -102,7 +104,8 @@ def search(
         study_name: its name in optuna.db; None for one of its own.
         corners: the plans of `space.corners()`: their identities are part of the study's name, so that other data, code or
             settings make another study.
-        launch: trains the runs with these overrides, as the launchers do.
+        launch: trains the runs with these overrides, as the launchers do, and gives up those that a judge says.
+        prune_after: trials with a result from which runs are given up that stand below their median; None: never.
 
     Raises:
         UserError: a sampler that is none, or a study of another space.
@@ -119,7 +122,8 @@ def search(
         study, space, trials, at_a_time, lambda number: _make_sampler(sampler, _seed(seed, number))
     ):
         jobs = [trial.user_attrs[_WORDS] for trial in batch]
-        for trial, outcome in zip(batch, launch(jobs, batch[0].number), strict=True):
+        judge = None if prune_after is None else _median_rule(study, metric, prune_after)
+        for trial, outcome in zip(batch, launch(jobs, batch[0].number, judge), strict=True):
             _tell(study, trial, outcome, space, metric)
         _stop_if_all_fail(study)
     print("\n".join(_table(study, space, metric, direction)))
@@ -149,6 +153,40 @@ def slots_of(config: "DictConfig", plan: Plan, trials: int) -> int:
             )
         return min(slots, trials)
     return len(make_slots([plan] * trials, slots, visible_gpus(), launcher.get("runs_per_gpu") or 1))
+
+
+def check_can_prune(config: "DictConfig") -> None:
+    """Raise UserError for a launcher that does not end a run for a search."""
+    name = config.hydra.runtime.choices["hydra/launcher"]
+    if name != "local":
+        raise UserError(
+            f"hydra.sweeper.prune=true: hydra/launcher={name} gives no run up; choose hydra/launcher=local, or "
+            "hydra.sweeper.prune=false"
+        )
+
+
+def _median_rule(study: "Study", metric: str, after: int) -> Judge:
+    """Optuna's MedianPruner, step by step through what a run has come to, in episodes.
+
+    It compares with the trials that have a result. Those of the batch get theirs together, when all of its runs have ended: so
+    no verdict depends on which of several runs is quicker, or on when somebody looks.
+    """
+    optuna = _import_optuna()
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=after)
+
+    def judge(folder: RunFolder) -> str | None:
+        seen: dict[int, float] = {}
+        for step, value in sorted(intermediate(folder, metric).items()):
+            seen[step] = value
+            so_far = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=dict(seen))
+            if pruner.prune(study, so_far):
+                return (
+                    f"pruned by the search at {step} episodes: {metric}={_text(float(value))} and all before are worse than "
+                    "the median of the other trials; its own command resumes it"
+                )
+        return None
+
+    return judge
 
 
 def _import_optuna() -> Any:
@@ -276,11 +314,17 @@ def _next_trials(
 
 def _tell(study: "Study", trial: "BaseTrial", outcome: "JobReturn", space: Space, metric: str) -> None:
     from hydra.core.utils import JobStatus
-    from optuna.trial import TrialState
+    from optuna.trial import Trial, TrialState
 
+    so_far = intermediate(RunFolder(outcome.working_dir), metric) if outcome.working_dir else {}
+    for step, value in so_far.items():
+        Trial(study, trial._trial_id).report(value, step)
     if outcome.status is JobStatus.COMPLETED:
         study.tell(trial.number, outcome.return_value)
         came_to = f"{metric}={_text(outcome.return_value)}"
+    elif isinstance(outcome._return_value, Pruned):
+        study.tell(trial.number, state=TrialState.PRUNED)
+        came_to = str(outcome._return_value).partition(":")[0]
     else:
         study.tell(trial.number, state=TrialState.FAIL)
         came_to = f"failed ({outcome._return_value})"
@@ -296,10 +340,12 @@ def _so_far(study: "Study") -> str:
 
     done = len(study.get_trials(states=[TrialState.COMPLETE]))
     failed = len(study.get_trials(states=[TrialState.FAIL]))
-    begun = len(study.trials) - done - failed
+    pruned = len(study.get_trials(states=[TrialState.PRUNED]))
+    begun = len(study.trials) - done - failed - pruned
     if not study.trials:
         return "new"
-    return f"{done} trials done" + (f", {failed} failed" if failed else "") + (f", {begun} to resume" if begun else "")
+    others = "".join(f", {count} {name}" for count, name in ((failed, "failed"), (pruned, "pruned")) if count)
+    return f"{done} trials done{others}" + (f", {begun} to resume" if begun else "")
 
 
 def _stop_if_all_fail(study: "Study") -> None:
@@ -319,10 +365,11 @@ def _table(study: "Study", space: Space, metric: str, direction: str) -> list[st
     if not done:
         raise SweepFailed("no trial has a result, for the reasons above")
     done.sort(key=lambda trial: (sign * (trial.value or 0.0), trial.number))
-    failed = [trial for trial in study.trials if trial.state is not TrialState.COMPLETE]
+    others = [trial for trial in study.trials if trial.state is not TrialState.COMPLETE]
+    ends = ["pruned" if trial.state is TrialState.PRUNED else "failed" for trial in others]
     rows = [
         [str(trial.number), *(_text(trial.params.get(key, "-")) for key in space.searched), result]
-        for trials, results in ((done, [_text(trial.value) for trial in done]), (failed, ["failed"] * len(failed)))
+        for trials, results in ((done, [_text(trial.value) for trial in done]), (others, ends))
         for trial, result in zip(trials, results, strict=True)
     ]
     return aligned([["trial", *space.searched, metric], *rows], left=0)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
 
+Judge = Callable[[RunFolder], str | None]  # why a search ends a run before its end; None: it goes on
+
 _WHOLE_SWEEPS = ("hydra_plugins.pgsrm_sweeper.", "hydra._internal.core_plugins.basic_sweeper.")
 _OURS = "hydra_plugins.pgsrm_"
 
@@ -46,6 +48,7 @@ def launch(
     sweep: Callable[[Sequence[Plan]], None],
     batch: Callable[[Sequence[Plan]], str | None],
     states: Callable[[list[RunFolder]], Callable[[RunFolder], str]],
+    pruned: Judge | None = None,
 ) -> "list[JobReturn]":
     """Plan the runs of one call of Hydra to a launcher, and train them; in a search, what each came to.
 
@@ -57,6 +60,7 @@ def launch(
         sweep: trains a whole sweep.
         batch: trains what a search tries next, waits for its end, and returns MLflow's experiment.
         states: of these folders, as they are after the batch.
+        pruned: says of a run that the search gives it up.
 
     Raises:
         UserError: an override is wrong; no run has started then.
@@ -70,7 +74,7 @@ def launch(
         return []
     plans = composer.plans(jobs, named=searched_keys(config))
     report_batch(plans, config, first, batch(plans))
-    return results(plans, jobs, states([plan.folder for plan in plans]))
+    return results(plans, jobs, states([plan.folder for plan in plans]), pruned)
 
 
 def check_search(plans: Sequence[Plan]) -> None:
@@ -105,7 +109,7 @@ def objective(folder: RunFolder, metric: str) -> float:
     rows = folder.read_metrics()
     values = {int(row["update"]): row[metric] for row in rows if isinstance(row.get(metric), int | float)}
     if not values:
-        names = sorted({name for row in rows for name in row} - {"update"})
+        names = sorted({name for row in rows for name in row} - {"update", "episodes"})
         raise UserError(f"objective={metric}: {folder.name} has no such metric; there are {', '.join(names)}")
     if metric.startswith("eval/"):
         return values[max(values)]
@@ -114,15 +118,39 @@ def objective(folder: RunFolder, metric: str) -> float:
     return math.fsum(last) / len(last) if last else math.nan
 
 
+def intermediate(folder: RunFolder, metric: str) -> dict[int, float]:
+    """What a run has come to so far: episodes -> value, for the evaluations or the whole tenths of `objective`'s metric."""
+    rows = [row for row in folder.read_metrics() if isinstance(row.get(metric), int | float)]
+    if metric.startswith("eval/"):
+        return {int(row["episodes"]): row[metric] for row in rows}
+    means: dict[int, float] = {}
+    for after, until in tenth_bounds(course(folder.status() or {})):
+        tenth = [row for row in rows if after < row["update"] <= until]
+        if tenth and tenth[-1]["update"] == until:
+            means[int(tenth[-1]["episodes"])] = math.fsum(row[metric] for row in tenth) / len(tenth)
+    return means
+
+
+class Pruned(UserError):
+    """A run that the search gave up for what it had come to so far."""
+
+
 def results(
-    plans: Sequence[Plan], jobs: Sequence[Sequence[str]], state_of: Callable[[RunFolder], str]
+    plans: Sequence[Plan],
+    jobs: Sequence[Sequence[str]],
+    state_of: Callable[[RunFolder], str],
+    pruned: Judge | None = None,
 ) -> "list[JobReturn]":
     """What each run of a batch came to, as Hydra hands it to the sweeper; a run that failed or diverged has an error there.
+
+    A run that `pruned` gives up has `Pruned` there, also where it ended before it was noticed: how often a machine looks must
+    not decide what a search finds.
 
     Raises:
         SweepFailed: runs were stopped, or others train them; the same command resumes the search.
     """
-    for folder in (plan.folder for plan in plans):
+    given_up = {plan.folder.path: None if pruned is None else pruned(plan.folder) for plan in plans}
+    for folder in (plan.folder for plan in plans if not given_up[plan.folder.path]):
         state = state_of(folder)
         if state in ("stopped", "waiting"):
             raise SweepFailed(f"{folder.name}: {state}; the same command resumes the search")
@@ -130,13 +158,20 @@ def results(
             raise SweepFailed(
                 f"{folder.name}: {state}, started by another command; wait for it, then give this one again"
             )
-    return [_result(plan, job, state_of(plan.folder)) for plan, job in zip(plans, jobs, strict=True)]
+    return [
+        _result(plan, job, state_of(plan.folder), given_up[plan.folder.path])
+        for plan, job in zip(plans, jobs, strict=True)
+    ]
 
 
-def _result(plan: Plan, job: Sequence[str], state: str) -> "JobReturn":
+def _result(plan: Plan, job: Sequence[str], state: str, pruned: str | None) -> "JobReturn":
     from hydra.core.utils import JobReturn, JobStatus
 
     outcome, metric = JobReturn(overrides=list(job), status=JobStatus.FAILED), plan.settings.objective
+    outcome.working_dir = str(plan.folder.path)
+    if pruned:
+        outcome.return_value = Pruned(pruned)
+        return outcome
     if state != "finished":
         reason = (plan.folder.status() or {}).get("reason") or state
         outcome.return_value = UserError(f"{plan.folder.name}: {reason}")

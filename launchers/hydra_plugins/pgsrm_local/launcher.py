@@ -28,6 +28,7 @@ class LocalLauncher(Launcher):
         if type(retry_failed) is not bool:
             raise UserError(f"hydra.launcher.retry_failed={retry_failed}: expected true or false")
         self.slots, self.runs_per_gpu, self.retry_failed = slots, runs_per_gpu, retry_failed
+        self.prune: Any = None  # a search's judge of its runs (pgsrm.launch.search.Judge)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra's call before a sweep, with the sweep's config."""
@@ -56,6 +57,7 @@ class LocalLauncher(Launcher):
             job_overrides,
             initial_job_idx == 0,
             partial(run_sweep, **how),
-            partial(run_batch, **how),
+            partial(run_batch, **how, prune=self.prune),
             lambda folders: RunFolder.state,
+            self.prune,
         )

@@ -23,6 +23,8 @@ class Optuna(Sweeper):
         seed: int = 0,
         study: str | None = None,
         params: Any = None,
+        prune: bool = False,
+        prune_after: int = 5,
     ) -> None:
         if type(trials) is not int or trials < 1:
             raise UserError(f"hydra.sweeper.trials={trials}: expected a whole number >= 1")
@@ -30,6 +32,11 @@ class Optuna(Sweeper):
             raise UserError(f"hydra.sweeper.direction={direction}: not an option; there are maximize, minimize")
         if type(seed) is not int or seed < 0:
             raise UserError(f"hydra.sweeper.seed={seed}: expected a whole number >= 0")
+        if type(prune) is not bool:
+            raise UserError(f"hydra.sweeper.prune={prune}: expected true or false")
+        if type(prune_after) is not int or prune_after < 1:
+            raise UserError(f"hydra.sweeper.prune_after={prune_after}: expected a whole number >= 1")
+        self.prune_after = prune_after if prune else None
         self.trials, self.direction, self.sampler = trials, direction, sampler
         self.seed, self.study, self.params = seed, study, params
 
@@ -45,20 +52,29 @@ class Optuna(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Search what these overrides give several values or an interval; the others are fixed."""
         from pgsrm.config.compose import Composer
-        from pgsrm.launch.optuna_search import Space, search, slots_of
+        from pgsrm.launch.optuna_search import Space, check_can_prune, search, slots_of
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         params = [f"{key}={values}" for key, values in (self.params or {}).items()]
         space = Space.read([*params, *arguments])
         plans = Composer(self.hydra_context.config_loader, self.config).plans(space.corners())
+        if self.prune_after is not None:
+            check_can_prune(self.config)
         search(
             space,
             plans,
-            self.launcher.launch,
+            self._launch,
             trials=self.trials,
             at_a_time=slots_of(self.config, plans[0], self.trials),
             direction=self.direction,
             sampler=self.sampler,
             seed=self.seed,
             study_name=self.study,
+            prune_after=self.prune_after,
         )
+
+    def _launch(self, jobs: Any, first: int, prune: Any) -> Any:
+        assert self.launcher is not None
+        if prune is not None:
+            self.launcher.prune = prune
+        return self.launcher.launch(jobs, first)
