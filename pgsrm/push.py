@@ -27,6 +27,7 @@ _MEASURES = {
     "eval/holdout_gold": "gold measure of sampled answers, held-out prompts",
     "eval/perplexity": "perplexity of plain text",
 }
+ADAPTER = "adapter"  # the folder of LoRA adapters, in a run's folder and in what is pushed
 # Choice of the group `model` -> the model's name on the hub and its licence.
 _BASES = {
     "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
@@ -74,6 +75,7 @@ def model_card(run: "Run", name: str) -> str:
         "## What came out",
         "",
         _table(run),
+        *_adapters(run, base, name),
         "## How it was made",
         "",
         "```sh",
@@ -86,6 +88,27 @@ def model_card(run: "Run", name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _adapter(run: "Run") -> Path:
+    """Where the run's LoRA adapters are, if it has any."""
+    return run.folder / ADAPTER
+
+
+def _adapters(run: "Run", base: str | None, name: str) -> list[str]:
+    if not _adapter(run).is_dir():
+        return []
+    return [
+        "## Adapters",
+        "",
+        "The weights here have the LoRA adapters merged into them. The adapters alone are in the folder `adapter`:",
+        "",
+        "```python",
+        f'model = AutoModelForCausalLM.from_pretrained("{base or "BASE"}")',
+        f'model = PeftModel.from_pretrained(model, "{name}", subfolder="{ADAPTER}")',
+        "```",
+        "",
+    ]
 
 
 def _algorithm(run: "Run") -> list[str]:
@@ -160,6 +183,11 @@ def _write(run: "Run", to: Path, name: str) -> None:
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(run.folder / "model", to, copy_function=shutil.copyfile)
         (to / "README.md").write_text(card, encoding="utf-8")
+        if _adapter(run).is_dir():
+            shutil.copytree(_adapter(run), to / ADAPTER, copy_function=shutil.copyfile)
+            settings = json.loads((to / ADAPTER / "adapter_config.json").read_text(encoding="utf-8"))
+            settings["base_model_name_or_path"] = _base(run)[0]  # a place on this machine is of no use to others
+            (to / ADAPTER / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{to}: can't be written ({error.strerror}); name a folder of yours") from error
 

@@ -34,7 +34,7 @@ from pgsrm.evaluation.equilibrium import predict_entropy
 from pgsrm.evaluation.evaluation import Evaluation
 from pgsrm.evaluation.workload import expected_calls
 from pgsrm.models.load import load_codec, load_model, resolve_device
-from pgsrm.models.lora import add_adapters, merged
+from pgsrm.models.lora import add_adapters, merged, save_adapters
 from pgsrm.models.server import ServerError
 from pgsrm.models.text import Codec
 from pgsrm.policy.choose import build_policy, check_lengths
@@ -337,7 +337,10 @@ class Trainer:
             print(line, file=sys.stderr, flush=True)
 
     def finish(self) -> None:
-        """Save the weights, with adapters merged into them, and the tokenizer in the hub's layout."""
+        """Save the weights and the tokenizer in the hub's layout: adapters beside them, and merged into them."""
+        if self.settings.model.lora is not None and self.processes.first:
+            with writing(self.folder.path):
+                save_adapters(self.policy.model, self.folder.adapter)
         model = self.policy.model if self.settings.model.lora is None else merged(self.policy.model)
         if self.settings.model.shard:
             weights = {name: undivided(tensor).cpu() for name, tensor in model.state_dict().items()}

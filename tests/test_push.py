@@ -51,6 +51,31 @@ def test_the_cards_command_makes_the_same_run(run: pgsrm.Run, tmp_path: Path) ->
     assert again.name.split("-")[-1] == run.name.split("-")[-1]
 
 
+def test_adapters_are_pushed_as_peft_loads_them(small: Sequence[str], tiny: Path, tmp_path: Path) -> None:
+    """Their base with the adapters answers as the merged model does, in the run's folder and in what is pushed."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    lora = ["model.lora={rank: 2}", "ppo.actor_lr=1e-2", "evaluation.text=null"]
+    run = pgsrm.train("task=antonym", *small, *lora, progress=False)
+    to = tmp_path / "pushed"
+    push(run.folder, to)
+    prompt = run.tokenizer("The opposite of", return_tensors="pt").input_ids
+    expected = run.model(prompt).logits
+    assert not torch.allclose(expected, AutoModelForCausalLM.from_pretrained(tiny)(prompt).logits, atol=1e-3)
+    for place, where in ((run.folder / "adapter", {}), (to, {"subfolder": "adapter"})):
+        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), place, **where).eval()
+        assert torch.allclose(adapted(prompt).logits, expected, atol=1e-4)
+    assert AutoModelForCausalLM.from_pretrained(to)(prompt).logits.equal(expected)
+    assert sorted(path.name for path in (to / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert str(tiny) not in (to / "adapter/adapter_config.json").read_text()
+    assert 'subfolder="adapter"' in (to / "README.md").read_text()
+
+
 class Hub:
     """What `HfApi` is asked."""
 

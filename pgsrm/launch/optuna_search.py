@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from optuna import Study
     from optuna.distributions import BaseDistribution
-    from optuna.trial import BaseTrial
+    from optuna.trial import FrozenTrial, Trial
 
 Launch = Callable[[Sequence[Sequence[str]], int, Judge | None], "Sequence[JobReturn]"]
 _DIGITS = 4  # significant ones of a value that is tried, so that names and tables can be read
@@ -293,7 +293,7 @@ def _seed(seed: int, number: int) -> int:
 
 def _next_trials(
     study: "Study", space: Space, trials: int, at_a_time: int, sampler_for: Callable[[int], Any]
-) -> "list[BaseTrial]":
+) -> "list[Trial | FrozenTrial]":
     """Those that were begun and have no result, then new ones.
 
     A sampler is made for each batch, by its first trial's number: a search that was interrupted draws the values that it would
@@ -302,7 +302,7 @@ def _next_trials(
     from optuna.trial import TrialState
 
     begun = [trial for trial in study.get_trials(states=[TrialState.RUNNING]) if _WORDS in trial.user_attrs]
-    batch: list[BaseTrial] = list(begun[:at_a_time])
+    batch: list[Trial | FrozenTrial] = list(begun[:at_a_time])
     count = len(study.trials)
     study.sampler = sampler_for(count)
     for _ in range(min(at_a_time - len(batch), trials - count)):
@@ -312,7 +312,7 @@ def _next_trials(
     return batch
 
 
-def _tell(study: "Study", trial: "BaseTrial", outcome: "JobReturn", space: Space, metric: str) -> None:
+def _tell(study: "Study", trial: "Trial | FrozenTrial", outcome: "JobReturn", space: Space, metric: str) -> None:
     from hydra.core.utils import JobStatus
     from optuna.trial import Trial, TrialState
 
@@ -331,7 +331,7 @@ def _tell(study: "Study", trial: "BaseTrial", outcome: "JobReturn", space: Space
     print(f"trial {trial.number}: {_values(trial, space)}: {came_to}", flush=True)
 
 
-def _values(trial: "BaseTrial", space: Space) -> str:
+def _values(trial: "Trial | FrozenTrial", space: Space) -> str:
     return " ".join(f"{key}={_text(trial.params[key])}" for key in space.searched)
 
 

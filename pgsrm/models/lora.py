@@ -5,6 +5,7 @@ adapters alone.
 """
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 from transformers.pytorch_utils import Conv1D
@@ -41,6 +42,12 @@ def add_adapters(model: Any, settings: LoraSettings) -> Any:
         # often one tensor: what is merged into the one would change the other
         raise UserError(f"model.lora.targets={settings.targets}: embeddings and output layer can't be among them")
     return adapted
+
+
+def save_adapters(model: Any, folder: Path) -> None:
+    """Write the adapters of a `peft.PeftModel` as peft does, for `PeftModel.from_pretrained(base, folder)`."""
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # a template of a card, with nothing filled in
 
 
 def merged(model: Any) -> Any:

@@ -42,6 +42,7 @@ class RunFolder:
         self.samples = self.path / "samples.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
+        self.adapter = self.path / "adapter"
         self.mlflow = self.path / "mlflow.json"
         self.tensorboard = self.path / "tensorboard.json"
         self.wandb = self.path / "wandb.json"

@@ -74,7 +74,7 @@ class Optuna(Sweeper):
         )
 
     def _launch(self, jobs: Any, first: int, prune: Any) -> Any:
-        assert self.launcher is not None
+        launcher: Any = self.launcher
         if prune is not None:
-            self.launcher.prune = prune
-        return self.launcher.launch(jobs, first)
+            launcher.prune = prune
+        return launcher.launch(jobs, first)
