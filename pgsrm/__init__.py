@@ -73,11 +73,13 @@ def __dir__() -> list[str]:
 class _TrainModule(ModuleType):
     """The module pgsrm.train, which is also the function `pgsrm.api.train`."""
 
-    def __call__(self, *overrides: Any, reward: Callable[..., Any] | None = None, progress: bool = True) -> "Run":
+    def __call__(
+        self, *overrides: Any, reward: Callable[..., Any] | None = None, data: Any = None, progress: bool = True
+    ) -> "Run":
         """As `pgsrm.api.train`."""
         from pgsrm.api import train
 
-        return train(*overrides, reward=reward, progress=progress)
+        return train(*overrides, reward=reward, data=data, progress=progress)
 
 
 class _Package(ModuleType):

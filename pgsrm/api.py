@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pgsrm.task import Task
 
 
-def compose(*overrides: str, reward: Callable[..., Any] | None = None) -> DictConfig:
+def compose(*overrides: str, reward: Callable[..., Any] | None = None, data: Any = None) -> DictConfig:
     """The checked config of one run, with the choice of each group under `choices`.
 
     It can be looked at, changed and given to `train`, `load_task`, `build_reward` or `Trainer.build` in place of overrides.
@@ -39,19 +39,20 @@ def compose(*overrides: str, reward: Callable[..., Any] | None = None) -> DictCo
     Args:
         overrides: the words of the command line: `task=antonym`, `ppo.batch_size=8`, `--config-dir=mine`.
         reward: as in `train`.
+        data: as in `train`.
 
     Raises:
         UserError: for a word that is wrong, with the key, the value and the remedy in one line.
     """
-    config, choices = compose_run(overrides, reward)
+    config, choices = compose_run(overrides, reward, data)
     with open_dict(config):
         config["choices"] = dict(sorted(choices.items()))
     return config
 
 
-def load_task(*overrides: str | DictConfig) -> "Task":
-    """The task of a config: prompts, references, the split into train and holdout, the checker."""
-    return build_objects(resolve(*compose_run(overrides)))[0]
+def load_task(*overrides: str | DictConfig, data: Any = None) -> "Task":
+    """The task of a config: prompts, references, the split into train and holdout, the checker. data: as in `train`."""
+    return build_objects(resolve(*compose_run(overrides, data=data)))[0]
 
 
 def build_reward(*overrides: str | DictConfig, reward: Callable[..., Any] | None = None) -> "Reward":
@@ -60,7 +61,12 @@ def build_reward(*overrides: str | DictConfig, reward: Callable[..., Any] | None
     return built
 
 
-def train(*overrides: str | DictConfig, reward: Callable[..., Any] | None = None, progress: bool = True) -> "Run":
+def train(
+    *overrides: str | DictConfig,
+    reward: Callable[..., Any] | None = None,
+    data: Any = None,
+    progress: bool = True,
+) -> "Run":
     """Train one run to its end, in this process, and return it.
 
     The same config is the same run: one that has finished is returned at once, one that was cut off resumes. Several runs
@@ -75,13 +81,15 @@ def train(*overrides: str | DictConfig, reward: Callable[..., Any] | None = None
         reward: a reward of your own instead of a choice by `reward=`: a function or class that stands at the top of a
             module or notebook, or `functools.partial` of one with keywords. `pgsrm.reward.Reward` says what it is
             called with.
+        data: the task's prompts as a pandas data frame (or what has `to_pandas`, or a list of dicts) instead of `task.data`.
+            Its columns are those of a data file. It is written to `outputs/data`, named by its content.
         progress: show a bar in a terminal, a line in a notebook, and a line for each tenth of the run elsewhere.
 
     Raises:
         UserError: for what you can mend, in one line.
         KeyboardInterrupt: after Ctrl-C; the same call resumes the run.
     """
-    this = plan_words(*overrides, reward=reward)
+    this = plan_words(*overrides, reward=reward, data=data)
     _check_here(this)
     with launching(outputs_of([this])):
         (need,) = survey([this]).needs

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from pgsrm.config.command_line import plain_run, refuse_sweep, search_path
 from pgsrm.config.messages import one_line
 from pgsrm.config.naming import model_of, words_of
+from pgsrm.config.own_data import own_data
 from pgsrm.config.own_reward import own_reward
 from pgsrm.config.plan import CRITIC_PATHS, LAUNCH, REWARD_PATHS, Plan, Shared, plan, resolve
 from pgsrm.config.schema import read_settings
@@ -74,7 +75,7 @@ def compose_tasks(words: Sequence[str], command: str) -> list[tuple[dict[str, An
 
 
 def compose_run(
-    words: Sequence[str | DictConfig], reward: Callable[..., Any] | None = None
+    words: Sequence[str | DictConfig], reward: Callable[..., Any] | None = None, data: Any = None
 ) -> tuple[DictConfig, dict[str, str]]:
     """The checked config of one run and the choice of each group, for callers in Python.
 
@@ -82,6 +83,7 @@ def compose_run(
         words: the command line's (`task=antonym`, `seed=3`, `--config-dir=mine`); or one config that is composed already,
             with the choices in its key `choices`, as `pgsrm.compose` returns it.
         reward: a reward of the caller's own instead of the one that the words choose.
+        data: the task's data as a data frame, which is written to a file below `paths.outputs`.
 
     Raises:
         UserError: for whatever is wrong with the words, in one line.
@@ -93,6 +95,10 @@ def compose_run(
         choices["reward"], node = own_reward(reward)
         with open_dict(config):
             config["reward"] = node
+    if data is not None:
+        if any(isinstance(word, str) and word.startswith("task.data=") for word in words):
+            raise UserError("data: given twice, as an argument and as an override; leave one out")
+        config["task"]["data"] = str(own_data(data, local_path(config["paths"]["outputs"], "paths.outputs")))
     read_settings(config)
     return _read_paths(config, choices)
 
@@ -139,9 +145,9 @@ def _refuse_several(overrides: Sequence[str]) -> None:
             raise UserError(f"{text}: several values are several runs, and this is one; write a loop: {remedy}")
 
 
-def plan_words(*words: str | DictConfig, reward: Callable[..., Any] | None = None) -> Plan:
+def plan_words(*words: str | DictConfig, reward: Callable[..., Any] | None = None, data: Any = None) -> Plan:
     """The plan of the run that these words choose, as `compose_run` reads them."""
-    composed = compose_run(words, reward)
+    composed = compose_run(words, reward, data)
     keys = [word.lstrip("+").partition("=")[0] for word in words if isinstance(word, str)]
     return plan(*composed, model=_model_in(words), keys=keys)
 

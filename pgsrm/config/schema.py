@@ -63,7 +63,7 @@ class KeepSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
 class TaskSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The `task` config group: what is asked, and how an answer is checked."""
 
-    # A file (CSV, JSONL or Parquet), or the name of a shipped one.
+    # A file (CSV, JSONL or Parquet), the name of a shipped one, or hf:ORG/NAME[:split[:config]], a data set of the hub.
     data: str
     # The policy's prompt, with the data's columns in braces.
     template: Annotated[str, Meta(min_length=1)]

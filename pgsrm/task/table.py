@@ -1,4 +1,4 @@
-"""Reading a data file: CSV, JSONL or Parquet into rows that remember their line."""
+"""Reading data, a CSV, JSONL or Parquet file or a data set of the hub, into rows that remember their line."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pgsrm.task.hub_data import PREFIX, hub_objects
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
 from pgsrm.util.text import has_half_character, nfc, without_invisible
@@ -38,6 +39,17 @@ def shipped_names() -> list[str]:
     return sorted(path.name for path in SHIPPED.glob("*.jsonl"))
 
 
+def read_data(data: str, key: str) -> tuple[list[Row], str]:
+    """The rows of what `data` names (a file, a shipped one, or hf:ORG/NAME of the hub), and what it is called in messages.
+
+    Raises UserError, as `find_data` and `read_table`.
+    """
+    if data.startswith(PREFIX):
+        return _read(data, key, _object_rows, lambda _: hub_objects(data, key)), data
+    path = find_data(data, key)
+    return read_table(path, key), str(path)
+
+
 def find_data(data: str, key: str) -> Path:
     """The file that `data` names: an existing path, else a shipped name.
 
@@ -50,7 +62,7 @@ def find_data(data: str, key: str) -> Path:
         return SHIPPED / data
     problem = "is a folder" if path.is_dir() else "no such file, and no shipped data of that name"
     raise UserError(
-        f"{key}={data}: {problem}; give a CSV, JSONL or Parquet file, or one of {', '.join(shipped_names())}"
+        f"{key}={data}: {problem}; give a CSV, JSONL or Parquet file, hf:ORG/NAME, or one of {', '.join(shipped_names())}"
     )
 
 
@@ -87,7 +99,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _read(
-    path: Path, key: str, reader: Callable[[Any], Iterable[T]], content: Callable[[Path], Any] | None = None
+    path: Path | str, key: str, reader: Callable[[Any], Iterable[T]], content: Callable[[Any], Any] | None = None
 ) -> list[T]:
     """What `reader` makes of the file's content, which is its text unless `content` says how it is read."""
     try:
@@ -110,8 +122,8 @@ class _MalformedError(Exception):
         self.line, self.column = line, column
 
 
-def _read_text(path: Path) -> str:
-    raw = path.read_bytes()
+def _read_text(path: Path | str) -> str:
+    raw = Path(path).read_bytes()
     if raw.startswith(UTF_16):
         raise _MalformedError(1, "in UTF-16, not UTF-8; save the file as UTF-8")
     raw = raw.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that spreadsheets write

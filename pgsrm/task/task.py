@@ -25,7 +25,7 @@ from typing import Any
 
 from pgsrm.task.checkers import NormalizedEquality
 from pgsrm.task.references import reference_problem
-from pgsrm.task.table import Row, find_data, read_table, shown
+from pgsrm.task.table import Row, find_data, read_data, read_table, shown
 from pgsrm.task.template import find_column, placeholders, render
 from pgsrm.util.errors import UserError
 from pgsrm.util.text import nfc
@@ -128,10 +128,9 @@ def _read_prompts(
     names = placeholders(template, "task.template")
     if not names:
         raise UserError(f"task.template={template!r}: asks the same for every row; put a {{column}} in it")
-    path = find_data(data, key)
     asked = {*names, *placeholders(config.get("reference") or "", "task.reference")}
     longest = config.get("max_input_words")
-    rows = read_table(path, key)
+    rows, path = read_data(data, key)
     if keep:
         rows = keep_rows(rows, keep, f"{key}={path}")
     prompts = [_as_prompt(row, template, names, asked, longest, f"{key}={path}") for row in rows]
