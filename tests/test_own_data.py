@@ -51,7 +51,14 @@ def test_a_data_set_of_the_hub_is_the_same_task_as_its_file(library: Library, tm
     assert load_task({**CONFIG, "data": "hf:org/words"}).digest == from_file.digest
     assert load_task({**CONFIG, "data": "hf:org/words:train"}).digest == from_file.digest
     assert len(load_task({**CONFIG, "data": "hf:org/words:test:small"}).train) == 1
-    assert library.asked == [("org/words", None, None), ("org/words", None, "train"), ("org/words", "small", "test")]
+    library.content["train[:2]"] = WORDS[:2]
+    assert len(load_task({**CONFIG, "data": "hf:org/words:train[:2]"}).train) == 2
+    assert library.asked == [
+        ("org/words", None, None),
+        ("org/words", None, "train"),
+        ("org/words", "small", "test"),
+        ("org/words", None, "train[:2]"),
+    ]
 
 
 def test_without_a_split_it_is_train_or_the_only_one(library: Library) -> None:
@@ -72,6 +79,7 @@ def test_what_is_wrong_with_a_data_set_is_one_line(library: Library, monkeypatch
     assert refused("hf:org/missing").startswith(
         "task.data=hf:org/missing: can't be loaded (Dataset 'org/missing' doesn't exist on the Hub); check its name"
     )
+    assert refused("hf:org/words:a:b:c").startswith("task.data=hf:org/words:a:b:c: write hf:ORG/NAME")
     assert refused("hf:") == "task.data=hf:: write hf:ORG/NAME, hf:ORG/NAME:split or hf:ORG/NAME:split:config"
     library.content = {"train": [{"term": "hot"}]}
     assert refused("hf:org/words").startswith("task.data=hf:org/words: line 1: no column `word`")

@@ -1,10 +1,14 @@
 """A data set of the Hugging Face hub as a task's data: `task.data=hf:ORG/NAME`, by the `datasets` library."""
 
+import re
 from typing import Any
 
 from pgsrm.util.errors import UserError, reason
 
 PREFIX = "hf:"
+_FORM = re.compile(
+    r"(?P<name>[^:]+)(:(?P<split>([^:\[]|\[[^\]]*\])+))?(:(?P<config>[^:]+))?"
+)  # a split may be train[:500]
 
 
 def hub_objects(data: str, key: str) -> list[tuple[int, dict[str, object]]]:
@@ -39,8 +43,7 @@ def hub_objects(data: str, key: str) -> list[tuple[int, dict[str, object]]]:
 
 def _parts(data: str, key: str) -> tuple[str, str | None, str | None]:
     """Name, split and config."""
-    name, *rest = data.removeprefix(PREFIX).split(":")
-    if not name or len(rest) > 2 or not all(rest):
+    found = _FORM.fullmatch(data.removeprefix(PREFIX))
+    if found is None:
         raise UserError(f"{key}={data}: write hf:ORG/NAME, hf:ORG/NAME:split or hf:ORG/NAME:split:config")
-    split, config = [*rest, None, None][:2]
-    return name, split, config
+    return found["name"], found["split"], found["config"]
