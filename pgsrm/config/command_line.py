@@ -181,13 +181,21 @@ def _experiment_params(config: "DictConfig") -> dict[str, Any]:
 
 def help_text(arguments: Sequence[str]) -> str:
     """The usage and the choices of every group, read from the folders alone: composing them would take Hydra a second."""
-    _, own = plain_run([word for word in arguments[1:] if word not in HELP])
-    folders = [conf_folder(), *([own] if own else [])]
+    choices = group_choices([word for word in arguments[1:] if word not in HELP])
+    return USAGE.format(groups="\n".join(f"  {group:16} {' '.join(names)}" for group, names in choices.items()))
+
+
+def config_folders(words: Sequence[str]) -> list[Path]:
+    """Where config files lie: the package's folder, and the one that --config-dir names."""
+    _, own = plain_run(words)
+    return [conf_folder(), *([own] if own else [])]
+
+
+def group_choices(words: Sequence[str]) -> dict[str, list[str]]:
+    """Config group -> its choices, both in order, from the folders alone; words: with a --config-dir, perhaps."""
     choices: dict[str, set[str]] = {}
-    for folder in folders:
+    for folder in config_folders(words):
         for file in folder.rglob("*.yaml"):
             if file.parent != folder:
                 choices.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
-    return USAGE.format(
-        groups="\n".join(f"  {group:16} {' '.join(sorted(names))}" for group, names in sorted(choices.items()))
-    )
+    return {group: sorted(names) for group, names in sorted(choices.items())}

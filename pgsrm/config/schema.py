@@ -320,34 +320,34 @@ def _one_line(message: str, plain: Any) -> str:
     value = plain
     for part in path.split(".") if path else []:
         value = value.get(part) if isinstance(value, Mapping) else value
-    return f"{path}={value}: {_remedy(problem, _annotation(Settings, path, plain), path)}"
+    return f"{path}={value}: {_remedy(problem, annotation_at(Settings, path, plain), path)}"
 
 
 def _remedy(problem: str, annotation: Any, key: str) -> str:
-    options = _options(annotation) if problem.startswith("Invalid enum value") else []
+    options = options_of(annotation) if problem.startswith("Invalid enum value") else []
     if options:
         return f"not an option; there are {', '.join(options)}"
     return f"{problem[0].lower()}{problem[1:]}; set {key} accordingly"
 
 
-def _options(annotation: Any) -> list[str]:
+def options_of(annotation: Any) -> list[str]:
     """The values of a Literal, also within a union or Annotated."""
     inner = get_args(annotation)
     if get_origin(annotation) is Literal:
         return [str(option) for option in inner]
-    return [option for part in inner for option in _options(part)]
+    return [option for part in inner for option in options_of(part)]
 
 
-def _annotation(type_: Any, path: str, plain: Any) -> Any:
+def annotation_at(type_: Any, path: str, plain: Any) -> Any:
     """The annotation of the field at a dotted path below a struct, in a config; Any below what is no struct."""
     for part in path.split(".") if path else []:
-        struct = _struct(type_, plain)
+        struct = struct_of(type_, plain)
         type_ = get_type_hints(struct, include_extras=True).get(part, Any) if struct else Any
         plain = plain.get(part) if isinstance(plain, Mapping) else None
     return type_
 
 
-def _struct(annotation: Any, plain: Any) -> Any:
+def struct_of(annotation: Any, plain: Any) -> Any:
     """The struct that an annotation is or has; of several, the one that the config names by its tag. None without one."""
     structs = [part for part in (annotation, *get_args(annotation)) if hasattr(part, "__struct_fields__")]
     named = plain if isinstance(plain, Mapping) else {}
@@ -356,10 +356,10 @@ def _struct(annotation: Any, plain: Any) -> Any:
 
 
 def _fields(type_: Any, path: str, plain: Any) -> list[str]:
-    annotation = _annotation(type_, path, plain)
+    annotation = annotation_at(type_, path, plain)
     for part in path.split(".") if path else []:
         plain = plain[part]
-    return list(_struct(annotation, plain).__struct_fields__)
+    return list(struct_of(annotation, plain).__struct_fields__)
 
 
 def _check_target(node: DictConfig, key: str) -> None:
