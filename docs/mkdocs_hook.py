@@ -1,9 +1,11 @@
-"""What the docs site has beside the pages of this folder: README as its first page, and the reference made of docstrings.
+"""What the docs site has beside the pages of this folder: README as its first page, notebooks, and a reference of docstrings.
 
 Links to files of the repository that are no page become plain text: the site stands without the repository.
 """
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,31 @@ REFERENCE = {
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the first page and the reference."""
+    """Add the first page, the notebooks and the reference."""
     files.append(File.generated(config, "index.md", content=_first_page()))
     for name, (title, objects) in REFERENCE.items():
         content = f"# {title}\n\n" + "\n\n".join(f"::: {target}" for target in objects) + "\n"
         files.append(File.generated(config, f"api/{name}.md", content=content))
+    for notebook in sorted((ROOT / "examples").glob("*.ipynb")):
+        content = "\n\n".join(_cells(json.loads(notebook.read_text(encoding="utf-8")))) + "\n"
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=content))
     return files
+
+
+def _cells(notebook: dict[str, Any]) -> Iterator[str]:
+    """The cells of a notebook as Markdown, with the outputs that are stored in it."""
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            yield source.replace(".ipynb)", ".md)")
+            continue
+        yield f"```python\n{source}\n```"
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                yield f"![What the cell above draws](data:image/png;base64,{''.join(data['image/png']).strip()})"
+            elif text := "".join(output.get("text") or data.get("text/plain", "")):
+                yield f"```text\n{text.rstrip()}\n```"
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -16,11 +16,12 @@ COMPOSING = ("run", "parent", "embedder", "reward", "critic", "evaluation", "alg
 BASH = r"""
 # Completion of pgsrm in bash: eval "$(pgsrm completion)"
 _pgsrm() {
-    local line="${COMP_LINE:0:COMP_POINT}" word candidates
+    # as the bash of macOS, 3.2, has it too
+    local line="${COMP_LINE:0:COMP_POINT}" word candidates IFS=$'\n'
     word="${line##*[[:space:]]}"
-    mapfile -t candidates < <("$1" completion "$line" 2>/dev/null)
+    candidates=($("$1" completion "$line" 2>/dev/null))
     if [[ "${candidates[0]}" == *[=.] || "${#candidates[@]}" == 1 && "${candidates[0]}" == *[=./] ]]; then
-        compopt -o nospace
+        compopt -o nospace 2>/dev/null
     fi
     # bash completes from the last of these characters on
     local kept="${word%"${word##*[=:]}"}"

@@ -93,7 +93,9 @@ def test_every_page_is_in_the_sites_menu() -> None:
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     named = re.findall(r"(\S+\.md)$", menu, re.MULTILINE)
     reference = {f"api/{name}.md" for name in reference_pages()}
-    assert sorted(named) == sorted({page.name for page in (ROOT / "docs").glob("*.md")} | reference | {"index.md"})
+    notebooks = {f"notebooks/{path.stem}.md" for path in (ROOT / "examples").glob("*.ipynb")}
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert sorted(named) == sorted(pages | reference | notebooks | {"index.md"})
 
 
 def test_what_the_sites_reference_shows_is_there() -> None:
