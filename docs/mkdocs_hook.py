@@ -32,6 +32,7 @@ REFERENCE = {
             "pgsrm.reward.CriticReward",
             "pgsrm.reward.SumReward",
             "pgsrm.reward.TRLReward",
+            "pgsrm.reward.RubricReward",
             "pgsrm.rollout",
         ],
     ),

@@ -27,6 +27,7 @@ NEEDED = {
     "paper": ["embedder.path=vectors.txt"],
     "hf": ["model.path=org/name"],
     "trl": ["reward.function._target_=builtins.len"],
+    "verifiers": ["reward.rubric._target_=argparse.Namespace"],
     "distill": ["algorithm.teacher=org/name"],
     "learned": ["reward.path=org/name"],
 }
@@ -47,7 +48,7 @@ def composed() -> Iterator[Compose]:
 
 
 def needed(group: str, option: str) -> list[str]:
-    own = group in ("embedder", "experiment", "algorithm") or option in ("hf", "learned", "trl")
+    own = group in ("embedder", "experiment", "algorithm") or option in ("hf", "learned", "trl", "verifiers")
     return NEEDED.get(option, []) if own else []
 
 

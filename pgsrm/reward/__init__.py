@@ -15,6 +15,7 @@ from pgsrm.reward.learned import LearnedReward
 from pgsrm.reward.moderation import ModerationReward
 from pgsrm.reward.output import normalise
 from pgsrm.reward.rouge import RougeReward
+from pgsrm.reward.rubric import RubricReward
 from pgsrm.reward.semantic import SemanticReward
 from pgsrm.reward.sum import SumReward
 from pgsrm.reward.text_metric import TextMetricReward
@@ -30,6 +31,7 @@ __all__ = [
     "ModerationReward",
     "Reward",
     "RougeReward",
+    "RubricReward",
     "Scored",
     "SemanticReward",
     "Span",

@@ -46,8 +46,8 @@ class TRLReward:
         """One reward per response, and the metrics that the function logged."""
         logged: dict[str, list[float]] = defaultdict(list)
         arguments = dict[str, Any](
-            prompts=[self._as_given("user", prompt) for prompt in prompts],
-            completions=[self._as_given("assistant", response) for response in responses],
+            prompts=[as_given("user", prompt, self._conversational) for prompt in prompts],
+            completions=[as_given("assistant", response, self._conversational) for response in responses],
             completion_ids=[list(ids) for ids in token_ids],
             trainer_state=None,
             log_metric=lambda name, value: logged[name].append(float(value)),
@@ -55,10 +55,7 @@ class TRLReward:
             **self._found(references, inputs),
         )
         self._check_signature(arguments)
-        output = self._function(**arguments)
-        if inspect.isawaitable(output):
-            with ThreadPoolExecutor(1) as beside:  # a notebook has a loop of its own in this thread
-                output = beside.submit(asyncio.run, _waited(output)).result()
+        output = waited_for(self._function(**arguments))
         rewards = [0.0 if reward is None or reward != reward else reward for reward in output]
         return rewards, {name: sum(values) / len(values) for name, values in logged.items()}
 
@@ -71,9 +68,6 @@ class TRLReward:
                 f"function: {error}; the columns are {columns}, and +reward.columns.NAME=reference gives one another name"
             ) from error
 
-    def _as_given(self, role: str, text: str) -> Any:
-        return [{"role": role, "content": text}] if self._conversational else text
-
     def _found(self, references: Sequence[str], inputs: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
         """The dataset's columns as TRL would give them."""
         columns = {name: [row[name] for row in inputs] for name in (inputs[0] if inputs else ())}
@@ -83,6 +77,19 @@ class TRLReward:
                 raise ParameterError(f"columns.{name}={source}: no such column; there are {', '.join(columns)}")
             columns[name] = columns[source]
         return columns
+
+
+def as_given(role: str, text: str, conversational: bool) -> str | list[dict[str, str]]:
+    """A prompt or a response as other trainers' functions get it: a text, or a conversation of one message."""
+    return [{"role": role, "content": text}] if conversational else text
+
+
+def waited_for(output: Any) -> Any:
+    """What a function of others returned, waited for if it is awaitable."""
+    if not inspect.isawaitable(output):
+        return output
+    with ThreadPoolExecutor(1) as beside:  # a notebook has a loop of its own in this thread
+        return beside.submit(asyncio.run, _waited(output)).result()
 
 
 async def _waited(awaitable: Any) -> Any:

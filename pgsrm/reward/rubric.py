@@ -1,0 +1,102 @@
+"""A rubric that was written for verifiers, as a reward here. The rubric itself may need verifiers; this file does not."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pgsrm.reward.trl import as_given, waited_for
+from pgsrm.util.errors import ParameterError
+
+
+class RubricReward:
+    """The weighted sum of a rubric's reward functions, each `f(prompt, completion, answer, state, task, info, ...) -> float`.
+
+    rubric: a `verifiers.Rubric`, a group of them, or what else has `funcs` (or `reward_funcs`) and `weights` (or
+        `reward_weights`).
+    conversational: whether prompt and completion are given as lists of messages, which is verifiers' usual form, or as texts.
+    answer: what a function gets as `answer`: a column of the task's data, or `reference`.
+
+    A function gets those arguments that it names, and all of them if it takes `**kwargs`: also each column of the task's data, by
+    its name, and what the rubric gives its functions (`parser`, `judge`). `info` has the columns, `state` the other arguments,
+    `task` is "default". A coroutine function is waited for. What each function returns is logged as `reward/<its name>`, the
+    mean over the batch. Where verifiers takes an error of a function for 0, it ends the run here. Functions that judge a
+    group of responses together (`prompts`, `completions`) are refused.
+    """
+
+    def __init__(self, rubric: Any, conversational: bool = True, answer: str = "reference") -> None:
+        self._functions = list(_functions_of(rubric))
+        if not self._functions:
+            raise ParameterError(
+                f"rubric: {type(rubric).__name__} has no functions; give a verifiers.Rubric with funcs=[...]"
+            )
+        for function, _, _ in self._functions:
+            if {"prompts", "completions"} & set(inspect.signature(function).parameters):
+                raise ParameterError(
+                    f"rubric: {_name(function)} judges a group of responses together; give functions of one response"
+                )
+        self._conversational, self._answer = conversational, answer
+
+    def __call__(
+        self,
+        *,
+        prompts: Sequence[str],
+        references: Sequence[str],
+        responses: Sequence[str],
+        inputs: Sequence[Mapping[str, str]],
+        **_: Any,
+    ) -> tuple[list[float], dict[str, float]]:
+        """One reward per response, and the mean of what each function returned."""
+        totals = [0.0] * len(responses)
+        sums: dict[str, float] = {}
+        for row, (prompt, reference, response) in enumerate(zip(prompts, references, responses, strict=True)):
+            given = self._arguments(prompt, response, {**inputs[row], "reference": reference})
+            for function, weight, own in self._functions:
+                value = float(waited_for(function(**_taken(function, {**given, **own}))))
+                totals[row] += weight * value
+                sums[_name(function)] = sums.get(_name(function), 0.0) + value
+        return totals, {name: total / len(responses) for name, total in sums.items()}
+
+    def _arguments(self, prompt: str, response: str, columns: dict[str, str]) -> dict[str, Any]:
+        if self._answer not in columns:
+            raise ParameterError(f"answer={self._answer}: no such column; there are {', '.join(columns)}")
+        given = {
+            "prompt": as_given("user", prompt, self._conversational),
+            "completion": as_given("assistant", response, self._conversational),
+            "answer": columns[self._answer],
+            "task": "default",
+            "info": dict(columns),
+        }
+        return {**columns, **given, "state": {**given, "timing": {}}}
+
+
+def _functions_of(rubric: Any) -> Iterator[tuple[Callable[..., Any], float, dict[str, Any]]]:
+    """Each function with its weight and the objects that its rubric gives it."""
+    for part in getattr(rubric, "rubrics", None) or [rubric]:
+        functions = getattr(part, "funcs", None) or getattr(part, "reward_funcs", None) or []
+        weights = getattr(part, "weights", None) or getattr(part, "reward_weights", None) or [1.0] * len(functions)
+        if len(weights) != len(functions):
+            raise ParameterError(f"rubric: {len(functions)} functions with {len(weights)} weights; give each one")
+        own = dict(getattr(part, "class_objects", None) or {})
+        for function, weight in zip(functions, weights, strict=True):
+            yield function, float(weight), own
+
+
+def _taken(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments those that the function takes."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return given
+    lacking = [
+        name
+        for name, each in parameters.items()
+        if name not in given and each.default is each.empty and each.kind is not each.VAR_POSITIONAL
+    ]
+    if lacking:
+        raise ParameterError(f"rubric: {_name(function)} asks for {', '.join(lacking)}; there are {', '.join(given)}")
+    return {name: value for name, value in given.items() if name in parameters}
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)

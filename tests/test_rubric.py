@@ -1,0 +1,85 @@
+"""A rubric of verifiers as a reward: by stand-ins with the attributes that verifiers 0.1 and later versions of it have."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import pgsrm
+from pgsrm.reward import RubricReward
+from pgsrm.util.errors import UserError
+
+ANSWERS = ["cold", "table"]
+
+
+def right(completion: Any, answer: str) -> float:
+    return float(completion[-1]["content"] == answer)
+
+
+async def length(completion: Any, **kwargs: Any) -> int:
+    assert kwargs["state"]["answer"] == kwargs["info"]["reference"] == "cold" and kwargs["word"] == "hot"
+    return len(completion[-1]["content"])
+
+
+def parsed(parser: Callable[[Any], str], completion: Any) -> float:
+    return float(parser(completion) == "COLD")
+
+
+def call(reward: RubricReward) -> tuple[list[float], dict[str, float]]:
+    return reward(prompts=["hot?"] * 2, references=["cold"] * 2, responses=ANSWERS, inputs=[{"word": "hot"}] * 2)
+
+
+@pytest.mark.parametrize("names", [("reward_funcs", "reward_weights"), ("funcs", "weights")], ids=["0.1", "later"])
+def test_the_weighted_sum_of_its_functions(names: tuple[str, str]) -> None:
+    rubric = SimpleNamespace(**dict(zip(names, ([right, length], [1.0, 0.5]), strict=True)))
+    rewards, metrics = call(RubricReward(rubric))
+    assert rewards == [3.0, 2.5] and metrics == {"right": 0.5, "length": 4.5}
+
+
+def test_a_group_of_rubrics_and_what_each_gives_its_functions() -> None:
+    one = SimpleNamespace(funcs=[right], weights=[2.0])
+    other = SimpleNamespace(
+        funcs=[parsed], weights=[], class_objects={"parser": lambda said: said[-1]["content"].upper()}
+    )
+    assert call(RubricReward(SimpleNamespace(rubrics=[one, other])))[0] == [3.0, 0.0]
+
+
+def test_texts_in_place_of_messages() -> None:
+    def said(prompt: str, completion: str) -> float:
+        return float((prompt, completion) == ("hot?", "table"))
+
+    assert call(RubricReward(SimpleNamespace(funcs=[said]), conversational=False))[0] == [0.0, 1.0]
+
+
+def test_what_a_rubric_may_not_be_is_one_line() -> None:
+    def group(prompts: Any, completions: Any) -> list[float]:
+        return []
+
+    def asks(completion: Any, grader: Any) -> float:
+        return 0.0
+
+    for rubric, says in (
+        (SimpleNamespace(), "rubric: SimpleNamespace has no functions"),
+        (SimpleNamespace(funcs=[right], weights=[1.0, 2.0]), "rubric: 1 functions with 2 weights"),
+        (SimpleNamespace(funcs=[group]), "rubric: group judges a group of responses together"),
+    ):
+        with pytest.raises(UserError, match=says):
+            RubricReward(rubric)
+    with pytest.raises(UserError, match="rubric: asks asks for grader; there are word, reference, prompt"):
+        call(RubricReward(SimpleNamespace(funcs=[asks])))
+    with pytest.raises(UserError, match="answer=solution: no such column; there are word, reference"):
+        call(RubricReward(SimpleNamespace(funcs=[right]), answer="solution"))
+
+
+def test_a_run_under_a_rubric(small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_rubric.py").write_text(
+        "from types import SimpleNamespace\n\n\n"
+        "def short(completion):\n    return 1 / (1 + len(completion[-1]['content']))\n\n\n"
+        "def rubric(weight=1.0):\n    return SimpleNamespace(funcs=[short], weights=[weight])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["reward=verifiers", "reward.rubric._target_=own_rubric.rubric", "+reward.rubric.weight=0.5"]
+    run = pgsrm.train("task=antonym", *small, *words, progress=False)
+    assert (run.metrics["reward/mean"] - 0.5 * run.metrics["reward/short"]).abs().max() < 1e-6
