@@ -29,7 +29,7 @@ if sys.platform == "win32":
         "pgsrm runs on Linux and macOS: it locks run folders as POSIX does; on Windows use it within WSL2"
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Run",
     "Trainer",
