@@ -120,6 +120,14 @@ def test_a_run_on_a_data_frame_is_the_same_run_again(small: Sequence[str], tmp_p
     assert other.folder != run.folder
 
 
+def test_outputs_that_cannot_be_written_are_one_line(small: Sequence[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        UserError, match=r"^paths\.outputs=.*/file: can't be written \(Not a directory\); name a folder"
+    ):
+        pgsrm.load_task("task=antonym", *small, f"paths.outputs={tmp_path / 'file'}", data=WORDS)
+
+
 def test_what_is_no_table_is_refused(small: Sequence[str]) -> None:
     def refused(data: Any, *words: str) -> str:
         with pytest.raises(UserError) as error:

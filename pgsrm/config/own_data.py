@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.record.files import replace, writing
-from pgsrm.util.errors import UserError
+from pgsrm.util.errors import UserError, writing_to
 
 
 def own_data(data: Any, outputs: Path) -> Path:
@@ -35,7 +35,7 @@ def own_data(data: Any, outputs: Path) -> Path:
     content = text.encode()
     path = outputs.absolute() / "data" / f"{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
     if not path.exists():
-        with writing(path):
+        with writing_to("paths.outputs", outputs), writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             replace(path, content)
     return path
