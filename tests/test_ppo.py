@@ -461,11 +461,12 @@ def test_step_with_a_minibatch_of_nothing_but_untrained_eos(
 
 @pytest.mark.usefixtures("width")
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize("steps", [{}, {"epochs": 3, "clip_range": 0.2, "kl_in": "reward"}], ids=["one step", "epochs"])
 def test_step_on_the_samplings_own_pass(
-    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str, steps: dict[str, Any]
 ) -> None:
-    """As runs do it: what sampling computed of the prompts is what the update differentiates."""
-    settings = msgspec.structs.replace(PAPER, **SOUND)
+    """As runs do it: what sampling computed of the prompts is what the update differentiates, in its first step."""
+    settings = msgspec.structs.replace(PAPER, **(SOUND | steps))
     policy = load_policy(architecture, double=True, prompts=PROMPTS)
     plain, learner = PlainLearner(policy.model, policy.eos, settings), double_learner(policy, settings, monkeypatch)
     prompts = [PROMPTS[i] for i in (0, 1, 1, 2, 3, 0)]
@@ -475,7 +476,7 @@ def test_step_on_the_samplings_own_pass(
         sampled = policy.sample(prompts, uniforms, Sampling(3), with_graph=True)
         numbers = [float(len(response) + response[0] % 5) for response in sampled.responses]
         rewards = at_last_token(numbers, sampled.responses)
-        expected = plain.step(prompts, sampled.responses, rewards)
+        expected = plain.step(prompts, sampled.responses, rewards, [range(6)] * settings.epochs)
         actual = step(learner, prompts, sampled.responses, rewards, sampled.prefill)
         assert_same_step(learner, plain, expected, actual, 1e-10)
 

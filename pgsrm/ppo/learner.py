@@ -54,13 +54,17 @@ class Learner:
         self.kl_coef = numbers["kl_coef"]
 
     def one_pass(self, rows: int) -> bool:
-        """Whether an update on `rows` responses is one gradient step on one forward pass, whose probability ratio is 1."""
+        """Whether an update's first gradient step is on all `rows` responses in one forward pass, whose ratio is 1.
+
+        Not with dropout and several steps: what the policy that sampled says has then another mask than any of them.
+        """
         s = self.settings
         share = rows // self.processes.count
-        return s.epochs == 1 and s.minibatches == 1 and (s.micro_batch is None or s.micro_batch >= share)
+        whole = s.minibatches == 1 and (s.micro_batch is None or s.micro_batch >= share)
+        return whole and (s.epochs == 1 or not s.dropout)
 
     def reuses_prefill(self, rows: int) -> bool:
-        """Whether sampling's pass over the prompts is also the update's: same weights, padding, and no dropout."""
+        """Whether sampling's pass over the prompts is also the first step's: same weights, padding, and no dropout."""
         return self.one_pass(rows) and self.settings.padding == "left" and not self.settings.dropout
 
     def minibatches(self, rows: int) -> list[Tensor]:

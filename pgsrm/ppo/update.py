@@ -54,7 +54,7 @@ def step(
     kept = keep_reference(learner, batch, parts)
     prefill = prefill if learner.reuses_prefill(rows) else None
 
-    # What the policy that sampled says. An update of one step on one pass differentiates this very pass.
+    # What the policy that sampled says. Where its first step is on one pass over all rows, it differentiates this very pass.
     one_pass = learner.one_pass(rows)
     share = learner.processes.share(torch.arange(rows))
     with torch.set_grad_enabled(one_pass):
@@ -66,7 +66,10 @@ def step(
     before = None
     if settings.kl_reference == "previous":  # docs/fidelity.md, D6
         before = {name: tensor.detach().clone() for name, tensor in policy.model.state_dict().items()}
-    metrics = [_gradient_step(learner, batch, part, fixed, kept, scored[0] if one_pass else None) for part in parts]
+    first = scored.pop() if one_pass else None
+    metrics = [_gradient_step(learner, batch, parts[0], fixed, kept, first)]
+    del first, prefill  # the graph of that pass
+    metrics += [_gradient_step(learner, batch, part, fixed, kept) for part in parts[1:]]
     if before is not None:
         policy.set_reference(before)
 
@@ -113,12 +116,17 @@ def _fix(learner: Learner, batch: Batch, scored: Sequence[Tokens]) -> _Fixed:
 
 
 def _gradient_step(
-    learner: Learner, batch: Batch, rows: Tensor, fixed: _Fixed, kept: KeptReference | None, scored: Tokens | None
+    learner: Learner,
+    batch: Batch,
+    rows: Tensor,
+    fixed: _Fixed,
+    kept: KeptReference | None,
+    scored: Tokens | None = None,
 ) -> dict[str, float]:
     """One step of both optimisers on `rows` of the batch, each process on its share; returns the step's metrics.
 
     Every loss is a sum over this micro-batch divided by the whole step's number of tokens or responses: gradients add up
-    over micro-batches and processes. `scored` is the share of the only step of an update, with its graph.
+    over micro-batches and processes. `scored` is the share of an update's first step on all rows, with its graph.
     """
     settings, processes = learner.settings, learner.processes
     trained = batch.loss_mask[to_device(rows, learner.policy.device)]
