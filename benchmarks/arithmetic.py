@@ -7,23 +7,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """A GPT-2 by its sizes."""
+    """A GPT-2 by its sizes; or a Llama, whose keys have `key_heads` heads and whose gated MLP has `gated` hidden units."""
 
     layers: int
     width: int
     heads: int
     vocabulary: int
     positions: int
+    key_heads: int | None = None  # None: a GPT-2
+    gated: int | None = None
 
     @property
     def block_multiply_adds(self) -> int:
-        """Of one token through all blocks: per layer 3 D^2 for queries, keys and values, D^2 out, 8 D^2 in the MLP."""
-        return 12 * self.layers * self.width**2
+        """Of one token through all blocks: per layer 2 D^2 for queries and output, 2 D K for keys and values, and the MLP.
+
+        K is D in a GPT-2.
+        """
+        keys = self.width * (self.key_heads or self.heads) // self.heads
+        return self.layers * (2 * self.width**2 + 2 * self.width * keys + self.last_mlp_multiply_adds)
 
     @property
     def last_mlp_multiply_adds(self) -> int:
-        """Of one token through the MLP of the last layer."""
-        return 8 * self.width**2
+        """Of one token through the MLP of the last layer: two matrices of 4 D^2, or three of a gated one."""
+        return 3 * self.width * self.gated if self.gated else 8 * self.width**2
 
     @property
     def logit_multiply_adds(self) -> int:
@@ -49,14 +55,17 @@ class Work:
         return blocks * shape.block_multiply_adds + logits * shape.logit_multiply_adds - spared
 
 
-def count_work(prefix: int, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Work:
+def count_work(
+    prefix: int, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], epochs: int = 1
+) -> Work:
     """What an update on B prompts and their sampled responses (token ids) costs when nothing is computed twice.
 
     `prefix` tokens begin every prompt of the task. The policy reads them once, the rest of each distinct prompt once, and
     of each distinct (prompt, response) pair all response tokens but the last; its logits are made at the distinct prompts'
     ends, where sampling uses them too, and after those tokens. Of a prompt's other tokens the last layer's MLP is not
     needed. All that with gradient. Without: sampling feeds every row's tokens but the last, with logits at each; the
-    reference, which knows the prompts from earlier updates, reads what the policy reads of the pairs.
+    reference, which knows the prompts from earlier updates, reads what the policy reads of the pairs. Each of the `epochs` is
+    a gradient step on all rows; the policy that sampled is the first one's.
 
     Left out, so that the bound is one: attention's scores (1 % at 20 tokens), everything elementwise, the optimiser.
     """
@@ -66,10 +75,10 @@ def count_work(prefix: int, prompts: Sequence[Sequence[int]], responses: Sequenc
     fed = sum(len(response) - 1 for _, response in pairs)
     sampled = sum(len(response) - 1 for response in responses)
     return Work(
-        trained_tokens=prefix + own + fed,
-        trained_for_keys=prefix + own - len(distinct),
+        trained_tokens=epochs * (prefix + own + fed),
+        trained_for_keys=epochs * (prefix + own - len(distinct)),
         read_tokens=sampled + fed,
-        trained_logits=len(distinct) + fed,
+        trained_logits=epochs * (len(distinct) + fed),
         read_logits=sampled + fed,
     )
 

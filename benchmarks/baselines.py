@@ -1,5 +1,6 @@
 """The update as one writes it with transformers and torch alone: `generate`, full forward passes, the same losses."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,13 +8,15 @@ import torch
 from torch import Tensor
 
 from pgsrm.ppo import PPOSettings
+from pgsrm.ppo.advantages import advantages_and_targets, token_rewards
+from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, value_loss
 
 
 class TransformersLearner:
-    """A policy, its frozen reference and a value head on the prompt's last hidden state (ppo=sound).
+    """A policy, its frozen reference and a value head (ppo=sound, ppo=per_token: one minibatch, a fixed KL coefficient).
 
     `rows` prompts go through `generate`, and with their responses through the forward passes, at once: all of the batch, or
-    one as the notebooks released with the paper do. There is one backward pass and one optimiser step per batch either way.
+    one as the notebooks released with the paper do. There is one backward pass and one optimiser step per epoch either way.
     """
 
     def __init__(
@@ -54,56 +57,81 @@ class TransformersLearner:
     def learn(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], rewards: Sequence[float]
     ) -> dict[str, float]:
-        """One update; returns `loss/policy`, `loss/value`, `loss/kl` and `policy/entropy`."""
-        settings = self.settings
-        parts = []
-        for start in range(0, len(prompts), self.rows):
-            rows = slice(start, start + self.rows)
-            parts.append(self._score(prompts[rows], responses[rows]))
-        logprobs, entropy, kl, hidden = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-
-        returns = torch.tensor(rewards, device=self.device)
-        values = self.value_head(hidden.detach()).squeeze(-1)
+        """One update; returns `loss/policy`, `loss/value`, `loss/kl` and `policy/entropy`, means over its gradient steps."""
+        settings, step_count = self.settings, self.settings.epochs
         lengths = torch.tensor([len(response) for response in responses], device=self.device)
-        advantages = (returns - values.detach()).repeat_interleave(lengths)
+        mask = torch.arange(int(lengths.max()), device=self.device) < lengths.unsqueeze(-1)  # (B, T)
+        earned = torch.tensor(rewards, device=self.device)
+        with torch.set_grad_enabled(step_count == 1):
+            scored = self._score(prompts, responses)
+        fixed = tuple(tensor.detach() for tensor in scored)
+        old, _, kl, values = fixed
+        advantages, targets = advantages_and_targets(
+            settings, token_rewards(earned, mask), values, kl, settings.kl_coef, mask, mask
+        )
+        steps = []
+        for _ in range(step_count):
+            logprobs, entropy, kl, values = scored if step_count == 1 else self._score(prompts, responses)
+            losses = {
+                "loss/policy": policy_loss(logprobs, old, advantages, mask, settings.clip_range),
+                "loss/value": value_loss(values, targets, mask if values.dim() == 2 else None),
+                "loss/kl": masked_mean(kl, mask),
+                "policy/entropy": masked_mean(entropy, mask),
+            }
+            self._step(losses)
+            steps.append({name: loss.item() for name, loss in losses.items()})
+        return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
 
-        policy_loss = -(logprobs * advantages).mean()
-        value_loss = (values - returns).square().mean()
-        loss = policy_loss - settings.entropy_coef * entropy.mean() + settings.kl_coef * kl.mean()
-        loss = loss + settings.value_coef * value_loss
-
+    def _step(self, losses: dict[str, Tensor]) -> None:
+        settings = self.settings
+        loss = losses["loss/policy"] - settings.entropy_coef * losses["policy/entropy"]
+        if settings.kl_in == "loss":
+            loss = loss + settings.kl_coef * losses["loss/kl"]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
-        torch.nn.utils.clip_grad_norm_(self.value_head.parameters(), settings.max_grad_norm)
+        (loss + settings.value_coef * losses["loss/value"]).backward()
+        limit = math.inf if settings.max_grad_norm is None else settings.max_grad_norm
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        torch.nn.utils.clip_grad_norm_(self.value_head.parameters(), limit)
         self.optimizer.step()
-        return {
-            "loss/policy": policy_loss.item(),
-            "loss/value": value_loss.item(),
-            "loss/kl": kl.mean().item(),
-            "policy/entropy": entropy.mean().item(),
-        }
 
     def _score(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log-probability, entropy and exact KL (N,) of the response tokens, row after row; prompts' last states (B, D)."""
+        """Log-probability, entropy and KL (B, T) of the response tokens; values (B, T), or (B,) of the prompts."""
+        length = max(map(len, responses))
+        parts = [
+            self._score_rows(prompts[start : start + self.rows], responses[start : start + self.rows], length)
+            for start in range(0, len(prompts), self.rows)
+        ]
+        logprobs, entropy, kl, values = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        return logprobs, entropy, kl, values
+
+    def _score_rows(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], length: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`_score` of the rows of one forward pass, with `length` T."""
         prompt_ids, prompt_mask = self._pad(prompts, "left")
-        response_ids, response_mask = self._pad(responses, "right")
+        response_ids, response_mask = self._pad(responses, "right", length)
         ids = torch.cat([prompt_ids, response_ids], 1)
         mask = torch.cat([prompt_mask, response_mask], 1)
         first = prompt_ids.shape[1] - 1  # the position that predicts the first response token
         hidden, logits = self._forward(self.model, ids, mask)
         with torch.no_grad():
             _, reference_logits = self._forward(self.reference, ids, mask)
-        kept = response_mask.bool()
-        logp = logits[:, first:-1][kept].float().log_softmax(-1)  # (N, V)
-        reference = reference_logits[:, first:-1][kept].float().log_softmax(-1)
-        logprobs = logp.gather(-1, response_ids[kept].unsqueeze(-1)).squeeze(-1)
+        logp = logits[:, first:-1].float().log_softmax(-1)  # (n, T, V)
+        reference = reference_logits[:, first:-1].float().log_softmax(-1)
+        place = response_ids.unsqueeze(-1)
+        logprobs, reference_logprobs = (each.gather(-1, place).squeeze(-1) for each in (logp, reference))
         probabilities = logp.exp()
         entropy = -(probabilities * logp).sum(-1)
-        kl = (probabilities * (logp - reference)).sum(-1)
-        return logprobs, entropy, kl, hidden[:, first].float()
+        if self.settings.kl_estimator == "exact":
+            kl = (probabilities * (logp - reference)).sum(-1)
+        else:
+            kl = kl_divergence(self.settings.kl_estimator, logprobs, reference_logprobs)
+        states = hidden[:, first:-1].detach().float()
+        of_tokens = self.settings.baseline == "token_values"
+        values = self.value_head(states if of_tokens else states[:, 0]).squeeze(-1)
+        return logprobs, entropy, kl, values
 
     def _forward(self, model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (B, L, D) of the last layer and all logits (B, L, V)."""
@@ -115,9 +143,9 @@ class TransformersLearner:
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-    def _pad(self, rows: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
-        """Token ids and mask (B, L), both long."""
-        width = max(len(row) for row in rows)
+    def _pad(self, rows: Sequence[Sequence[int]], side: str, width: int | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids and mask (B, L), both long; `width` L, default the longest row's."""
+        width = width or max(map(len, rows))
         ids, mask = [], []
         for row in rows:
             padding = width - len(row)

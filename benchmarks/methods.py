@@ -34,6 +34,7 @@ class Setup:
     threads: int | None  # None: torch's own choice
     seconds: float  # to measure for
     any_order: bool = False  # of sums on a GPU
+    ppo: str = "sound"  # or per_token
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Measured:
     seconds: list[float]  # of each update
     peak_gib: float  # most resident memory, or most memory of the GPU
     work: dict[str, int] | None = None  # the last update's `arithmetic.Work`, of `fast` alone
+    parts: dict[str, float] | None = None  # seconds per update (mean) of each of `PARTS`, of `fast` on a CPU alone
 
 
 class Stopwatch:
@@ -50,7 +52,7 @@ class Stopwatch:
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.seconds = setup, list[float]()
-        self._warm, self._started, self._end = False, 0.0, 0.0
+        self.warm, self._started, self._end = False, 0.0, 0.0
 
     def start(self) -> None:
         synchronize(self.setup.device)
@@ -60,12 +62,12 @@ class Stopwatch:
         """The update is over; returns whether that was the last one."""
         synchronize(self.setup.device)
         now = time.perf_counter()
-        if self._warm:
+        if self.warm:
             self.seconds.append(now - self._started)
             return now >= self._end
         print(READY, flush=True)
         sys.stdin.readline()
-        self._warm, self._end = True, time.perf_counter() + self.setup.seconds
+        self.warm, self._end = True, time.perf_counter() + self.setup.seconds
         return False
 
     def repeat(self, update: Callable[[], None]) -> None:
@@ -75,8 +77,8 @@ class Stopwatch:
             update()
             done = self.stop()
 
-    def measured(self, work: dict[str, int] | None = None) -> Measured:
-        return Measured(self.seconds, peak_gib(self.setup.device), work)
+    def measured(self, work: dict[str, int] | None = None, parts: dict[str, float] | None = None) -> Measured:
+        return Measured(self.seconds, peak_gib(self.setup.device), work, parts)
 
 
 def reward(token_ids: Sequence[Sequence[int]]) -> list[float]:
@@ -95,10 +97,12 @@ def peak_gib(device: str) -> float:
 
 
 def words(setup: Setup) -> list[str]:
-    """The overrides of a run of this setup: ppo=sound, a reward that loads nothing."""
-    task = [f"task={setup.task}", f"task.max_new_tokens={setup.new_tokens}", "reward=binary", "tracking=none"]
+    """The overrides of a run of this setup. Its reward is one that the task allows; `load_run` puts another in its place."""
+    reward = "sparse" if setup.ppo == "per_token" else "binary"
+    task = [f"task={setup.task}", f"task.max_new_tokens={setup.new_tokens}", "task.min_new_tokens=null"]
+    task += [f"reward={reward}", "tracking=none"]
     model = [f"model.path={setup.model}", f"model.dtype={setup.dtype}", f"model.device={setup.device}"]
-    return [*task, *model, "ppo=sound", f"ppo.batch_size={setup.batch}", f"seed={SEED}"]
+    return [*task, *model, f"ppo={setup.ppo}", f"ppo.batch_size={setup.batch}", f"seed={SEED}"]
 
 
 def load_run(setup: Setup, policy: str = "fast") -> Any:
@@ -120,21 +124,77 @@ def update_once(run: Any) -> Any:
     return rollout
 
 
+# of an update: the policy's pass over the prompts, sampling's steps, both models' log-probabilities, gradients, clipping
+# and AdamW, rewards (here free: text and bookkeeping), and what is left
+PARTS = ("prefill", "decode", "score", "backward", "optimiser", "reward", "rest")
+
+
+class Parts:
+    """Seconds of each of `PARTS` but the rest, without what is measured inside of it."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS[:-1], 0.0)
+        self._inside = [0.0]
+
+    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, whose time counts as that of `part`."""
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            self._inside.append(0.0)
+            started = time.perf_counter()
+            try:
+                return call(*arguments, **named)
+            finally:
+                took = time.perf_counter() - started
+                self.seconds[part] += took - self._inside.pop()
+                self._inside[-1] += took
+
+        return wrapped
+
+    def watch(self, run: Any) -> None:
+        """Measure the updates of a `Trainer` from here on, in this process."""
+        import torch
+
+        from pgsrm.ppo import update
+
+        owners = {
+            "prefill": [(run.policy, "_prefill")],
+            "decode": [(run.policy, "_generate")],
+            "reward": [(run, "score")],
+        }
+        owners["score"] = [(update, "score_tokens"), (update, "keep_reference")]
+        owners["backward"] = [(torch.Tensor, "backward")]
+        owners["optimiser"] = [(update, "clip_grad_norm_")]
+        owners["optimiser"] += [(getattr(run.learner, f"{name}_optimizer"), "step") for name in ("actor", "critic")]
+        for part, calls in owners.items():
+            for owner, name in calls:
+                setattr(owner, name, self.timed(part, getattr(owner, name)))
+
+    def of(self, seconds: Sequence[float]) -> dict[str, float]:
+        """Seconds per update of each part, of updates that took `seconds`."""
+        parts = {part: total / len(seconds) for part, total in self.seconds.items()}
+        return {**parts, "rest": sum(seconds) / len(seconds) - sum(parts.values())}
+
+
 def ours(setup: Setup, policy: str = "fast") -> Measured:
     """This package, with one of its policies."""
     from pgsrm.policy.fast.batch import common_prefix
 
     run, last = load_run(setup, policy), list[Any]()  # the last rollout
+    # a GPU works on while the host has gone on to the next part
+    parts = Parts() if policy == "fast" and setup.device == "cpu" else None
 
     def update() -> None:
         last[:] = [update_once(run)]
+        if parts and not stopwatch.warm:
+            parts.watch(run)
 
     stopwatch = Stopwatch(setup)
     stopwatch.repeat(update)
     (rollout,) = last
     prefix = common_prefix([run.prompt_ids[example.prompt] for example in run.task.train])
-    work = count_work(prefix, rollout.prompt_ids, rollout.response_ids)
-    return stopwatch.measured(asdict(work))
+    work = count_work(prefix, rollout.prompt_ids, rollout.response_ids, run.settings.ppo.epochs)
+    return stopwatch.measured(asdict(work), parts.of(stopwatch.seconds) if parts else None)
 
 
 # the CUDA runtime's calls, by what they are for: launches of kernels (or whole graphs), waits, copies
@@ -260,18 +320,21 @@ def trl(setup: Setup, algorithm: str) -> Measured:
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     import pgsrm
+    from pgsrm.config.compose import plan_words
 
-    task = pgsrm.load_task(*words(setup))
+    task, settings = pgsrm.load_task(*words(setup)), plan_words(*words(setup)).settings.ppo
     group = next(size for size in range(2, setup.batch + 1) if setup.batch % size == 0)
     make_config, make_trainer = {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}[algorithm]
     stopwatch = Stopwatch(setup)
 
     class Timing(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            stopwatch.start()
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % settings.epochs == 0:
+                stopwatch.start()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop = stopwatch.stop()
+            if state.global_step % settings.epochs == 0:
+                control.should_training_stop = stopwatch.stop()
 
     with tempfile.TemporaryDirectory() as outputs:
         config = make_config(
@@ -280,6 +343,7 @@ def trl(setup: Setup, algorithm: str) -> Measured:
             num_generations=group,
             max_completion_length=setup.new_tokens,
             max_steps=100_000,
+            num_iterations=settings.epochs,
             beta=0.01,
             learning_rate=1e-5,
             bf16=setup.dtype == "bfloat16",
@@ -313,26 +377,38 @@ METHODS: dict[str, Callable[[Setup], Measured]] = {
 }
 
 
-def save_random_model(shape: dict[str, int], tokenizer: str, folder: str) -> None:
-    """A GPT-2 of the given `arithmetic.Shape` with random weights, and the tokenizer, in the hub's layout."""
+def save_random_model(shape: dict[str, Any], tokenizer: str, folder: str) -> None:
+    """A GPT-2 or Llama of the given `arithmetic.Shape` with random weights, and the tokenizer, in the hub's layout."""
     import torch
-    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+    from transformers import (
+        AutoTokenizer,
+        GPT2Config,
+        GPT2LMHeadModel,
+        GPT2TokenizerFast,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     complete = (Path(tokenizer) / "tokenizer_config.json").is_file()
     loaded = (AutoTokenizer if complete else GPT2TokenizerFast).from_pretrained(tokenizer)
     torch.manual_seed(SEED)
-    config = GPT2Config(
-        vocab_size=shape["vocabulary"],
-        n_positions=shape["positions"],
-        n_embd=shape["width"],
-        n_layer=shape["layers"],
-        n_head=shape["heads"],
-        bos_token_id=loaded.eos_token_id,
-        eos_token_id=loaded.eos_token_id,
-    )
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    sizes = {
+        "vocab_size": shape["vocabulary"],
+        "max_position_embeddings": shape["positions"],
+        "hidden_size": shape["width"],
+        "num_hidden_layers": shape["layers"],
+        "num_attention_heads": shape["heads"],
+        "bos_token_id": loaded.eos_token_id,
+        "eos_token_id": loaded.eos_token_id,
+    }
+    if shape["gated"]:
+        llama = {"num_key_value_heads": shape["key_heads"], "intermediate_size": shape["gated"]}
+        model: Any = LlamaForCausalLM(LlamaConfig(**sizes, **llama, tie_word_embeddings=True))
+    else:
+        model = GPT2LMHeadModel(GPT2Config(**sizes))
+    model.save_pretrained(folder)
     loaded.save_pretrained(folder)
 
 

@@ -1,6 +1,7 @@
 """One PPO update by this package and by what else a user could pick: `python -m benchmarks.update [--shape gpt2] ...`.
 
 An update is: sample a batch on a task's prompts, score it with a reward that costs nothing, one gradient step (ppo=sound).
+`--workload` chooses other updates as well: `WORKLOADS` below.
   fast        this package, as a run does it
   plain       the definition that it is tested against (pgsrm/ppo/plain.py), which is not meant to be quick
   batched     transformers' `generate` and full forward passes on the padded batch, losses in plain torch (baselines.py)
@@ -8,8 +9,9 @@ An update is: sample a batch on a task's prompts, score it with a reward that co
   trl-grpo    TRL's trainers, where TRL is installed
   trl-rloo
 Each method runs in a process of its own, several rounds in turn; an update that warms up, and what a run does once, such as
-the reference's reading of all prompts, is not timed. The models are GPT-2s of the given shape with random weights, which
-practically never sample EOS: every response has all its tokens, and most differ. nano is the shipped model.
+the reference's reading of all prompts, is not timed. The models have the given shape and random weights, which practically
+never sample EOS: every response has all its tokens, and most differ. nano is the shipped model; smollm2 is the published one
+where `python -m pgsrm.models download smollm2` has fetched it. Below the table stands where the time of `fast` goes.
 
 The lower bound is the multiply-adds of an update that computes nothing twice (arithmetic.py) at the speed of a matrix product
 of the model's size, measured in the same run with the same type and threads.
@@ -30,6 +32,7 @@ from typing import Any
 
 from benchmarks.arithmetic import Shape, Work
 from benchmarks.methods import METHODS, READY, Measured, Setup
+from pgsrm.models.settings import local_files
 
 ROOT = Path(__file__).resolve().parent.parent
 NANO = ROOT / "pgsrm" / "nano" / "weights"
@@ -37,8 +40,17 @@ SHAPES = {
     "tiny": Shape(layers=2, width=32, heads=4, vocabulary=8192, positions=256),
     "nano": Shape(layers=4, width=192, heads=6, vocabulary=8192, positions=256),
     "gpt2": Shape(layers=12, width=768, heads=12, vocabulary=50257, positions=1024),
-    "smollm2": Shape(layers=30, width=576, heads=9, vocabulary=49152, positions=1024),  # a GPT-2 of its size
+    "smollm2": Shape(
+        layers=30, width=576, heads=9, vocabulary=49152, positions=8192, key_heads=3, gated=1536
+    ),  # a Llama
     "gpt2-large": Shape(layers=36, width=1280, heads=20, vocabulary=50257, positions=1024),
+}
+# what updates of a kind of task are: word tasks, sentences, continuations with per-token values and two epochs, summaries
+WORKLOADS = {
+    "word": {"task": "antonym", "batch": 50, "new_tokens": 2, "ppo": "sound"},
+    "sentence": {"task": "sentiment", "batch": 50, "new_tokens": 10, "ppo": "sound"},
+    "relc": {"task": "sentiment_control", "batch": 32, "new_tokens": 19, "ppo": "per_token"},
+    "summary": {"task": "summary", "batch": 32, "new_tokens": 24, "ppo": "per_token"},
 }
 
 
@@ -149,6 +161,17 @@ def print_table(rows: Sequence[Row], missing: Sequence[str]) -> None:
         print(f"{method:12}not installed")
 
 
+def print_parts(rounds: Sequence[Measured]) -> dict[str, float] | None:
+    """Seconds per update of each part of `fast`, mean over the rounds, and its share; None on a GPU."""
+    parts = [measured.parts for measured in rounds if measured.parts]
+    if not parts:
+        return None
+    means = {part: statistics.mean(each[part] for each in parts) for part in parts[0]}
+    total = sum(means.values())
+    print("of fast: " + ", ".join(f"{part} {100 * seconds / total:.0f} %" for part, seconds in means.items()))
+    return means
+
+
 def lower_bound(rounds: Sequence[Measured], shape: Shape, speed: float) -> float:
     """Seconds that the multiply-adds of an update take at `speed` FLOP/s, median over the rounds' last updates."""
     works = [Work(**measured.work) for measured in rounds if measured.work]
@@ -172,6 +195,8 @@ def model_folder(args: argparse.Namespace, temporary: str) -> str:
     """A folder with the model and its tokenizer: the shipped one, or one made in `temporary`."""
     if args.shape == "nano":
         return str(NANO)
+    if args.shape == "smollm2" and (fetched := local_files("smollm2")) is not None and fetched.exists():
+        return str(fetched)
     if SHAPES[args.shape].vocabulary == 50257 and args.tokenizer == NANO:
         print(
             "Prompts are split by nano's tokenizer: token counts differ from GPT-2's; --tokenizer FOLDER names another."
@@ -188,8 +213,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--shape", choices=list(SHAPES), default="nano")
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the arithmetic; weights are float32")
+    add("--workload", choices=list(WORKLOADS), help="sets task, batch, new tokens and ppo")
     add("--batch", type=int, default=50, help="responses per update")
     add("--new-tokens", type=int, default=2, help="longest response")
+    add("--ppo", choices=["sound", "per_token"], default="sound")
     add("--threads", type=int, help="default: torch's choice")
     add("--device", default="cpu", help="cpu or cuda")
     add("--any-order", action="store_true", help="on a GPU: gradients' sums in any order, as torch has them by default")
@@ -202,6 +229,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--profile", type=int, metavar="N", help="instead: the N operators that take most of the fast path's time")
     add("--json", type=Path, metavar="FILE", help="write the results there too")
     args = parser.parse_args(arguments)
+    if args.workload:  # what stands on the command line beside it counts
+        parser.set_defaults(**WORKLOADS[args.workload])
+        args = parser.parse_args(arguments)
     args.methods = args.methods.split(",")
     unknown = [method for method in args.methods if method not in METHODS]
     if unknown:
@@ -227,6 +257,7 @@ def main() -> None:
             args.threads,
             args.seconds,
             args.any_order,
+            args.ppo,
         )
         title = (
             f"{args.shape} ({shape.layers} layers, width {shape.width}, vocabulary {shape.vocabulary}), {args.dtype}"
@@ -239,7 +270,8 @@ def main() -> None:
             for name, number in profiled.items():
                 print(f"{name} {number:.2f}")
             return
-        print(f"task={args.task}, batch {args.batch}, {args.new_tokens} new tokens, {args.rounds} rounds", flush=True)
+        what = f"task={args.task}, ppo={args.ppo}, batch {args.batch}, {args.new_tokens} new tokens"
+        print(f"{what}, {args.rounds} rounds", flush=True)
         results, speed = measure(methods, setup, shape, args.rounds)
         rows = [Row.of(method, results[method], args.batch) for method in methods]
         print_table(rows, missing)
@@ -250,6 +282,7 @@ def main() -> None:
             print(f"GEMM speed         {speed / 1e12:10.3f} TFLOP/s")
             print(f"lower bound        {bound:10.4f} s/update")
             print(f"fast / lower bound {fast.median / bound:10.2f}")
+            result["parts"] = print_parts(results["fast"])
             result |= {"gemm_flops": speed, "lower_bound": bound, "work": results["fast"][-1].work}
         if args.side_by_side:
             compared = side_by_side(args.side_by_side, setup, args.rounds)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, environment
 
-from benchmarks import methods
+from benchmarks import methods, update
 from benchmarks.arithmetic import Shape, Work, count_work
 from benchmarks.baselines import TransformersLearner
 from benchmarks.embedder import _count
@@ -20,6 +21,7 @@ from benchmarks.span_matching import measure
 from pgsrm.config.compose import plan_words
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.cached import CachedEmbedder
+from pgsrm.ppo import update as update_steps
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.update import Learner, step
 from pgsrm.rollout import Span, at_last_token
@@ -77,16 +79,45 @@ def test_the_work_of_an_update_by_hand() -> None:
     shape = Shape(layers=2, width=10, heads=2, vocabulary=30, positions=16)
     # a token 12 x 2 x 100 = 2400, a position's logits 300, an MLP 800: (36 + 10) x 2400 + (21 + 10) x 300 - 3 x 5 x 800
     assert work.multiply_adds(shape) == 110_400 + 9_300 - 12_000
+    # two epochs: twice what is trained
+    assert count_work(2, PROMPTS, RESPONSES, 2) == Work(24, 10, 10, 14, 10)
+    # a Llama with one key head of two and 12 gated units: a token 2 x (2 x 100 + 2 x 10 x 5 + 3 x 10 x 12), an MLP 360
+    llama = Shape(layers=2, width=10, heads=2, vocabulary=30, positions=16, key_heads=1, gated=12)
+    assert work.multiply_adds(llama) == 46 * 1320 + 9_300 - 15 * 360
 
 
-def sound() -> PPOSettings:
-    return plan_words("ppo=sound", "ppo.batch_size=4", "tracking=none").settings.ppo
+def test_a_workload_sets_what_the_command_line_does_not() -> None:
+    args = update.parse(["--workload", "relc", "--batch", "4"])
+    assert (args.task, args.ppo, args.batch, args.new_tokens) == ("sentiment_control", "per_token", 4, 19)
+    assert update.parse([]).ppo == "sound"
+
+
+def test_the_parts_of_an_update_add_up(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has some time, a part inside another counts once, and the sum is the update's time."""
+    monkeypatch.setattr(torch.Tensor, "backward", torch.Tensor.backward)  # what is watched is as before afterwards
+    monkeypatch.setattr(update_steps, "score_tokens", update_steps.score_tokens)
+    monkeypatch.setattr(update_steps, "keep_reference", update_steps.keep_reference)
+    monkeypatch.setattr(update_steps, "clip_grad_norm_", update_steps.clip_grad_norm_)
+    setup = methods.Setup(str(tiny), "sentiment_control", 4, 3, "float32", "cpu", 1, 0.1, ppo="per_token")
+    run, parts = methods.load_run(setup), methods.Parts()
+    parts.watch(run)
+    started = time.perf_counter()
+    methods.update_once(run)
+    took = time.perf_counter() - started
+    found = parts.of([took])
+    assert tuple(found) == methods.PARTS and all(seconds > 0 for seconds in found.values())
+    assert sum(found.values()) == pytest.approx(took)
+
+
+def ppo_of(choice: str) -> PPOSettings:
+    return plan_words(f"ppo={choice}", "ppo.batch_size=4", "tracking=none").settings.ppo
 
 
 @pytest.mark.parametrize("rows", [4, 1])
-def test_the_baseline_makes_the_packages_update(rows: int, load_policy: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("ppo", ["sound", "per_token"])
+def test_the_baseline_makes_the_packages_update(rows: int, ppo: str, load_policy: Callable[..., Any]) -> None:
     """Losses, gradients and new weights of two updates: the value head is zero before the first."""
-    settings = sound()
+    settings = ppo_of(ppo)
     ours, theirs = load_policy(prompts=PROMPTS[:3]), load_policy()
     with torch.no_grad():  # a policy that is its own reference has no KL
         for parameter in [*ours.model.parameters(), *theirs.model.parameters()]:
@@ -116,7 +147,7 @@ def test_the_baseline_cuts_a_response_behind_its_eos(load_policy: Callable[..., 
     def sample(eos: int) -> list[list[int]]:
         torch.manual_seed(3)
         policy.model.generation_config.eos_token_id = eos
-        return TransformersLearner(policy.model, policy.reference, sound(), eos, rows=1).sample(PROMPTS, 4)
+        return TransformersLearner(policy.model, policy.reference, ppo_of("sound"), eos, rows=1).sample(PROMPTS, 4)
 
     whole = sample(eos=0)[0]
     assert len(whole) == 4
