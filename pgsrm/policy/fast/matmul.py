@@ -15,6 +15,9 @@ from torch import Tensor
 # Two of a product's three sizes are at least this where oneDNN pays: it makes code for every new shape, 0.7 ms each, and
 # that code stays: 0.75 MB a shape of GPT-2's, at most some hundred of them. Below this MKL is as fast with one thread.
 WIDE = 512
+# An output layer of so many tokens is as large as a narrow model's other layers together. There oneDNN pays for so few rows.
+VOCABULARY = 4096
+ROWS = 32
 
 
 @cache
@@ -31,8 +34,10 @@ def prefers_onednn() -> bool:
 
 def multiply(left: Tensor, right: Tensor, offset: Tensor | None = None) -> Tensor:
     """The product left (m, k) @ right (k, n) + offset (n,), k > 0, without gradient."""
-    wide = sorted((*left.shape, right.shape[1]))[1] >= WIDE
-    if wide and left.dtype == torch.float32 and left.device.type == "cpu" and prefers_onednn():
+    smallest, middle, largest = sorted((*left.shape, right.shape[1]))
+    # of a transposed left matrix, as in a weight's gradient, MKL makes the better use there
+    by_tokens = largest >= VOCABULARY and smallest >= ROWS and left.is_contiguous()
+    if (middle >= WIDE or by_tokens) and left.dtype == torch.float32 and left.device.type == "cpu" and prefers_onednn():
         return by_onednn(left, right, offset)
     return left @ right if offset is None else torch.addmm(offset, left, right)
 

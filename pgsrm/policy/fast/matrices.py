@@ -155,8 +155,9 @@ class Matrices:
         embeddings = [module for module in model.modules() if _is_plain(module)]
         ends = [model.get_input_embeddings(), model.get_output_embeddings()]
         # narrow ones, as nano's, gain nothing: their gradients are added up as quickly as their factors are put together
-        self._without_gradient = [layer for layer in layers if bfloat16 or min(layer.weight.shape) >= WIDE]
-        held_back = [*self._without_gradient, *embeddings] if layers_too else []
+        wide = [layer for layer in layers if bfloat16 or min(layer.weight.shape) >= WIDE]
+        held_back = [*wide, *embeddings] if layers_too else []
+        self._without_gradient = [layer for layer in layers if layer in wide or layer is ends[1]]
         self._with_gradient = [layer for layer in (*layers, *embeddings) if layer in ends or layer in held_back]
         self._tied = ends if ends[0].weight is ends[1].weight else []
         self._copies: dict[Any, tuple[Tensor, Tensor | None]] = {}
