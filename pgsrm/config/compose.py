@@ -4,8 +4,10 @@ import copy
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+import omegaconf.base
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from pgsrm.config.command_line import plain_run, refuse_sweep, search_path
@@ -197,6 +199,10 @@ class Composer:
         Each value is looked at once before the first plan is made, which takes ten times as long: a wrong one is told at
         once. Raises UserError, and what Hydra raises for a wrong override.
         """
+        with _interpolations_parsed_once():
+            return self._plans(runs, named)
+
+    def _plans(self, runs: Sequence[Sequence[str]], named: Collection[str] | None) -> list[Plan]:
         seen: set[str] = set()
         for overrides in runs:
             if not seen.issuperset(overrides):
@@ -242,6 +248,17 @@ class Composer:
         if key not in self._groups:
             self._groups[key] = key.startswith("hydra") or bool(self._loader.get_group_options(key))
         return not self._groups[key]
+
+
+@contextmanager
+def _interpolations_parsed_once() -> Iterator[None]:
+    """Within it, OmegaConf keeps what it made of an interpolation's text; it parses that again at every look otherwise."""
+    parse = omegaconf.base.parse
+    omegaconf.base.parse = cache(parse)
+    try:
+        yield
+    finally:
+        omegaconf.base.parse = parse
 
 
 # Every key that names a file or a folder of the user's. tracking.uri, which may hold one, is read by the mirror's own parser.

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from pgsrm.algorithm.settings import Algorithm, PPOAlgorithm, SFTSettings, check_algorithm
 from pgsrm.config.cluster import ClusterSettings, ResourceSettings
@@ -226,11 +227,14 @@ def read_settings(config: DictConfig) -> Settings:
     task = config._get_node("task")  # other sections read keys of it
     if isinstance(task, ListConfig):
         raise UserError(f"task={task}: expected `object`, got `array`; set task accordingly")
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{missing[0]}=???: has no value; set {missing[0]}=...")
-    plain = OmegaConf.to_container(config, resolve=True)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException:  # a key may point to one that is missing
+        _refuse_missing(config)
+        raise
     assert isinstance(plain, dict)
+    if _has_missing(plain):
+        _refuse_missing(config)
     _refuse_half_characters(plain)
     try:
         settings = msgspec.convert(plain, Settings)
@@ -262,6 +266,19 @@ def check_metric(settings: Settings, key: str, metric: str) -> None:
         raise UserError(f"{key}={metric}: no prompts are held out; set task.holdout=0.2")
     if metric.endswith("_other_reward") and settings.evaluation.embedder is None:
         raise UserError(f"{key}={metric}: there is no second embedder; choose embedder@evaluation.embedder=...")
+
+
+def _has_missing(node: Any) -> bool:
+    """Whether a value somewhere in a config's plain data is OmegaConf's `???`."""
+    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return node == "???" or any(map(_has_missing, below))
+
+
+def _refuse_missing(config: DictConfig) -> None:
+    """Raise UserError for the first key without a value; resolves the whole config once more."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]}=???: has no value; set {missing[0]}=...")
 
 
 def _refuse_half_characters(node: Any, path: str = "") -> None:
