@@ -83,16 +83,16 @@ def count_work(
     )
 
 
-def gemm_flops(rows: int, width: int, dtype: str, device: str, seconds: float = 0.5) -> float:
+def gemm_flops(rows: int, width: int, dtype: str, device: str, seconds: float = 0.5, cpu_time: bool = False) -> float:
     """Floating-point operations per second, best of several, of (rows, width) x (width, 4 width): the MLP's first product.
 
-    By torch's own library or the package's choice, whichever is quicker.
+    By torch's own library or the package's choice, whichever is quicker; per second of CPU time if so wanted.
     """
     import torch
 
     from pgsrm.policy.fast.matmul import multiply
 
-    kind = getattr(torch, dtype)
+    kind, clock = getattr(torch, dtype), time.process_time if cpu_time else time.perf_counter
     left, right = torch.randn(rows, width, dtype=kind, device=device), torch.randn(width, 4 * width, device=device)
     right = right.to(kind)
     repeats = max(
@@ -102,11 +102,11 @@ def gemm_flops(rows: int, width: int, dtype: str, device: str, seconds: float = 
     while best == float("inf") or time.perf_counter() < end:
         for product in (torch.matmul, multiply):
             synchronize(device)
-            started = time.perf_counter()
+            started = clock()
             for _ in range(repeats):
                 product(left, right)
             synchronize(device)
-            best = min(best, (time.perf_counter() - started) / repeats)
+            best = min(best, (clock() - started) / repeats)
     return 2 * rows * width * 4 * width / best
 
 

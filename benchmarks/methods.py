@@ -35,6 +35,12 @@ class Setup:
     seconds: float  # to measure for
     any_order: bool = False  # of sums on a GPU
     ppo: str = "sound"  # or per_token
+    cpu_time: bool = False  # seconds of the process's CPU time, all threads together, in the place of the wall's
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """What updates are timed by."""
+        return time.process_time if self.cpu_time else time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,14 @@ class Stopwatch:
 
     def start(self) -> None:
         synchronize(self.setup.device)
-        self._started = time.perf_counter()
+        self._started = self.setup.clock()
 
     def stop(self) -> bool:
         """The update is over; returns whether that was the last one."""
         synchronize(self.setup.device)
-        now = time.perf_counter()
         if self.warm:
-            self.seconds.append(now - self._started)
-            return now >= self._end
+            self.seconds.append(self.setup.clock() - self._started)
+            return time.perf_counter() >= self._end
         print(READY, flush=True)
         sys.stdin.readline()
         self.warm, self._end = True, time.perf_counter() + self.setup.seconds
@@ -132,8 +137,8 @@ PARTS = ("prefill", "decode", "score", "backward", "optimiser", "reward", "rest"
 class Parts:
     """Seconds of each of `PARTS` but the rest, without what is measured inside of it."""
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PARTS[:-1], 0.0)
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock, self.seconds = clock, dict.fromkeys(PARTS[:-1], 0.0)
         self._inside = [0.0]
 
     def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,11 +146,11 @@ class Parts:
 
         def wrapped(*arguments: Any, **named: Any) -> Any:
             self._inside.append(0.0)
-            started = time.perf_counter()
+            started = self.clock()
             try:
                 return call(*arguments, **named)
             finally:
-                took = time.perf_counter() - started
+                took = self.clock() - started
                 self.seconds[part] += took - self._inside.pop()
                 self._inside[-1] += took
 
@@ -182,7 +187,7 @@ def ours(setup: Setup, policy: str = "fast") -> Measured:
 
     run, last = load_run(setup, policy), list[Any]()  # the last rollout
     # a GPU works on while the host has gone on to the next part
-    parts = Parts() if policy == "fast" and setup.device == "cpu" else None
+    parts = Parts(setup.clock) if policy == "fast" and setup.device == "cpu" else None
 
     def update() -> None:
         last[:] = [update_once(run)]

@@ -146,7 +146,7 @@ def measure(methods: Sequence[str], setup: Setup, shape: Shape, rounds: int) -> 
                 work = results[method][-1].work
                 assert work is not None
                 gemm = {"rows": work["trained_tokens"], "width": shape.width, "dtype": setup.dtype}
-                gemm |= {"device": setup.device, "threads": setup.threads}
+                gemm |= {"device": setup.device, "threads": setup.threads, "cpu_time": setup.cpu_time}
                 speed = max(speed, float(run_once("gemm", gemm)))
     return results, speed
 
@@ -219,6 +219,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--ppo", choices=["sound", "per_token"], default="sound")
     add("--threads", type=int, help="default: torch's choice")
     add("--device", default="cpu", help="cpu or cuda")
+    add("--cpu-time", action="store_true", help="seconds of CPU, of all threads: for a machine that has other work too")
     add("--any-order", action="store_true", help="on a GPU: gradients' sums in any order, as torch has them by default")
     add("--task", default="color")
     add("--tokenizer", type=Path, default=NANO, help="a GPT-2 tokenizer's folder, for the gpt2 shapes")
@@ -258,6 +259,7 @@ def main() -> None:
             args.seconds,
             args.any_order,
             args.ppo,
+            args.cpu_time,
         )
         title = (
             f"{args.shape} ({shape.layers} layers, width {shape.width}, vocabulary {shape.vocabulary}), {args.dtype}"

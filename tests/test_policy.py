@@ -642,9 +642,11 @@ def test_products_by_either_library(monkeypatch: pytest.MonkeyPatch, by_row: boo
 
     left, right = torch.rand(3, 5), torch.rand(5, 7) if by_row else torch.rand(7, 5).T
     usual = matmul.multiply(left, right, offset)
-    monkeypatch.setattr(matmul, "WIDE", 1)
     monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
-    for a in (left, left.T.contiguous().T):
-        torch.testing.assert_close(matmul.multiply(a, right, offset), usual)
+    for sizes in ({"WIDE": 1}, {"WIDE": 512, "VOCABULARY": 7, "ROWS": 3}):
+        for name, size in sizes.items():
+            monkeypatch.setattr(matmul, name, size)
+        for a in (left, left.T.contiguous().T):
+            torch.testing.assert_close(matmul.multiply(a, right, offset), usual)
     torch.testing.assert_close(usual, left @ right + (0 if offset is None else offset))
     assert matmul.multiply(left.double(), right.double()).dtype == torch.float64
