@@ -20,7 +20,6 @@ from pgsrm.policy.batch import pad_rows
 from pgsrm.policy.fast import forward
 from pgsrm.policy.fast import policy as fast_policy
 from pgsrm.policy.fast.batch import common_prefix, positions
-from pgsrm.policy.fast.matrices import Matrices
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.gradients import take_rows
 from pgsrm.policy.sampling import Sampling, draw, truncate
@@ -549,15 +548,12 @@ def gradients_of_two_passes(model: Any, run: Callable[..., Any], ids: torch.Tens
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("frozen", [(), ("lm_head", "wte", "embed"), ("mlp",), ("bias",), ("weight",)], ids=str)
 @pytest.mark.parametrize("bias", [False, True], ids=["", "biased output"])
-@pytest.mark.parametrize("padding", [None, 6], ids=["", "padding_idx"])
 def test_gradients_of_weights_that_several_passes_use(
-    load_policy: LoadPolicy, architecture: str, frozen: tuple[str, ...], bias: bool, padding: int | None
+    load_policy: LoadPolicy, architecture: str, frozen: tuple[str, ...], bias: bool
 ) -> None:
-    """Wrong versions: one pass is lost, a frozen layer lets nothing through, a bias is forgotten, or an embedding's padding."""
+    """Wrong versions: one pass is lost, a frozen layer lets nothing through, a bias is forgotten."""
     policy, ids = load_policy(architecture), torch.tensor([[5, 6, 5, 7]])
     model = policy.model
-    model.get_input_embeddings().padding_idx = padding
-    policy._forward.matrices = Matrices(model)
     if bias:
         model.lm_head.bias = torch.nn.Parameter(torch.rand(model.lm_head.out_features))
     for name, parameter in model.named_parameters():
