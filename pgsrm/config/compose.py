@@ -252,13 +252,19 @@ class Composer:
 
 @contextmanager
 def _interpolations_parsed_once() -> Iterator[None]:
-    """Within it, OmegaConf keeps what it made of an interpolation's text; it parses that again at every look otherwise."""
-    parse = omegaconf.base.parse
-    omegaconf.base.parse = cache(parse)
+    """Within it, OmegaConf keeps what it made of an interpolation's text; it parses that again at every look otherwise.
+
+    The function is none of OmegaConf's public ones: a version without it is as slow as it is.
+    """
+    parse = getattr(omegaconf.base, "parse", None)
+    if parse is None:
+        yield
+        return
+    omegaconf.base.parse = cache(parse)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        omegaconf.base.parse = parse
+        omegaconf.base.parse = parse  # type: ignore[attr-defined]
 
 
 # Every key that names a file or a folder of the user's. tracking.uri, which may hold one, is read by the mirror's own parser.
