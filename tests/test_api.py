@@ -421,8 +421,8 @@ def shortened(small: Sequence[str], monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     from pgsrm.config.compose import compose_run
 
-    def compose(words: Sequence[Any], reward: Any = None) -> Any:
-        return compose_run([*words, *small] if all(isinstance(word, str) for word in words) else words, reward)
+    def compose(words: Sequence[Any], reward: Any = None, data: Any = None) -> Any:
+        return compose_run([*words, *small] if all(isinstance(word, str) for word in words) else words, reward, data)
 
     matplotlib.use("Agg")
     for module in ("api", "config.compose"):  # load_task and compose; train and Trainer.build
@@ -434,13 +434,16 @@ def test_the_snippets_of_the_page_run_one_after_another(
     shortened: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     snippets = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(snippets) == 7
+    assert len(snippets) == 8
     notebook = ModuleType("notebook")
     monkeypatch.setitem(sys.modules, "notebook", notebook)  # whose functions a run finds by module and name
     for snippet in snippets:
         exec(compile(snippet, "docs/python.md", "exec"), notebook.__dict__)
     assert "purple" in capsys.readouterr().out
     assert notebook.run.name.startswith("copy-short-") and notebook.shorter.config.reward.most == 5
+    assert [
+        example.prompt for example in notebook.task.train + notebook.task.holdout
+    ] and notebook.own.state == "finished"
 
 
 def test_the_example_of_a_reward_of_ones_own_draws_its_picture(

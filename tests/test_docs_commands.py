@@ -17,7 +17,7 @@ from pgsrm.util.errors import UserError
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a reader fills in or writes first: no command as it stands.
-PLACEHOLDER = re.compile(r"\.\.\.|…|[$<{]\w|\bKEY\b|\btask=a\b|my_rewards|--config-dir[ =]mine|myconf")
+PLACEHOLDER = re.compile(r"\.\.\.|…|[$<{]\w|\bKEY\b|\btask=a\b|my_\w+\.|--config-dir[ =]mine|myconf")
 
 
 def commands(page: Path) -> Iterator[list[str]]:
