@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.record.model_name import algorithm_choice
+from pgsrm.record.run_folder import RunFolder
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _MEASURES = {
     "eval/holdout_gold": "gold measure of sampled answers, held-out prompts",
     "eval/perplexity": "perplexity of plain text",
 }
-ADAPTER = "adapter"  # the folder of LoRA adapters, in a run's folder and in what is pushed
 # Choice of the group `model` -> the model's name on the hub and its licence.
 _BASES = {
     "smollm2": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
@@ -90,22 +90,19 @@ def model_card(run: "Run", name: str) -> str:
     return "\n".join(lines)
 
 
-def _adapter(run: "Run") -> Path:
-    """Where the run's LoRA adapters are, if it has any."""
-    return run.folder / ADAPTER
-
-
 def _adapters(run: "Run", base: str | None, name: str) -> list[str]:
-    if not _adapter(run).is_dir():
+    adapter = RunFolder(run.folder).adapter
+    if not adapter.is_dir():
         return []
     return [
         "## Adapters",
         "",
-        "The weights here have the LoRA adapters merged into them. The adapters alone are in the folder `adapter`:",
+        "The weights here have the LoRA adapters merged into them. The adapters alone are in the folder "
+        f"`{adapter.name}`:",
         "",
         "```python",
         f'model = AutoModelForCausalLM.from_pretrained("{base or "BASE"}")',
-        f'model = PeftModel.from_pretrained(model, "{name}", subfolder="{ADAPTER}")',
+        f'model = PeftModel.from_pretrained(model, "{name}", subfolder="{adapter.name}")',
         "```",
         "",
     ]
@@ -183,11 +180,13 @@ def _write(run: "Run", to: Path, name: str) -> None:
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(run.folder / "model", to, copy_function=shutil.copyfile)
         (to / "README.md").write_text(card, encoding="utf-8")
-        if _adapter(run).is_dir():
-            shutil.copytree(_adapter(run), to / ADAPTER, copy_function=shutil.copyfile)
-            settings = json.loads((to / ADAPTER / "adapter_config.json").read_text(encoding="utf-8"))
+        adapter = RunFolder(run.folder).adapter
+        if adapter.is_dir():
+            shutil.copytree(adapter, to / adapter.name, copy_function=shutil.copyfile)
+            file = to / adapter.name / "adapter_config.json"
+            settings = json.loads(file.read_text(encoding="utf-8"))
             settings["base_model_name_or_path"] = _base(run)[0]  # a place on this machine is of no use to others
-            (to / ADAPTER / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{to}: can't be written ({error.strerror}); name a folder of yours") from error
 

@@ -322,10 +322,12 @@ class Trainer:
 
     def _resume_stopping(self) -> None:
         """See the metrics up to the checkpoint again."""
+        if self.settings.stop.metric is None:
+            return
         last = self.update if self._unrecorded is None else self.update - 1
         rows = [row for row in self.folder.read_metrics() if row["update"] <= last]
         self._stopping.begin([*rows, *([] if self._unrecorded is None else [self._unrecorded["line"]])])
-        if self.settings.stop.metric is not None and self.agreed(self._stopping.due):
+        if self.agreed(self._stopping.due):
             self.stopped_early = self._stopping.reason
 
     def _announce_calls(self) -> None:

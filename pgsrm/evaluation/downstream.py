@@ -19,8 +19,8 @@ from pgsrm.models.text import Codec
 from pgsrm.policy.choose import build_policy
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling, shortened
-from pgsrm.reward.scorer import mean
 from pgsrm.task import Checker, Example
+from pgsrm.util.numbers import mean
 
 _ROWS = 64  # prompts whose logits are in memory at once
 # What a table calls them. A distinct_n of 0 says that no answer has n words, and is left out.

@@ -21,9 +21,10 @@ from pgsrm.models.text import Codec
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling, shortened
 from pgsrm.reward import Reward
-from pgsrm.reward.scorer import Scorer, mean
+from pgsrm.reward.scorer import Scorer
 from pgsrm.rollout import Rollout
 from pgsrm.task import Example, Task
+from pgsrm.util.numbers import mean
 from pgsrm.util.objects import as_before
 
 WINDOW = 128  # tokens of a text that are read at once: what nano was pre-trained on

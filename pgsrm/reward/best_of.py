@@ -12,6 +12,7 @@ from typing import Any
 
 from pgsrm.reward.check import rewards_of
 from pgsrm.task import Checker, Example
+from pgsrm.util.numbers import mean
 
 SHOWN = 5  # favourites that are not right
 BLOCKS = 16  # to each prompt, of each size, at most: a second embedder is asked about their best ones
@@ -66,7 +67,7 @@ def best_of(
             for text in [max(block, key=rewards.__getitem__)]
         ]
         asked, chosen, got = zip(*best, strict=True)
-        results.append(Best(n, _mean(got), _right(checker, asked, chosen), _by_other(other, asked, chosen)))
+        results.append(Best(n, mean(got), _right(checker, asked, chosen), _by_other(other, asked, chosen)))
     favourites = []
     for example, texts, rewards in zip(examples, samples, earned, strict=True):
         text = max(texts, key=rewards.__getitem__)
@@ -97,18 +98,14 @@ def _blocks(texts: Sequence[str], n: int) -> list[Sequence[str]]:
 def _right(checker: Checker | None, examples: Sequence[Example], texts: Sequence[str]) -> float | None:
     if checker is None:
         return None
-    return _mean([checker(text, e.reference, e.inputs) for e, text in zip(examples, texts, strict=True)])
+    return mean([checker(text, e.reference, e.inputs) for e, text in zip(examples, texts, strict=True)])
 
 
 def _by_other(other: Other | None, examples: Sequence[Example], texts: Sequence[str]) -> float | None:
     if other is None:
         return None
     rewards, _ = other(references=[example.reference for example in examples], responses=list(texts))
-    return _mean(rewards)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return mean(rewards)
 
 
 def table(results: Sequence[Best], favourites: Sequence[Favourite]) -> str:

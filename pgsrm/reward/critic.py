@@ -19,7 +19,7 @@ from pgsrm.reward.output import normalise
 from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, UserError, under
-from pgsrm.util.numbers import Finite, Fraction
+from pgsrm.util.numbers import Finite, Fraction, mean
 from pgsrm.util.objects import attach_object, check_object, restore_object, state_of
 
 Arm = Literal["sparse", "critic", "uniform", "shuffled", "total_at_end", "critic_only", "decomposed", "shaped"]
@@ -146,7 +146,7 @@ class CriticReward:
         draw = random.Random(_batch_seed(self._seed, prompts, token_ids))
         scored = None if self._extrinsic is None else _score(self._extrinsic, batch)
         extrinsic = None if scored is None else scored.totals
-        metrics = {} if scored is None else {**scored.metrics, "extrinsic": _mean(scored.totals)}
+        metrics = {} if scored is None else {**scored.metrics, "extrinsic": mean(scored.totals)}
         marks = [Marks((), None, [0.0] * len(ids), 0) for ids in token_ids]
         if self._critic is not None:
             started = time.perf_counter()
@@ -318,7 +318,3 @@ def _given(part: Any, key: str) -> Any:
         "critic": "choose one by critic=...",
     }[key]
     raise ParameterError(f"{key}={part if part is None else repr(part)}: is no {key}; {remedy}".replace("None", "null"))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

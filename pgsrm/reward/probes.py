@@ -15,6 +15,7 @@ from typing import Any
 from pgsrm.reward.check import PROMPTS, NoPolicy, rewards_of
 from pgsrm.task import SHIPPED, Example, Task, normalize, read_table
 from pgsrm.util.errors import UserError, under
+from pgsrm.util.numbers import mean
 from pgsrm.util.objects import as_before, attach_object, check_object
 
 # A response that earns this share of the reference's reward is paid; `_Judged.floors` says what it is counted from.
@@ -165,15 +166,15 @@ class _Judged:
         examples, texts, own, floors = zip(*rows, strict=True)
         rewards = rewards_of(self.reward, examples, texts)
         shares = [(got - floor) / (most - floor) for got, most, floor in zip(rewards, own, floors, strict=True)]
-        paid = _mean([share >= NEAR for share in shares])
+        paid = mean([share >= NEAR for share in shares])
         accepted = self._accepted(examples, texts)
-        return Probed(name, texts[0], len(rows), _mean(rewards), _mean(own), paid, accepted, control)
+        return Probed(name, texts[0], len(rows), mean(rewards), mean(own), paid, accepted, control)
 
     def _accepted(self, examples: Sequence[Example], texts: Sequence[str]) -> float | None:
         checker = self.task.checker
         if checker is None:
             return None
-        return _mean(
+        return mean(
             [checker(text, example.reference, example.inputs) for example, text in zip(examples, texts, strict=True)]
         )
 
@@ -304,10 +305,6 @@ CONTROLS: dict[str, Make] = {
     "a full stop": lambda example, _: example.reference.rstrip(".") + ".",
     "in quotes": lambda example, _: f"\"{example.reference}'",
 }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 # Tables

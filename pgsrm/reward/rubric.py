@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pgsrm.reward.trl import as_given, waited_for
@@ -31,10 +33,10 @@ class RubricReward:
             raise ParameterError(
                 f"rubric: {type(rubric).__name__} has no functions; give a verifiers.Rubric with funcs=[...]"
             )
-        for function, _, _ in self._functions:
-            if {"prompts", "completions"} & set(inspect.signature(function).parameters):
+        for function in self._functions:
+            if {"prompts", "completions"} & set(function.parameters):
                 raise ParameterError(
-                    f"rubric: {_name(function)} judges a group of responses together; give functions of one response"
+                    f"rubric: {function.name} judges a group of responses together; give functions of one response"
                 )
         self._conversational, self._answer = conversational, answer
 
@@ -52,10 +54,10 @@ class RubricReward:
         sums: dict[str, float] = {}
         for row, (prompt, reference, response) in enumerate(zip(prompts, references, responses, strict=True)):
             given = self._arguments(prompt, response, {**inputs[row], "reference": reference})
-            for function, weight, own in self._functions:
-                value = float(waited_for(function(**_taken(function, {**given, **own}))))
-                totals[row] += weight * value
-                sums[_name(function)] = sums.get(_name(function), 0.0) + value
+            for function in self._functions:
+                value = float(waited_for(function.call(**function.taken({**given, **function.own}))))
+                totals[row] += function.weight * value
+                sums[function.name] = sums.get(function.name, 0.0) + value
         return totals, {name: total / len(responses) for name, total in sums.items()}
 
     def _arguments(self, prompt: str, response: str, columns: dict[str, str]) -> dict[str, Any]:
@@ -71,8 +73,38 @@ class RubricReward:
         return {**columns, **given, "state": {**given, "timing": {}}}
 
 
-def _functions_of(rubric: Any) -> Iterator[tuple[Callable[..., Any], float, dict[str, Any]]]:
-    """Each function with its weight and the objects that its rubric gives it."""
+@dataclass(frozen=True)
+class _Function:
+    """One of a rubric's functions, with its weight and the objects that its rubric gives it."""
+
+    call: Callable[..., Any]
+    weight: float
+    own: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return getattr(self.call, "__name__", type(self.call).__name__)
+
+    @cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.call).parameters
+
+    def taken(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Of the arguments those that the function takes."""
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in self.parameters.values()):
+            return given
+        lacking = [
+            name
+            for name, each in self.parameters.items()
+            if name not in given and each.default is each.empty and each.kind is not each.VAR_POSITIONAL
+        ]
+        if lacking:
+            raise ParameterError(f"rubric: {self.name} asks for {', '.join(lacking)}; there are {', '.join(given)}")
+        return {name: value for name, value in given.items() if name in self.parameters}
+
+
+def _functions_of(rubric: Any) -> Iterator[_Function]:
+    """The functions of a rubric, or of each in a group of them."""
     for part in getattr(rubric, "rubrics", None) or [rubric]:
         functions = getattr(part, "funcs", None) or getattr(part, "reward_funcs", None) or []
         weights = getattr(part, "weights", None) or getattr(part, "reward_weights", None) or [1.0] * len(functions)
@@ -80,23 +112,4 @@ def _functions_of(rubric: Any) -> Iterator[tuple[Callable[..., Any], float, dict
             raise ParameterError(f"rubric: {len(functions)} functions with {len(weights)} weights; give each one")
         own = dict(getattr(part, "class_objects", None) or {})
         for function, weight in zip(functions, weights, strict=True):
-            yield function, float(weight), own
-
-
-def _taken(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Of the arguments those that the function takes."""
-    parameters = inspect.signature(function).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return given
-    lacking = [
-        name
-        for name, each in parameters.items()
-        if name not in given and each.default is each.empty and each.kind is not each.VAR_POSITIONAL
-    ]
-    if lacking:
-        raise ParameterError(f"rubric: {_name(function)} asks for {', '.join(lacking)}; there are {', '.join(given)}")
-    return {name: value for name, value in given.items() if name in parameters}
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", type(function).__name__)
+            yield _Function(function, float(weight), own)

@@ -14,6 +14,7 @@ from pgsrm.rollout import Annotation, Rollout, Scored
 from pgsrm.task import Checker, Example
 from pgsrm.util.distributed import ALONE, Processes
 from pgsrm.util.errors import under
+from pgsrm.util.numbers import mean
 
 
 class Scorer:
@@ -112,8 +113,3 @@ def _of_annotations(annotations: Sequence[Annotation]) -> dict[str, float]:
         values = [annotation.components[name] for annotation in annotations if name in annotation.components]
         metrics[f"reward/component_{name}"] = mean(values)
     return metrics
-
-
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean; `values` must not be empty."""
-    return sum(values) / len(values)

@@ -1,6 +1,7 @@
 """Types of numbers in the typed settings, which msgspec checks when a config is read; how a number is shown."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta
@@ -10,6 +11,11 @@ NonNegative = Annotated[float, Meta(ge=0, lt=float("1e30"))]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Finite = Annotated[float, Meta(gt=float("-1e30"), lt=float("1e30"))]
 Count = Annotated[int, Meta(ge=1)]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean; `values` must not be empty."""
+    return sum(values) / len(values)
 
 
 def number_text(value: float | str) -> str:
