@@ -58,6 +58,18 @@ def semantic(responses: list[str], references: list[str] | None = None, **option
 
 
 class TestSemanticReward:
+    def test_length_penalty_divides_what_more_words_than_the_reference_earn(self) -> None:
+        responses = ["cold", "cold cold", "cold zxqv zxqv", "", "my ring", "I lost my  ring", "I lost my my ring ring"]
+        references = ["cold"] * 4 + ["I lost my ring"] * 3
+        free, paid = (
+            SemanticReward(WordVectors(), length_penalty=penalty)(**batch(responses, references))[0]
+            for penalty in ("none", "ratio")
+        )
+        assert free[:4] == pytest.approx([1, 1, 1, 0])
+        assert paid == pytest.approx(
+            [f * ratio for f, ratio in zip(free, [1, 1 / 2, 1 / 3, 1, 1, 1, 4 / 6], strict=True)]
+        )
+
     @pytest.mark.parametrize(
         ("similarity", "transform", "alpha", "expected"),
         [

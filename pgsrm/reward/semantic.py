@@ -29,6 +29,9 @@ class SemanticReward:
     without_vector, of a response whose embedding is a zero row:
         zero_reward: the reward is 0
         zero_vector: the similarity is 0, as in the released code; under affine and alpha 4 it then earns 1/16
+    length_penalty, of a response with more words than its reference, which averaged word vectors can't see ("cold cold"):
+        none: nothing, as in the paper
+        ratio: its reward is multiplied by the reference's number of words divided by its own
 
     Raises UserError when a reference has no vector: every response to it would be worth the same.
     """
@@ -40,6 +43,7 @@ class SemanticReward:
         transform: Literal["affine", "clip"] = "affine",
         alpha: Annotated[float, Meta(ge=1)] = 4.0,
         without_vector: Literal["zero_reward", "zero_vector"] = "zero_reward",
+        length_penalty: Literal["none", "ratio"] = "none",
     ) -> None:
         if not hasattr(embedder, "embed"):  # a word in the place of an object: reward.embedder=static
             raise ParameterError(
@@ -50,6 +54,7 @@ class SemanticReward:
         self._transform = TRANSFORMS[transform]
         self._alpha = alpha
         self._zero_reward = without_vector == "zero_reward"
+        self._by_length = length_penalty == "ratio"
         self._references: dict[str, np.ndarray] = {}  # a run's references are a finite set
 
     def __call__(
@@ -68,6 +73,8 @@ class SemanticReward:
         rewards = self._transform(similarities) ** self._alpha
         if self._zero_reward:
             rewards[missing] = 0.0
+        if self._by_length:
+            rewards *= _length_ratios(responses, references)
         return rewards.tolist(), {
             "similarity": float(similarities.mean()),
             "without_vector": float(missing.mean()),
@@ -99,6 +106,14 @@ class SemanticReward:
                     raise UserError(f"embedder: the reference {text!r} has no vector; {remedy}")
                 self._references[text] = embedding
         return np.stack([self._references[text] for text in references])
+
+
+def _length_ratios(responses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """Words of each reference for a word of its response, at most 1 (B,); words are what blanks divide."""
+    import numpy as np
+
+    pairs = zip(responses, references, strict=True)
+    return np.array([min(1.0, len(theirs.split()) / max(1, len(ours.split()))) for ours, theirs in pairs])
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
