@@ -63,7 +63,7 @@ class TestSemanticReward:
         references = ["cold"] * 4 + ["I lost my ring"] * 3
         free, paid = (
             SemanticReward(WordVectors(), length_penalty=penalty)(**batch(responses, references))[0]
-            for penalty in ("none", "ratio")
+            for penalty in (None, "ratio")
         )
         assert free[:4] == pytest.approx([1, 1, 1, 0])
         assert paid == pytest.approx(

@@ -30,7 +30,7 @@ class SemanticReward:
         zero_reward: the reward is 0
         zero_vector: the similarity is 0, as in the released code; under affine and alpha 4 it then earns 1/16
     length_penalty, of a response with more words than its reference, which averaged word vectors can't see ("cold cold"):
-        none: nothing, as in the paper
+        None: nothing, as in the paper
         ratio: its reward is multiplied by the reference's number of words divided by its own
 
     Raises UserError when a reference has no vector: every response to it would be worth the same.
@@ -43,7 +43,7 @@ class SemanticReward:
         transform: Literal["affine", "clip"] = "affine",
         alpha: Annotated[float, Meta(ge=1)] = 4.0,
         without_vector: Literal["zero_reward", "zero_vector"] = "zero_reward",
-        length_penalty: Literal["none", "ratio"] = "none",
+        length_penalty: Literal["ratio"] | None = None,
     ) -> None:
         if not hasattr(embedder, "embed"):  # a word in the place of an object: reward.embedder=static
             raise ParameterError(
