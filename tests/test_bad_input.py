@@ -46,6 +46,7 @@ BAD = [
     ("reward.alpha=0.5", "reward.alpha=0.5: expected `float` >= 1", ""),
     ("reward.alpha=x", "reward.alpha=x: expected `float`, got `str`", ""),
     ("reward.similarity=l1", "reward.similarity=l1: not an option; there are cosine, euclidean", ""),
+    ("reward.length_penalty=x", "reward.length_penalty=x: not an option; there are ratio, null", ""),
     ("reward._target_=pgsrm.reward.Nope", "reward._target_=pgsrm.reward.Nope: can't be imported", "PYTHONPATH"),
     ("reward._target_=nowhere.f", "reward._target_=nowhere.f: can't be imported (No module named 'nowhere')", "give"),
     ("task.checker._target_=nowhere.f", "task.checker._target_=nowhere.f: can't be imported", "PYTHONPATH"),

@@ -348,10 +348,12 @@ def _remedy(problem: str, annotation: Any, key: str) -> str:
 
 
 def options_of(annotation: Any) -> list[str]:
-    """The values of a Literal, also within a union or Annotated."""
+    """The values of a Literal, also within a union or Annotated, and null where the union takes it."""
     inner = get_args(annotation)
     if get_origin(annotation) is Literal:
         return [str(option) for option in inner]
+    if annotation is type(None):
+        return ["null"]
     return [option for part in inner for option in options_of(part)]
 
 
