@@ -14,6 +14,7 @@ from pgsrm.models.asking import estimates_of
 from pgsrm.models.text import Codec
 from pgsrm.reward.output import normalise
 from pgsrm.rollout import Scored
+from pgsrm.task import reference_columns
 from pgsrm.util.errors import UserError, under
 from pgsrm.util.objects import check_object
 from pgsrm.util.text import nfc
@@ -56,7 +57,7 @@ class TextReward:
         self,
         prompts: Sequence[str],
         responses: Sequence[str],
-        references: Sequence[str],
+        references: Sequence[str | Sequence[str]],
         inputs: Sequence[Mapping[str, str]] | None = None,
         token_ids: Sequence[Sequence[int]] | None = None,
     ) -> Scored:
@@ -65,15 +66,15 @@ class TextReward:
         Args:
             prompts: n prompts.
             responses: n responses as text. With a tokenizer and `token_ids` the tokens are decoded instead.
-            references: n reference answers; empty texts where the reward compares with none.
+            references: n reference answers, each a text or a list of several; empty texts where the reward compares with none.
             inputs: n mappings of what else is known of a prompt, for checkers and rewards of your own.
             token_ids: n lists of the responses' token ids, the end-of-sequence token included.
 
         Raises:
             UserError: for references or texts that the reward can't work with.
         """
-        references = [nfc(reference) for reference in references]
-        self.check(references)
+        several = [_texts(given, row) for row, given in enumerate(references)]
+        self.check([text for each in several for text in each])
         texts: list[str] = [nfc(response) for response in responses]
         ids = [[0]] * len(texts) if token_ids is None else [list(row) for row in token_ids]
         offsets: Any = _NoPlaces()
@@ -82,7 +83,7 @@ class TextReward:
         with under("reward"):
             output = self._reward(
                 prompts=[nfc(prompt) for prompt in prompts],
-                references=references,
+                **reference_columns(several),
                 responses=texts,
                 inputs=[{}] * len(texts)
                 if inputs is None
@@ -91,6 +92,14 @@ class TextReward:
                 offsets=offsets,
             )
         return normalise(output, ids, self.name, texts)
+
+
+def _texts(given: str | Sequence[str], row: int) -> list[str]:
+    """The references of a row, at least one."""
+    texts = [given] if isinstance(given, str) else list(given)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"references: row {row} has {str(given)[:60]}; give one text, or a list of texts")
+    return [nfc(text) for text in texts]
 
 
 class _NoPlaces(Sequence[Any]):

@@ -286,7 +286,7 @@ class Trainer:
             {
                 "update": self.update,
                 "prompt": self._masked(examples[row].prompt),
-                "reference": self._masked(examples[row].taught),
+                "reference": _one_or_all([self._masked(text) for text in examples[row].all_taught]),
                 "response": self._masked(texts[row]),
                 "reward": scored.totals[row],
                 **({"exact_match": correct[row]} if correct else {}),
@@ -354,6 +354,11 @@ class Trainer:
         with writing(self.folder.path):
             model.save_pretrained(self.folder.model)
             self.codec.tokenizer.save_pretrained(self.folder.model)
+
+
+def _one_or_all(references: list[str]) -> str | list[str]:
+    """References as the data has them: a text, or a list of several."""
+    return references[0] if len(references) == 1 else references
 
 
 def _details(rollout: Rollout, scored: Scored, row: int) -> dict[str, Any]:

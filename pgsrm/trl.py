@@ -36,8 +36,8 @@ def reward_function(
     Args:
         overrides: the words of the command line: `reward=pgsrm`, `embedder=static`, `reward.alpha=2`; `task=` for what a
             reward takes from a task, such as binary's checker.
-        reference: the dataset's column with the reference answer; None for a reward that compares with none. A row without
-            one gets no reward (None), as in data sets of several tasks. All texts of a row are its `inputs`.
+        reference: the dataset's column with the reference answer, or a list of several; None for a reward that compares with
+            none. A row without one gets no reward (None), as in data sets of several tasks. All texts of a row are its `inputs`.
         tokenizer: the policy's; reward=critic needs it.
         reward: a reward of your own, as in `pgsrm.train`.
 
@@ -62,7 +62,7 @@ def reward_function(
         scored = score(
             [_text(prompts[row]) for row in known],
             [_text(completions[row]) for row in known],
-            [str(references[row]) for row in known],
+            [given for given in references if given is not None],
             [inputs[row] for row in known],
             None if completion_ids is None else [completion_ids[row] for row in known],
         )
@@ -80,8 +80,10 @@ def reward_function(
     return function
 
 
-def dataset_rows(*overrides: str, split: str = "train") -> list[dict[str, str]]:
+def dataset_rows(*overrides: str, split: str = "train") -> list[dict[str, Any]]:
     """A task's prompts as rows for `datasets.Dataset.from_list`: prompt, reference, and the columns of the task's data.
+
+    Where any prompt of the task has several references, each row's `reference` is a list: a column has one type.
 
     Args:
         overrides: the words of the command line: `task=antonym`, `task.holdout=0.2`.
@@ -94,7 +96,15 @@ def dataset_rows(*overrides: str, split: str = "train") -> list[dict[str, str]]:
         raise UserError(f"split={split}: no such split; take train or holdout")
     task = load_task(*overrides)
     examples = task.train if split == "train" else task.holdout
-    return [{**example.inputs, "prompt": example.prompt, "reference": example.taught} for example in examples]
+    several = any(len(example.all_taught) > 1 for example in task.train + task.holdout)
+    return [
+        {
+            **example.inputs,
+            "prompt": example.prompt,
+            "reference": list(example.all_taught) if several else example.taught,
+        }
+        for example in examples
+    ]
 
 
 def _text(given: Any) -> str:
@@ -107,7 +117,7 @@ def _text(given: Any) -> str:
     return "".join(part.get("text", "") for part in content)
 
 
-def _references(columns: Mapping[str, Any], name: str | None, count: int) -> list[str | None]:
+def _references(columns: Mapping[str, Any], name: str | None, count: int) -> list[str | list[str] | None]:
     if name is None:
         return [""] * count
     if name not in columns:
@@ -117,9 +127,16 @@ def _references(columns: Mapping[str, Any], name: str | None, count: int) -> lis
             "give reference=None with a reward that compares with none"
         )
     for given in columns[name]:
-        if isinstance(given, list | dict):
-            raise UserError(f"reference={name}: the column has {str(given)[:60]}; make it one text for each row")
-    return [None if given is None else str(given) for given in columns[name]]
+        if isinstance(given, dict) or (isinstance(given, list) and not (given and all(map(_is_text, given)))):
+            shown = str(given)[:60]
+            raise UserError(
+                f"reference={name}: the column has {shown}; give each row one text, a list of texts, or None"
+            )
+    return [given if given is None or isinstance(given, list) else str(given) for given in columns[name]]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _inputs(columns: Mapping[str, Any], count: int) -> list[dict[str, str]]:

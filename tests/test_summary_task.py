@@ -67,7 +67,7 @@ def test_the_reward_is_rouge_times_its_scale_and_logs_it_unscaled() -> None:
     ("references", "problem"),
     [
         (["", ""], "reward=rouge: the task has no references to compare with"),
-        (["a cat", ""], "reward=rouge: 1 of 2 prompts have no reference"),
+        (["a cat", ""], "reward=rouge: 1 of the prompts have no reference"),
         (["a cat", "猫が好き"], "the reference '猫が好き' has no word of a-z"),
     ],
 )
@@ -92,12 +92,15 @@ def _write(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def test_a_file_of_scitldr_is_read_as_it_is(tmp_path: Path) -> None:
-    """Sentences in lists; several summaries, of which the first counts; a column `source` that is the text; a row twice."""
+    """Sentences in lists; several summaries, all of them; a column `source` that is the text; a row twice."""
     row = {"source": ["One thing. ", "", "Two."], "target": [" A.  ", "B."], "rouge_scores": [0.5], "title": "T"}
     file = _write(tmp_path / "dev.jsonl", row, {**row, "title": "U"}, {**row, "source": ["Other."], "target": ["C."]})
     task = load_task(_task(file, reference="{target}", skip=["repeated"]))
     assert [example.prompt for example in task.train] == ["Text: One thing. Two.\nShort:", "Text: Other.\nShort:"]
-    assert [(example.reference, example.source) for example in task.train] == [("A.", "user"), ("C.", "user")]
+    assert [(example.references, example.source) for example in task.train] == [
+        (("A.", "B."), "user"),
+        (("C.",), "user"),
+    ]
     assert task.train[0].inputs["rouge_scores"] == "[0.5]"
 
 
@@ -116,7 +119,7 @@ def test_a_list_in_the_column_reference(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 2: `source` is empty"):
         load_task(_task(_write(tmp_path / "a.jsonl", *rows)))
     (example,) = load_task(_task(_write(tmp_path / "a.jsonl", rows[0]))).train
-    assert example.reference == "first"
+    assert example.references == ("first", "second")
 
 
 def test_a_prompt_again_with_another_reference_is_refused(tmp_path: Path) -> None:

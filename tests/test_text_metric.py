@@ -72,7 +72,7 @@ def test_a_missing_reference() -> None:
     TextMetricReward().check(["cold"])
     with pytest.raises(UserError, match="reward=text_metric: the task has no references"):
         TextMetricReward().check(["", " "])
-    with pytest.raises(UserError, match="reward=text_metric: 1 of 2 prompts have no reference"):
+    with pytest.raises(UserError, match="reward=text_metric: 1 of the prompts have no reference"):
         TextMetricReward().check(["cold", ""])
 
 

@@ -78,8 +78,8 @@ def test_rows_without_a_reference_get_no_reward() -> None:
     function = reward_function("reward=binary", "task=antonym")
     assert as_trl_calls(function, ANSWERS, reference=["cold", None, "table"]) == [1.0, None, 1.0]
     assert as_trl_calls(function, ANSWERS, reference=[None] * 3) == [None] * 3
-    with pytest.raises(UserError, match=r"reference=reference: the column has \['cold'\]; make it one text"):
-        as_trl_calls(function, ["cold"], reference=[["cold"]])
+    with pytest.raises(UserError, match=r"reference=reference: the column has \[1\]; give each row one text, a list"):
+        as_trl_calls(function, ["cold"], reference=[[1]])
 
 
 def test_a_column_with_something_else_in_one_row_is_kept_for_the_others() -> None:

@@ -40,13 +40,13 @@ def ordered_by_reward(rollout: Rollout, totals: Sequence[float], size: int) -> l
 
 
 def against_references(rollout: Rollout, references: Sequence[Pair]) -> list[Preference]:
-    """Each row's reference, encoded, against its response; none where both are one text, but for blanks around them."""
+    """Each row's reference, encoded, against its response; none where that is any of its references, but for blanks around."""
     return [
         Preference(reference.prompt, reference.answer, response)
         for reference, response, text, example in zip(
             references, rollout.response_ids, rollout.texts, rollout.examples, strict=True
         )
-        if text.strip() != example.taught.strip()
+        if not any(text.strip() == taught.strip() for taught in example.all_taught)
     ]
 
 

@@ -11,7 +11,7 @@ from pgsrm.analysis.intervals import MIN_SEEDS, difference_interval
 from pgsrm.analysis.measures import end, first, last, series, start
 from pgsrm.analysis.results import HELD_OUT, REWARD, TRAINED, Measure, over_seeds, seeds
 from pgsrm.analysis.runs import Run
-from pgsrm.analysis.samples import shared_ends
+from pgsrm.analysis.samples import as_text, sample_rows, shared_ends
 from pgsrm.analysis.tables import NONE, Table
 from pgsrm.analysis.variants import Variant, task_title
 from pgsrm.record.differences import in_common, words
@@ -187,17 +187,19 @@ def _reward_text(runs: Sequence[Run]) -> str:
 
 def _task_text(task: str, variants: Sequence[Variant]) -> str:
     """The task's first prompt and reference that are on file; its template where none is."""
-    from pgsrm.analysis.samples import sample_rows
-
     for variant in variants:
         rows = sample_rows(variant.runs[0])
         if rows:
-            reference = rows[0]["reference"]
-            told = f"the reference is “{reference}”" if reference else "no answer is right or wrong"
-            return f"The policy reads “{rows[0]['prompt'].strip()}”; {told}."
+            return f"The policy reads “{rows[0]['prompt'].strip()}”; {_references_text(rows[0]['reference'])}."
     section = variants[0].runs[0].config.get("task")
     template = section.get("template") if isinstance(section, dict) else None
     return f"The policy reads “{str(template).strip()}”." if template else ""
+
+
+def _references_text(reference: str | list[str]) -> str:
+    if isinstance(reference, list):
+        return f"the references are {' and '.join(f'“{text}”' for text in reference)}"
+    return f"the reference is “{reference}”" if reference else "no answer is right or wrong"
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,6 @@ def before_and_after(rows: Sequence[Mapping[str, Any]], most: int = 3) -> tuple[
     pairs.sort(key=lambda pair: pair[0]["update"] - pair[1]["update"])
     before, after = shared_ends(list(by_prompt))
     return f"{before}…{after}", [
-        Pair(str(a["prompt"])[len(before) : len(str(a["prompt"])) - len(after)], str(a["reference"]), a, b)
+        Pair(str(a["prompt"])[len(before) : len(str(a["prompt"])) - len(after)], as_text(a["reference"]), a, b)
         for a, b in pairs[:most]
     ]

@@ -61,6 +61,11 @@ def sample_rows(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def as_text(reference: Any) -> str:
+    """A sample's reference, or its several references, in one line."""
+    return " | ".join(map(str, reference)) if isinstance(reference, list) else str(reference)
+
+
 def read_samples(run: Run) -> Samples | None:
     """Up to `EACH` samples at each of `MOMENTS` updates, evenly spaced in time; None where the run has none."""
     by_update: dict[int, list[dict[str, Any]]] = {}
@@ -76,7 +81,8 @@ def read_samples(run: Run) -> Samples | None:
     for update in moments:
         for row in by_update[update][:EACH]:
             prompt = str(row["prompt"])
-            rows.append({**row, "prompt": prompt[len(before) : len(prompt) - len(after)]})
+            cut = {"prompt": prompt[len(before) : len(prompt) - len(after)], "reference": as_text(row["reference"])}
+            rows.append({**row, **cut})
     return Samples(run, f"{before}…{after}", rows)
 
 

@@ -35,7 +35,7 @@ from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, 
 from pgsrm.record.model_name import model_name
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.record.trackers import check_trackers
-from pgsrm.task import Example, LacksReferencesError, Task, load_task
+from pgsrm.task import Example, LacksReferencesError, Task, every_reference, load_task
 from pgsrm.util.errors import ParameterError, UserError, under, unwritable
 from pgsrm.util.objects import check_object
 from pgsrm.util.paths import conf_folder
@@ -129,7 +129,7 @@ class Shared:
         measures = {f"evaluation.measures.{name}": measure for name, measure in evaluated_with.measures.items()}
         for key, scoring in {"reward": reward, "evaluation": evaluated_with.other, **measures}.items():
             with under(key):
-                check_object(scoring, [example.reference for example in examples])
+                check_object(scoring, every_reference(examples))
         self._checked.add(key)
 
     def check_prompts(self, settings: Settings, task: Task) -> None:
@@ -266,7 +266,7 @@ def _choose_embedder(config: dict[str, Any], choices: dict[str, str]) -> None:
     if not holders:
         return
     task = build_task(config)
-    name = auto.choose(list(dict.fromkeys(example.reference for example in task.train + task.holdout)))
+    name = auto.choose(list(dict.fromkeys(every_reference(task.train + task.holdout))))
     choices["embedder"] = name
     for node in holders:
         node["embedder"] = OmegaConf.to_container(OmegaConf.load(conf_folder() / "embedder" / f"{name}.yaml"))

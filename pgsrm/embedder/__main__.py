@@ -56,11 +56,12 @@ def check_command(overrides: Sequence[str]) -> None:
 def _check(config: dict[str, Any]) -> Any:
     from pgsrm.config.plan import build_objects
     from pgsrm.reward.check import check_reward
+    from pgsrm.task import every_reference
 
     task, reward = build_objects(config)
     examples = task.train + task.holdout
     if hasattr(reward, "check"):
-        reward.check([example.reference for example in examples])
+        reward.check(every_reference(examples))
     return check_reward(reward, examples)
 
 

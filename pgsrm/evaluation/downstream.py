@@ -19,7 +19,7 @@ from pgsrm.models.text import Codec
 from pgsrm.policy.choose import build_policy
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling, shortened
-from pgsrm.task import Checker, Example
+from pgsrm.task import Checker, Example, accepts
 from pgsrm.util.numbers import mean
 
 _ROWS = 64  # prompts whose logits are in memory at once
@@ -101,7 +101,7 @@ def _match(policy: Policy, codec: Codec, question: Question) -> float:
     ids = policy.greedy([codec.encode(example.prompt) for example in question.examples], question.max_new_tokens)
     texts, _ = codec.decode(ids)
     pairs = zip(texts, question.examples, strict=True)
-    return mean([question.checker(text, example.reference, example.inputs) for text, example in pairs])
+    return mean([accepts(question.checker, text, example) for text, example in pairs])
 
 
 def _sampled(policy: Policy, prompts: Sequence[list[int]], asked: Asked) -> list[list[int]]:
@@ -113,7 +113,10 @@ def _sampled(policy: Policy, prompts: Sequence[list[int]], asked: Asked) -> list
 
 
 def answer_perplexity(policy: Policy, codec: Codec, examples: Sequence[Example]) -> float:
-    """The exponential of the mean -log p of the references' tokens behind their prompts, without EOS; nan for none."""
+    """The exponential of the mean -log p of the references' tokens behind their prompts, without EOS; nan for none.
+
+    Of several references to a prompt the first counts, so that each prompt does once.
+    """
     given = [(codec.encode(e.prompt), codec.encode_answer(e.prompt, e.reference)) for e in examples if e.reference]
     total, tokens = 0.0, 0
     with torch.no_grad(), policy.without_dropout():

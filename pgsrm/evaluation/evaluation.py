@@ -23,7 +23,7 @@ from pgsrm.policy.sampling import Sampling, shortened
 from pgsrm.reward import Reward
 from pgsrm.reward.scorer import Scorer
 from pgsrm.rollout import Rollout
-from pgsrm.task import Example, Task
+from pgsrm.task import Example, Task, accepts, reference_columns
 from pgsrm.util.numbers import mean
 from pgsrm.util.objects import as_before
 
@@ -121,8 +121,8 @@ class Evaluation:
         }
         other = self._with.other
         if other is not None:
-            references, texts = [example.reference for example in examples], greedy.texts
-            rewards, _ = self._score.processes.from_first(lambda: other(references=references, responses=texts))
+            asked = {**reference_columns([example.references for example in examples]), "responses": greedy.texts}
+            rewards, _ = self._score.processes.from_first(lambda: other(**asked))
             values["other_reward"] = mean(rewards)
         return values | self._misled(examples, greedy.texts)
 
@@ -155,13 +155,14 @@ class Evaluation:
 
     def _misled(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, float]:
         """Of the prompts that training gives a wrong reference: right answers, and answers that are the wrong one."""
-        misled = [(text, e, e.error) for text, e in zip(texts, examples, strict=True) if e.error is not None]
+        pairs = zip(texts, examples, strict=True)
+        misled = [(text, e, e.error) for text, e in pairs if e.error is not None and e.error not in e.references]
         if not misled:
             return {}
         check = self._score.checker
         assert check is not None  # there are errors
         return {
-            "misled_exact_match": mean([check(text, e.reference, e.inputs) for text, e, _ in misled]),
+            "misled_exact_match": mean([accepts(check, text, e) for text, e, _ in misled]),
             "misled_error_match": mean([check(text, error, e.inputs) for text, e, error in misled]),
         }
 

@@ -17,7 +17,7 @@ from pgsrm.parent.settings import ParentSettings
 from pgsrm.parent.summary import doubts, summarise
 from pgsrm.record.files import replace
 from pgsrm.record.progress import AskingProgress
-from pgsrm.task import Task, load_task
+from pgsrm.task import Task, accepts, load_task
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import significant
 from pgsrm.util.paths import local_path
@@ -69,7 +69,7 @@ def _accuracy(references: Sequence[str], own: Task) -> list[str]:
     if check is None:
         return []
     pairs = zip(references, own.train, strict=True)
-    right = sum(check(reference, example.reference, example.inputs) for reference, example in pairs)
+    right = sum(accepts(check, reference, example) for reference, example in pairs)
     return [f"right by the data's own references: {right} of {len(references)} ({right / len(references):.0%})"]
 
 

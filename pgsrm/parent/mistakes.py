@@ -9,7 +9,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from pgsrm.task import Example, LacksReferencesError, Task, load_task, task_digest
+from pgsrm.task import Example, LacksReferencesError, Task, accepts, load_task, task_digest
 from pgsrm.util.errors import UserError
 
 
@@ -18,7 +18,7 @@ def taught_by(parent: Task, config: Mapping[str, Any]) -> Task:
 
     parent: the same prompts and split with the parent's references. Held-out prompts keep to what is right alone.
 
-    Raises UserError where a prompt has no reference of its own.
+    Raises UserError where a prompt has no reference of its own, or several of the parent's.
     """
     try:
         own = load_task(config)
@@ -29,8 +29,14 @@ def taught_by(parent: Task, config: Mapping[str, Any]) -> Task:
             f"parent.right=data: not every row of task.data={config['data']} has a reference of its own; "
             "add a column `reference`, or leave parent.right=parent"
         )
+    several = next((example.prompt for example in parent.train if example.further), None)
+    if several is not None:
+        raise UserError(
+            f"parent.right=data: parent.references has several references for {several!r}; give the parent's one answer there, "
+            "or leave parent.right=parent"
+        )
     train = [
-        right if answered.reference == right.reference else replace(right, error=answered.reference)
+        right if answered.references == right.references else replace(right, error=answered.reference)
         for right, answered in zip(own.train, parent.train, strict=True)
     ]
     return replace(own, train=train, digest=task_digest(train, own.holdout))
@@ -65,7 +71,7 @@ def _wrong(example: Example, task: Task, seed: int) -> str:
     wrong = [
         other.reference
         for other in task.train
-        if not check(other.reference, example.reference, example.inputs) and other.reference != example.reference
+        if not accepts(check, other.reference, example) and other.reference not in example.references
     ]
     if not wrong:
         raise UserError(

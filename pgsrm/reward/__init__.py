@@ -70,17 +70,19 @@ class Reward(Protocol):
         inputs: list[dict[str, str]],
         token_ids: list[list[int]],
         offsets: list[list[tuple[int, int]]],
+        **more: Any,
     ) -> Any:
         """The rewards of n responses. A function that needs few of the arguments takes the others as `**_`.
 
         Args:
             prompts: n prompts as the policy got them.
-            references: n reference outputs, which the parent gave.
+            references: n reference outputs, which the parent gave; of a prompt with several the first.
             responses: n response texts in NFC, without the end-of-sequence token.
             inputs: n mappings: the prompt's columns in the task's data file (`{"c1": "red", "c2": "blue"}`).
             token_ids: n lists of the response's token ids as sampled, the end-of-sequence token included.
             offsets: n lists, as long as those of `token_ids`: the characters [start, end) of the response that each
                 token wrote. An end-of-sequence token has (len(response), len(response)).
+            more: `all_references`, n lists with all references, where any prompt of the batch has several.
 
         Returns:
             One of `rewards`, `(rewards, metrics)` and `(rewards, metrics, annotations)`. All numbers must be finite;

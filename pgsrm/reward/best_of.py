@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgsrm.reward.check import rewards_of
-from pgsrm.task import Checker, Example
+from pgsrm.task import Checker, Example, accepts, reference_columns
 from pgsrm.util.numbers import mean
 
 SHOWN = 5  # favourites that are not right
@@ -72,7 +72,7 @@ def best_of(
     for example, texts, rewards in zip(examples, samples, earned, strict=True):
         text = max(texts, key=rewards.__getitem__)
         (own,) = rewards_of(reward, [example], [example.reference])
-        right = None if checker is None else bool(checker(text, example.reference, example.inputs))
+        right = None if checker is None else accepts(checker, text, example)
         favourites.append(Favourite(example, text, rewards[text], own, right))
     return results, favourites
 
@@ -98,13 +98,13 @@ def _blocks(texts: Sequence[str], n: int) -> list[Sequence[str]]:
 def _right(checker: Checker | None, examples: Sequence[Example], texts: Sequence[str]) -> float | None:
     if checker is None:
         return None
-    return mean([checker(text, e.reference, e.inputs) for e, text in zip(examples, texts, strict=True)])
+    return mean([accepts(checker, text, example) for example, text in zip(examples, texts, strict=True)])
 
 
 def _by_other(other: Other | None, examples: Sequence[Example], texts: Sequence[str]) -> float | None:
     if other is None:
         return None
-    rewards, _ = other(references=[example.reference for example in examples], responses=list(texts))
+    rewards, _ = other(**reference_columns([example.references for example in examples]), responses=list(texts))
     return mean(rewards)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pgsrm.reward.references import compared
 from pgsrm.task import Checker
 from pgsrm.util.errors import ParameterError
 
@@ -26,7 +27,9 @@ class BinaryReward:
         references: Sequence[str],
         responses: Sequence[str],
         inputs: Sequence[Mapping[str, str]],
+        all_references: Sequence[Sequence[str]] | None = None,
         **_: Any,
     ) -> list[float]:
-        """One reward per response, 0.0 or 1.0."""
-        return [float(self._checker(*row)) for row in zip(responses, references, inputs, strict=True)]
+        """One reward per response, 0.0 or 1.0; of several references any that the checker accepts will do."""
+        rows = zip(responses, compared(references, all_references), inputs, strict=True)
+        return [float(any(self._checker(text, one, row) for one in several)) for text, several, row in rows]

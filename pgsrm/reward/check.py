@@ -57,7 +57,8 @@ def check_reward(reward: Any, examples: Sequence[Example], seed: int = 0) -> Che
     for example in examples:
         earned = rewards_of(reward, [example] * len(responses), responses)
         right = answers.index(example.reference)
-        others = [*earned[:right], *earned[right + 1 : len(answers)]]
+        pairs = zip(answers, earned[: len(answers)], strict=True)
+        others = [reward for answer, reward in pairs if answer not in example.references]
         ranks.append(1 + sum(other >= earned[right] for other in others))
         groups[EXACT].append(earned[right])
         groups[NEAREST] += [max(others)] if others else []
@@ -84,11 +85,12 @@ class NoPolicy:
 def rewards_of(reward: Any, examples: Sequence[Example], responses: Sequence[str]) -> list[float]:
     """What n responses, one to each of n examples, earn: the totals of their rewards."""
     from pgsrm.reward.output import normalise
+    from pgsrm.task import reference_columns
 
     one_token = [[0]] * len(responses)  # a reward that goes by tokens sees a response as one
     output = reward(
         prompts=[example.prompt for example in examples],
-        references=[example.reference for example in examples],
+        **reference_columns([example.references for example in examples]),
         responses=list(responses),
         inputs=[example.inputs for example in examples],
         token_ids=one_token,

@@ -14,6 +14,11 @@ _BEGINNING = """\
 from pgsrm.text_reward import TextReward
 
 score = TextReward({arguments})
+
+
+def _reference(given):
+    # one text, or a list of several
+    return "" if given is None else given if isinstance(given, list) else str(given)
 """
 
 _VERL = '''
@@ -29,7 +34,7 @@ def _score(responses, references, extra):
     rows = [row or {} for row in extra]
     inputs = [{key: value for key, value in row.items() if isinstance(value, str)} for row in rows]
     prompts = [str(row.get("prompt", "")) for row in rows]
-    return score(prompts, responses, ["" if row is None else str(row) for row in references], inputs).totals
+    return score(prompts, responses, [_reference(row) for row in references], inputs).totals
 '''
 
 _OPENRLHF = '''
@@ -39,7 +44,7 @@ def reward_func(queries, prompts, labels, **kwargs):
     import torch
 
     responses = [_response(query, prompt) for query, prompt in zip(queries, prompts, strict=True)]
-    scored = score(prompts, responses, ["" if label is None else str(label) for label in labels])
+    scored = score(prompts, responses, [_reference(label) for label in labels])
     rewards = torch.tensor(scored.totals)
     logs = {name: torch.full_like(rewards, value) for name, value in scored.metrics.items()}
     return {"rewards": rewards, "scores": rewards, "extra_logs": logs}

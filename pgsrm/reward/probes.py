@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgsrm.reward.check import PROMPTS, NoPolicy, rewards_of
-from pgsrm.task import SHIPPED, Example, Task, normalize, read_table
+from pgsrm.task import SHIPPED, Example, Task, accepts, every_reference, normalize, read_table
 from pgsrm.util.errors import UserError, under
 from pgsrm.util.numbers import mean
 from pgsrm.util.objects import as_before, attach_object, check_object
@@ -108,7 +108,7 @@ def probe(task: Task, reward: Any) -> Result:
     answers = Answers(tuple(dict.fromkeys(example.reference for example in examples)), _opposites())
     with as_before(reward), under("reward"):
         attach_object(reward, NoPolicy(), NoPolicy())
-        check_object(reward, [example.reference for example in examples])
+        check_object(reward, every_reference(examples))
         judged = _Judged.of(task, reward, examples)
         constant, constant_mean = _best_constant(reward, examples, answers)
         made = {**PROBES, CONSTANT: lambda *_: constant}
@@ -158,7 +158,7 @@ class _Judged:
         rows = [
             (example, response, own, floor)
             for example, response, own, floor in zip(self.examples, responses, self.own, self.floors, strict=True)
-            if response is not None and (control or normalize(response) != normalize(example.reference))
+            if response is not None and (control or not _is_reference(response, example))
         ]
         if not rows:
             nan = float("nan")
@@ -174,9 +174,7 @@ class _Judged:
         checker = self.task.checker
         if checker is None:
             return None
-        return mean(
-            [checker(text, example.reference, example.inputs) for example, text in zip(examples, texts, strict=True)]
-        )
+        return mean([accepts(checker, text, example) for example, text in zip(examples, texts, strict=True)])
 
 
 # What is made of a reference
@@ -269,8 +267,12 @@ def _inputs(example: Example) -> str:
     return " ".join(value for value in example.inputs.values() if value and value in example.prompt)
 
 
+def _is_reference(text: str, example: Example) -> bool:
+    return normalize(text) in map(normalize, example.references)
+
+
 def _another(example: Example, answers: Answers) -> str | None:
-    others = [answer for answer in answers.distinct if normalize(answer) != normalize(example.reference)]
+    others = [answer for answer in answers.distinct if not _is_reference(answer, example)]
     return answers.draw.choice(others) if others else None
 
 

@@ -7,6 +7,13 @@ from collections.abc import Sequence
 from pgsrm.util.errors import UserError
 
 
+def compared(
+    references: Sequence[str], all_references: Sequence[Sequence[str]] | None = None
+) -> Sequence[Sequence[str]]:
+    """What each response is compared with, at least one text: all its references in a batch that has several for any."""
+    return [[reference] for reference in references] if all_references is None else all_references
+
+
 def check_references(references: Sequence[str], name: str, needs_all: bool = False) -> None:
     """Raise UserError, which begins with the reward's `name`, where a run's prompts have no reference to compare with.
 
@@ -20,6 +27,6 @@ def check_references(references: Sequence[str], name: str, needs_all: bool = Fal
         )
     if lacking and needs_all:
         raise UserError(
-            f"{name}: {lacking} of {len(references)} prompts have no reference, and every response to them would earn 0; "
+            f"{name}: {lacking} of the prompts have no reference, and every response to them would earn 0; "
             "remove their rows, or fill in their column `reference`"
         )

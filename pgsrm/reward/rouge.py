@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from pgsrm.reward.references import check_references
+from pgsrm.reward.references import check_references, compared
 from pgsrm.util.errors import UserError
 
 Kind = Literal["rouge1", "rouge2", "rougeL"]
@@ -27,7 +27,8 @@ class RougeReward:
             both have
         rougeL: the longest sequence of words that both have in this order, gaps allowed, of the whole texts
     measure: precision is their number divided by that of the response, recall divided by that of the reference, f1 the
-    harmonic mean of the two. Each is 0 where there is nothing to divide by, so an empty response earns 0.
+    harmonic mean of the two. Each is 0 where there is nothing to divide by, so an empty response earns 0. Of several references to
+    a prompt the one with the largest number counts.
 
     The numbers are those of Google's package rouge-score without its stemmer; `scale: 100` gives them in per cent.
 
@@ -54,10 +55,16 @@ class RougeReward:
                 )
 
     def __call__(
-        self, *, references: Sequence[str], responses: Sequence[str], **_: object
+        self,
+        *,
+        references: Sequence[str],
+        responses: Sequence[str],
+        all_references: Sequence[Sequence[str]] | None = None,
+        **_: object,
     ) -> tuple[list[float], dict[str, float]]:
         """One reward per response, and the mean before `scale` as a metric with the name of the kind (`rouge1`)."""
-        values = [rouge(*pair, self._kind, self._measure) for pair in zip(responses, references, strict=True)]
+        pairs = zip(responses, compared(references, all_references), strict=True)
+        values = [max(rouge(text, one, self._kind, self._measure) for one in several) for text, several in pairs]
         name = self._kind if self._measure == "f1" else f"{self._kind}_{self._measure}"
         return [self._scale * value for value in values], {name: sum(values) / max(1, len(values))}
 

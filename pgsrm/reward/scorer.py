@@ -11,7 +11,7 @@ import torch
 from pgsrm.reward import Reward
 from pgsrm.reward.output import normalise
 from pgsrm.rollout import Annotation, Rollout, Scored
-from pgsrm.task import Checker, Example
+from pgsrm.task import Checker, Example, accepts, reference_columns
 from pgsrm.util.distributed import ALONE, Processes
 from pgsrm.util.errors import under
 from pgsrm.util.numbers import mean
@@ -20,8 +20,8 @@ from pgsrm.util.numbers import mean
 class Scorer:
     """A run's reward and checker, None where nothing is right or wrong. `eos` are the token ids that end a response.
 
-    The reward compares with what the parent said (`Example.taught`), the checker with the right reference: they differ where
-    `parent.error_rate` put in an error. Of several processes the first alone calls the reward.
+    The reward compares with what the parent said (`Example.all_taught`), the checker with the right references, any of which will
+    do: they differ where `parent.error_rate` put in an error. Of several processes the first alone calls the reward.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Scorer:
         with under(self._key):
             output = self.reward(
                 prompts=[example.prompt for example in rollout.examples],
-                references=[example.taught for example in rollout.examples],
+                **reference_columns([example.all_taught for example in rollout.examples]),
                 responses=rollout.texts,
                 inputs=[example.inputs for example in rollout.examples],
                 token_ids=rollout.response_ids,
@@ -76,7 +76,7 @@ class Scorer:
         check = self.checker
         if check is None:
             return []
-        return [check(text, example.reference, example.inputs) for example, text in zip(examples, texts, strict=True)]
+        return [accepts(check, text, example) for example, text in zip(examples, texts, strict=True)]
 
 
 def _of_rewards(scored: Scored) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from pgsrm.embedder import Embedder
-from pgsrm.reward.references import check_references
+from pgsrm.reward.references import check_references, compared
 from pgsrm.util.errors import ParameterError, UserError
 from pgsrm.util.objects import check_object, digest_of
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class SemanticReward:
     """R = transform(similarity(response, reference)) ** alpha, a number in [0, 1] for each response.
+
+    Of several references to a prompt the one with the largest R counts.
 
     similarity, in [-1, 1], of the embeddings e of length 1 (for a zero row either one is 0):
         cosine: e_response · e_reference
@@ -58,7 +60,12 @@ class SemanticReward:
         self._references: dict[str, np.ndarray] = {}  # a run's references are a finite set
 
     def __call__(
-        self, *, references: Sequence[str], responses: Sequence[str], **_: Any
+        self,
+        *,
+        references: Sequence[str],
+        responses: Sequence[str],
+        all_references: Sequence[Sequence[str]] | None = None,
+        **_: Any,
     ) -> tuple[list[float], dict[str, float]]:
         """One reward per response, and two metrics.
 
@@ -68,15 +75,20 @@ class SemanticReward:
         import numpy as np
 
         embedded = self._embedder.embed(responses)  # (B, d)
-        missing = ~embedded.any(axis=1)  # (B,)
-        similarities = np.where(missing, 0.0, self._similarity(embedded, self._embed_references(references)))
+        missing = np.asarray(~embedded.any(axis=1))  # (B,)
+        several = compared(references, all_references)
+        counts = [len(texts) for texts in several]
+        row, start = np.arange(len(several)).repeat(counts), np.cumsum([0, *counts[:-1]])
+        theirs = [text for texts in several for text in texts]  # the R references of all responses
+        similarities = self._similarity(embedded[row], self._embed_references(theirs))  # (R,)
+        similarities = np.where(missing[row], 0.0, similarities)
         rewards = self._transform(similarities) ** self._alpha
         if self._zero_reward:
-            rewards[missing] = 0.0
+            rewards[missing[row]] = 0.0
         if self._by_length:
-            rewards *= _length_ratios(responses, references)
-        return rewards.tolist(), {
-            "similarity": float(similarities.mean()),
+            rewards *= _length_ratios([responses[place] for place in row.tolist()], theirs)
+        return np.maximum.reduceat(rewards, start).tolist(), {
+            "similarity": float(np.maximum.reduceat(similarities, start).mean()),
             "without_vector": float(missing.mean()),
         }
 
@@ -95,7 +107,7 @@ class SemanticReward:
         self._embed_references(references)
 
     def _embed_references(self, references: Sequence[str]) -> np.ndarray:
-        """Embeddings (B, d) of the references, each text embedded once in the reward's life."""
+        """Embeddings (R, d) of the references, each text embedded once in the reward's life."""
         import numpy as np
 
         new = [text for text in dict.fromkeys(references) if text not in self._references]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from pgsrm.reward.references import check_references
+from pgsrm.reward.references import check_references, compared
 from pgsrm.task import normalize
 from pgsrm.util.errors import UserError
 
@@ -31,7 +31,7 @@ class TextMetricReward:
         as_written: the texts as they are
 
     chrf and bleu are sacrebleu's for one sentence with its defaults, divided by 100; the others are rapidfuzz's normalized
-    similarities. A response without text earns 0.
+    similarities. A response without text earns 0. Of several references to a prompt the one with the largest number counts.
 
     Raises UserError, before a run starts, where the metric's library is not installed, or a prompt has no reference.
     """
@@ -53,10 +53,16 @@ class TextMetricReward:
         check_references([reference.strip() for reference in references], "reward=text_metric", needs_all=True)
 
     def __call__(
-        self, *, references: Sequence[str], responses: Sequence[str], **_: object
+        self,
+        *,
+        references: Sequence[str],
+        responses: Sequence[str],
+        all_references: Sequence[Sequence[str]] | None = None,
+        **_: object,
     ) -> tuple[list[float], dict[str, float]]:
         """One reward per response, and the mean before `scale` as a metric with the metric's name (`chrf`)."""
-        values = [self._value(*pair) for pair in zip(responses, references, strict=True)]
+        pairs = zip(responses, compared(references, all_references), strict=True)
+        values = [max(self._value(text, one) for one in several) for text, several in pairs]
         return [self._scale * value for value in values], {self._metric: sum(values) / max(1, len(values))}
 
     def _value(self, response: str, reference: str) -> float:

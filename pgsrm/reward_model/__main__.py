@@ -65,6 +65,7 @@ class Composed:
         """What responses are worth by the task's checker (`gold`), or by the configured `reward`. Raises UserError, as a run."""
         from pgsrm.evaluation import build_object
         from pgsrm.reward.check import NoPolicy, rewards_of
+        from pgsrm.task import accepts, every_reference
         from pgsrm.util.errors import UserError, under
         from pgsrm.util.objects import attach_object, check_object
 
@@ -73,13 +74,12 @@ class Composed:
             if checker is None:
                 raise UserError("pairs=gold: the task has no checker; take pairs=reward, with reward=... to order by")
             return lambda examples, texts: [
-                float(checker(text, example.reference, example.inputs))
-                for example, text in zip(examples, texts, strict=True)
+                float(accepts(checker, text, example)) for example, text in zip(examples, texts, strict=True)
             ]
         reward = build_object(self.config["reward"], "reward")
         with under("reward"):
             attach_object(reward, NoPolicy(), NoPolicy())
-            check_object(reward, [example.reference for example in self.task.train])
+            check_object(reward, every_reference(self.task.train))
         return lambda examples, texts: rewards_of(reward, examples, texts)
 
     def draw(self, model: "ModelSettings", examples: "Sequence[Example]", count: int) -> list[list[str]]:

@@ -43,11 +43,15 @@ def over_samples(
 ) -> list[Preference]:
     """The parent's answer over each different sample of the same prompt, at most `most` for each prompt, at random.
 
-    Samples that equal the parent's answer, but for white space at the ends, are dropped.
+    Of several references the first is the parent's answer. Samples that equal any, but for white space at the ends, are dropped.
     """
     pairs = []
     for example, texts in zip(examples, samples, strict=True):
-        others = [text for text in dict.fromkeys(texts) if text.strip() != example.taught.strip()]
+        others = [
+            text
+            for text in dict.fromkeys(texts)
+            if not any(text.strip() == taught.strip() for taught in example.all_taught)
+        ]
         pairs += [Preference(example.prompt, example.taught, text) for text in _some(others, most, draw)]
     return pairs
 

@@ -2,6 +2,7 @@
 
 from pgsrm.task.checkers import NormalizedEquality, SentimentInversion, normalize
 from pgsrm.task.references import reference_problem
+from pgsrm.task.several import accepts, every_reference, reference_columns
 from pgsrm.task.table import SHIPPED, Row, find_data, read_lines, read_objects, read_table
 from pgsrm.task.task import Checker, Example, LacksReferencesError, Task, load_inputs, load_task, task_digest
 from pgsrm.task.template import placeholders, render
@@ -15,6 +16,8 @@ __all__ = [
     "Row",
     "SentimentInversion",
     "Task",
+    "accepts",
+    "every_reference",
     "find_data",
     "load_inputs",
     "load_task",
@@ -23,6 +26,7 @@ __all__ = [
     "read_lines",
     "read_objects",
     "read_table",
+    "reference_columns",
     "reference_problem",
     "render",
     "task_digest",

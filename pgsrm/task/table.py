@@ -26,12 +26,13 @@ class Row:
     line: its first line in the file, from 1; of a Parquet file its row. values: column -> text in Unicode's form NFC, white
     space around it stripped, "" for a null or a text of invisible characters alone; numbers, true and false as JSON writes
     them; a list of texts (the sentences of a document) as one text, joined with blanks. What an object within a line of JSON
-    has is a column of its own, `prompt.text` for {"prompt": {"text": ...}}. lists: the texts of columns that are lists.
+    has is a column of its own, `prompt.text` for {"prompt": {"text": ...}}. lists: the texts of columns that are lists; None for a
+    list that has anything else in it.
     """
 
     line: int
     values: dict[str, str]
-    lists: dict[str, list[str]] = field(default_factory=dict)
+    lists: dict[str, list[str] | None] = field(default_factory=dict)
 
 
 def shipped_names() -> list[str]:
@@ -215,8 +216,8 @@ def _object_rows(objects: Iterable[tuple[int, dict[str, object]]]) -> Iterator[R
             names = [name for name, _ in flat]
             repeated = next(name for name in names if names.count(name) > 1)
             raise _MalformedError(line, f"column `{shown([repeated])}` appears twice; rename one")
-        lists = {name: texts for name, value in named.items() if (texts := _texts(value)) is not None}
-        joined = {name: " ".join(filter(None, texts)) for name, texts in lists.items()}
+        lists = {name: _texts(value) for name, value in named.items() if isinstance(value, list)}
+        joined = {name: " ".join(filter(None, texts)) for name, texts in lists.items() if texts is not None}
         yield Row(line, {name: _clean(_as_text(value)) for name, value in named.items()} | joined, lists)
 
 
@@ -231,11 +232,10 @@ def _flat(values: dict[str, object]) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
-def _texts(value: object) -> list[str] | None:
-    """The texts of a JSON list that has nothing else; None for any other value."""
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        return None
-    return [_clean(text) for text in value]
+def _texts(values: list[object]) -> list[str] | None:
+    """The texts of a JSON list; None where it has anything else."""
+    texts = [_clean(text) for text in values if isinstance(text, str)]
+    return texts if len(texts) == len(values) else None
 
 
 def _json_objects(text: str) -> Iterator[tuple[int, dict[str, object]]]:

@@ -5,8 +5,8 @@ Where a prompt's reference comes from, the first that has one:
   2. the data file's own `reference` column;
   3. the `task.reference` template (copy: the sentence itself);
   4. the shipped references of the file that `task.curated` names, for the same prompt.
-A task without a checker (`task.checker=null`) needs none, and may have some. Where a reference comes from a JSON list of texts, it
-is the first of them: the others are further answers to the same prompt. A list in the prompt is one text.
+A task without a checker (`task.checker=null`) needs none, and may have some. A JSON list of texts is several references of one
+prompt (`Example.references`). A list in the prompt is one text.
 
 How the holdout is chosen (`task.holdout`, a share of the prompts): by a hash of each prompt's inputs, so
 the split is the same for every seed, machine and order of the file, and a row added later moves few others.
@@ -44,7 +44,8 @@ class Example:
 
     prompt: the policy's text; reference: the parent's, empty where a task without a checker has none; inputs: the data row's
     columns other than `reference` and `source`, under the names that the template uses; source: who wrote the reference; error:
-    another reference that training is given in its place (`parent.error_rate`, `parent.right=data`), None for most.
+    another reference that training is given in its place (`parent.error_rate`, `parent.right=data`), None for most; further:
+    what is as right as `reference`, where the data has a list.
     """
 
     prompt: str
@@ -52,11 +53,22 @@ class Example:
     inputs: dict[str, str]
     source: str
     error: str | None = None
+    further: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All that is right, the first reference first; ("",) for an example without any."""
+        return (self.reference, *self.further)
 
     @property
     def taught(self) -> str:
-        """The reference that a reward in training compares with."""
-        return self.reference if self.error is None else self.error
+        """The reference that training writes or prefers, where it takes one: the first."""
+        return self.all_taught[0]
+
+    @property
+    def all_taught(self) -> tuple[str, ...]:
+        """The references that a reward in training compares with."""
+        return self.references if self.error is None else (self.error,)
 
 
 @dataclass(frozen=True)
@@ -102,18 +114,20 @@ def load_inputs(config: Mapping[str, Any]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A data row as a prompt; used: the inputs that the template asks for; reference may be empty.
+    """A data row as a prompt; used: the inputs that the template asks for.
 
-    firsts: of the inputs that were lists of texts, the first text.
+    references: those of the row itself, () for none. lists: its columns that are lists, but for those that the template asks for.
+    problem: why its references can't be used, None where they can.
     """
 
     line: int
     text: str
     inputs: dict[str, str]
     used: tuple[str, ...]
-    reference: str
+    references: tuple[str, ...]
     source: str
-    firsts: dict[str, str]
+    lists: dict[str, list[str] | None]
+    problem: str | None
 
 
 def _kept_prompts(config: Mapping[str, Any]) -> list[_Prompt]:
@@ -181,10 +195,13 @@ def _as_prompt(
 ) -> _Prompt:
     """asked: the columns that any template asks for. longest: words that are kept of the prompt's columns."""
     inputs = dict(row.values)
-    firsts = {name: next(filter(None, texts), "") for name, texts in row.lists.items()}
     own = find_column("reference", inputs) or ""
     reference = inputs.pop(own, "")
-    reference = firsts.get(own, reference)
+    references: tuple[str, ...] = (reference,) if reference else ()
+    problem = None
+    if own in row.lists:
+        references = _texts_of(row.lists[own])
+        problem = None if references else f"line {row.line}: `{own}` {_list_problem(row.lists[own])}"
     # A translation task may well ask for {source}: then the column is an input, not the provenance.
     source = "" if "source" in asked else inputs.pop("source", "")
     for name in names:
@@ -198,7 +215,20 @@ def _as_prompt(
         inputs[name] = value if longest is None else _beginning(value, longest)
     used = tuple(inputs[name] for name in names)
     text = nfc(render(template, inputs, "task.template"))
-    return _Prompt(row.line, text, inputs, used, reference, source or "user", firsts)
+    lists = {name: texts for name, texts in row.lists.items() if name not in names}
+    return _Prompt(row.line, text, inputs, used, references, source or "user", lists, problem)
+
+
+def _texts_of(texts: Sequence[str] | None) -> tuple[str, ...]:
+    """The texts of a column that is a list, each once, without blank ones; () where there are none, or not texts alone."""
+    return tuple(dict.fromkeys(filter(None, texts or ())))
+
+
+def _list_problem(texts: Sequence[str] | None) -> str:
+    """What is wrong with a list that `_texts_of` finds nothing in, and the remedy."""
+    if texts is None:
+        return "is a list that does not have texts alone; write one text, or a list of texts"
+    return "is a list without a text; write one text, a list of texts, or null where there is no reference"
 
 
 def _beginning(text: str, words: int) -> str:
@@ -207,10 +237,24 @@ def _beginning(text: str, words: int) -> str:
     return start[0] if start else text
 
 
-def _from_template(prompt: _Prompt, config: Mapping[str, Any]) -> str:
-    """The reference that `task.reference` makes of a prompt's inputs; empty without that template."""
-    template = config.get("reference")
-    return nfc(render(template, prompt.inputs | prompt.firsts, "task.reference")) if template else ""
+def _from_template(prompt: _Prompt, template: str, where: str) -> tuple[str, ...]:
+    """The references that `task.reference` makes of a prompt's inputs: as many as the list in one of its columns has."""
+    lists = {name: prompt.lists[name] for name in placeholders(template, "task.reference") if name in prompt.lists}
+    texts = {name: _texts_of(given) for name, given in lists.items()}
+    for name, given in lists.items():
+        if not texts[name]:
+            raise UserError(f"{where}: line {prompt.line}: `{name}` {_list_problem(given)}")
+    several = [name for name in texts if len(texts[name]) > 1]
+    if len(several) > 1:
+        columns = " and ".join(several)
+        raise UserError(
+            f"task.reference={template!r}: in line {prompt.line} of {where} the columns {columns} are lists of several texts; "
+            "take one such column, or make each of the others one text"
+        )
+    values = prompt.inputs | {name: one[0] for name, one in texts.items()}
+    choices = texts[several[0]] if several else [None]
+    made = [values if text is None else {**values, several[0]: text} for text in choices]
+    return tuple(filter(None, (nfc(render(template, inputs, "task.reference")) for inputs in made)))
 
 
 def _refuse_empty(prompts: list[_Prompt], names: list[str], where: str, key: str) -> None:
@@ -248,22 +292,26 @@ def _how_many(lines: list[Any]) -> str:
 def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], references: str | None) -> list[Example]:
     parent = _parent_answers(config, references) if references else None
     template = config.get("reference")
-    needs_curated = not (parent is not None or template or all(prompt.reference for prompt in prompts))
+    where = f"task.data={config['data']}"
+    if parent is None:
+        _refuse_bad_lists(prompts, where)
+    needs_curated = not (parent is not None or template or all(prompt.references for prompt in prompts))
     curated = _curated_answers(config) if needs_curated else {}
     examples = []
     lacking = []
     for prompt in prompts:
         if parent is not None:
-            reference, source = parent.get(prompt.text, ("", ""))
-        elif prompt.reference:
-            reference, source = prompt.reference, prompt.source
+            found, source = parent.get(prompt.text, ((), ""))
+        elif prompt.references:
+            found, source = prompt.references, prompt.source
         elif template:
-            reference, source = _from_template(prompt, config), prompt.source
+            found, source = _from_template(prompt, template, where), prompt.source
         else:
-            reference, source = curated.get(prompt.text, ("", ""))
-        if not reference:
+            found, source = curated.get(prompt.text, ((), ""))
+        if not found:
             lacking.append(prompt.line)
-        examples.append(Example(prompt.text, reference, prompt.inputs, source))
+        reference, *further = found or ("",)
+        examples.append(Example(prompt.text, reference, prompt.inputs, source, further=tuple(further)))
     if lacking and not is_open(config):
         columns = " and ".join(placeholders(config["template"], "task.template"))
         what = f"{len(lacking)} of {len(prompts)} rows have no reference"
@@ -273,31 +321,42 @@ def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], referenc
                 f"task.data={config['data']}; add them to the file (columns {columns} and reference)"
             )
         raise LacksReferencesError(
-            f"task.data={config['data']}: {what}, the first is line {lacking[0]}; add a `reference` column, "
+            f"{where}: {what}, the first is line {lacking[0]}; add a `reference` column, "
             f"or set parent.references=FILE, a JSONL with {columns} and reference"
         )
     return examples
 
 
-def _answers(config: Mapping[str, Any], data: str, key: str) -> dict[str, tuple[str, str]]:
-    """Prompt -> (reference, source) from a file with the prompt's columns and `reference`."""
-    return {prompt.text: (prompt.reference, prompt.source) for prompt in _read_prompts(config, data, key)}
+_Answers = dict[str, tuple[tuple[str, ...], str]]  # prompt -> (references, source)
 
 
-def _parent_answers(config: Mapping[str, Any], references: str) -> dict[str, tuple[str, str]]:
+def _refuse_bad_lists(prompts: list[_Prompt], where: str) -> None:
+    problem = next((prompt.problem for prompt in prompts if prompt.problem), None)
+    if problem is not None:
+        raise UserError(f"{where}: {problem}")
+
+
+def _answers(config: Mapping[str, Any], data: str, key: str) -> _Answers:
+    """The answers of a file with the prompt's columns and `reference`."""
+    return {prompt.text: (prompt.references, prompt.source) for prompt in _read_prompts(config, data, key)}
+
+
+def _parent_answers(config: Mapping[str, Any], references: str) -> _Answers:
     """The answers of `parent.references`, none of which is what no reference can be."""
     prompts = _read_prompts(config, references, "parent.references")
+    _refuse_bad_lists(prompts, f"parent.references={references}")
     for prompt in prompts:
-        problem = reference_problem(prompt.reference, prompt.inputs, config) if prompt.reference else None
-        if problem is not None:
-            raise UserError(
-                f"parent.references={references}: line {prompt.line}: the reference of {prompt.text!r} {problem}: "
-                f"{prompt.reference[:60]!r}; correct it"
-            )
-    return {prompt.text: (prompt.reference, prompt.source) for prompt in prompts}
+        for reference in prompt.references:
+            problem = reference_problem(reference, prompt.inputs, config)
+            if problem is not None:
+                raise UserError(
+                    f"parent.references={references}: line {prompt.line}: the reference of {prompt.text!r} {problem}: "
+                    f"{reference[:60]!r}; correct it"
+                )
+    return {prompt.text: (prompt.references, prompt.source) for prompt in prompts}
 
 
-def _curated_answers(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def _curated_answers(config: Mapping[str, Any]) -> _Answers:
     """The answers of `task.curated`; none where a template of the user's own asks for other columns."""
     if not config.get("curated"):
         return {}
@@ -354,7 +413,16 @@ def _make_checker(config: Mapping[str, Any]) -> Checker | None:
 def task_digest(train: list[Example], holdout: list[Example]) -> str:
     """SHA-256 (hex) of prompts, references, errors and split."""
     split = {
-        name: [[e.prompt, e.reference, e.inputs, *([] if e.error is None else [e.error])] for e in examples]
+        name: [
+            [
+                e.prompt,
+                e.reference,
+                e.inputs,
+                *([] if e.error is None else [e.error]),
+                *([list(e.further)] if e.further else []),
+            ]
+            for e in examples
+        ]
         for name, examples in (("train", train), ("holdout", holdout))
     }
     return hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest()
