@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from pgsrm.config.schema import Settings
 from pgsrm.evaluation import Evaluated
 from pgsrm.evaluation.equilibrium import predict_entropy
 from pgsrm.evaluation.evaluation import Evaluation
+from pgsrm.evaluation.reference_samples import reference_samples
 from pgsrm.evaluation.workload import expected_calls
 from pgsrm.models.load import load_codec, load_model, resolve_device
 from pgsrm.models.lora import add_adapters, merged, save_adapters
@@ -50,7 +52,8 @@ from pgsrm.stopping import Stopping
 from pgsrm.task import Example, Task
 from pgsrm.training_state import TrainingState
 from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
-from pgsrm.util.objects import attach_object
+from pgsrm.util.errors import under
+from pgsrm.util.objects import attach_object, remembered_by, standardise_object
 from pgsrm.util.words import WordList
 
 
@@ -93,7 +96,7 @@ class Trainer:
         self.stopped_early: str | None = None  # why, once `stop.metric` has ended the run
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
         generators = {"data": self.data_rng, "sampling": self.sampling_rng}
-        self._state = TrainingState(self.learner, generators, settings, reward)
+        self._state = TrainingState(self.learner, generators, settings, reward, self.evaluate.measures)
         self._restorable = self._state.outside_weights()  # from here an outage leaves the run resumable
 
     @classmethod
@@ -118,6 +121,7 @@ class Trainer:
         path = Path(tempfile.mkdtemp(prefix="pgsrm-") if folder is None else folder)
         replace(this, folder=RunFolder(path)).freeze()
         trainer = cls.from_folder(RunFolder(path))
+        trainer.standardise()
         if folder is None:
             weakref.finalize(trainer, shutil.rmtree, path, ignore_errors=True)
         return trainer
@@ -171,6 +175,18 @@ class Trainer:
             references = {example.prompt: pair for example, pair in zip(self.task.train, pairs, strict=True)}
             check_fit(pairs, self.policy.positions)
         return OtherLearner(self.policy, ppo, algorithm, references, teacher)
+
+    def standardise(self) -> None:
+        """Have reward and measures see what the policy writes before its first update, where they are counted from that."""
+        samples = cache(
+            lambda: reference_samples(
+                self.policy, self.codec, self.task, self.prompt_ids, self.sampling, self.settings.seed
+            )
+        )
+        measures = {f"evaluation.measures.{name}": measure for name, measure in self.evaluate.measures.items()}
+        for key, target in {"reward": self.score.reward, **measures}.items():
+            with under(key):
+                standardise_object(target, samples)
 
     @property
     def done(self) -> bool:
@@ -310,6 +326,7 @@ class Trainer:
         if loaded is None:
             self.folder.truncate_after(-1)
             self._announce_calls()
+            self.standardise()
             return
         self.update, tensors, state = loaded
         self._unrecorded = state.get("unrecorded")
@@ -351,6 +368,7 @@ class Trainer:
             model.generation_config.eos_token_id = list(self.codec.eos)
         if not self.processes.first:
             return
+        self.folder.write_reward_state(remembered_by(self.score.reward, self.evaluate.measures))
         with writing(self.folder.path):
             model.save_pretrained(self.folder.model)
             self.codec.tokenizer.save_pretrained(self.folder.model)

@@ -1,6 +1,8 @@
 """What a checkpoint holds: trained weights, optimisers, KL coefficient, where every generator is, what the reward remembers."""
 
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from pgsrm.algorithm.learner import OtherLearner
 from pgsrm.config.schema import Settings
 from pgsrm.ppo.update import Learner
 from pgsrm.util.distributed import divided_as, undivided
-from pgsrm.util.objects import restore_object, state_of
+from pgsrm.util.objects import remember, remembered_by
 
 Tensors = dict[str, torch.Tensor]
 Plain = dict[str, Any]  # what JSON holds
@@ -20,7 +22,7 @@ class TrainingState:
     """A run's state in training, as tensors and plain values, and back.
 
     generators: the run's own, by name; those of torch, Python and NumPy, which a reward may use, belong to the state too.
-    reward: what it remembers of earlier batches belongs to it as well.
+    reward: what it remembers of earlier batches belongs to it as well, and what measures, by their names, were standardised by.
     """
 
     def __init__(
@@ -29,8 +31,9 @@ class TrainingState:
         generators: dict[str, torch.Generator],
         settings: Settings,
         reward: Any = None,
+        measures: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self._learner, self._policy, self._reward = learner, learner.policy, reward
+        self._learner, self._policy, self._reward, self._measures = learner, learner.policy, reward, measures
         self._generators, self._settings = generators, settings
 
     def save(self) -> tuple[Tensors, Plain]:
@@ -55,7 +58,11 @@ class TrainingState:
         if self._policy.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self._policy.device)
         of_numpy = [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()]
-        return tensors, {"rng/python": random.getstate(), "rng/numpy": of_numpy, "reward": state_of(self._reward)}
+        return tensors, {
+            "rng/python": random.getstate(),
+            "rng/numpy": of_numpy,
+            **remembered_by(self._reward, self._measures),
+        }
 
     def set_outside_weights(self, tensors: Tensors, plain: Plain) -> None:
         """Put generators and reward where `outside_weights` found them."""
@@ -67,7 +74,7 @@ class TrainingState:
         np.random.set_state(tuple(plain["rng/numpy"]))
         if "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self._policy.device)
-        restore_object(self._reward, plain.get("reward"))  # none in a checkpoint of an earlier version
+        remember(self._reward, self._measures, plain)
 
     def _modules(self) -> dict[str, Any]:
         """What has a state dict: name -> module or optimiser."""

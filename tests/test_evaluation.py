@@ -436,6 +436,28 @@ def test_a_finished_run_is_evaluated_again(train_here: Train) -> None:
     assert evaluations(folder)[-1] != evaluations(folder)[0]
 
 
+def test_a_finished_run_is_evaluated_by_the_scale_that_its_reward_had(
+    train_here: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong version: the deviation is that of this evaluation's answers alone."""
+    from pgsrm.evaluation.__main__ import evaluate_run
+
+    part = "+reward@reward.parts.near=text_metric"
+    folder = train_here("reward=sum", part, "+reward.normalise.near=running", "ppo.actor_lr=1e-3")
+    kept = json.loads(folder.reward.read_text())["reward"]["seen"]["near"]
+    assert kept[0] == sum(line["episodes"] > 0 for line in folder.read_metrics()) * 4
+    assert evaluate_run(folder) == pytest.approx(evaluations(folder)[-1], rel=1e-6)
+    assert capsys.readouterr().err == ""
+    folder.reward.unlink()
+    assert evaluate_run(folder)["eval/train_reward"] != pytest.approx(
+        evaluations(folder)[-1]["eval/train_reward"], rel=1e-3
+    )
+    told = capsys.readouterr().err
+    assert (
+        told.startswith(f"{folder.path}: has no reward.json, as a run of an earlier version") and told.count("\n") == 1
+    )
+
+
 def test_only_a_finished_run_is_evaluated_again(run_cli: Callable[..., Any]) -> None:
     result = run_cli("nowhere", module="pgsrm.evaluation")
     assert result.code == 2

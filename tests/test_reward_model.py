@@ -16,11 +16,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import pgsrm
 from pgsrm.config.compose import plan_words
+from pgsrm.evaluation.__main__ import evaluate_run
+from pgsrm.evaluation.reference_samples import reference_samples
 from pgsrm.models.load import load_codec, load_model
 from pgsrm.models.reward_model import CARD, RewardModel, encode
 from pgsrm.models.settings import ModelSettings
 from pgsrm.models.text import Codec
-from pgsrm.reward import LearnedReward
+from pgsrm.record import RunFolder
+from pgsrm.reward import CriticReward, LearnedReward, SumReward
 from pgsrm.reward.learned import combined, moments
 from pgsrm.reward_model import __main__ as command
 from pgsrm.reward_model.judge import ALL, CALIBRATION, LENGTH, MODEL, PEOPLE, WORDS, judge
@@ -326,6 +329,31 @@ def test_a_model_without_a_card_is_standardised_by_its_first_batch_and_remembers
     assert moments(np.array([2.0, 2.0])) == (2, 1)  # nothing to divide by
 
 
+def test_a_model_without_a_card_is_standardised_by_given_samples_that_are_drawn_once() -> None:
+    """For a reward within others too; not drawn where a card or `reward.mean` has the numbers, or a checkpoint had."""
+
+    class Card:
+        mean, std = 1.0, 2.0
+
+    drawn: list[int] = []
+
+    def samples() -> tuple[list[str], list[str]]:
+        drawn.append(1)
+        return ["", ""], ["1", "3"]
+
+    reward = learned(Fake(card=Card()), Fake())
+    for outer in (SumReward({"a": reward}), CriticReward(reward, arm="sparse"), reward):
+        outer.standardise(samples)
+    assert len(drawn) == 1 and reward.state() == {"1": [2, 1]}
+    assert asked(reward, "7")[0] == [(3 + 5) / 2]
+    for other in (learned(Fake(card=Card())), learned(Fake(), mean=3, std=0.5)):
+        other.standardise(samples)
+    again = learned(Fake(card=Card()), Fake())
+    again.restore(reward.state())
+    again.standardise(samples)
+    assert len(drawn) == 1
+
+
 def test_a_model_of_another_origin_reads_as_its_tokenizer_says(scalar: Callable[..., Any], tmp_path: Path) -> None:
     """Prompt and response put together, or in the chat template; what is not to be read is left out."""
     model, codec = scalar()
@@ -452,6 +480,39 @@ def test_weights_count_by_content_in_a_run_s_identity(words: list[str], judge_fo
     card = json.loads((moved / CARD).read_text())
     (moved / CARD).write_text(json.dumps({**card, "std": 2 * card["std"]}))
     assert identity(moved) != before
+
+
+def test_a_run_is_standardised_by_the_reference_policy_from_its_first_evaluation_on(
+    words: list[str], judge_folder: Path
+) -> None:
+    """Wrong version: line 0 is standardised by the greedy answers themselves, whose mean is then 0, and update 1 otherwise."""
+    (judge_folder / CARD).unlink()
+    measure = f"{{_target_: pgsrm.reward.LearnedReward, path: {judge_folder}}}"
+    given = [*words, *RUN, f"reward.path={judge_folder}", f"evaluation.measures={{m: {measure}}}"]
+    trainer = pgsrm.Trainer.build(*given)
+    before = trainer.sampling_rng.get_state()
+    assert isinstance(trainer.score.reward, LearnedReward)
+    (mean, std) = trainer.score.reward.state()["0"]
+    samples = reference_samples(
+        trainer.policy, trainer.codec, trainer.task, trainer.prompt_ids, trainer.sampling, trainer.settings.seed
+    )
+    outputs = RewardModel(str(judge_folder)).outputs(*samples)
+    assert len(outputs) == len(trainer.task.train) * math.ceil(512 / len(trainer.task.train))
+    assert (mean, std) == (pytest.approx(outputs.mean()), pytest.approx(outputs.std()))
+    assert torch.equal(before, trainer.sampling_rng.get_state())
+    run = pgsrm.train(*given, progress=False)
+    assert run.metrics["reward/mean"].tolist() == pytest.approx(
+        [(raw - mean) / std for raw in run.metrics["reward/raw"]]
+    )
+    first = trainer.evaluate(0)
+    assert run.evaluations.iloc[0]["eval/train_reward"] == pytest.approx(first["eval/train_reward"]) != pytest.approx(0)
+    assert run.evaluations.iloc[0]["eval/holdout_m"] == pytest.approx(first["eval/holdout_m"]) != pytest.approx(0)
+    assert json.loads((run.folder / "reward.json").read_text()) == {
+        "reward": {"0": [mean, std]},
+        "measures": {"m": {"0": [mean, std]}},
+    }
+    again = evaluate_run(RunFolder(run.folder))
+    assert {name: run.evaluations.iloc[-1][name] for name in again} == pytest.approx(again, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("with_card", [True, False])

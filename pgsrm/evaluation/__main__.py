@@ -1,14 +1,18 @@
 """Evaluate finished runs again: `python -m pgsrm.evaluation RUN ...` prints one line of JSON per run.
 
 It is for runs of an earlier version, which lacked a metric of this one. RUN is a run's folder. Its saved model is
-measured as its config says, and nothing is written.
+measured as its config says, by a reward that remembers what it did at the end of the run, and nothing is written.
 """
 
 import argparse
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pgsrm.record import RunFolder
+from pgsrm.util.objects import remember, state_of
 
 
 def evaluate_run(folder: RunFolder) -> dict[str, float]:
@@ -39,12 +43,28 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
         settings.ppo.padding,
         settings.ppo.dropout,
     )
+    evaluated_with = build_evaluation(settings.evaluation)
+    _remember(folder, reward, evaluated_with.measures)
     scorer = Scorer(reward, task.checker, codec.eos)
     sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
-    metrics = Evaluation(
-        task, policy, codec, prompt_ids, scorer, sampling, settings.seed, build_evaluation(settings.evaluation)
-    )(settings.ppo.updates)
+    metrics = Evaluation(task, policy, codec, prompt_ids, scorer, sampling, settings.seed, evaluated_with)(
+        settings.ppo.updates
+    )
     return {name: value for name, value in metrics.items() if name.startswith("eval/")}
+
+
+def _remember(folder: RunFolder, reward: Any, measures: Mapping[str, Any]) -> None:
+    """Put rewards where the run left them; a line on standard error where it did not keep that."""
+    state = folder.reward_state()
+    if state is not None:
+        remember(reward, measures, state)
+    elif any(state_of(one) is not None for one in (reward, *measures.values())):
+        print(
+            f"{folder.path}: has no {folder.reward.name}, as a run of an earlier version: a reward that scales by earlier batches "
+            "does so by this evaluation's answers, and its numbers are not those of the run",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.adapter = self.path / "adapter"
+        self.reward = self.path / "reward.json"
         self.mlflow = self.path / "mlflow.json"
         self.tensorboard = self.path / "tensorboard.json"
         self.wandb = self.path / "wandb.json"
@@ -201,6 +202,22 @@ class RunFolder:
                     span *= 4
         except FileNotFoundError:
             return None
+
+    # What the reward remembers
+
+    def write_reward_state(self, state: Mapping[str, Any]) -> None:
+        """Keep what the reward of a finished run and its measures remember (`pgsrm.util.objects.remembered_by`), if any does."""
+        if any(own is not None for own in (state["reward"], *state["measures"].values())):
+            with writing(self.path):
+                replace(self.reward, json.dumps(state).encode())
+
+    def reward_state(self) -> dict[str, Any] | None:
+        """What `write_reward_state` kept; None where there is nothing."""
+        try:
+            state = json.loads(self.reward.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return state if isinstance(state, dict) else None
 
     def _close_metrics(self) -> None:
         if self._appending is not None:

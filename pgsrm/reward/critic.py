@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.numbers import Finite, Fraction, mean
-from pgsrm.util.objects import attach_object, check_object, restore_object, state_of
+from pgsrm.util.objects import attach_object, check_object, restore_object, standardise_object, state_of
 
 Arm = Literal["sparse", "critic", "uniform", "shuffled", "total_at_end", "critic_only", "decomposed", "shaped"]
 WITHOUT_CRITIC: tuple[Arm, ...] = ("sparse", "decomposed")
@@ -114,6 +114,10 @@ class CriticReward:
     def attach(self, policy: Any, codec: Any) -> None:
         """Hand policy and tokenizer to a critic that is the policy itself."""
         attach_object(self._critic, policy, codec)
+
+    def standardise(self, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
+        """Give the reference policy's samples to an extrinsic reward that is standardised by them."""
+        standardise_object(self._extrinsic, samples)
 
     def estimates(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:
         """What asking about n texts takes at most, of the extrinsic reward and of the critic."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pgsrm.models.reward_model import RewardModel
 
+STANDARDISED_ON = 512  # samples of the reference policy, about
 FLAT = 1e-6  # a deviation as small as this is rounding alone
 Name = Annotated[str, Meta(min_length=1)]
 
@@ -27,7 +28,8 @@ class LearnedReward:
 
     path: a folder that `python -m pgsrm.reward_model train` made, a folder of another reward model or a hub model with one
     output; a list of them is an ensemble. mean, std: of a single model's outputs, instead of what its card says. A model that has
-    no card is standardised by its first batch of a run, which checkpoints keep.
+    no card is standardised by the reference policy's samples before a run's first evaluation (`standardise`), and outside a run by
+    the first texts that it is asked about.
     combine, of the standardised rewards of an ensemble (Coste et al. 2023, arXiv:2310.02743):
         mean: their mean
         min: the smallest, what the most doubtful one says
@@ -62,7 +64,7 @@ class LearnedReward:
         self._given = None if mean is None or std is None else (float(mean), float(std))
         self._options: dict[str, Any] = {"batch_size": batch_size, "device": device}
         self._loaded: list[RewardModel] = []
-        self._measured: dict[int, tuple[float, float]] = {}  # of the models without a card, by their place
+        self._measured: dict[int, tuple[float, float]] = {}  # mean, std of the models without a card, by their place
 
     @property
     def models(self) -> Sequence[RewardModel]:
@@ -84,8 +86,17 @@ class LearnedReward:
         """Raise ParameterError if there is no such model, or if it is no reward model."""
         assert self.models
 
+    def standardise(self, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
+        """Measure mean and deviation of models without a card on the reference policy's samples: prompts, and responses to them."""
+        if self._given is not None:
+            return
+        for place, model in enumerate(self.models):
+            if model.card is None and place not in self._measured:
+                prompts, responses = samples()
+                self._measured[place] = moments(model.outputs(self._read(prompts), responses))
+
     def state(self) -> dict[str, list[float]]:
-        """What the first batch said of models without a card."""
+        """Mean and deviation of models without a card."""
         return {str(place): list(moments) for place, moments in self._measured.items()}
 
     def restore(self, state: dict[str, list[float]]) -> None:
@@ -98,13 +109,17 @@ class LearnedReward:
         """One reward per response, the mean output as a metric (`raw`), and of an ensemble the models' `disagreement`."""
         import numpy as np
 
-        read = None if self._reads == "response" else prompts
+        read = self._read(prompts)
         outputs = [model.outputs(read, responses) for model in self.models]
         rewards = np.stack([self._standardised(place, values) for place, values in enumerate(outputs)])  # (models, n)
         metrics = {"raw": float(np.mean(outputs))}
         if len(rewards) > 1:
             metrics["disagreement"] = float(rewards.std(axis=0).mean())
         return combined(rewards, self._combine, self._penalty).tolist(), metrics
+
+    def _read(self, prompts: Sequence[str]) -> Sequence[str] | None:
+        """The prompts, where the models read them."""
+        return None if self._reads == "response" else prompts
 
     def _standardised(self, place: int, outputs: np.ndarray) -> np.ndarray:
         card = self.models[place].card

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pgsrm.models.asking import Estimate, estimates_of
@@ -13,7 +13,7 @@ from pgsrm.reward.output import OWNED, RESERVED, normalise
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, under
 from pgsrm.util.numbers import Finite
-from pgsrm.util.objects import attach_object, check_object, digest_of, restore_object, state_of
+from pgsrm.util.objects import attach_object, check_object, digest_of, restore_object, standardise_object, state_of
 
 Scale = Literal["batch", "running"]
 TAKEN = RESERVED | {prefix.rstrip("/") for prefix in OWNED} | {"time"}
@@ -81,6 +81,11 @@ class SumReward:
         """Hand policy and tokenizer to the parts that ask the policy itself."""
         for part in self.parts.values():
             attach_object(part, policy, codec)
+
+    def standardise(self, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
+        """Give the reference policy's samples to the parts that are standardised by them."""
+        for part in self.parts.values():
+            standardise_object(part, samples)
 
     def estimates(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:
         """What the parts ask of servers about n texts at most."""

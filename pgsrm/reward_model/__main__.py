@@ -41,7 +41,6 @@ pairs writes preference pairs, train trains a reward model on them and judges it
 All other words are those of python -m pgsrm.run. docs/reward_models.md has a recipe."""
 SAMPLED = ("reference", "gold", "reward")
 MOVING = 32  # samples to a prompt of each policy that a model is judged on, at most
-STANDARDISED_ON = 512  # samples of the reference policy, about
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
 
 def _standard(composed: Composed, model: "RewardModel", train: "Sequence[Preference]") -> tuple[float, float, str]:
     """Mean and deviation of a model's outputs for the reference policy's samples, and what was measured on."""
-    from pgsrm.reward.learned import moments
+    from pgsrm.reward.learned import STANDARDISED_ON, moments
 
     if not composed.names_task:
         texts = [(pair.prompt, text) for pair in train for text in (pair.chosen, pair.rejected)]

@@ -1,9 +1,9 @@
-"""Optional attributes of an object that a `_target_` names: `check`, `attach`, `digest`, `state`, with their defaults.
+"""Optional attributes of an object that a `_target_` names: `check`, `attach`, `standardise`, `digest`, `state`, with defaults.
 
 Rewards, checkers, embedders and critics are such objects.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,6 +27,13 @@ def attach_object(target: Any, policy: Any, codec: Any) -> None:
         attach(policy, codec)
 
 
+def standardise_object(target: Any, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
+    """Call the object's `standardise` with what draws the reference policy's samples; without one nothing is drawn."""
+    standardise = getattr(target, "standardise", None)
+    if callable(standardise):
+        standardise(samples)
+
+
 def state_of(target: Any) -> Any:
     """What the object remembers of earlier calls, as JSON holds it; None for one without `state` and `restore`."""
     state, restore = getattr(target, "state", None), getattr(target, "restore", None)
@@ -37,6 +44,18 @@ def restore_object(target: Any, state: Any) -> None:
     """Make the object remember what `state_of` returned; None is what one without a memory has."""
     if state is not None:
         target.restore(state)
+
+
+def remembered_by(reward: Any, measures: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's reward and its measures, by their names, remember, as JSON holds it."""
+    return {"reward": state_of(reward), "measures": {name: state_of(measure) for name, measure in measures.items()}}
+
+
+def remember(reward: Any, measures: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Make them remember what `remembered_by` returned; what it lacks, as of an earlier version, leaves them as they are."""
+    restore_object(reward, state.get("reward"))
+    for name, own in state.get("measures", {}).items():
+        restore_object(measures[name], own)
 
 
 @contextmanager
