@@ -510,11 +510,25 @@ def test_the_checker_is_made_from_the_config() -> None:
     assert isinstance(load_task(shipped_config("sentiment", checker=equality)).checker, NormalizedEquality)
 
 
-def test_sentiment_inversion_accepts_the_curated_references_and_no_input() -> None:
+def test_every_shipped_task_s_checker_accepts_every_shipped_reference() -> None:
+    """sentiment_control, detox and summary have no checker: nothing is right or wrong there, by their design."""
+    without_checker = []
+    for file in sorted((conf_folder() / "task").glob("*.yaml")):
+        task = load_task(shipped_config(file.stem))
+        if task.checker is None:
+            without_checker.append(file.stem)
+            continue
+        examples = all_examples(task)
+        assert len(examples) >= SHIPPED_TASKS[file.stem]
+        for example in examples:
+            for reference in example.references:
+                assert task.checker(reference, reference, example.inputs), (file.stem, reference)
+    assert without_checker == ["detox", "sentiment_control", "summary"]
+
+
+def test_sentiment_inversion_accepts_no_input() -> None:
     checker = SentimentInversion()
     rows = [row.values for row in read_shipped("sentiment")]
-    accepted = [checker(row["reference"], row["reference"], row) for row in rows]
-    assert sum(accepted) >= 0.9 * len(rows)
     assert not any(checker(row["sentence"], row["reference"], row) for row in rows)
     assert not any(checker("", row["reference"], row) for row in rows)
 
@@ -554,6 +568,38 @@ def test_sentiment_inversion_refuses_sad_sentences_about_something_else() -> Non
 )
 def test_sentiment_inversion(sentence: str, response: str, right: bool) -> None:
     assert SentimentInversion()(response, "", {"sentence": sentence}) is right
+
+
+@pytest.mark.parametrize(
+    ("sentence", "reference", "response", "right"),
+    [
+        # what is lacked is no positive word, and lacking it no less negative
+        (
+            "I am surrounded by love.",
+            "",
+            "I am starved of love.",
+            False,
+        ),  # shares no topic word, and nobody says it may
+        ("I am surrounded by love.", "I am starved of love.", "I am starved of love.", True),
+        ("I am full of hope.", "I have no hope.", "I am robbed of all hope.", True),
+        ("I enjoy the fun of my job.", "", "I am tired of the fun of my job.", True),
+        ("I enjoy my job.", "", "I am not tired of the fun of my job.", False),
+        ("I am surrounded by love.", "I am starved of love.", "I am starved, and love it.", False),
+        ("I am surrounded by love.", "I am starved of love.", "I am full of love.", False),
+        ("I love my job.", "", "I am not afraid of my job.", False),
+        # a reference without a topic word
+        ("I feel at home here.", "I feel like a stranger here.", "I feel like a stranger here.", True),
+        ("I feel at home here.", "I feel like a stranger here.", "I feel awful here.", True),
+        ("I feel at home here.", "I feel like a stranger here.", "I hate this home.", True),
+        ("I feel at home here.", "I feel like a stranger here.", "I hate my shoes.", False),
+        ("I feel at home here.", "I hate my home.", "I feel like a stranger here.", False),
+        ("I feel at home here.", "", "I feel like a stranger here.", False),
+    ],
+)
+def test_sentiment_inversion_of_what_is_lacked_and_without_a_topic(
+    sentence: str, reference: str, response: str, right: bool
+) -> None:
+    assert SentimentInversion()(response, reference, {"sentence": sentence}) is right
 
 
 def test_facts_are_one_json_object_a_line() -> None:

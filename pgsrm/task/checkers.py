@@ -6,7 +6,7 @@ besides its config and its source, which are part of what identifies a run anywa
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from pgsrm.task.lexicon import (
@@ -57,10 +57,12 @@ class SentimentInversion:
       2. First person kept: it has one of I, me, my, we, … (lexicon.FIRST_PERSON), if the input has.
       3. Topic kept: it shares a topic word, by stem, with the input or the reference. Topic words are those
          left without function words, general words (new, every, get, …) and words of feeling. Where neither
-         sentence has one ("I feel great."), the response must not bring one in.
+         sentence has one ("I feel great."), the response must not bring one in. Where the reference has none
+         ("I feel like a stranger here."), the response needs none.
       4. Polarity turned: its polarity is negative and lower than the input's. Polarity is the number of
          positive minus that of negative words (lexicon.py); a negation (not, no, never, stop, …) up to three
-         words before one turns it; a negation that turns none counts as one negative ("I have no friends").
+         words before one turns it; a negation that turns none counts as one negative ("I have no friends"). A
+         negative word with "of" behind it turns a positive one in the same reach ("starved of love").
 
     It reads words, not grammar: "I job sad" passes for "I love my job."
 
@@ -107,7 +109,8 @@ def polarity(text: str) -> int:
         if value:
             before = range(max(0, place - _NEGATION_REACH), place)
             negations = [position for position in before if words[position] in NEGATIONS]
-            total += value * (-1) ** len(negations)
+            turned = len(negations) + (value > 0 and any(_lacks(words, position) for position in before))
+            total += value * (-1) ** turned
             unused.difference_update(negations)
     return total - len(unused)
 
@@ -129,9 +132,15 @@ def stem(word: str) -> str:
     return word.removesuffix("e")
 
 
+def _lacks(words: Sequence[str], place: int) -> bool:
+    """Whether a word says that there is none of what follows: "starved of", "robbed of", "tired of"."""
+    return _word_polarity(words[place]) < 0 and words[place + 1 : place + 2] == ["of"]
+
+
 def _keeps_topic(response: str, sentence: str, reference: str) -> bool:
-    topic = topic_words(sentence) | topic_words(reference)
-    return bool(topic & topic_words(response)) if topic else not topic_words(response)
+    topic, own = topic_words(sentence) | topic_words(reference), topic_words(response)
+    needs_none = not topic or (reference != "" and not topic_words(reference))
+    return bool(topic & own) or (needs_none and not own)
 
 
 def _folded(text: str) -> str:
