@@ -63,10 +63,22 @@ def test_no_prompt_is_on_both_sides_of_a_split() -> None:
     assert {pair.prompt for pair in held_out}.isdisjoint(pair.prompt for pair in train)
     assert len({pair.prompt for pair in held_out}) == 2 and len(held_out) == 8
     assert split(pairs[::-1], 0.2)[1] == held_out[::-1]  # the order of a file does not matter
-    alone = [Preference("", "a", str(place)) for place in range(10)]  # without prompts each pair is its own
-    assert len(split(alone, 0.2)[1]) == 2
+    alone = [Preference("", "a", str(place)) for place in range(1000)]  # without prompts each pair is its own
+    assert 160 <= len(split(alone, 0.2)[1]) <= 240
+    assert all(split(pairs, 0.001)) and all(split(pairs, 0.999))  # neither side is ever empty
     with pytest.raises(UserError, match="1 prompts with a pair"):
         split(pairs[:1], 0.2)
+
+
+def test_a_new_pair_moves_no_other_across_the_split() -> None:
+    """Wrong version: by rank of the hash, where one more prompt moves another one to the other side."""
+    pairs = [Preference(f"prompt {place}", "a", "b") for place in range(400)]
+    _, before = split(pairs[:200], 0.2)
+    for count in range(201, 401):
+        _, after = split(pairs[:count], 0.2)
+        assert [pair for pair in after if pair in pairs[:200]] == before
+    assert [len(split(pairs, part)[1]) for part in (0.1, 0.2, 0.5)] == pytest.approx([40, 80, 200], rel=0.25)
+    assert set(split(pairs, 0.1)[1]) < set(split(pairs, 0.2)[1])
 
 
 def test_a_file_of_pairs_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -460,6 +472,10 @@ def test_a_trained_model_is_whole_judged_and_a_reward(
     command.judge_command([str(out), *words, "pairs=reference", f"policies={words[2].partition('=')[2]}"])
     again = capsys.readouterr().out
     assert told.partition("| reward model")[2].partition("\n")[0] in again and "| gpt2 |" in again
+    (out / CARD).write_text(json.dumps({key: value for key, value in card.items() if key != "split"}))  # of 0.2.0
+    command.judge_command([str(out), *words, "pairs=reference"])
+    assert capsys.readouterr().err.startswith(f"{out}: was trained by an earlier version, which kept other pairs out")
+    (out / CARD).write_text(json.dumps(card))
     reward = pgsrm.build_reward(*words, "reward=learned", f"reward.path={out}")
     batch: Any = {"prompts": ["hot is "] * 8, "responses": [f"{place}" for place in range(8)]}
     raw = RewardModel(str(out)).outputs(**batch)

@@ -31,6 +31,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: bool = False
     # The system's message in it.
     system_prompt: str | None = None
+    # How held-out pairs were chosen (`pgsrm.reward_model.pairs.SPLIT`); "" in a card of version 0.2.0, which chose others.
+    split: str = ""
 
 
 class RewardModel:

@@ -131,7 +131,7 @@ def _train(composed: Composed, train: "Sequence[Preference]", held_out: "Sequenc
     from pgsrm.models.settings import identify_model
     from pgsrm.record.new_folder import written_whole
     from pgsrm.reward_model.judge import judge
-    from pgsrm.reward_model.pairs import as_lines
+    from pgsrm.reward_model.pairs import SPLIT, as_lines
 
     settings = composed.settings
     card: dict[str, Any] = {
@@ -143,6 +143,7 @@ def _train(composed: Composed, train: "Sequence[Preference]", held_out: "Sequenc
         "pairs": hashlib.sha256(as_lines([*train, *held_out]).encode()).hexdigest(),
         "training_pairs": len(train),
         "held_out_pairs": len(held_out),
+        "split": SPLIT,
         "seed": settings.seed,
         "settings": _plain(settings.reward_model),
     }
@@ -220,7 +221,7 @@ def judge_command(words: Sequence[str]) -> None:
     from pgsrm.config.command_line import own_words
     from pgsrm.models.reward_model import RewardModel
     from pgsrm.reward_model.judge import judge
-    from pgsrm.reward_model.pairs import split
+    from pgsrm.reward_model.pairs import SPLIT, split
     from pgsrm.util.errors import UserError
 
     if not words or "=" in words[0]:
@@ -231,6 +232,13 @@ def judge_command(words: Sequence[str]) -> None:
     if folders and not composed.names_task:
         raise UserError(f"policies={own['policies']}: which prompts? add task=NAME")
     model = RewardModel(words[0], device=composed.settings.model.device)
+    if model.card is not None and model.card.split != SPLIT:
+        print(
+            f"{words[0]}: was trained by an earlier version, which kept other pairs out: it may have seen held-out pairs of today; "
+            "train it again to judge it",
+            file=sys.stderr,
+            flush=True,
+        )
     source = own.get("pairs", "reference")
     train, held_out = split(_pairs(source, composed), composed.settings.reward_model.holdout)
     print(f"{len(held_out)} held-out pairs\n\n{_table(judge(model.outputs, train, held_out)).markdown()}", flush=True)

@@ -15,6 +15,7 @@ from pgsrm.task import Example, read_objects, read_table
 from pgsrm.util.errors import UserError
 from pgsrm.util.text import nfc
 
+SPLIT = "by threshold"  # how `split` splits, for the cards of reward models
 EXAMPLE = '{"prompt": "hot is ", "chosen": "cold", "rejected": "warm"}'
 T = TypeVar("T")
 Labels = Callable[[Sequence[Example], Sequence[str]], Sequence[float]]  # what n responses to n examples are worth
@@ -80,18 +81,28 @@ def _some(rows: list[T], most: int, draw: random.Random) -> list[T]:
 
 
 def split(pairs: Sequence[Preference], share: float) -> tuple[list[Preference], list[Preference]]:
-    """Training pairs and held-out pairs: `share` of the prompts, at least one, by a hash, the same for every seed and file.
+    """Training pairs and held-out pairs, about `share` of the prompts: those whose hash, a number in [0, 1), is below `share`.
+
+    So a prompt's side is the same for every seed and file, and whatever other prompts there are. The number of held-out prompts
+    of n varies by sqrt(share (1 - share) n). Where all would be on one side, the prompt with the smallest hash is held out, or
+    that with the largest trained on.
 
     Raises UserError where all pairs have one prompt.
     """
-    groups = sorted(dict.fromkeys(pair.group for pair in pairs), key=lambda one: hashlib.sha256(one.encode()).digest())
-    if len(groups) < 2:
+    places = {group: _place(group) for group in dict.fromkeys(pair.group for pair in pairs)}
+    if len(places) < 2:
         raise UserError(
-            f"pairs: {len(groups)} prompts with a pair; some are trained on and some kept out, so give more"
+            f"pairs: {len(places)} prompts with a pair; some are trained on and some kept out, so give more"
         )
-    kept_out = set(groups[: max(1, min(len(groups) - 1, round(share * len(groups))))])
+    first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
+    kept_out = ({group for group, place in places.items() if place < share} | {first}) - {last}
     train = [pair for pair in pairs if pair.group not in kept_out]
     return train, [pair for pair in pairs if pair.group in kept_out]
+
+
+def _place(group: str) -> float:
+    """A number in [0, 1) by the SHA-256 of a text, evenly spread."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
 
 
 def as_lines(pairs: Iterable[Preference]) -> str:
