@@ -3,14 +3,13 @@
 docs/downstream.md says what is measured, and on which prompts.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from pgsrm.evaluation.distance import distance
+from pgsrm.evaluation.distance import distance, response_perplexity
 from pgsrm.evaluation.evaluation import perplexity, text_windows
 from pgsrm.evaluation.variety import variety
 from pgsrm.models.load import load_codec, load_model, resolve_device
@@ -22,7 +21,6 @@ from pgsrm.policy.sampling import Sampling, shortened
 from pgsrm.task import Checker, Example, accepts
 from pgsrm.util.numbers import mean
 
-_ROWS = 64  # prompts whose logits are in memory at once
 # What a table calls them. A distinct_n of 0 says that no answer has n words, and is left out.
 VARIETY = {
     "distinct_1": "sampled answers: distinct-1",
@@ -117,15 +115,9 @@ def answer_perplexity(policy: Policy, codec: Codec, examples: Sequence[Example])
 
     Of several references to a prompt the first counts, so that each prompt does once.
     """
-    given = [(codec.encode(e.prompt), codec.encode_answer(e.prompt, e.reference)) for e in examples if e.reference]
-    total, tokens = 0.0, 0
-    with torch.no_grad(), policy.without_dropout():
-        for start in range(0, len(given), _ROWS):
-            prompts, answers = zip(*given[start : start + _ROWS], strict=True)
-            batch = policy.pad(prompts, answers)
-            mask = batch.response_mask
-            scores = policy.score(batch)
-            logprobs = scores.logits.log_softmax(-1)[scores.contexts.place[mask]]  # (N, V) of the N answer tokens
-            total -= logprobs.gather(-1, batch.response_ids[mask].unsqueeze(-1)).sum().item()
-            tokens += int(mask.sum())
-    return math.exp(min(700.0, total / tokens)) if tokens else math.nan
+    given = [example for example in examples if example.reference]
+    return response_perplexity(
+        policy,
+        [codec.encode(example.prompt) for example in given],
+        [codec.encode_answer(example.prompt, example.reference) for example in given],
+    )
