@@ -240,12 +240,12 @@ def test_summaries_of_a_task_without_right_answers(tmp_path: Path) -> None:
     folder = RunFolder(write_arm(tmp_path, "critic", 0, path([0, 1, 4], [0, 0.2, 0.5])))
     run = summarise(folder)
     assert (run.extrinsic, run.gold) == (0.5, 0.625) and run.match != run.match
-    assert end_of_run_line(run).endswith("held out: extrinsic reward 0.50, gold 62 %")
-    assert [column[:2] for column in answers([run])] == [("extrinsic", "held out"), ("gold", "held out")]
+    assert end_of_run_line(run).endswith("held out: extrinsic reward 0.50, gold measure 62 %")
+    assert [column[:2] for column in answers([run])] == [("extrinsic", "held out"), ("gold measure", "held out")]
     closed = summarise(RunFolder(write_run(tmp_path, exact=(0.1, 0.8))))
     assert [column[:2] for column in answers([closed])] == [("right", "trained"), ("", "held out")]
     both = answers([run, closed])
-    assert [column[0] for column in both] == ["right", "", "extrinsic", "gold"] and both[0][2] == ["-", "80 %"]
+    assert [column[0] for column in both] == ["right", "", "extrinsic", "gold measure"] and both[0][2] == ["-", "80 %"]
     begun = summarise(RunFolder(write_run(tmp_path, "copy", rewards=[0.1] * 3, updates=UPDATES)))
     assert [column[:2] for column in answers([begun])] == [("right", "trained")]  # nothing was evaluated yet
 

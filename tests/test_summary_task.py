@@ -172,7 +172,7 @@ def test_a_task_with_references_and_without_right_answers_goes_through_every_roo
     assert plot_figures.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path), "--formats", "png"]) == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Summary" in page and samples[0]["reference"] in page
-    assert f"gold {last['eval/holdout_gold']:.2f}" in end_of_run_line(summarise(RunFolder(sparse.folder)))
+    assert f"gold measure {last['eval/holdout_gold']:.2f}" in end_of_run_line(summarise(RunFolder(sparse.folder)))
 
 
 @pytest.mark.parametrize(

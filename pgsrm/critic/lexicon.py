@@ -16,8 +16,8 @@ class LexiconCritic:
 
     path: a text file with a label and a word per line, as `positive lovely`, or `toxic #` and the word's hash
     (`pgsrm.util.words`); or a shipped list: `lexicon.txt`, words that tell good film reviews from bad ones
-    (docs/sentiment.md), `toxic.txt`, words that people mark as offensive (docs/detox.md); null: the first of these. It reads
-    the response alone.
+    (docs/sentiment_control.md), `toxic.txt`, words that people mark as offensive (docs/detox.md); null: the first of these. It
+    reads the response alone.
 
     Raises UserError for a file that is no such list.
     """

@@ -89,7 +89,7 @@ def main() -> None:
     )
     parser.epilog = (
         "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: \
-answers of the last evaluation; extrinsic, gold: of its sampled answers, held out. left: of a running\
+answers of the last evaluation; extrinsic, gold measure: of its sampled answers, held out. left: of a running\
  run, by its last updates, without evaluations. docs/metrics.md defines states and numbers."
     )
     parser.add_argument("--unfinished", action="store_true", help="leave out the runs that have finished")

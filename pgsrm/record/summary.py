@@ -146,7 +146,7 @@ def end_of_run_line(run: Summary) -> str:
         held_out = "" if math.isnan(run.held_out) else f", {percent(run.held_out)} held out"
         outcome = f"right answers {percent(run.match)}{held_out}"
     else:
-        outcome = f"held out: extrinsic reward {number(run.extrinsic, 2)}, gold {run.gold_text}"
+        outcome = f"held out: extrinsic reward {number(run.extrinsic, 2)}, gold measure {run.gold_text}"
     reason = f"; {run.reason}" if run.reason else ""
     return (
         f"{short_names([run.folder.name])[0]} {run.state}{how_far}{passed}: "
@@ -193,7 +193,7 @@ def answers(runs: Sequence[Summary]) -> list[Column]:
     if known(extrinsic):
         columns.append(("extrinsic", "held out", [number(value, 2) for value in extrinsic]))
     if set(gold) != {"-"}:
-        columns.append(("gold", "held out", gold))
+        columns.append(("gold measure", "held out", gold))
     return columns
 
 

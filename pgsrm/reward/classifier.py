@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ClassifierReward:
     """One number per response: what a classifier says about one of its labels.
 
-    model: `sentiment`, `sentiment_gold` (shipped, docs/sentiment.md), `toxicity`, `toxicity_gold` (docs/detox.md), a folder in
-    the hub's layout, or a hub model.
+    model: `sentiment`, `sentiment_gold` (shipped, docs/sentiment_control.md), `toxicity`, `toxicity_gold` (docs/detox.md), a folder
+    in the hub's layout, or a hub model.
     label: the class, by its name in the model's config (in any case) or by its number. value, with the logits z of the text:
         logit: z of the label, as RELC's released code for sentiment
         probability: softmax(z) of the label; sigmoid(z) where the model has one label alone

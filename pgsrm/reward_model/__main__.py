@@ -29,7 +29,7 @@ pairs writes preference pairs, train trains a reward model on them and judges it
   python -m pgsrm.run task=antonym reward=learned reward.path=outputs/judge
 
   pairs=reference    the parent's answers over the policy's own samples, on the task's training prompts
-  pairs=gold         two samples of the policy, ordered by the task's checker
+  pairs=gold         two samples of the policy, ordered by the checker's label: right over wrong
   pairs=reward       two samples of the policy, ordered by the reward that reward=... chooses
   pairs=FILE         a JSONL or CSV file with the columns prompt, chosen, rejected and, where known, margin
   pairs=FOLDER       people's ratings: files NAME_GroundTruth.txt and NAME_anonDataRatings.txt (docs/reward_models.md)
@@ -268,7 +268,7 @@ def _policies(names: str) -> dict[str, Path]:
 
 
 def _moving(composed: Composed, model: "RewardModel", folders: Mapping[str, Path], kind: str) -> "Table":
-    """How well the model orders samples of policies on the task's training prompts, against gold."""
+    """How well the model orders samples of policies on the task's training prompts, as the checker or another reward does."""
     import msgspec
     import numpy as np
 
@@ -278,7 +278,8 @@ def _moving(composed: Composed, model: "RewardModel", folders: Mapping[str, Path
     from pgsrm.reward_model.pairs import ordered
 
     settings, examples = composed.settings, composed.task.train
-    labels = composed.labels(kind if composed.task.checker or kind == "reward" else "reward")
+    kind = kind if composed.task.checker else "reward"
+    labels = composed.labels(kind)
     own = model.card
     rows = []
     for name, folder in {"reference policy": None, **folders}.items():
@@ -289,11 +290,12 @@ def _moving(composed: Composed, model: "RewardModel", folders: Mapping[str, Path
         each = [(example, text) for example, texts in zip(examples, samples, strict=True) for text in texts]
         outputs = model.outputs([example.prompt for example, _ in each], [text for _, text in each])
         reward = float(np.mean(outputs)) if own is None else float((np.mean(outputs) - own.mean) / own.std)
-        gold = float(np.mean(labels([example for example, _ in each], [text for _, text in each])))
+        label = float(np.mean(labels([example for example, _ in each], [text for _, text in each])))
         values = right(differences(model.outputs, pairs)) if pairs else None
         accuracy = "-" if values is None else _interval(share(values, [pair.group for pair in pairs]))
-        rows.append([name, str(len(pairs)), accuracy, f"{reward:.2f}", f"{gold:.3f}"])
-    head = ["samples of", "pairs that gold orders", "accuracy", "mean learned reward", "mean gold"]
+        rows.append([name, str(len(pairs)), accuracy, f"{reward:.2f}", f"{label:.3f}"])
+    who, worth = ("checker", "right answers") if kind == "gold" else ("reward", "mean reward")
+    head = ["samples of", f"pairs that the {who} orders", "accuracy", "mean learned reward", worth]
     return Table("policies", "A reward model on samples of policies", head, rows)
 
 
