@@ -90,9 +90,14 @@ def gemm_flops(rows: int, width: int, dtype: str, device: str, seconds: float = 
     """
     import torch
 
+    from pgsrm.models.precision import multiply_in_tf32
     from pgsrm.policy.fast.matmul import multiply
 
-    kind, clock = getattr(torch, dtype), time.process_time if cpu_time else time.perf_counter
+    multiply_in_tf32(torch.device(device), dtype == "tfloat32")
+    kind, clock = (
+        torch.bfloat16 if dtype == "bfloat16" else torch.float32,
+        time.process_time if cpu_time else time.perf_counter,
+    )
     left, right = torch.randn(rows, width, dtype=kind, device=device), torch.randn(width, 4 * width, device=device)
     right = right.to(kind)
     repeats = max(

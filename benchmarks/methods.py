@@ -206,8 +206,8 @@ def ours(setup: Setup, policy: str = "fast") -> Measured:
 CUDA_CALLS = {"launches": "Launch", "waits": "Synchronize", "copies": "cudaMemcpy"}
 
 
-def profile(setup: Setup) -> dict[str, Any]:
-    """Where the device's time goes over updates of `setup.seconds` in all.
+def profile(setup: Setup, policy: str = "fast") -> dict[str, Any]:
+    """Where the device's time goes over updates of `setup.seconds` in all, with one of this package's policies.
 
     `shares`: operators of `ours` and their shares of the device's time, the largest first. On a GPU also, of an update: `busy`,
     the share of the time in which the device computes, and the number of calls of each of `CUDA_CALLS`.
@@ -216,7 +216,7 @@ def profile(setup: Setup) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
-    run, on_gpu, updates = load_run(setup), setup.device.startswith("cuda"), 0
+    run, on_gpu, updates = load_run(setup, policy), setup.device.startswith("cuda"), 0
     for _ in range(2):
         update_once(run)
     with record(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
@@ -259,7 +259,9 @@ class Material:
 
         from pgsrm.config.compose import plan_words
         from pgsrm.config.plan import build_objects
+        from pgsrm.models.precision import multiply_in_tf32
 
+        multiply_in_tf32(torch.device(setup.device), setup.dtype == "tfloat32")
         logging.disable_progress_bar()
         torch.manual_seed(SEED)
         this = plan_words(*words(setup))
@@ -374,6 +376,7 @@ def trl(setup: Setup, algorithm: str) -> Measured:
 METHODS: dict[str, Callable[[Setup], Measured]] = {
     "fast": ours,
     "simple": lambda setup: ours(setup, "simple"),
+    "graphed": lambda setup: ours(setup, "graphed"),
     "plain": plain,
     "batched": lambda setup: transformers_alone(setup, setup.batch),
     "one_by_one": lambda setup: transformers_alone(setup, 1),
@@ -430,8 +433,11 @@ def main() -> None:
     if command == "gemm":
         print(json.dumps(gemm_flops(**argument)))
         return
-    setup = Setup(**argument, threads=threads)
-    print(json.dumps(profile(setup) if command == "profile" else asdict(METHODS[command](setup))))
+    if command == "profile":
+        policy = argument.pop("policy")
+        print(json.dumps(profile(Setup(**argument, threads=threads), policy)))
+        return
+    print(json.dumps(asdict(METHODS[command](Setup(**argument, threads=threads)))))
 
 
 if __name__ == "__main__":

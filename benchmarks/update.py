@@ -3,6 +3,8 @@
 An update is: sample a batch on a task's prompts, score it with a reward that costs nothing, one gradient step (ppo=sound).
 `--workload` chooses other updates as well: `WORKLOADS` below.
   fast        this package, as a run does it
+  simple      the same with model.policy=simple
+  graphed     the same with model.policy=graphed: CUDA graphs, on an NVIDIA GPU
   plain       the definition that it is tested against (pgsrm/ppo/plain.py), which is not meant to be quick
   batched     transformers' `generate` and full forward passes on the padded batch, losses in plain torch (baselines.py)
   one_by_one  the same, one prompt at a time, as the notebooks released with the paper do
@@ -212,7 +214,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--shape", choices=list(SHAPES), default="nano")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the arithmetic; weights are float32")
+    add(
+        "--dtype",
+        choices=["float32", "tfloat32", "bfloat16"],
+        default="float32",
+        help="of the arithmetic; weights are float32",
+    )
     add("--workload", choices=list(WORKLOADS), help="sets task, batch, new tokens and ppo")
     add("--batch", type=int, default=50, help="responses per update")
     add("--new-tokens", type=int, default=2, help="longest response")
@@ -223,17 +230,23 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--any-order", action="store_true", help="on a GPU: gradients' sums in any order, as torch has them by default")
     add("--task", default="color")
     add("--tokenizer", type=Path, default=NANO, help="a GPT-2 tokenizer's folder, for the gpt2 shapes")
-    add("--methods", default=",".join(METHODS), help="comma-separated; default: all")
+    add("--methods", help="comma-separated; default: all")
     add("--rounds", type=int, default=3, help="processes a method, in turn")
     add("--seconds", type=float, default=3.0, help="how long a process measures; one update at least")
     add("--side-by-side", type=int, metavar="N", help="also N fast processes at once, one thread each")
-    add("--profile", type=int, metavar="N", help="instead: the N operators that take most of the fast path's time")
+    add(
+        "--profile",
+        type=int,
+        metavar="N",
+        help="instead: the N operators that take most time, of `fast` or the first method",
+    )
     add("--json", type=Path, metavar="FILE", help="write the results there too")
     args = parser.parse_args(arguments)
     if args.workload:  # what stands on the command line beside it counts
         parser.set_defaults(**WORKLOADS[args.workload])
         args = parser.parse_args(arguments)
-    args.methods = args.methods.split(",")
+    there = [method for method in METHODS if method != "graphed" or args.device.startswith("cuda")]
+    args.methods = args.methods.split(",") if args.methods else there
     unknown = [method for method in args.methods if method not in METHODS]
     if unknown:
         parser.error(f"--methods: {unknown[0]} is none of {', '.join(METHODS)}")
@@ -266,7 +279,8 @@ def main() -> None:
         )
         print(f"{title}, {args.device}, {args.threads or 'all'} threads")
         if args.profile:
-            profiled = json.loads(run_once("profile", asdict(setup)))
+            policy = methods[0] if methods[0] in ("simple", "graphed") else "fast"
+            profiled = json.loads(run_once("profile", {**asdict(setup), "policy": policy}))
             for name, share in profiled.pop("shares")[: args.profile]:
                 print(f"{share:6.1%}  {name}")
             for name, number in profiled.items():

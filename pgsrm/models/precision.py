@@ -1,4 +1,4 @@
-"""What autocast to bfloat16 would do slowly on a CPU."""
+"""Types of the arithmetic: what autocast to bfloat16 would do slowly on a CPU, and TF32 on a GPU."""
 
 from typing import Any
 
@@ -6,6 +6,8 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from pgsrm.util.errors import UserError
 
 
 def attend_in_float32(model: Any) -> None:
@@ -25,3 +27,18 @@ def attend_in_float32(model: Any) -> None:
         AttentionInterface.register("sdpa_float32", attend)
         AttentionMaskInterface.register("sdpa_float32", sdpa_mask)
         model.set_attn_implementation("sdpa_float32")
+
+
+def multiply_in_tf32(device: torch.device, wanted: bool) -> None:
+    """Let an NVIDIA GPU multiply float32 matrices in TF32, whose factors have 10 bits behind the point and not 23, or not.
+
+    That goes for all products of the process from here on.
+    """
+    if device.type != "cuda":
+        if wanted:
+            raise UserError(
+                f"model.dtype=tfloat32: only NVIDIA GPUs have it, the device is {device.type}; set model.dtype=float32"
+            )
+        return
+    if torch.backends.cuda.matmul.allow_tf32 != wanted:
+        torch.backends.cuda.matmul.allow_tf32 = wanted

@@ -1,13 +1,18 @@
-"""Which policy a model gets: the fast one, or the simple one where that refuses (`FastPolicy` says which it takes)."""
+"""Which policy a model gets: the fast one, or the simple one where that refuses (`FastPolicy` says which it takes).
+
+The policy of CUDA graphs is taken where it is asked for.
+"""
 
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pgsrm.models.lengths import too_long
+from pgsrm.models.precision import multiply_in_tf32
 from pgsrm.models.settings import ModelSettings
-from pgsrm.policy.batch import Side
+from pgsrm.policy.batch import Side, is_asynchronous
 from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.policy.graphed import GraphedPolicy
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.simple import SimplePolicy
 from pgsrm.util.distributed import Processes
@@ -25,37 +30,76 @@ def build_policy(
     dropout: bool = False,
     sharded_with: Processes | None = None,
 ) -> Policy:
-    """The policy that `model.policy` names; `auto` says in a line where it is not the fast one, and why.
+    """The policy that `model.policy` names, which computes with what `model.dtype` names.
 
     `prompts` are the task's, tokenised. `sharded_with`: processes that the models' weights are divided among.
     Raises UserError for a model that suits none, or not the one that is named.
     """
     check_lengths(getattr(model.config, "max_position_embeddings", None), prompts, max_new_tokens)
     check_ids(model, prompts)
-    options: dict[str, Any] = {
-        "padding": padding,
-        "bfloat16": settings.dtype == "bfloat16",
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "sharded_with": sharded_with,
-    }
-    policy: FastPolicy | SimplePolicy | None = None
-    refused = ""
-    if settings.policy != "simple":
-        try:
-            policy = FastPolicy(model, reference, eos, prompts, share=not dropout, **options)
-            policy.check_cache(max_new_tokens)
-        except UserError as error:
-            if settings.policy == "fast":
-                raise
-            policy, refused = None, _reason(error)
-    if policy is None:
-        policy = SimplePolicy(model, reference, eos, **options)
-        policy.check(prompts, max_new_tokens)
-        if refused:
-            print(f"model.policy=simple takes the place of fast: {refused}", file=sys.stderr, flush=True)
+    multiply_in_tf32(model.device, False)  # what follows is compared in float32
+    if settings.policy == "graphed":
+        policy: Policy = _graphed(model, reference, eos, prompts, max_new_tokens, settings, padding, dropout)
+    else:
+        options: dict[str, Any] = {
+            "padding": padding,
+            "bfloat16": settings.dtype == "bfloat16",
+            "gradient_checkpointing": settings.gradient_checkpointing,
+            "sharded_with": sharded_with,
+        }
+        policy = _eager(model, reference, eos, prompts, max_new_tokens, settings.policy, not dropout, options)
+    multiply_in_tf32(model.device, settings.dtype == "tfloat32")
     if sharded_with is not None:
         # a forward pass leaves FSDP's outermost weights whole, and an optimiser made next would hold those
         model.reshard()
+    return policy
+
+
+def _eager(
+    model: Any,
+    reference: Any | None,
+    eos: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    name: str,
+    share: bool,
+    options: dict[str, Any],
+) -> Policy:
+    """The fast policy or the simple one; `auto` says in a line where it is the latter, and why."""
+    refused = ""
+    if name != "simple":
+        try:
+            fast = FastPolicy(model, reference, eos, prompts, share=share, **options)
+            fast.check_cache(max_new_tokens)
+            return fast
+        except UserError as error:
+            if name == "fast":
+                raise
+            refused = _reason(error)
+    simple = SimplePolicy(model, reference, eos, **options)
+    simple.check(prompts, max_new_tokens)
+    if refused:
+        print(f"model.policy=simple takes the place of fast: {refused}", file=sys.stderr, flush=True)
+    return simple
+
+
+def _graphed(
+    model: Any,
+    reference: Any | None,
+    eos: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    settings: ModelSettings,
+    padding: Side,
+    dropout: bool,
+) -> Policy:
+    if not is_asynchronous(model.device):
+        raise UserError("model.policy=graphed: needs an NVIDIA GPU, the device is cpu; set model.policy=auto")
+    for refused, value in (("ppo.padding", padding == "right" and "right"), ("ppo.dropout", dropout and "true")):
+        if value:
+            raise UserError(f"model.policy=graphed: has no {refused}={value}; set model.policy=fast")
+    policy = GraphedPolicy(model, reference, eos, prompts, max_new_tokens, settings.dtype == "bfloat16")
+    policy.check_cache(max_new_tokens)
     return policy
 
 

@@ -77,7 +77,9 @@ class Forward:
         self._output_layer = model.get_output_embeddings()
         # transformers asks whether a mask leaves out anything, for which the host waits for a GPU; it takes a whole one as it is
         self._whole_masks = is_asynchronous(model.device) and model.config._attn_implementation == "sdpa"
-        self.at: tuple[Tensor, Tensor] | None = None  # rows (n,) and positions (n,) that the next pass makes logits of
+        self._dtype = model.dtype
+        # rows (n,) and positions (n,) that the next pass makes logits of, or a slice of each; None: all
+        self.at: tuple[Tensor, Tensor] | tuple[slice, slice] | None = None
         self.start = 0  # the first position of the next forward pass whose hidden states are kept
         self.hidden: Tensor | None = None
 
@@ -92,13 +94,26 @@ class Forward:
         causal = torch.ones(queries, length, dtype=torch.bool, device=mask.device).tril(length - queries)
         seen = causal & mask[:, None, None, :]  # (B, 1, queries, L)
         # padding that sees nothing sees itself: of nothing, some GPU kernels make NaN, which spreads through the gradients
-        return seen | causal.triu(length - queries) & ~seen.any(-1, keepdim=True)
+        seen = seen | causal.triu(length - queries) & ~seen.any(-1, keepdim=True)
+        # what attention's kernels take as it is; else each layer makes this of the mask again, and pads it to a multiple of 16
+        added = torch.zeros(len(mask), 1, queries, -(-length // 16) * 16, dtype=self._dtype, device=mask.device)
+        return added[..., :length].masked_fill_(~seen, float("-inf"))
+
+    def alone(self, ids: Tensor) -> dict[str, Any]:
+        """What the model takes besides `ids` (B, L) where these are whole and all there is.
+
+        Left out, transformers looks whether the ids have padding, or are several texts in a row.
+        """
+        if not self._whole_masks:
+            return {}
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        return {"attention_mask": self.attention(mask, ids.shape[1]), "position_ids": positions(mask, "left")}
 
     def _keep(self, module: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         self.hidden = arguments[0][:, self.start :].contiguous()
         entering = self.hidden
         if self.at is not None:
-            entering = self.hidden[self.at].unsqueeze(0)  # (1, n, W)
+            entering = self.hidden[self.at].reshape(1, -1, self.hidden.shape[-1])  # (1, n, W)
         self.at, self.start = None, 0
         return (entering, *arguments[1:])
 
@@ -150,18 +165,24 @@ def _one_a_row(logits: Tensor) -> Tensor:
     return logits.flatten(0, 1).float()
 
 
+def _shared_prefix(forward: Forward, batch: SharedBatch) -> Any | None:
+    """A cache of the prefix, computed once and expanded over the rows of `batch`; None where they share none."""
+    if not len(batch.prefix_ids):
+        return None
+    ids, nowhere = batch.prefix_ids.unsqueeze(0), batch.prefix_ids[:0]
+    forward.at = nowhere, nowhere  # its logits are of no use
+    cache = forward.run_for_end(input_ids=ids, use_cache=True, **forward.alone(ids)).past_key_values
+    for layer in cache.layers:
+        layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
+        layer.values = layer.values.expand(len(batch), -1, -1, -1)
+    return cache
+
+
 def prefill(forward: Forward, batch: SharedBatch) -> Prefill:
     """Run the prompts of `batch`. The prefix that they share is computed once; its gradient is summed over the rows."""
     shared = len(batch.prefix_ids)
     mask = torch.cat([batch.prompt_mask.new_ones(len(batch), shared), batch.prompt_mask], dim=1)
-    cache = None
-    if shared:
-        nowhere = batch.prefix_ids[:0]
-        forward.at = nowhere, nowhere  # its logits are of no use
-        cache = forward.run_for_end(input_ids=batch.prefix_ids.unsqueeze(0), use_cache=True).past_key_values
-        for layer in cache.layers:
-            layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
-            layer.values = layer.values.expand(len(batch), -1, -1, -1)
+    cache = _shared_prefix(forward, batch)
     out = forward.run_for_end(
         # on the right, a short prompt's last position is padding, and is asked (docs/fidelity.md, D4)
         real=batch.prompt_mask if batch.padding == "left" else None,
@@ -212,5 +233,27 @@ def forward_whole(forward: Forward, batch: SharedBatch, fed: int, at: tuple[Tens
         attention_mask=forward.attention(mask, mask.shape[1]),
         position_ids=positions(mask, batch.padding),
         use_cache=False,
+    )
+    return _one_a_row(out.logits), forward.take()
+
+
+def forward_rows(forward: Forward, batch: SharedBatch, fed: int, count: int) -> tuple[Tensor, Tensor]:
+    """Logits (B * count, V) after 0 to `count` - 1 response tokens, row by row, and hidden states (B, fed + 1, W).
+
+    Every row is computed, padding and equal ones too: which they are has no say in what is computed. The shared prefix is
+    computed once.
+    """
+    shared = len(batch.prefix_ids)
+    ids = torch.cat([batch.prompt_ids, batch.response_ids[:, :fed]], dim=1)
+    before = batch.prompt_mask.new_ones(len(batch), shared)
+    mask = torch.cat([before, batch.prompt_mask, batch.response_mask[:, :fed]], dim=1)
+    cache = _shared_prefix(forward, batch)
+    forward.start, forward.at = batch.prompt_ids.shape[1] - 1, (slice(None), slice(count))
+    out = forward.run(
+        input_ids=ids,
+        attention_mask=forward.attention(mask, ids.shape[1]),
+        position_ids=positions(mask, batch.padding)[:, shared:],
+        past_key_values=cache,
+        use_cache=cache is not None,
     )
     return _one_a_row(out.logits), forward.take()

@@ -1,0 +1,170 @@
+"""Computations that a GPU repeats as CUDA graphs: the host launches all of their kernels at once.
+
+A recording's shapes and addresses are fixed: what changes is copied into tensors that stay where they are, and what comes out
+is written over by the next replay. On a CPU the same computation is made again instead, so that all but the capture runs there.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pgsrm.util.determinism import in_one_order
+from pgsrm.util.errors import UserError
+
+WARM_UP = 3  # passes before the capture, in which libraries set themselves up
+
+
+class Pool:
+    """The memory of recordings of a device, which use it in turn: what one leaves in it, the next may write over."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.handle = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._awaited: weakref.ref[Pass] | None = None
+
+    @property
+    def awaits_backward(self) -> bool:
+        """Whether a pass's backward pass may still come, for which the memory has to stay as it is."""
+        last = None if self._awaited is None else self._awaited()
+        return last is not None and not last.over
+
+    def begin(self) -> "Pass":
+        """A forward pass begins; its backward pass may come for as long as the value is held."""
+        begun = Pass()
+        self._awaited = weakref.ref(begun)
+        return begun
+
+
+class Pass:
+    """A forward pass of a recording, whose backward pass is over or may still come."""
+
+    over = False
+
+
+@contextmanager
+def _refusing_clearly(device: torch.device) -> Iterator[None]:
+    """Within it, what can't be captured is a UserError."""
+    try:
+        with torch.cuda.device(device):
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0][:160]
+        raise UserError(
+            f"model.policy=graphed: the model can't be recorded as CUDA graphs ({reason}); set model.policy=fast"
+        ) from error
+
+
+def _warm_up(compute: Callable[[], Any]) -> None:
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(WARM_UP):
+            compute()
+    torch.cuda.synchronize()
+
+
+def _capture(compute: Callable[[], Any], pool: Pool) -> tuple[Any, Any]:
+    """A CUDA graph of `compute`, and its result, which each replay writes again."""
+    graph = torch.cuda.CUDAGraph()
+    # other threads, such as a logger's or a collective's, may ask the GPU for something meanwhile
+    with torch.cuda.graph(graph, pool=pool.handle, capture_error_mode="thread_local"):
+        result = compute()
+    return graph, result
+
+
+class Recording:
+    """`compute` without gradient: a function of nothing but tensors that stay where they are."""
+
+    def __init__(self, compute: Callable[[], Sequence[Tensor]], pool: Pool) -> None:
+        self._compute, self._graph = compute, None
+        if pool.handle is not None:
+            with _refusing_clearly(pool.device), torch.no_grad():
+                _warm_up(compute)
+                self._graph, self._result = _capture(compute, pool)
+
+    def replay(self) -> list[Tensor]:
+        """Copies of what comes out."""
+        if self._graph is None:
+            with torch.no_grad():
+                return list(self._compute())
+        self._graph.replay()
+        return [tensor.clone() for tensor in self._result]
+
+
+class DifferentiableRecording:
+    """`compute` with gradient: its first result is differentiated by `parameters`, the second is given without gradient.
+
+    One at a time: until the backward pass is over or can't come, no recording of the pool may be replayed
+    (`Pool.awaits_backward`). `one_order`: as `in_one_order` takes it, of the backward pass.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[], tuple[Tensor, Tensor]],
+        parameters: Sequence[Tensor],
+        pool: Pool,
+        one_order: bool,
+    ) -> None:
+        self.pool, self._parameters, self._compute = pool, list(parameters), compute
+        self._graphs: tuple[Any, Any] | None = None
+        if pool.handle is None:
+            return
+        with _refusing_clearly(pool.device), torch.enable_grad():
+            _warm_up(lambda: self._differentiate(compute()[0], None, one_order))
+            forward, (result, kept) = _capture(compute, pool)
+            self._gradient = torch.zeros_like(result)
+            backward, self._gradients = _capture(lambda: self._differentiate(result, self._gradient, one_order), pool)
+        self._graphs = forward, backward
+        self._result, self._kept = result.detach(), kept.detach()
+
+    def _differentiate(self, result: Tensor, gradient: Tensor | None, one_order: bool) -> tuple[Tensor | None, ...]:
+        gradient = torch.zeros_like(result) if gradient is None else gradient
+        with in_one_order(one_order):
+            return torch.autograd.grad(result, self._parameters, gradient, allow_unused=True)
+
+    def replay(self) -> tuple[Tensor, Tensor]:
+        """The first result, which holds until the next replay, and a copy of the second."""
+        result: Tensor = _Replayed.apply(self, *self._parameters)
+        return result, self._kept.clone()
+
+    def forward(self) -> Tensor:
+        """Replay the forward pass."""
+        if self._graphs is None:
+            with torch.enable_grad():
+                self._result, kept = self._compute()
+            self._kept = kept.detach()
+        else:
+            self._graphs[0].replay()
+        return self._result.detach()
+
+    def backward(self, gradient: Tensor) -> list[Tensor | None]:
+        """Replay the backward pass; copies of the parameters' gradients, None of those that have no say."""
+        if self._graphs is None:
+            return list(torch.autograd.grad(self._result, self._parameters, gradient, allow_unused=True))
+        self._gradient.copy_(gradient)
+        self._graphs[1].replay()
+        copies = [None if tensor is None else torch.empty_like(tensor) for tensor in self._gradients]
+        there = [tensor for tensor in copies if tensor is not None]
+        torch._foreach_copy_(there, [tensor for tensor in self._gradients if tensor is not None])
+        return copies
+
+
+class _Replayed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, recording: DifferentiableRecording, *parameters: Tensor) -> Tensor:
+        ctx.recording, ctx.begun = recording, recording.pool.begin()
+        return recording.forward()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.begun.over:
+            raise RuntimeError("a recorded pass has one backward pass")
+        ctx.begun.over = True
+        return None, *ctx.recording.backward(gradients[0])
