@@ -14,6 +14,7 @@ from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_sett
 
 import pgsrm
 from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.policy.graphed import GraphedPolicy
 from pgsrm.policy.sampling import Sampling
 from pgsrm.policy.simple import SimplePolicy
 from pgsrm.ppo.update import Learner, step
@@ -110,8 +111,12 @@ def test_bfloat16_is_near_float32(load_policy: LoadPolicy) -> None:
         ["task=antonym", "ppo=released", "ppo.batch_size=4"],
         ["task=sentiment_control", "reward=critic", "critic=nano", *SHORT],
         ["task=antonym", "model.dtype=bfloat16"],
+        ["task=antonym", "model.policy=graphed"],
+        ["task=antonym", "model.policy=graphed", "ppo.epochs=2", "ppo.clip_range=0.2", "ppo.micro_batch=2"],
+        ["task=antonym", "model.policy=graphed", "model.dtype=bfloat16"],
+        ["task=antonym", "model.policy=graphed", "model.dtype=tfloat32"],
     ],
-    ids=["word", "released", "critic", "bfloat16"],
+    ids=["word", "released", "critic", "bfloat16", "graphs", "graphs-epochs", "graphs-bfloat16", "graphs-tfloat32"],
 )
 def test_a_run_that_was_cut_ends_as_one_that_was_not(
     small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
@@ -157,3 +162,128 @@ def test_the_shipped_critic_says_the_same(tmp_path: Path) -> None:
         critic = LocalCritic(device=device, cache=str(tmp_path / device))
         said.append(critic(prompts=["The film is"] * 3, responses=texts, extrinsic=None))
     assert said[0] == said[1]
+
+
+# CUDA graphs
+
+
+def graphed(policy: FastPolicy, length: int = 3, **options: Any) -> GraphedPolicy:
+    """The same model there, with room for responses of `length` tokens."""
+    model = copy.deepcopy(policy.model).to(GPU)
+    return GraphedPolicy(model, copy.deepcopy(model), policy.eos, policy.prompts, length, **options)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("choice", "changes"),
+    [
+        ("sound", {}),
+        ("sound", {"micro_batch": 3}),
+        ("sound", {"epochs": 2, "micro_batch": 4, "clip_range": 0.2}),
+        ("sound", {"baseline": "response_value"}),
+        ("per_token", {"epochs": 2, "minibatches": 3}),
+        ("grpo", {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("tolerance", "length"), [(1e-9, 3), (1e-9, 5), (1e-3, 3)])
+def test_the_policy_of_graphs_has_the_simple_ones_numbers(
+    load_policy: LoadPolicy,
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    choice: str,
+    changes: dict[str, Any],
+    tolerance: float,
+    length: int,
+) -> None:
+    double = tolerance < 1e-8
+    if double:
+        in_float64(monkeypatch)
+    policy = load_policy(architecture, double=double, prompts=PROMPTS)
+    settings = msgspec.structs.replace(ppo_settings(choice), **changes)
+    assert_equal_training(graphed(policy, length), on_gpu(policy, SimplePolicy), settings, tolerance)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize(("choice", "steps"), [("sound", 1), ("per_token", 2)])
+def test_an_update_by_graphs_waits_and_grows_no_more_than_it_has_to(
+    load_policy: LoadPolicy, choice: str, steps: int, bfloat16: bool
+) -> None:
+    """One wait for the tokens, one a gradient step; and the memory of the second update after the twentieth."""
+    policy = graphed(load_policy(prompts=PROMPTS), bfloat16=bfloat16)
+    learner = Learner(policy, ppo_settings(choice), torch.Generator().manual_seed(0))
+
+    def update() -> None:
+        sampled = policy.sample(PROMPTS * 2, torch.rand(10, 3, dtype=torch.float64), Sampling(3))
+        rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
+        step(learner, PROMPTS * 2, sampled.responses, rewards)
+
+    update()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found = [f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
+    assert len(found) == 1 + steps, found
+    torch.cuda.synchronize()
+    before, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    for _ in range(20):
+        update()
+    torch.cuda.synchronize()
+    # what an update leaves may be a response's token longer or shorter
+    assert torch.cuda.memory_allocated() - before < 1 << 16
+    assert torch.cuda.memory_reserved() - reserved <= 2 << 20
+
+
+def test_graphs_read_the_weights_that_there_are(load_policy: LoadPolicy) -> None:
+    """In bfloat16 too, whose copies of the weights a replay makes again; shapes in turn; gradients of two passes at once."""
+    policy = load_policy(prompts=PROMPTS)
+    responses = [[1, 2, 3], [4], [5, 6], [7, 0], [8]]
+    for bfloat16, limit in ((False, 1e-4), (True, 2e-2)):
+        mine, fast = graphed(policy, bfloat16=bfloat16), on_gpu(policy, bfloat16=bfloat16)
+        for seed in range(3):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                for one, other in zip(mine.model.parameters(), fast.model.parameters(), strict=True):
+                    one.add_(0.02 * torch.randn_like(one))
+                    other.copy_(one)
+            mine.weights_changed()
+            fast.weights_changed()
+            for rows in (5, 3, 5):
+                found = []
+                for each in (mine, fast):
+                    each.model.zero_grad()
+                    total: Any = 0.0
+                    for answers in (responses[:rows], responses[::-1][:rows]):
+                        batch = each.pad(PROMPTS[:rows], answers)
+                        scores = each.score(batch)
+                        logprobs = scores.logits.log_softmax(-1)[scores.contexts.place]
+                        total = total + logprobs.gather(-1, batch.response_ids[..., None])[batch.response_mask].sum()
+                    total.backward()
+                    found.append(torch.cat([p.grad.flatten() for p in each.model.parameters()]))
+                assert (found[0] - found[1]).norm() / found[1].norm() < limit
+
+
+def test_an_update_by_graphs_launches_little(load_policy: LoadPolicy) -> None:
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    policy = graphed(load_policy(prompts=PROMPTS))
+    learner = Learner(policy, ppo_settings("sound"), torch.Generator().manual_seed(0))
+
+    def update() -> None:
+        sampled = policy.sample(PROMPTS * 2, torch.rand(10, 3, dtype=torch.float64), Sampling(3))
+        rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
+        step(learner, PROMPTS * 2, sampled.responses, rewards)
+
+    for _ in range(2):
+        update()
+    with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        update()
+        torch.cuda.synchronize()
+    counts = {event.key: event.count for event in profiler.key_averages() if event.key.startswith("cu")}
+    assert sum(count for name, count in counts.items() if "GraphLaunch" in name) == 4, counts
+    assert sum(count for name, count in counts.items() if "LaunchKernel" in name) < 400, counts

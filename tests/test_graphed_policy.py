@@ -1,31 +1,59 @@
 """The policy of CUDA graphs, computed on a CPU without them: the same code on the same fixed tensors, but for the capture."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 import torch
-from conftest import in_float64
+from conftest import Result, in_float64
+from test_policy import WINDOW, tiny_of
 from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_settings
+from torch import Tensor
+from waits import waits
 
+from pgsrm.models.lora import add_adapters
+from pgsrm.models.precision import multiply_in_tf32
+from pgsrm.models.settings import LoraSettings, ModelSettings
+from pgsrm.policy import graphed
+from pgsrm.policy.choose import build_policy
+from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.graphed import GraphedPolicy
 from pgsrm.policy.sampling import Sampling
 from pgsrm.policy.simple import SimplePolicy
+from pgsrm.ppo.update import Learner, step
+from pgsrm.rollout import at_last_token
+from pgsrm.util.errors import UserError
 
 LoadPolicy = Callable[..., Any]
 SUPPORTED = [choice for choice in CHOICES if ppo_settings(choice).padding == "left"]
+RESPONSES = [[50, 51, 0], [52], [53, 0], [54, 55, 56], [57, 58]]
 
 
-def graphed(load_policy: LoadPolicy, *architecture: str, double: bool = False, **options: Any) -> tuple[Any, Any]:
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole masks, and whatever else spares the host a wait."""
+    for module in ("matrices", "forward", "policy"):
+        monkeypatch.setattr(f"pgsrm.policy.fast.{module}.is_asynchronous", lambda device: True)
+
+
+def policies(load_policy: LoadPolicy, architecture: str = "gpt2", length: int = 3, **options: Any) -> tuple[Any, Any]:
     """The policy of a tiny model, and the simple one of the same model."""
-    model = load_policy(*architecture, double=double).model
+    model = load_policy(architecture, **options).model
     one, other = copy.deepcopy(model), copy.deepcopy(model)
-    return (
-        GraphedPolicy(one, copy.deepcopy(model), (0,), PROMPTS, 3, **options),
-        SimplePolicy(other, copy.deepcopy(model), (0,)),
-    )
+    mine = GraphedPolicy(one, copy.deepcopy(model), (0,), PROMPTS, length)
+    return mine, SimplePolicy(other, copy.deepcopy(model), (0,))
+
+
+def logprobs(policy: Any, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> Tensor:
+    batch = policy.pad(prompts, responses)
+    scores = policy.score(batch)
+    there = scores.logits.log_softmax(-1)[scores.contexts.place]
+    return there.gather(-1, batch.response_ids[..., None])[..., 0] * batch.response_mask
+
+
+# Numbers
 
 
 @pytest.mark.parametrize("tolerance", [1e-5, 1e-10], ids=["float32", "float64"])
@@ -33,7 +61,224 @@ def graphed(load_policy: LoadPolicy, *architecture: str, double: bool = False, *
 def test_training_is_the_simple_policys_for_every_choice_of_ppo(
     load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, choice: str, tolerance: float
 ) -> None:
-    if tolerance < 1e-8:
+    """Three updates: responses of several lengths, EOS within them, prompts of several lengths, one of them a prefix longer."""
+    double = tolerance < 1e-8
+    if double:
         in_float64(monkeypatch)
-    mine, simple = graphed(load_policy, double=tolerance < 1e-8)
+    mine, simple = policies(load_policy, double=double)
     assert_equal_training(mine, simple, ppo_settings(choice), tolerance)
+    assert mine._recordings
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen2"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"micro_batch": 3},
+        {"baseline": "response_value"},
+        {"baseline": "token_values", "epochs": 2, "minibatches": 3, "clip_range": 0.2},
+        {"epochs": 2, "micro_batch": 4, "clip_range": 0.2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("length", [3, 5])
+def test_training_is_the_simple_policys_for(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str, changes: dict[str, Any], length: int
+) -> None:
+    """With room for as many tokens as there are, and for more."""
+    in_float64(monkeypatch)
+    mine, simple = policies(load_policy, architecture, length, double=True)
+    assert_equal_training(mine, simple, msgspec.structs.replace(ppo_settings("sound"), **changes), 1e-10)
+
+
+def test_what_no_recording_has_room_for_is_computed_all_the_same(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts from outside the task, longer ones, longer responses, and more logits than may be kept."""
+    mine, simple = policies(load_policy)
+    cases = [
+        ([[9, 8, 7], [4], [5, 6, 7, 8, 9], [1, 2], [3]], RESPONSES, True),  # without the prefix
+        ([*PROMPTS[:4], list(range(5, 25))], RESPONSES, False),
+        (PROMPTS, [[50, 51, 52, 53, 54], *RESPONSES[1:]], False),
+        (PROMPTS, RESPONSES, True),
+    ]
+    for prompts, responses, recorded in cases:
+        mine._recordings.clear()
+        torch.testing.assert_close(logprobs(mine, prompts, responses), logprobs(simple, prompts, responses))
+        assert bool(mine._recordings) == recorded
+        (one, places), (other, others) = (
+            policy.score_reference(policy.pad(prompts, responses)) for policy in (mine, simple)
+        )
+        mask = simple.pad(prompts, responses).response_mask
+        torch.testing.assert_close(one[places.place[mask]], other[others.place[mask]], rtol=1e-4, atol=1e-4)
+        assert mine.greedy(prompts, 4) == simple.greedy(prompts, 4)
+    monkeypatch.setattr(graphed, "LOGITS_LIMIT", 1000)
+    mine._recordings.clear()
+    torch.testing.assert_close(logprobs(mine, PROMPTS, RESPONSES), logprobs(simple, PROMPTS, RESPONSES))
+    assert not mine._recordings
+
+
+def test_a_recording_is_made_once_a_shape(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, _ = policies(load_policy)
+    uniforms = torch.rand(5, 3, dtype=torch.float64)
+    for _ in range(3):
+        mine.sample(PROMPTS, uniforms, Sampling(3))
+        logprobs(mine, PROMPTS, RESPONSES).sum().backward()
+    assert len(mine._recordings) == 2
+    mine.sample(PROMPTS, uniforms, Sampling(3, top_k=5))
+    mine.sample(PROMPTS[:2], uniforms[:2], Sampling(3))
+    assert len(mine._recordings) == 4
+    monkeypatch.setattr(graphed, "MOST_RECORDINGS", 4)
+    mine.sample(PROMPTS[:3], uniforms[:3], Sampling(3))
+    assert len(mine._recordings) == 1
+
+
+def test_a_second_pass_leaves_the_first_ones_gradient_as_it_was(load_policy: LoadPolicy) -> None:
+    """Two passes with gradient before a backward pass, as a loss of two batches has them; and gradients that add up."""
+    mine, simple = policies(load_policy)
+    others = [[60, 61, 62], [63], [64], [65, 66], [67]]
+    for policy in (mine, simple):
+        first, second = logprobs(policy, PROMPTS, RESPONSES), logprobs(policy, PROMPTS, others)
+        (2 * first.sum() - second.square().sum()).backward()
+        logprobs(policy, PROMPTS, others).sum().backward()
+    for one, other in zip(mine.model.parameters(), simple.model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pass_that_is_dropped_holds_nothing_up(load_policy: LoadPolicy) -> None:
+    mine, _ = policies(load_policy)
+    held = logprobs(mine, PROMPTS, RESPONSES)
+    assert mine._gradient_pool.awaits_backward
+    del held
+    assert not mine._gradient_pool.awaits_backward
+    last = logprobs(mine, PROMPTS, RESPONSES).sum()
+    last.backward(retain_graph=True)
+    assert not mine._gradient_pool.awaits_backward
+    with pytest.raises(RuntimeError, match="one backward pass"):
+        last.backward()
+
+
+def test_other_weights_are_read_where_they_are(load_policy: LoadPolicy) -> None:
+    """Loaded weights, as of a resumed run, and another reference."""
+    mine, simple = policies(load_policy)
+    logprobs(mine, PROMPTS, RESPONSES)
+    mine.score_reference(mine.pad(PROMPTS, RESPONSES))
+    other = {name: tensor + 0.01 * torch.randn_like(tensor) for name, tensor in simple.model.state_dict().items()}
+    for policy in (mine, simple):
+        policy.model.load_state_dict(other)
+        policy.weights_changed()
+        policy.set_reference(other)
+    torch.testing.assert_close(logprobs(mine, PROMPTS, RESPONSES), logprobs(simple, PROMPTS, RESPONSES))
+    batch = mine.pad(PROMPTS, RESPONSES)
+    torch.testing.assert_close(mine.score_reference(batch)[0], mine.score(batch).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_and_bfloat16(load_policy: LoadPolicy) -> None:
+    model = load_policy().model
+    torch.manual_seed(0)
+    adapted = add_adapters(model, LoraSettings(rank=2))
+    mine = GraphedPolicy(adapted, None, (0,), PROMPTS, 3)
+    simple = SimplePolicy(copy.deepcopy(adapted), None, (0,))
+    settings = msgspec.structs.replace(ppo_settings("sound"), actor_lr=0.1)
+    assert_equal_training(mine, simple, settings, 1e-4)
+    low = GraphedPolicy(load_policy().model, None, (0,), PROMPTS, 3, bfloat16=True)
+    exact = logprobs(policies(load_policy)[1], PROMPTS, RESPONSES)
+    assert 1e-6 < (logprobs(low, PROMPTS, RESPONSES) - exact).norm() / exact.norm() < 2e-2
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize(("choice", "steps"), [("sound", 1), ("per_token", 2), ("grpo", 1)])
+def test_an_update_waits_once_for_its_tokens_and_once_a_gradient_step(
+    load_policy: LoadPolicy, choice: str, steps: int
+) -> None:
+    mine, _ = policies(load_policy)
+    learner = Learner(mine, ppo_settings(choice), torch.Generator().manual_seed(0))
+    for update in range(2):
+        with waits() as seen:
+            sampled = mine.sample(PROMPTS * 2, torch.rand(10, 3, dtype=torch.float64), Sampling(3))
+            rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
+            step(learner, PROMPTS * 2, sampled.responses, rewards)
+        assert len(seen) == 1 + steps, (update, seen)
+
+
+# What is refused
+
+
+def test_what_graphs_can_not_have_is_refused(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(model: Any, **options: Any) -> Any:
+        settings = ModelSettings(policy="graphed", **options.pop("model", {}))
+        return build_policy(model, copy.deepcopy(model), (0,), PROMPTS, 9, settings, **options)
+
+    model = load_policy().model
+    with pytest.raises(UserError, match=r"model\.policy=graphed: needs an NVIDIA GPU.* set model\.policy=auto"):
+        build(model)
+    monkeypatch.setattr("pgsrm.policy.choose.is_asynchronous", lambda device: True)
+    assert isinstance(build(model), GraphedPolicy)
+    for key, options in (("padding=right", {"padding": "right"}), ("dropout=true", {"dropout": True})):
+        with pytest.raises(UserError, match=rf"has no ppo\.{key}; set model\.policy=fast"):
+            build(model, **options)
+    with pytest.raises(UserError, match="attention window"):
+        build(tiny_of("mistral", **WINDOW))
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    with pytest.raises(UserError, match="has the attention eager"):
+        build(eager)
+    stretched = load_policy("llama").model
+    stretched.model.rotary_emb.rope_type = "dynamic"
+    with pytest.raises(UserError, match="positions that follow the longest text"):
+        build(stretched)
+
+
+def test_tf32_needs_a_gpu(load_policy: LoadPolicy) -> None:
+    model = load_policy().model
+    with pytest.raises(UserError, match=r"model\.dtype=tfloat32: only NVIDIA GPUs .* set model\.dtype=float32"):
+        build_policy(model, None, (0,), PROMPTS, 3, ModelSettings(dtype="tfloat32"))
+    assert isinstance(build_policy(model, None, (0,), PROMPTS, 3, ModelSettings()), FastPolicy)
+    matmul = torch.backends.cuda.matmul
+    try:
+        for wanted in (True, False):
+            multiply_in_tf32(torch.device("cuda"), wanted)
+            assert matmul.allow_tf32 == wanted
+    finally:
+        matmul.allow_tf32 = False
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["model.dtype=tfloat32", "model.device=cpu"], "model.dtype=tfloat32: only NVIDIA GPUs have it"),
+        (["model.policy=graphed", "model.device=cpu"], "model.policy=graphed: needs an NVIDIA GPU, model.device=cpu"),
+        (["model.policy=graphed", "model.gradient_checkpointing=true"], "has no model.gradient_checkpointing=true"),
+        (["model.policy=graphed", "processes=2", "model.shard=true"], "has no model.shard=true"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_starts(
+    call_cli: Callable[..., Result], words: list[str], line: str
+) -> None:
+    result = call_cli("task=antonym", "reward=binary", "tracking=none", *words)
+    assert result.code and line in result.error_line
+
+
+# Runs
+
+
+def test_a_run_that_was_cut_ends_as_one_that_was_not(small: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from test_api import interrupt_at
+
+    import pgsrm
+
+    monkeypatch.setattr("pgsrm.policy.choose.is_asynchronous", lambda device: True)
+    words = [*small, "task=antonym", "model.policy=graphed", "seed=3"]
+    whole = (run := pgsrm.train(*words, progress=False)).metrics
+    for path in run.folder.rglob("*"):
+        if path.is_file() and path.name not in ("config.yaml", "lock"):
+            path.unlink()
+    with monkeypatch.context() as patched:
+        interrupt_at(1, patched)
+        with pytest.raises(KeyboardInterrupt):
+            pgsrm.train(*words, progress=False)
+    resumed = pgsrm.train(*words, progress=False)
+    names = [name for name in whole if not name.startswith("time/")]
+    assert resumed.metrics[names].equals(whole[names])

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pgsrm.policy.base import ROWS_AT_ONCE
-from pgsrm.policy.batch import Contexts, to_device
+from pgsrm.policy.batch import Contexts
 from pgsrm.policy.fast.batch import SharedBatch
-from pgsrm.policy.fast.forward import Forward, Prefill, forward_rows, prefill
+from pgsrm.policy.fast.forward import Forward, Prefill, forward_rows
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.graphs import DifferentiableRecording, Pool, Recording
 from pgsrm.policy.protocol import Sampled, Scores

@@ -4,6 +4,7 @@ A recording's shapes and addresses are fixed: what changes is copied into tensor
 is written over by the next replay. On a CPU the same computation is made again instead, so that all but the capture runs there.
 """
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from pgsrm.util.determinism import in_one_order
 from pgsrm.util.errors import UserError
 
-WARM_UP = 3  # passes before the capture, in which libraries set themselves up
+WARM_UP = 2  # passes before the capture, in which libraries set themselves up
 
 
 class Pool:
@@ -71,10 +72,15 @@ def _warm_up(compute: Callable[[], Any]) -> None:
 
 def _capture(compute: Callable[[], Any], pool: Pool) -> tuple[Any, Any]:
     """A CUDA graph of `compute`, and its result, which each replay writes again."""
-    graph = torch.cuda.CUDAGraph()
-    # other threads, such as a logger's or a collective's, may ask the GPU for something meanwhile
-    with torch.cuda.graph(graph, pool=pool.handle, capture_error_mode="thread_local"):
-        result = compute()
+    graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+    gc.disable()  # what an earlier policy has left could be destroyed in the middle of it
+    try:
+        # other threads, such as a logger's or a collective's, may ask the GPU for something meanwhile
+        with torch.cuda.graph(graph, pool=pool.handle, capture_error_mode="thread_local"):
+            result = compute()
+    finally:
+        if collects:
+            gc.enable()
     return graph, result
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -11,10 +12,11 @@ import torch
 def in_one_order(wanted: bool) -> Iterator[None]:
     """Within it, if `wanted`, torch takes the GPU kernels that give the same bits each time, and raises where it has none."""
     before = torch.are_deterministic_algorithms_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
+    switches: Any = torch.utils.deterministic
+    filling = switches.fill_uninitialized_memory
     if wanted:
         # else torch writes NaN into all that its kernels are about to write
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        switches.fill_uninitialized_memory = False
         # without it torch takes cuBLAS to have no fixed order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -22,4 +24,4 @@ def in_one_order(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filling
+        switches.fill_uninitialized_memory = filling

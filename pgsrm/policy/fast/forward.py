@@ -77,7 +77,7 @@ class Forward:
         self._output_layer = model.get_output_embeddings()
         # transformers asks whether a mask leaves out anything, for which the host waits for a GPU; it takes a whole one as it is
         self._whole_masks = is_asynchronous(model.device) and model.config._attn_implementation == "sdpa"
-        self._dtype = model.dtype
+        self._type = model.dtype
         # rows (n,) and positions (n,) that the next pass makes logits of, or a slice of each; None: all
         self.at: tuple[Tensor, Tensor] | tuple[slice, slice] | None = None
         self.start = 0  # the first position of the next forward pass whose hidden states are kept
@@ -96,7 +96,8 @@ class Forward:
         # padding that sees nothing sees itself: of nothing, some GPU kernels make NaN, which spreads through the gradients
         seen = seen | causal.triu(length - queries) & ~seen.any(-1, keepdim=True)
         # what attention's kernels take as it is; else each layer makes this of the mask again, and pads it to a multiple of 16
-        added = torch.zeros(len(mask), 1, queries, -(-length // 16) * 16, dtype=self._dtype, device=mask.device)
+        kind = torch.bfloat16 if self.matrices.bfloat16 else self._type
+        added = torch.zeros(len(mask), 1, queries, -(-length // 16) * 16, dtype=kind, device=mask.device)
         return added[..., :length].masked_fill_(~seen, float("-inf"))
 
     def alone(self, ids: Tensor) -> dict[str, Any]:
