@@ -17,7 +17,7 @@ from torch import Tensor
 from pgsrm.policy.base import ROWS_AT_ONCE
 from pgsrm.policy.batch import Contexts
 from pgsrm.policy.fast.batch import SharedBatch
-from pgsrm.policy.fast.forward import Forward, Prefill, forward_rows
+from pgsrm.policy.fast.forward import Forward, Prefill, extend_rows, forward_rows
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.graphs import DifferentiableRecording, Pool, Recording
 from pgsrm.policy.protocol import Sampled, Scores
@@ -53,7 +53,7 @@ class GraphedPolicy(FastPolicy):
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._asks_every = NEVER  # which rows have ended: a recording has all of them to its end
         self._pool, self._gradient_pool = Pool(self.device), Pool(self.device)
-        self._recordings: dict[Any, tuple[SharedBatch, Tensor, Any]] = {}  # the batch and uniforms that each reads
+        self._recordings: dict[Any, tuple[SharedBatch, Any]] = {}
 
     def _same(self, items: Sequence[Any]) -> np.ndarray:
         return np.arange(len(items))
@@ -90,30 +90,24 @@ class GraphedPolicy(FastPolicy):
         )
 
     def _recorded(
-        self,
-        kind: str,
-        batch: SharedBatch,
-        length: int,
-        *settings: Any,
-        record: Callable[[SharedBatch, Tensor], Any],
-    ) -> tuple[SharedBatch, Tensor, Any]:
-        """What `record` made of a fixed batch for `batch`'s shape and of uniforms (B, length), now or before; and those two.
+        self, kind: str, batch: SharedBatch, length: int, *settings: Any, record: Callable[[SharedBatch], Any]
+    ) -> tuple[SharedBatch, Any]:
+        """A fixed batch for `batch`'s shape, and what `record` makes of it or has made of it before.
 
         The fixed batch then has the prompts of `batch`.
         """
         key = (kind, len(batch), len(batch.prefix_ids), length, settings)
         if key not in self._recordings:
-            fixed = self._fixed(len(batch), batch.prefix_ids, length)
-            uniforms = torch.zeros(len(batch), length, dtype=torch.float64, device=self.device)
             if len(self._recordings) == MOST_RECORDINGS:
                 self._recordings.clear()
-            self._recordings[key] = fixed, uniforms, record(fixed, uniforms)
+            fixed = self._fixed(len(batch), batch.prefix_ids, length)
+            self._recordings[key] = fixed, record(fixed)
             for forward in (self._forward, self._reference_forward):
                 forward.matrices.forget()  # copies of weights in the memory of that recording
-        fixed, uniforms, recording = self._recordings[key]
+        fixed, recorded = self._recordings[key]
         _write(fixed.prompt_ids, batch.prompt_ids, self.eos[0], behind=True)
         _write(fixed.prompt_mask, batch.prompt_mask, False, behind=True)
-        return fixed, uniforms, recording
+        return fixed, recorded
 
     # Sampling
 
@@ -132,14 +126,16 @@ class GraphedPolicy(FastPolicy):
         if share is not None:
             batch, uniforms = batch.rows(share), uniforms[share]
 
-        def record(fixed: SharedBatch, drawn: Tensor) -> Recording:
+        def record(fixed: SharedBatch) -> tuple[Tensor, Recording]:
+            drawn = torch.zeros(fixed.response_ids.shape, dtype=torch.float64, device=self.device)
+
             def compute() -> tuple[Tensor, Tensor]:
                 self._forward.matrices.forget()  # a replay makes its own copies of the weights
                 return self._generate(self._prefill(fixed), drawn, how)
 
-            return Recording(compute, self._pool)
+            return drawn, Recording(compute, self._pool)
 
-        _, drawn, recording = self._recorded("sample", batch, how.max_new_tokens, how, self.eos, record=record)
+        _, (drawn, recording) = self._recorded("sample", batch, how.max_new_tokens, how, self.eos, record=record)
         drawn.copy_(uniforms, non_blocking=True)
         tokens, logprobs = recording.replay()
         return Sampled(cut(tokens, self.eos), logprobs, prefill=None)
@@ -169,15 +165,39 @@ class GraphedPolicy(FastPolicy):
         if not self._fits_with_logits(batch):
             return super().score_reference(batch)
         with torch.no_grad(), self.without_adapters():
-            logits, _ = self._replay("reference", self._reference_forward, batch, self._length - 1, False)
+            everything = None if batch.prompt_index is None else self._reference_prefill_of_all()
+            if everything is None:
+                logits, _ = self._replay("reference", self._reference_forward, batch, self._length - 1, False)
+            else:
+                logits = self._replay_reference(batch, everything)
         return logits, self._contexts(batch)
+
+    def _replay_reference(self, batch: SharedBatch, everything: Prefill) -> Tensor:
+        """The reference's logits (B * T, V), from its prefill of all prompts of the task."""
+        forward = self._reference_forward
+
+        def record(fixed: SharedBatch) -> tuple[Tensor, Recording]:
+            index = torch.zeros(len(fixed), dtype=torch.long, device=self.device)
+
+            def compute() -> tuple[Tensor]:
+                forward.matrices.forget()
+                return (extend_rows(forward, everything, index, fixed),)
+
+            return index, Recording(compute, self._pool)
+
+        fixed, (index, recording) = self._recorded("reference's rest", batch, self._length, record=record)
+        assert batch.prompt_index is not None
+        index.copy_(torch.from_numpy(batch.prompt_index), non_blocking=True)
+        _write(fixed.response_ids, batch.response_ids, self.eos[0], behind=False)
+        (logits,) = recording.replay()
+        return self._sampled_places(logits, batch)
 
     def _replay(
         self, kind: str, forward: Forward, batch: SharedBatch, fed: int, with_gradient: bool
     ) -> tuple[Tensor, Tensor]:
         """Logits (B * T, V) of the batch's response tokens, padding too, and hidden states (B, fed + 1, W)."""
 
-        def record(fixed: SharedBatch, _: Tensor) -> Recording | DifferentiableRecording:
+        def record(fixed: SharedBatch) -> Recording | DifferentiableRecording:
             def compute() -> tuple[Tensor, Tensor]:
                 forward.matrices.forget()
                 return forward_rows(forward, fixed, fed, self._length)
@@ -186,13 +206,17 @@ class GraphedPolicy(FastPolicy):
                 return DifferentiableRecording(compute, self._trained, self._gradient_pool, self.in_one_order)
             return Recording(compute, self._pool)
 
-        fixed, _, recording = self._recorded(kind, batch, self._length, fed, with_gradient, record=record)
+        fixed, recording = self._recorded(kind, batch, self._length, fed, with_gradient, record=record)
         _write(fixed.response_ids, batch.response_ids, self.eos[0], behind=False)
         logits, hidden = recording.replay()
+        return self._sampled_places(logits, batch), hidden
+
+    def _sampled_places(self, logits: Tensor, batch: SharedBatch) -> Tensor:
+        """Of a recording's logits, those of the rectangle (B, T) of the batch's responses."""
         length = batch.response_ids.shape[1]
-        if length < self._length:
-            logits = logits.unflatten(0, (len(batch), self._length))[:, :length].flatten(0, 1)
-        return logits, hidden
+        if length == self._length:
+            return logits
+        return logits.unflatten(0, (len(batch), self._length))[:, :length].flatten(0, 1)
 
     def _contexts(self, batch: SharedBatch) -> Contexts:
         """A context for each place of the rectangle of response tokens."""

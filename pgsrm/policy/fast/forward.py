@@ -23,6 +23,9 @@ from pgsrm.policy.fast.batch import SharedBatch, positions
 from pgsrm.policy.fast.matrices import Matrices
 from pgsrm.policy.gradients import take_rows
 
+Places = tuple[Tensor, Tensor] | tuple[slice, slice]  # rows (n,) and positions (n,), or all of some rows and positions
+EVERYWHERE = slice(None), slice(None)
+
 
 @dataclass(frozen=True)
 class Prefill:
@@ -78,8 +81,7 @@ class Forward:
         # transformers asks whether a mask leaves out anything, for which the host waits for a GPU; it takes a whole one as it is
         self._whole_masks = is_asynchronous(model.device) and model.config._attn_implementation == "sdpa"
         self._type = model.dtype
-        # rows (n,) and positions (n,) that the next pass makes logits of, or a slice of each; None: all
-        self.at: tuple[Tensor, Tensor] | tuple[slice, slice] | None = None
+        self.at: Places | None = None  # what the next pass makes logits of; None: all
         self.start = 0  # the first position of the next forward pass whose hidden states are kept
         self.hidden: Tensor | None = None
 
@@ -199,9 +201,9 @@ def prefill(forward: Forward, batch: SharedBatch) -> Prefill:
 
 
 def extend(
-    forward: Forward, prefilled: Prefill, prompt: Tensor, batch: SharedBatch, fed: int, at: tuple[Tensor, Tensor]
+    forward: Forward, prefilled: Prefill, prompt: Tensor, batch: SharedBatch, fed: int, at: Places
 ) -> tuple[Tensor, Tensor]:
-    """Logits (n, V) after the tokens `at` (rows and positions, (n,) each), and hidden states (B, fed, W).
+    """Logits (n, V) after the tokens `at`, rows and positions in the responses, and hidden states (B, fed, W).
 
     The first `fed` tokens of the responses of `batch` are computed, each on top of row `prompt` (B,) of `prefilled`.
     """
@@ -236,6 +238,14 @@ def forward_whole(forward: Forward, batch: SharedBatch, fed: int, at: tuple[Tens
         use_cache=False,
     )
     return _one_a_row(out.logits), forward.take()
+
+
+def extend_rows(forward: Forward, prefilled: Prefill, prompt: Tensor, batch: SharedBatch) -> Tensor:
+    """Logits (B * T, V) after 0 to T - 1 response tokens, row by row, on top of the rows `prompt` (B,) of `prefilled`."""
+    rows, length = batch.response_ids.shape
+    later, _ = extend(forward, prefilled, prompt, batch, length - 1, EVERYWHERE)
+    first = prefilled.logits[prompt].unsqueeze(1)
+    return torch.cat([first, later.view(rows, length - 1, later.shape[-1])], dim=1).flatten(0, 1)
 
 
 def forward_rows(forward: Forward, batch: SharedBatch, fed: int, count: int) -> tuple[Tensor, Tensor]:

@@ -192,21 +192,26 @@ class FastPolicy(BasePolicy):
 
     def _reference_prefill(self, batch: SharedBatch) -> Prefill:
         """The reference's prefill of a batch: from those of all prompts of the task, unless they are too large to keep."""
-        if batch.prompt_index is None or not self._keeps_reference:
+        everything = None if batch.prompt_index is None else self._reference_prefill_of_all()
+        if everything is None:
             return prefill(self._reference_forward, batch)
-        if self._kept_prefill is None:
+        return everything.rows(to_device(torch.from_numpy(batch.prompt_index), self.device))
+
+    def _reference_prefill_of_all(self) -> Prefill | None:
+        """The reference's prefill of all prompts of the task, made at first use; None where it is not kept."""
+        if self._kept_prefill is None and self._keeps_reference:
             longest = self.pad([max(self.prompts, key=len)], [self.eos[:1]])  # all are padded to its width
             sample = prefill(self._reference_forward, longest)
             size = sum(tensor.nbytes for pair in sample.keys_values for tensor in pair) + sample.logits.nbytes
             if size * len(self.prompts) > REFERENCE_LIMIT:
                 self._keeps_reference = False
-                return prefill(self._reference_forward, batch)
+                return None
             everything = self.pad(self.prompts, [self.eos[:1]] * len(self.prompts))
             chunks = torch.arange(len(self.prompts)).split(ROWS_AT_ONCE)
             self._kept_prefill = Prefill.join(
                 [prefill(self._reference_forward, everything.rows(rows)) for rows in chunks]
             )
-        return self._kept_prefill.rows(to_device(torch.from_numpy(batch.prompt_index), self.device))
+        return self._kept_prefill
 
     def sample(
         self,
