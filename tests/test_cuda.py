@@ -214,9 +214,10 @@ def test_an_update_by_graphs_waits_and_grows_no_more_than_it_has_to(
     learner = Learner(policy, ppo_settings(choice), torch.Generator().manual_seed(0))
 
     def update() -> None:
-        sampled = policy.sample(PROMPTS * 2, torch.rand(10, 3, dtype=torch.float64), Sampling(3))
+        uniforms = torch.rand(10, 3, dtype=torch.float64)
+        sampled = policy.sample(PROMPTS * 2, uniforms, Sampling(3), learner.reuses_prefill(10))
         rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
-        step(learner, PROMPTS * 2, sampled.responses, rewards)
+        step(learner, PROMPTS * 2, sampled.responses, rewards, sampled.prefill)
 
     update()
     torch.cuda.set_sync_debug_mode("warn")
@@ -275,9 +276,10 @@ def test_an_update_by_graphs_launches_little(load_policy: LoadPolicy) -> None:
     learner = Learner(policy, ppo_settings("sound"), torch.Generator().manual_seed(0))
 
     def update() -> None:
-        sampled = policy.sample(PROMPTS * 2, torch.rand(10, 3, dtype=torch.float64), Sampling(3))
+        uniforms = torch.rand(10, 3, dtype=torch.float64)
+        sampled = policy.sample(PROMPTS * 2, uniforms, Sampling(3), learner.reuses_prefill(10))
         rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
-        step(learner, PROMPTS * 2, sampled.responses, rewards)
+        step(learner, PROMPTS * 2, sampled.responses, rewards, sampled.prefill)
 
     for _ in range(2):
         update()

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from captured import capture_on_cpu
 from conftest import Result, in_float64
 from test_policy import WINDOW, tiny_of
 from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_settings
@@ -33,9 +34,10 @@ RESPONSES = [[50, 51, 0], [52], [53, 0], [54, 55, 56], [57, 58]]
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole masks, and whatever else spares the host a wait."""
+    """Whole masks, whatever else spares the host a wait, and operations that are captured and replayed."""
     for module in ("matrices", "forward", "policy"):
         monkeypatch.setattr(f"pgsrm.policy.fast.{module}.is_asynchronous", lambda device: True)
+    capture_on_cpu(monkeypatch)
 
 
 def policies(load_policy: LoadPolicy, architecture: str = "gpt2", length: int = 3, **options: Any) -> tuple[Any, Any]:
@@ -56,6 +58,7 @@ def logprobs(policy: Any, prompts: Sequence[list[int]], responses: Sequence[list
 # Numbers
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("tolerance", [1e-5, 1e-10], ids=["float32", "float64"])
 @pytest.mark.parametrize("choice", SUPPORTED)
 def test_training_is_the_simple_policys_for_every_choice_of_ppo(
@@ -175,6 +178,36 @@ def test_other_weights_are_read_where_they_are(load_policy: LoadPolicy) -> None:
     torch.testing.assert_close(mine.score_reference(batch)[0], mine.score(batch).logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_replay_in_bfloat16_makes_its_own_copies_of_the_weights(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, wide: bool
+) -> None:
+    """And an embedding with a padding_idx, as SmolLM2's, which is left to autograd."""
+    if wide:
+        monkeypatch.setattr("pgsrm.policy.fast.matrices.WIDE", 1)
+    model = load_policy("llama").model
+    model.model.embed_tokens.padding_idx = 2
+    mine = GraphedPolicy(model, copy.deepcopy(model), (0,), PROMPTS, 3, bfloat16=True)
+    other = copy.deepcopy(model)
+    fast = FastPolicy(other, copy.deepcopy(model), (0,), PROMPTS, bfloat16=True)
+    settings = msgspec.structs.replace(ppo_settings("sound"), actor_lr=3e-2, batch_size=5)
+    gradients = []
+    for policy in (mine, fast):
+        learner = Learner(policy, settings, torch.Generator().manual_seed(0))
+        for update in range(3):
+            uniforms = torch.rand(5, 3, generator=torch.Generator().manual_seed(update), dtype=torch.float64)
+            prefill = policy.sample(PROMPTS, uniforms, Sampling(3), with_graph=True).prefill
+            step(learner, PROMPTS, RESPONSES, at_last_token([1.0, 0.0, 0.5, 0.2, 0.3], RESPONSES), prefill)
+        gradients.append(torch.cat([weight.grad.flatten() for weight in policy.model.parameters()]))
+        for weight, given in zip(policy.model.parameters(), mine.model.parameters(), strict=True):
+            weight.data.copy_(given)
+        policy.weights_changed()
+    found, expected = (logprobs(policy, PROMPTS, RESPONSES) for policy in (mine, fast))
+    assert (found - expected).norm() / expected.norm() < 2e-2
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 0.2
+
+
 def test_adapters_and_bfloat16(load_policy: LoadPolicy) -> None:
     model = load_policy().model
     torch.manual_seed(0)
@@ -197,9 +230,10 @@ def test_an_update_waits_once_for_its_tokens_and_once_a_gradient_step(
     learner = Learner(mine, ppo_settings(choice), torch.Generator().manual_seed(0))
     for update in range(2):
         with waits() as seen:
-            sampled = mine.sample(PROMPTS * 2, torch.rand(10, 3, dtype=torch.float64), Sampling(3))
+            uniforms = torch.rand(10, 3, dtype=torch.float64)
+            sampled = mine.sample(PROMPTS * 2, uniforms, Sampling(3), learner.reuses_prefill(10))
             rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
-            step(learner, PROMPTS * 2, sampled.responses, rewards)
+            step(learner, PROMPTS * 2, sampled.responses, rewards, sampled.prefill)
         assert len(seen) == 1 + steps, (update, seen)
 
 

@@ -8,6 +8,7 @@ What has another shape, such as longer prompts from outside the task, is compute
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pgsrm.policy.batch import Contexts
 from pgsrm.policy.fast.batch import SharedBatch
 from pgsrm.policy.fast.forward import Forward, Prefill, extend_rows, forward_rows
 from pgsrm.policy.fast.policy import FastPolicy
-from pgsrm.policy.graphs import DifferentiableRecording, Pool, Recording
+from pgsrm.policy.graphs import DifferentiableRecording, Pass, Pool, Recording
 from pgsrm.policy.protocol import Sampled, Scores
 from pgsrm.policy.sampling import Sampling, cut
 from pgsrm.util.errors import UserError
@@ -30,6 +31,16 @@ MOST_RECORDINGS = (
     64  # past it all are dropped: a run has a dozen, a caller with a new shape each time has no end of them
 )
 NEVER = 1 << 30  # steps
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Sampling's pass over the prompts, with its graph, as `GraphedPolicy.score` goes on with it."""
+
+    fixed: SharedBatch
+    recording: DifferentiableRecording
+    begun: Pass
+    fed: list[int]  # response tokens that its second part reads; empty until that is recorded
 
 
 class GraphedPolicy(FastPolicy):
@@ -102,8 +113,6 @@ class GraphedPolicy(FastPolicy):
                 self._recordings.clear()
             fixed = self._fixed(len(batch), batch.prefix_ids, length)
             self._recordings[key] = fixed, record(fixed)
-            for forward in (self._forward, self._reference_forward):
-                forward.matrices.forget()  # copies of weights in the memory of that recording
         fixed, recorded = self._recordings[key]
         _write(fixed.prompt_ids, batch.prompt_ids, self.eos[0], behind=True)
         _write(fixed.prompt_mask, batch.prompt_mask, False, behind=True)
@@ -119,46 +128,74 @@ class GraphedPolicy(FastPolicy):
         with_graph: bool = False,
         share: Tensor | None = None,
     ) -> Sampled:
-        """As `Policy.sample`; there is no prefill to share."""
+        """As `Policy.sample`."""
         batch = self.pad(prompts, [self.eos[:1]] * len(prompts), "left")
         if not self._fits(batch):
             return super().sample(prompts, uniforms, how, share=share)
         if share is not None:
             batch, uniforms = batch.rows(share), uniforms[share]
+        with_graph = with_graph and how.max_new_tokens == self._length and self._fits_with_logits(batch)
+        with_graph = with_graph and not self._gradient_pool.awaits_backward
 
-        def record(fixed: SharedBatch) -> tuple[Tensor, Recording]:
+        def record(fixed: SharedBatch) -> tuple[Tensor, Any, list[int]]:
             drawn = torch.zeros(fixed.response_ids.shape, dtype=torch.float64, device=self.device)
 
-            def compute() -> tuple[Tensor, Tensor]:
-                self._forward.matrices.forget()  # a replay makes its own copies of the weights
-                return self._generate(self._prefill(fixed), drawn, how)
+            def begin() -> tuple[Any, tuple[Tensor, Tensor]]:
+                with self._forward.matrices.apart() as passes:  # a replay makes its own copies of the weights
+                    # autograd keeps ids for the backward pass, and refuses those that another batch has been written into
+                    prefilled = self._prefill(replace(fixed, prompt_ids=fixed.prompt_ids.clone()))
+                    with torch.no_grad():
+                        return (prefilled, passes), self._generate(prefilled.detach(), drawn, how)
 
-            return drawn, Recording(compute, self._pool)
+            if with_graph:
+                recording = DifferentiableRecording(begin, self._trained, self._gradient_pool, self.in_one_order)
+                return drawn, recording, []
+            return drawn, Recording(lambda: begin()[1], self._pool), []
 
-        _, (drawn, recording) = self._recorded("sample", batch, how.max_new_tokens, how, self.eos, record=record)
+        settings = how, self.eos, with_graph
+        fixed, (drawn, recording, fed) = self._recorded("sample", batch, how.max_new_tokens, settings, record=record)
         drawn.copy_(uniforms, non_blocking=True)
+        if with_graph:
+            begun, (tokens, logprobs) = recording.start()
+            return Sampled(cut(tokens, self.eos), logprobs, Begun(fixed, recording, begun, fed))
         tokens, logprobs = recording.replay()
         return Sampled(cut(tokens, self.eos), logprobs, prefill=None)
 
     # Scoring
 
-    def score(self, batch: SharedBatch, value_place: Tensor | None = None, prefill: Prefill | None = None) -> Scores:
+    def score(self, batch: SharedBatch, value_place: Tensor | None = None, prefill: Any | None = None) -> Scores:
         """As `Policy.score`, but for the hidden states, which have no gradient.
 
-        The logits hold until the next call with gradient whose backward pass is over.
+        The logits hold until the next pass with gradient.
         """
-        with_gradient = torch.is_grad_enabled()
-        waits = with_gradient and self._gradient_pool.awaits_backward
-        if not self._fits_with_logits(batch) or waits:
-            return super().score(batch, value_place)
         fed = self._length - (value_place is None)
-        logits, hidden = self._replay("score", self._forward, batch, fed, with_gradient)
+        goes_on = prefill is not None and prefill.fed in ([], [fed])
+        waits = torch.is_grad_enabled() and self._gradient_pool.awaits_backward
+        if not self._fits_with_logits(batch) or (waits and not goes_on):
+            return super().score(batch, value_place)
+        if prefill is not None and goes_on:
+            logits, hidden = self._finish(prefill, batch, fed)
+        else:
+            logits, hidden = self._replay("score", self._forward, batch, fed)
         length = batch.response_ids.shape[1]
         value_hidden = None
         if value_place is not None:
             value_hidden = hidden[torch.arange(len(batch), device=self.device), value_place]
         states = hidden[:, :length].reshape(-1, hidden.shape[-1])
         return Scores(logits, self._contexts(batch), states, hidden[:, 0], value_hidden)
+
+    def _finish(self, prefill: Begun, batch: SharedBatch, fed: int) -> tuple[Tensor, Tensor]:
+        """As `_replay`, on top of sampling's pass over the same prompts."""
+
+        def compute(linked: Any) -> tuple[Tensor, Tensor]:
+            prefilled, passes = linked
+            with self._forward.matrices.apart(passes):
+                return extend_rows(self._forward, prefilled, None, prefill.fixed, fed)
+
+        _write(prefill.fixed.response_ids, batch.response_ids, self.eos[0], behind=False)
+        logits, hidden = prefill.recording.finish(prefill.begun, compute)
+        prefill.fed[:] = [fed]
+        return self._sampled_places(logits, batch), hidden
 
     def score_reference(self, batch: SharedBatch) -> tuple[Tensor, Contexts]:
         """The reference's logits (C, V), without gradient, and which contexts they follow."""
@@ -167,7 +204,7 @@ class GraphedPolicy(FastPolicy):
         with torch.no_grad(), self.without_adapters():
             everything = None if batch.prompt_index is None else self._reference_prefill_of_all()
             if everything is None:
-                logits, _ = self._replay("reference", self._reference_forward, batch, self._length - 1, False)
+                logits, _ = self._replay("reference", self._reference_forward, batch, self._length - 1)
             else:
                 logits = self._replay_reference(batch, everything)
         return logits, self._contexts(batch)
@@ -180,8 +217,8 @@ class GraphedPolicy(FastPolicy):
             index = torch.zeros(len(fixed), dtype=torch.long, device=self.device)
 
             def compute() -> tuple[Tensor]:
-                forward.matrices.forget()
-                return (extend_rows(forward, everything, index, fixed),)
+                with forward.matrices.apart():
+                    return extend_rows(forward, everything, index, fixed, self._length - 1)[:1]
 
             return index, Recording(compute, self._pool)
 
@@ -192,23 +229,29 @@ class GraphedPolicy(FastPolicy):
         (logits,) = recording.replay()
         return self._sampled_places(logits, batch)
 
-    def _replay(
-        self, kind: str, forward: Forward, batch: SharedBatch, fed: int, with_gradient: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (B * T, V) of the batch's response tokens, padding too, and hidden states (B, fed + 1, W)."""
+    def _replay(self, kind: str, forward: Forward, batch: SharedBatch, fed: int) -> tuple[Tensor, Tensor]:
+        """Logits (B * T, V) of the batch's response tokens, padding too, and hidden states (B, fed + 1, W).
 
-        def record(fixed: SharedBatch) -> Recording | DifferentiableRecording:
-            def compute() -> tuple[Tensor, Tensor]:
-                forward.matrices.forget()
-                return forward_rows(forward, fixed, fed, self._length)
+        With gradient where it is enabled.
+        """
+        with_gradient = torch.is_grad_enabled()
 
-            if with_gradient:
-                return DifferentiableRecording(compute, self._trained, self._gradient_pool, self.in_one_order)
-            return Recording(compute, self._pool)
+        def record(fixed: SharedBatch) -> tuple[Any, Any]:
+            def compute(_: None = None) -> tuple[Tensor, Tensor]:
+                with forward.matrices.apart():
+                    return forward_rows(forward, fixed, fed, self._length)
 
-        fixed, recording = self._recorded(kind, batch, self._length, fed, with_gradient, record=record)
+            if not with_gradient:
+                return Recording(compute, self._pool), compute
+            recording = DifferentiableRecording(None, self._trained, self._gradient_pool, self.in_one_order)
+            return recording, compute
+
+        fixed, (recording, compute) = self._recorded(kind, batch, self._length, fed, with_gradient, record=record)
         _write(fixed.response_ids, batch.response_ids, self.eos[0], behind=False)
-        logits, hidden = recording.replay()
+        if with_gradient:
+            logits, hidden = recording.finish(recording.start()[0], compute)
+        else:
+            logits, hidden = recording.replay()
         return self._sampled_places(logits, batch), hidden
 
     def _sampled_places(self, logits: Tensor, batch: SharedBatch) -> Tensor:

@@ -42,7 +42,7 @@ class Pool:
 
 
 class Pass:
-    """A forward pass of a recording, whose backward pass is over or may still come."""
+    """A pass of a `DifferentiableRecording`, whose backward pass is over or may still come."""
 
     over = False
 
@@ -104,57 +104,90 @@ class Recording:
 
 
 class DifferentiableRecording:
-    """`compute` with gradient: its first result is differentiated by `parameters`, the second is given without gradient.
+    """A computation with gradient in two parts: `begin`, which may be all that is wanted of it, and what `finish` is given.
 
-    One at a time: until the backward pass is over or can't come, no recording of the pool may be replayed
-    (`Pool.awaits_backward`). `one_order`: as `in_one_order` takes it, of the backward pass.
+    `begin` gives what the second part goes on with, and tensors without gradient. None: there is no first part. One pass at a
+    time: until its backward pass is over or can't come, no recording of the pool may be replayed (`Pool.awaits_backward`).
+    `one_order`: as `in_one_order` takes it, of the backward pass.
     """
 
     def __init__(
         self,
-        compute: Callable[[], tuple[Tensor, Tensor]],
+        begin: Callable[[], tuple[Any, Sequence[Tensor]]] | None,
         parameters: Sequence[Tensor],
         pool: Pool,
         one_order: bool,
     ) -> None:
-        self.pool, self._parameters, self._compute = pool, list(parameters), compute
-        self._graphs: tuple[Any, Any] | None = None
-        if pool.handle is None:
-            return
-        with _refusing_clearly(pool.device), torch.enable_grad():
-            _warm_up(lambda: self._differentiate(compute()[0], None, one_order))
-            forward, (result, kept) = _capture(compute, pool)
-            self._gradient = torch.zeros_like(result)
-            backward, self._gradients = _capture(lambda: self._differentiate(result, self._gradient, one_order), pool)
-        self._graphs = forward, backward
-        self._result, self._kept = result.detach(), kept.detach()
+        self.pool, self._parameters, self._one_order = pool, list(parameters), one_order
+        self._begin = begin or (lambda: (None, []))
+        self._first: Any = None
+        self._rest: tuple[Any, Any] | None = None  # graphs: the second part, and the backward pass of both
+        self._linked, self._outputs = None, list[Tensor]()
+        self._compute: Callable[[Any], tuple[Tensor, Tensor]] | None = None
+        if begin is not None and pool.handle is not None:
+            with _refusing_clearly(pool.device), torch.enable_grad():
+                _warm_up(begin)
+                self._first, (self._linked, outputs) = _capture(begin, pool)
+            self._outputs = list(outputs)
 
-    def _differentiate(self, result: Tensor, gradient: Tensor | None, one_order: bool) -> tuple[Tensor | None, ...]:
-        gradient = torch.zeros_like(result) if gradient is None else gradient
-        with in_one_order(one_order):
-            return torch.autograd.grad(result, self._parameters, gradient, allow_unused=True)
+    def start(self) -> tuple["Pass", list[Tensor]]:
+        """Replay the first part: the pass that has begun, and copies of the tensors without gradient."""
+        begun = self.pool.begin()
+        if self._first is not None:
+            self._first.replay()
+        elif self.pool.handle is None:
+            with torch.enable_grad():
+                self._linked, outputs = self._begin()
+            self._outputs = list(outputs)
+        return begun, [tensor.clone() for tensor in self._outputs]
 
-    def replay(self) -> tuple[Tensor, Tensor]:
-        """The first result, which holds until the next replay, and a copy of the second."""
-        result: Tensor = _Replayed.apply(self, *self._parameters)
+    def finish(self, begun: "Pass", compute: Callable[[Any], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The second part of the pass `begun`, a function of what the first one gives, which is recorded when first given.
+
+        Its first result, to be differentiated, which holds until the next pass, and a copy of its second, without gradient.
+        """
+        if self._compute is None:
+            self._compute = compute
+            if self.pool.handle is not None:
+                self._record_rest(compute)
+        result: Tensor = _Replayed.apply(self, begun, *self._parameters)
         return result, self._kept.clone()
 
+    def _record_rest(self, compute: Callable[[Any], tuple[Tensor, Tensor]]) -> None:
+        def whole() -> None:
+            result, _ = compute(self._begin()[0])
+            self._differentiate(result, torch.zeros_like(result))
+
+        with _refusing_clearly(self.pool.device), torch.enable_grad():
+            _warm_up(whole)
+            forward, (result, kept) = _capture(lambda: compute(self._linked), self.pool)
+            self._gradient = torch.zeros_like(result)
+            backward, self._gradients = _capture(lambda: self._differentiate(result, self._gradient), self.pool)
+        self._rest = forward, backward
+        # without their graph, whose memory is free for other recordings' passes from here on
+        self._result, self._kept, self._linked = result.detach(), kept.detach(), None
+
+    def _differentiate(self, result: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        with in_one_order(self._one_order):
+            return torch.autograd.grad(result, self._parameters, gradient, allow_unused=True)
+
     def forward(self) -> Tensor:
-        """Replay the forward pass."""
-        if self._graphs is None:
-            with torch.enable_grad():
-                self._result, kept = self._compute()
-            self._kept = kept.detach()
+        """Replay the second part."""
+        if self._rest is not None:
+            self._rest[0].replay()
         else:
-            self._graphs[0].replay()
+            assert self._compute is not None
+            with torch.enable_grad():
+                self._result, kept = self._compute(self._linked)
+            self._kept = kept.detach()
         return self._result.detach()
 
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
-        """Replay the backward pass; copies of the parameters' gradients, None of those that have no say."""
-        if self._graphs is None:
-            return list(torch.autograd.grad(self._result, self._parameters, gradient, allow_unused=True))
+        """Replay the backward pass of both; copies of the parameters' gradients, None of those that have no say."""
+        if self._rest is None:
+            return list(self._differentiate(self._result, gradient))
         self._gradient.copy_(gradient)
-        self._graphs[1].replay()
+        self._rest[1].replay()
         copies = [None if tensor is None else torch.empty_like(tensor) for tensor in self._gradients]
         there = [tensor for tensor in copies if tensor is not None]
         torch._foreach_copy_(there, [tensor for tensor in self._gradients if tensor is not None])
@@ -163,8 +196,8 @@ class DifferentiableRecording:
 
 class _Replayed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, recording: DifferentiableRecording, *parameters: Tensor) -> Tensor:
-        ctx.recording, ctx.begun = recording, recording.pool.begin()
+    def forward(ctx: Any, recording: DifferentiableRecording, begun: Pass, *parameters: Tensor) -> Tensor:
+        ctx.recording, ctx.begun = recording, begun
         return recording.forward()
 
     @staticmethod
@@ -173,4 +206,4 @@ class _Replayed(torch.autograd.Function):
         if ctx.begun.over:
             raise RuntimeError("a recorded pass has one backward pass")
         ctx.begun.over = True
-        return None, *ctx.recording.backward(gradients[0])
+        return None, None, *ctx.recording.backward(gradients[0])

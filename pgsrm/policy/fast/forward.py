@@ -24,7 +24,6 @@ from pgsrm.policy.fast.matrices import Matrices
 from pgsrm.policy.gradients import take_rows
 
 Places = tuple[Tensor, Tensor] | tuple[slice, slice]  # rows (n,) and positions (n,), or all of some rows and positions
-EVERYWHERE = slice(None), slice(None)
 
 
 @dataclass(frozen=True)
@@ -201,21 +200,23 @@ def prefill(forward: Forward, batch: SharedBatch) -> Prefill:
 
 
 def extend(
-    forward: Forward, prefilled: Prefill, prompt: Tensor, batch: SharedBatch, fed: int, at: Places
+    forward: Forward, prefilled: Prefill, prompt: Tensor | None, batch: SharedBatch, fed: int, at: Places
 ) -> tuple[Tensor, Tensor]:
     """Logits (n, V) after the tokens `at`, rows and positions in the responses, and hidden states (B, fed, W).
 
-    The first `fed` tokens of the responses of `batch` are computed, each on top of row `prompt` (B,) of `prefilled`.
+    The first `fed` tokens of the responses of `batch` are computed, each on top of row `prompt` (B,) of `prefilled`,
+    None: of its own.
     """
     if fed == 0:
         return prefilled.logits[:0], prefilled.hidden.new_zeros(len(batch), 0, prefilled.hidden.shape[1])
-    mask = torch.cat([prefilled.mask[prompt], batch.response_mask[:, :fed]], dim=1)
+    before = prefilled.mask if prompt is None else prefilled.mask[prompt]
+    mask = torch.cat([before, batch.response_mask[:, :fed]], dim=1)
     forward.at = at
     out = forward.run(
         input_ids=batch.response_ids[:, :fed],
         attention_mask=forward.attention(mask, fed),
         position_ids=positions(mask, batch.padding)[:, -fed:],
-        past_key_values=filled(prefilled.keys_values_of(prompt)),
+        past_key_values=filled(prefilled.keys_values if prompt is None else prefilled.keys_values_of(prompt)),
         use_cache=True,
     )
     return _one_a_row(out.logits), forward.take()
@@ -240,12 +241,18 @@ def forward_whole(forward: Forward, batch: SharedBatch, fed: int, at: tuple[Tens
     return _one_a_row(out.logits), forward.take()
 
 
-def extend_rows(forward: Forward, prefilled: Prefill, prompt: Tensor, batch: SharedBatch) -> Tensor:
-    """Logits (B * T, V) after 0 to T - 1 response tokens, row by row, on top of the rows `prompt` (B,) of `prefilled`."""
+def extend_rows(
+    forward: Forward, prefilled: Prefill, prompt: Tensor | None, batch: SharedBatch, fed: int
+) -> tuple[Tensor, Tensor]:
+    """Logits (B * T, V) after 0 to T - 1 response tokens, row by row, and hidden states (B, fed + 1, W), as `extend`."""
     rows, length = batch.response_ids.shape
-    later, _ = extend(forward, prefilled, prompt, batch, length - 1, EVERYWHERE)
-    first = prefilled.logits[prompt].unsqueeze(1)
-    return torch.cat([first, later.view(rows, length - 1, later.shape[-1])], dim=1).flatten(0, 1)
+    later, hidden = extend(forward, prefilled, prompt, batch, fed, (slice(None), slice(length - 1)))
+    logits, first = prefilled.logits, prefilled.hidden
+    if prompt is not None:
+        logits, first = logits[prompt], first[prompt]
+    later = later.view(rows, length - 1, later.shape[-1])
+    logits = torch.cat([logits.unsqueeze(1), later], dim=1).flatten(0, 1)
+    return logits, torch.cat([first.unsqueeze(1), hidden], dim=1)
 
 
 def forward_rows(forward: Forward, batch: SharedBatch, fed: int, count: int) -> tuple[Tensor, Tensor]:

@@ -167,6 +167,20 @@ class Matrices:
         """To be called before the first forward pass of another graph."""
         self._uses, self._latest = {}, {}
 
+    @contextmanager
+    def apart(self, earlier: Any | None = None) -> Iterator[Any]:
+        """Within it nothing is used that was made before, and after it nothing that was made within it.
+
+        It gives what another such context takes as `earlier`, whose passes are further ones of the same graph.
+        """
+        self.forget()
+        if earlier is not None:
+            self._uses, self._latest = earlier
+        try:
+            yield self._uses, self._latest
+        finally:
+            self.forget()
+
     def weights_changed(self) -> None:
         """To be called when the weights have changed: of those that can, no copy is used again."""
         self.restart()
