@@ -76,7 +76,7 @@ BAD = [
         "tracking.uri=http://***@host: not among the keys",
         "+tracking.uri=http://***",
     ),
-    ("model.dtype=float16", "model.dtype=float16: not an option; there are float32, bfloat16", ""),
+    ("model.dtype=float16", "model.dtype=float16: not an option; there are float32, tfloat32, bfloat16", ""),
     ("paths.outputs=/dev/null/here", "paths.outputs=/dev/null/here: can't be written", "name a folder"),
     ("ppo.batch_size", "ppo.batch_size: can't be read", "write key=value"),
     ("task.data=my'file.csv", "task.data=my'file.csv: can't be read", "\"task.data='my\\'file.csv'\""),

@@ -236,7 +236,7 @@ def test_an_update_by_graphs_waits_and_grows_no_more_than_it_has_to(
     torch.cuda.synchronize()
     # what an update leaves may be a response's token longer or shorter
     assert torch.cuda.memory_allocated() - before < 1 << 16
-    assert torch.cuda.memory_reserved() - reserved <= 2 << 20
+    assert torch.cuda.memory_reserved() - reserved <= 4 << 20
 
 
 def test_graphs_read_the_weights_that_there_are(load_policy: LoadPolicy) -> None:
@@ -288,4 +288,4 @@ def test_an_update_by_graphs_launches_little(load_policy: LoadPolicy) -> None:
         torch.cuda.synchronize()
     counts = {event.key: event.count for event in profiler.key_averages() if event.key.startswith("cu")}
     assert sum(count for name, count in counts.items() if "GraphLaunch" in name) == 4, counts
-    assert sum(count for name, count in counts.items() if "LaunchKernel" in name) < 400, counts
+    assert sum(count for name, count in counts.items() if "LaunchKernel" in name) < 500, counts
