@@ -13,6 +13,7 @@ from conftest import in_float64
 from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_settings
 
 import pgsrm
+from pgsrm.models.precision import multiply_in_tf32
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.graphed import GraphedPolicy
 from pgsrm.policy.sampling import Sampling
@@ -24,6 +25,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 LoadPolicy = Callable[..., Any]
 GPU = torch.device("cuda")
 SHORT = ["task.min_new_tokens=4", "task.max_new_tokens=8"]
+
+
+@pytest.fixture(autouse=True)
+def _float32() -> None:
+    """As a process begins: a run with model.dtype=tfloat32 changes it for all that follow."""
+    multiply_in_tf32(GPU, False)
 
 
 def on_gpu(policy: FastPolicy, kind: type[FastPolicy] | type[SimplePolicy] = FastPolicy, **options: Any) -> Any:
@@ -173,7 +180,7 @@ def graphed(policy: FastPolicy, length: int = 3, **options: Any) -> GraphedPolic
     return GraphedPolicy(model, copy.deepcopy(model), policy.eos, policy.prompts, length, **options)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])
 @pytest.mark.parametrize(
     ("choice", "changes"),
     [

@@ -96,6 +96,33 @@ def test_training_is_the_simple_policys_for(
     assert_equal_training(mine, simple, msgspec.structs.replace(ppo_settings("sound"), **changes), 1e-10)
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_recorded_pass_holds_no_node_of_a_parameter(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier graph holds those nodes with the stream that they were made on, which CUDA refuses within a capture."""
+    mine, _ = policies(load_policy)
+    parameters, found = {id(parameter) for parameter in mine.model.parameters()}, list[int]()
+    grad = torch.autograd.grad
+
+    def noted(result: Tensor, *given: Any, **options: Any) -> Any:
+        nodes, seen = [result.grad_fn], set[Any]()
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            nodes += [below for below, _ in node.next_functions]
+            if hasattr(node, "variable"):
+                found.append(id(node.variable))
+        return grad(result, *given, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
+    first = logprobs(mine, PROMPTS[:3], RESPONSES[:3]).sum()
+    first.backward()
+    logprobs(mine, PROMPTS[3:], RESPONSES[3:]).sum().backward()  # of another shape, while the first one's graph lives
+    assert found and not parameters & set(found)
+    assert {id(parameter) for parameter in mine.model.parameters()} == parameters
+
+
 def test_what_no_recording_has_room_for_is_computed_all_the_same(
     load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

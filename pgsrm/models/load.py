@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from pgsrm.models import gguf_file
 from pgsrm.models.hub import source
-from pgsrm.models.precision import attend_in_float32
+from pgsrm.models.precision import attend_in_float32, without_cudnn_attention
 from pgsrm.models.settings import ModelSettings, is_gguf, local_files
 from pgsrm.models.text import ChatTemplate, Codec
 from pgsrm.util.errors import UserError, reason
@@ -61,9 +61,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> Any:
     A model brings sampling settings of its own (temperature, top_k); they would come between the sampled and the scored
     distribution, and this package samples by itself. What stays are the ids that end a response, all that are declared.
     """
-    if device.type == "cuda":
-        # cuDNN's attention in bfloat16 makes NaN in the backward pass (pytorch issue 196678, seen on an H200)
-        torch.backends.cuda.enable_cudnn_sdp(False)
+    without_cudnn_attention(device)
     model = read_model(settings, torch.float32)
     ends = declared_eos(model)
     model.generation_config = GenerationConfig(bos_token_id=model.config.bos_token_id, eos_token_id=ends or None)

@@ -42,3 +42,9 @@ def multiply_in_tf32(device: torch.device, wanted: bool) -> None:
         return
     if torch.backends.cuda.matmul.allow_tf32 != wanted:
         torch.backends.cuda.matmul.allow_tf32 = wanted
+
+
+def without_cudnn_attention(device: torch.device) -> None:
+    """Let torch take another attention than cuDNN's on a GPU: in bfloat16 its backward pass makes NaN (pytorch issue 196678)."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from pgsrm.models.precision import without_cudnn_attention
 from pgsrm.policy.batch import Side
 from pgsrm.policy.protocol import Sampled
 from pgsrm.policy.sampling import Sampling
@@ -30,6 +31,7 @@ class BasePolicy(ABC):
         self.eos = tuple(eos)
         self.padding: Side = padding
         self.device: torch.device = next(model.parameters()).device
+        without_cudnn_attention(self.device)  # a model of the caller's own, which `load_model` has not seen
         self.in_one_order = False  # any model may have an operation that a GPU has no such kernel for
 
     @property

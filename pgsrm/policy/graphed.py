@@ -20,7 +20,7 @@ from pgsrm.policy.batch import Contexts
 from pgsrm.policy.fast.batch import SharedBatch
 from pgsrm.policy.fast.forward import Forward, Prefill, extend_rows, forward_rows
 from pgsrm.policy.fast.policy import FastPolicy
-from pgsrm.policy.graphs import DifferentiableRecording, Pass, Pool, Recording
+from pgsrm.policy.graphs import DifferentiableRecording, Parameters, Pass, Pool, Recording
 from pgsrm.policy.protocol import Sampled, Scores
 from pgsrm.policy.sampling import Sampling, cut
 from pgsrm.util.errors import UserError
@@ -61,7 +61,7 @@ class GraphedPolicy(FastPolicy):
         super().__init__(model, reference, eos, prompts, bfloat16=bfloat16)
         _check(model)
         self._longest, self._length = max(map(len, self.prompts)), max_new_tokens
-        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._trained = Parameters(model)
         self._asks_every = NEVER  # which rows have ended: a recording has all of them to its end
         self._pool, self._gradient_pool = Pool(self.device), Pool(self.device)
         self._recordings: dict[Any, tuple[SharedBatch, Any]] = {}

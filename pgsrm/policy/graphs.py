@@ -84,6 +84,39 @@ def _capture(compute: Callable[[], Any], pool: Pool) -> tuple[Any, Any]:
     return graph, result
 
 
+class Parameters:
+    """A model's trained parameters, and how a recording reads them: through other leaves of the same memory.
+
+    Autograd keeps a node for each parameter as long as any graph holds it, and the node keeps the stream that it was made on. A
+    parameter whose node an earlier micro-batch's graph holds would draw that stream into a capture, which CUDA refuses.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.tensors = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        number = {id(parameter): place for place, parameter in enumerate(self.tensors)}
+        self._places = [
+            (module, name, number[id(parameter)])
+            for module in model.modules()
+            for name, parameter in module._parameters.items()
+            if id(parameter) in number
+        ]
+
+    def leaves(self) -> list[Tensor]:
+        """New ones: the values are those that the parameters have at any time."""
+        return [parameter.detach().requires_grad_() for parameter in self.tensors]
+
+    @contextmanager
+    def replaced(self, leaves: Sequence[Tensor]) -> Iterator[None]:
+        """Within it, the model's modules have `leaves` in the place of the parameters."""
+        for module, name, place in self._places:
+            module._parameters[name] = leaves[place]
+        try:
+            yield
+        finally:
+            for module, name, place in self._places:
+                module._parameters[name] = self.tensors[place]
+
+
 class Recording:
     """`compute` without gradient: a function of nothing but tensors that stay where they are."""
 
@@ -114,20 +147,23 @@ class DifferentiableRecording:
     def __init__(
         self,
         begin: Callable[[], tuple[Any, Sequence[Tensor]]] | None,
-        parameters: Sequence[Tensor],
+        parameters: Parameters,
         pool: Pool,
         one_order: bool,
     ) -> None:
-        self.pool, self._parameters, self._one_order = pool, list(parameters), one_order
+        self.pool, self._parameters, self._one_order = pool, parameters, one_order
         self._begin = begin or (lambda: (None, []))
+        self._leaves = parameters.leaves()  # what the recorded passes differentiate by
         self._first: Any = None
         self._rest: tuple[Any, Any] | None = None  # graphs: the second part, and the backward pass of both
         self._linked, self._outputs = None, list[Tensor]()
         self._compute: Callable[[Any], tuple[Tensor, Tensor]] | None = None
         if begin is not None and pool.handle is not None:
             with _refusing_clearly(pool.device), torch.enable_grad():
-                _warm_up(begin)
-                self._first, (self._linked, outputs) = _capture(begin, pool)
+                with parameters.replaced(parameters.leaves()):
+                    _warm_up(begin)
+                with parameters.replaced(self._leaves):
+                    self._first, (self._linked, outputs) = _capture(begin, pool)
             self._outputs = list(outputs)
 
     def start(self) -> tuple["Pass", list[Tensor]]:
@@ -136,7 +172,7 @@ class DifferentiableRecording:
         if self._first is not None:
             self._first.replay()
         elif self.pool.handle is None:
-            with torch.enable_grad():
+            with torch.enable_grad(), self._parameters.replaced(self._leaves):
                 self._linked, outputs = self._begin()
             self._outputs = list(outputs)
         return begun, [tensor.clone() for tensor in self._outputs]
@@ -150,26 +186,32 @@ class DifferentiableRecording:
             self._compute = compute
             if self.pool.handle is not None:
                 self._record_rest(compute)
-        result: Tensor = _Replayed.apply(self, begun, *self._parameters)
+        result: Tensor = _Replayed.apply(self, begun, *self._parameters.tensors)
         return result, self._kept.clone()
 
     def _record_rest(self, compute: Callable[[Any], tuple[Tensor, Tensor]]) -> None:
         def whole() -> None:
-            result, _ = compute(self._begin()[0])
-            self._differentiate(result, torch.zeros_like(result))
+            leaves = self._parameters.leaves()
+            with self._parameters.replaced(leaves):
+                result, _ = compute(self._begin()[0])
+            self._differentiate(result, leaves, torch.zeros_like(result))
+
+        def differentiate() -> tuple[Tensor | None, ...]:
+            return self._differentiate(result, self._leaves, self._gradient)
 
         with _refusing_clearly(self.pool.device), torch.enable_grad():
             _warm_up(whole)
-            forward, (result, kept) = _capture(lambda: compute(self._linked), self.pool)
+            with self._parameters.replaced(self._leaves):
+                forward, (result, kept) = _capture(lambda: compute(self._linked), self.pool)
             self._gradient = torch.zeros_like(result)
-            backward, self._gradients = _capture(lambda: self._differentiate(result, self._gradient), self.pool)
+            backward, self._gradients = _capture(differentiate, self.pool)
         self._rest = forward, backward
         # without their graph, whose memory is free for other recordings' passes from here on
         self._result, self._kept, self._linked = result.detach(), kept.detach(), None
 
-    def _differentiate(self, result: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def _differentiate(self, result: Tensor, leaves: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor | None, ...]:
         with in_one_order(self._one_order):
-            return torch.autograd.grad(result, self._parameters, gradient, allow_unused=True)
+            return torch.autograd.grad(result, leaves, gradient, allow_unused=True)
 
     def forward(self) -> Tensor:
         """Replay the second part."""
@@ -177,7 +219,7 @@ class DifferentiableRecording:
             self._rest[0].replay()
         else:
             assert self._compute is not None
-            with torch.enable_grad():
+            with torch.enable_grad(), self._parameters.replaced(self._leaves):
                 self._result, kept = self._compute(self._linked)
             self._kept = kept.detach()
         return self._result.detach()
@@ -185,7 +227,7 @@ class DifferentiableRecording:
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
         """Replay the backward pass of both; copies of the parameters' gradients, None of those that have no say."""
         if self._rest is None:
-            return list(self._differentiate(self._result, gradient))
+            return list(self._differentiate(self._result, self._leaves, gradient))
         self._gradient.copy_(gradient)
         self._rest[1].replay()
         copies = [None if tensor is None else torch.empty_like(tensor) for tensor in self._gradients]
