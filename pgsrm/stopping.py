@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from pgsrm.config.schema import StopSettings
+from pgsrm.record.measured import is_measured
 from pgsrm.util.errors import UserError
 
 
@@ -61,5 +62,7 @@ class Stopping:
         metric = self._settings.metric
         if metric is None or metric in line or self.of_evaluations != any(name.startswith("eval/") for name in line):
             return
-        names = sorted(name for name in line if "/" in name and not name.startswith(("time/", "equilibrium/")))
+        names = sorted(
+            name for name in line if "/" in name and not is_measured(name) and not name.startswith("equilibrium/")
+        )
         raise UserError(f"stop.metric={metric}: the run has no such metric; there are {', '.join(names)}")

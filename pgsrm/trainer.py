@@ -50,6 +50,7 @@ from pgsrm.stopping import Stopping
 from pgsrm.task import Example, Task
 from pgsrm.training_state import TrainingState
 from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
+from pgsrm.util.memory import peak_memory
 from pgsrm.util.objects import attach_object
 from pgsrm.util.words import WordList
 
@@ -219,6 +220,8 @@ class Trainer:
         line: dict[str, float] = {"update": self.update, "episodes": self.update * self.settings.ppo.batch_size}
         line |= {**scored.metrics, **metrics}
         line["time/update"] = time.perf_counter() - started
+        line["time/tokens_per_second"] = sum(map(len, rollout.response_ids)) / line["time/update"]
+        line |= peak_memory(self.policy.device)
         self._look_for_end(line)
         if self.update % self.settings.evaluation.every == 0 or self.done:
             self._unrecorded = {"line": line, "samples": self._samples(rollout, scored)}

@@ -20,6 +20,7 @@ from pgsrm.evaluation.inputs import AUSTEN, SHIPPED, read_text
 from pgsrm.models.text import Codec
 from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.record import RunFolder
+from pgsrm.record.measured import is_measured
 from pgsrm.task import Example, NormalizedEquality, Task, load_task, task_digest
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
@@ -41,7 +42,7 @@ def evaluations(folder: RunFolder) -> list[dict[str, Any]]:
 def trained(folder: RunFolder) -> list[dict[str, Any]]:
     """metrics.jsonl without evaluations, times and line 0."""
     lines = rows(folder.metrics)[1:]
-    return [{k: v for k, v in line.items() if not k.startswith(("eval/", "time/"))} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith("eval/") and not is_measured(k)} for line in lines]
 
 
 def make_plan(*overrides: str, without: Sequence[str] = ()) -> Plan:

@@ -13,6 +13,7 @@ import pgsrm
 from pgsrm.config.compose import plan_words
 from pgsrm.config.schema import StopSettings
 from pgsrm.record import RunFolder
+from pgsrm.record.measured import is_measured
 from pgsrm.stopping import Stopping
 from pgsrm.util.errors import UserError
 
@@ -101,7 +102,7 @@ def test_an_interrupted_run_stops_where_it_would_have(
 ) -> None:
     def lines(run: pgsrm.Run) -> list[dict[str, float]]:
         rows = RunFolder(run.folder).read_metrics()
-        return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+        return [{name: value for name, value in row.items() if not is_measured(name)} for row in rows]
 
     whole = pgsrm.train(*words, progress=False)
     expected, reason = lines(whole), (RunFolder(whole.folder).status() or {})["reason"]
