@@ -441,6 +441,20 @@ def test_only_a_finished_run_is_evaluated_again(run_cli: Callable[..., Any]) -> 
     result = run_cli("nowhere", module="pgsrm.evaluation")
     assert result.code == 2
     assert result.error_line == "nowhere: no finished run (no config.yaml and model/); name a folder of outputs/runs"
+    result = run_cli("nowhere", "--best", module="pgsrm.evaluation")
+    assert (result.code, result.error_line) == (
+        2,
+        "nowhere: no best model (no best/); it is kept in runs with stop.keep_best=true",
+    )
+
+
+def test_a_run_that_stopped_early_is_evaluated_as_it_was(train_here: Train) -> None:
+    """What is sampled then follows from the updates that were made, not from those that were planned."""
+    from pgsrm.evaluation.__main__ import evaluate_run
+
+    folder = train_here(OTHER, "stop.metric=reward/std", "stop.mode=min", "stop.patience=1", "ppo.actor_lr=1e-3")
+    assert (folder.status() or {})["update"] < (folder.status() or {})["updates"]
+    assert evaluate_run(folder) == pytest.approx(evaluations(folder)[-1], rel=1e-6)
 
 
 def test_exact_match_is_against_the_right_reference_whatever_is_rewarded() -> None:

@@ -43,6 +43,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.adapter = self.path / "adapter"
+        self.best = self.path / "best"
         self.mlflow = self.path / "mlflow.json"
         self.tensorboard = self.path / "tensorboard.json"
         self.wandb = self.path / "wandb.json"
