@@ -26,7 +26,7 @@ _BESIDE_NAME = 57  # and those that the numbers take in a sweep's table
 _COST = 24  # columns of throughput and memory, which a bar has on a terminal of _WIDE or more columns
 _WIDE = 100
 _PLAIN_NAME = 35  # longest name in a plain line, which then has at most 100 columns
-_PLAIN_NAME_BESIDE_COST = 18  # and in one with throughput and memory
+_PLAIN_NAME_BESIDE_COST = 18  # and in one with throughput and memory; a notebook's line may be longer
 _ORDER = ("failed", "cut off", "stopped", "running", "queued", "waiting", "finished")
 
 
@@ -79,7 +79,7 @@ class RunProgress:
                 self._task, completed=update, reward=reward, entropy=entropy, kl=kl, left=left, cost=" ".join(cost)
             )
             return
-        name = _fitted(self._name, _PLAIN_NAME_BESIDE_COST if cost else _PLAIN_NAME)
+        name = _fitted(self._name, _PLAIN_NAME_BESIDE_COST if cost and self._cell is None else _PLAIN_NAME)
         numbers = [f"{update}/{self._updates}", f"reward {reward}", f"entropy {entropy}", f"KL {kl}", f"left {left}"]
         line = "  ".join([name, *numbers, *cost])
         if self._cell is not None:
