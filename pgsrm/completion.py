@@ -1,4 +1,4 @@
-"""`pgsrm completion`: what makes bash complete commands, config groups with their choices, and keys with their values.
+"""`pgsrm completion`: what makes a shell complete commands, config groups with their choices, and keys with their values.
 
 Hydra brings completion of its own. It is for a script that Hydra's decorator starts, and composes a config at each tab, which
 takes a second. Here choices are read from the folders and keys from the typed settings.
@@ -14,12 +14,12 @@ from pgsrm.__main__ import COMMANDS
 # Commands whose words are those of a run: group=choice, key=value.
 COMPOSING = ("run", "parent", "embedder", "reward", "critic", "evaluation", "algorithm", "reward_model")
 BASH = r"""
-# Completion of pgsrm in bash: eval "$(pgsrm completion)"
+# Completion of pgsrm in bash: eval "$(pgsrm completion bash)"
 _pgsrm() {
     # as the bash of macOS, 3.2, has it too
     local line="${COMP_LINE:0:COMP_POINT}" word candidates IFS=$'\n'
     word="${line##*[[:space:]]}"
-    candidates=($("$1" completion "$line" 2>/dev/null))
+    candidates=($("$1" completion --line "$line" 2>/dev/null))
     if [[ "${candidates[0]}" == *[=.] || "${#candidates[@]}" == 1 && "${candidates[0]}" == *[=./] ]]; then
         compopt -o nospace 2>/dev/null
     fi
@@ -29,6 +29,44 @@ _pgsrm() {
 }
 complete -o default -F _pgsrm pgsrm
 """
+ZSH = r"""
+# Completion of pgsrm in zsh: eval "$(pgsrm completion zsh)"
+_pgsrm() {
+    local -a candidates going_on
+    candidates=("${(@f)$("${words[1]}" completion --line "${(j: :)words[1,CURRENT-1]} $PREFIX" 2>/dev/null)}")
+    candidates=("${(@)candidates:#}")
+    if (( ${#candidates} == 0 )); then
+        compset -P '*='
+        _files
+        return
+    fi
+    going_on=("${(@M)candidates:#*[=./]}")
+    candidates=("${(@)candidates:#*[=./]}")
+    compadd -Q -S '' -a going_on
+    compadd -Q -a candidates
+}
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }
+compdef _pgsrm pgsrm
+"""
+FISH = r"""
+# Completion of pgsrm in fish: pgsrm completion fish | source
+function __pgsrm_candidates
+    set -l words (commandline -opc)
+    set -l word (commandline -ct)
+    set -l candidates ($words[1] completion --line (string join ' ' -- $words "$word") 2>/dev/null)
+    if set -q candidates[1]
+        string join \n -- $candidates
+        return
+    end
+    set -l key (string match -r '^[^=]*=' -- "$word")
+    set -l value (string replace -r '^[^=]*=' '' -- "$word")
+    for path in (__fish_complete_path "$value")
+        printf '%s\n' "$key$path"
+    end
+end
+complete -c pgsrm -f -a '(__pgsrm_candidates)'
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def complete(line: str) -> list[str]:
@@ -125,15 +163,25 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(
         prog="pgsrm completion",
-        description='Completion for bash: eval "$(pgsrm completion)", in ~/.bashrc for example.',
+        description='Completion in a shell. In bash and zsh: eval "$(pgsrm completion SHELL)", in ~/.bashrc or ~/.zshrc. '
+        "In fish: pgsrm completion fish | source, in ~/.config/fish/config.fish.",
     )
-    parser.add_argument("line", nargs="?", metavar="LINE", help="print what the last word of this line may be instead")
+    parser.add_argument(
+        "shell",
+        nargs="?",
+        choices=SCRIPTS,
+        default="bash",
+        metavar="SHELL",
+        help=f"{', '.join(SCRIPTS)} (default: bash)",
+    )
+    parser.add_argument("--line", help="print what the last word of this command line may be instead")
     options = parser.parse_args()
     if options.line is None:
-        print(BASH.strip())
+        print(SCRIPTS[options.shell].strip())
         return
     try:
-        print("\n".join(complete(options.line)))
+        for candidate in complete(options.line):
+            print(candidate)
     except UserError as error:  # a --config-dir that is not there
         parser.exit(2, f"pgsrm: {error}\n")
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pgsrm.analysis.variants import Variant
     from pgsrm.config.schema import Settings
     from pgsrm.evaluation.downstream import Answered, Asked, Question
+    from pgsrm.models.settings import ModelSettings
     from pgsrm.task import Example, Task
 
 TASKS = ("antonym", "category", "color", "copy", "sentiment")
@@ -83,9 +84,10 @@ def downstream(folders: Sequence[Path], options: Options) -> list[Table]:
     asked = [
         _asked(trained, others, options, text) for trained in groups
     ]  # every mistake is told before a model is loaded
+    load = functools.lru_cache(maxsize=1)(_load)  # runs of several tasks mostly began as one model
     tables: dict[str, Table] = {}
     for trained, what in zip(groups, asked, strict=True):
-        table = _table(trained, what)
+        table = _table(trained, what, load(trained.settings.model))
         alike = sum(name.startswith(table.name) for name in tables)  # the same task and model, and other prompts
         table = replace(table, name=f"{table.name}_{alike + 1}") if alike else table
         tables[table.name] = table
@@ -157,24 +159,30 @@ def _asked(trained: Trained, others: Mapping[str, Task], options: Options, text:
     return Asked(questions, task.holdout or task.train, sampling, task.min_new_tokens, options.samples, text)
 
 
-def _table(trained: Trained, asked: Asked) -> Table:
+def _load(settings: ModelSettings) -> Any:
+    from pgsrm.models.load import load_model, resolve_device
+
+    return load_model(settings, resolve_device(settings.device))
+
+
+def _table(trained: Trained, asked: Asked, untrained: Any) -> Table:
     """A row for each question and measure, a column for the untrained model and one for each variant."""
     import msgspec
 
     from pgsrm.analysis.tables import Table
-    from pgsrm.evaluation.downstream import ask
+    from pgsrm.evaluation.downstream import ask, ask_loaded
     from pgsrm.record.model_name import model_name
 
     model = trained.settings.model
     _say(f"{trained.task}: the untrained model")
-    before = ask(model, asked)
+    before = ask_loaded(untrained, model, asked)
     after: list[list[Answered]] = []
     for variant in trained.variants:
         after.append([])
         for run in variant.runs:
             _say(f"{trained.task}: {run.folder.name}")
             saved = msgspec.structs.replace(model, path=str(run.folder / "model"), revision=None, lora=None)
-            after[-1].append(ask(saved, asked, reference=model))
+            after[-1].append(ask(saved, asked, untrained))
     titles = [variant.title for variant in trained.variants]
     seeds = "; ".join(f"{v.title}: {len(v.runs)}" for v in trained.variants)
     return Table(

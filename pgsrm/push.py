@@ -1,4 +1,4 @@
-"""`python -m pgsrm.push RUN (--to FOLDER | --hub ORG/NAME [--private])`: a run's model with a model card, for others.
+"""`python -m pgsrm.push RUN (--to FOLDER | --hub ORG/NAME [--private]) [--best]`: a run's model with a model card, for others.
 
 The card says what was trained, by which command, on what, and what came out, from the run's folder alone.
 """
@@ -38,8 +38,8 @@ _BASES = {
 }
 
 
-def read_finished(folder: Path) -> "Run":
-    """The run of a folder; raises UserError where there is none, or one without a final model."""
+def read_finished(folder: Path, best: bool = False) -> "Run":
+    """The run of a folder; raises UserError where there is none, or one without a final model, or the `best` one."""
     from pgsrm.analysis.runs import read_run
 
     if not (folder / "config.yaml").is_file():
@@ -49,11 +49,13 @@ def read_finished(folder: Path) -> "Run":
         raise UserError("; ".join(notes))
     if not (folder / "model/config.json").is_file():
         raise UserError(f"{folder}: has no final model, it is {run.state}; train it to its end first")
+    if best and not (folder / "best/config.json").is_file():
+        raise UserError(f"{folder}: has no best model (no best/); it is kept in runs with stop.keep_best=true")
     return run
 
 
-def model_card(run: "Run", name: str) -> str:
-    """The text of README.md of a model's repository. name: the repository's."""
+def model_card(run: "Run", name: str, best: bool = False) -> str:
+    """The text of README.md of a model's repository. name: the repository's; best: of the run's best model."""
     from pgsrm.analysis.commands import run_command
 
     base, licence = _base(run)
@@ -61,20 +63,27 @@ def model_card(run: "Run", name: str) -> str:
     lines = ["---", *(f"{key}: {value}" for key, value in header.items() if value)]
     lines += ["tags:", *(f"- {tag}" for tag in ("pgsrm", *_algorithm(run))), "---", ""]
     choices = run.choices
+    until = int(run.status["best_update"]) if best else run.last_update
     model = base or f"`{choices.get('model')}`, the model that comes with pgsrm"
     lines += [
         f"# {name.rpartition('/')[2]}",
         "",
         f"{model}, trained on the task `{choices['task']}` under the reward `{choices['reward']}` "
         f"with `{'='.join(algorithm_choice(choices))}`, "
-        f"seed {run.seed}: {run.last_update:,} updates, {run.metrics['episodes'][-1]:,.0f} sampled responses.",
+        f"seed {run.seed}: {until:,} updates, {run.series('episodes')[1][run.metrics['update'] <= until][-1]:,.0f} sampled "
+        "responses.",
         *(["", f"The run {run.status['reason']}."] if run.stopped_early else []),
+        *(
+            ["", f"Of its models this is that of the best evaluation by `{run.config['stop']['metric']}`."]
+            if best
+            else []
+        ),
         "",
         f"The prompts of training look like this one: `{json.dumps(run.config['task']['template'], ensure_ascii=False)}`",
         "",
         "## What came out",
         "",
-        _table(run),
+        _table(run, until),
         *_adapters(run, base, name),
         "## How it was made",
         "",
@@ -126,19 +135,24 @@ def _base(run: "Run") -> tuple[str | None, str | None]:
     return _BASES[choice]
 
 
-def _table(run: "Run") -> str:
+def _table(run: "Run", until: int) -> str:
+    """The evaluations before training and after `until` updates, and what was measured between them."""
     from pgsrm.analysis.tables import Table
 
     rows = []
     for metric, title in _MEASURES.items():
-        _, values = run.series(metric)
+        updates, values = run.series(metric)
+        values = values[updates <= until]
         if len(values):
             rows.append([title, f"{values[0]:.3f}", f"{values[-1]:.3f}"])
     for metric, title in {
         "reward/mean": "reward of sampled answers",
         "policy/kl": "KL from the initial model, nats per token",
     }.items():
-        _, values = run.series(metric)
+        updates, values = run.series(metric)
+        values = values[updates <= until]
+        if not len(values):  # the best was the model before training
+            continue
         tenth = max(1, len(values) // 10)
         rows.append([f"{title}, first and last tenth", f"{values[:tenth].mean():.3f}", f"{values[-tenth:].mean():.3f}"])
     return Table("card", "", ["", "before", "after"], rows).markdown()
@@ -154,35 +168,40 @@ def _made_with(status: Mapping[str, Any]) -> Iterator[str]:
         yield ""
 
 
-def push(folder: Path, to: Path | None = None, hub: str | None = None, private: bool = False) -> str:
+def push(
+    folder: Path, to: Path | None = None, hub: str | None = None, private: bool = False, best: bool = False
+) -> str:
     """Copy a run's model with its card to a folder, or upload it; returns where it is.
+
+    best: the model of the best evaluation (`stop.keep_best`), not the last one.
 
     Raises:
         UserError: no finished run, a folder that is there already, a hub that does not take it.
     """
-    run = read_finished(folder)
+    run = read_finished(folder, best)
     if to is not None:
         if to.exists():
             raise UserError(f"--to={to}: is there already; name a new folder")
-        _write(run, to, to.name)
+        _write(run, to, to.name, best)
         return str(to)
     assert hub is not None
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "model"
-        _write(run, whole, hub)
+        _write(run, whole, hub, best)
         return _upload(whole, hub, private)
 
 
-def _write(run: "Run", to: Path, name: str) -> None:
+def _write(run: "Run", to: Path, name: str, best: bool) -> None:
     """The model's files and the card, readable for all as the process's umask lets them: safetensors writes for its owner alone."""
-    card = model_card(run, name)
+    card, folder = model_card(run, name, best), RunFolder(run.folder)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(run.folder / "model", to, copy_function=shutil.copyfile)
+        shutil.copytree(folder.best if best else folder.model, to, copy_function=shutil.copyfile)
         (to / "README.md").write_text(card, encoding="utf-8")
-        adapter = RunFolder(run.folder).adapter
+        adapter = folder.adapter
         if adapter.is_dir():
-            shutil.copytree(adapter, to / adapter.name, copy_function=shutil.copyfile)
+            if not best:  # which has its own within
+                shutil.copytree(adapter, to / adapter.name, copy_function=shutil.copyfile)
             file = to / adapter.name / "adapter_config.json"
             settings = json.loads(file.read_text(encoding="utf-8"))
             settings["base_model_name_or_path"] = _base(run)[0]  # a place on this machine is of no use to others
@@ -226,10 +245,13 @@ def main() -> None:
         "--hub", metavar="ORG/NAME", help="a repository of the Hugging Face hub; the key is HF_TOKEN or `hf auth login`"
     )
     parser.add_argument("--private", action="store_true", help="make the repository a private one")
+    parser.add_argument(
+        "--best", action="store_true", help="the model of the best evaluation (stop.keep_best), not the last one"
+    )
     options = parser.parse_args()
     with ending_with_line("pgsrm", "interrupted"):
         to = None if options.to is None else local_path(options.to, "--to")
-        print(push(options.run, to, options.hub, options.private))
+        print(push(options.run, to, options.hub, options.private, options.best))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from pgsrm.config.schema import StopSettings
+from pgsrm.record.measured import is_measured
 from pgsrm.util.errors import UserError
 
 
@@ -44,22 +45,29 @@ class Stopping:
             f"({self._best:.4g}), and {self._without} {values} since then were no better"
         )
 
-    def see(self, line: Mapping[str, float]) -> None:
-        """Count the metric of one line of metrics.jsonl, if it has it. A value that is not finite is no improvement."""
+    def see(self, line: Mapping[str, float]) -> bool:
+        """Count the metric of one line of metrics.jsonl, if it has it; whether it is the best so far.
+
+        A value that is not finite is no improvement.
+        """
         metric = self._settings.metric
         if metric is None or metric not in line:
-            return
+            return False
         value, self._last = float(line[metric]), int(line["update"])
         better = math.isnan(self._best) or self._sign * (value - self._best) > self._settings.min_delta
-        if math.isfinite(value) and better:
+        improved = math.isfinite(value) and better
+        if improved:
             self._best, self._best_update, self._without = value, self._last, 0
         else:
             self._without += 1
+        return improved
 
     def check(self, line: Mapping[str, float]) -> None:
         """Raise UserError where the run's first evaluation, or its first update, has no such metric."""
         metric = self._settings.metric
         if metric is None or metric in line or self.of_evaluations != any(name.startswith("eval/") for name in line):
             return
-        names = sorted(name for name in line if "/" in name and not name.startswith(("time/", "equilibrium/")))
+        names = sorted(
+            name for name in line if "/" in name and not is_measured(name) and not name.startswith("equilibrium/")
+        )
         raise UserError(f"stop.metric={metric}: the run has no such metric; there are {', '.join(names)}")

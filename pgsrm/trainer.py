@@ -43,7 +43,7 @@ from pgsrm.policy.choose import build_policy, check_lengths
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.update import Learner, step
-from pgsrm.record import RunFolder, checkpoint
+from pgsrm.record import RunFolder, best, checkpoint
 from pgsrm.record.files import writing
 from pgsrm.reward import Reward
 from pgsrm.reward.scorer import Scorer
@@ -53,6 +53,7 @@ from pgsrm.task import Example, Task
 from pgsrm.training_state import TrainingState
 from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
 from pgsrm.util.errors import under
+from pgsrm.util.memory import peak_memory
 from pgsrm.util.objects import attach_object, remembered_by, standardise_object
 from pgsrm.util.words import WordList
 
@@ -235,6 +236,8 @@ class Trainer:
         line: dict[str, float] = {"update": self.update, "episodes": self.update * self.settings.ppo.batch_size}
         line |= {**scored.metrics, **metrics}
         line["time/update"] = time.perf_counter() - started
+        line["time/tokens_per_second"] = sum(map(len, rollout.response_ids)) / line["time/update"]
+        line |= peak_memory(self.policy.device)
         self._look_for_end(line)
         if self.update % self.settings.evaluation.every == 0 or self.done:
             self._unrecorded = {"line": line, "samples": self._samples(rollout, scored)}
@@ -260,7 +263,9 @@ class Trainer:
             return
         if self.update <= 1:
             self._stopping.check(line)
-        self._stopping.see(line)
+        improved = self._stopping.see(line)
+        if self.settings.stop.keep_best and self.agreed(improved):
+            self._keep_best()
         if self.stopped_early is None and self.agreed(self._stopping.due):
             self.stopped_early = self._stopping.reason
 
@@ -324,18 +329,24 @@ class Trainer:
         """Resume from the latest checkpoint that can be read, or start; the record is cut back to match."""
         loaded = checkpoint.load_latest(self.folder)
         if loaded is None:
-            self.folder.truncate_after(-1)
+            self._cut_back(-1)
             self._announce_calls()
             self.standardise()
             return
         self.update, tensors, state = loaded
         self._unrecorded = state.get("unrecorded")
-        self.folder.truncate_after(self.update if self._unrecorded is None else self.update - 1)
+        self._cut_back(self.update if self._unrecorded is None else self.update - 1)
         self._state.restore(tensors, state)
         self._resume_stopping()
         self._announce_calls()
         if self._unrecorded is not None:
             self._write_record()
+
+    def _cut_back(self, update: int) -> None:
+        """Remove from the folder what was written after `update`."""
+        self.folder.truncate_after(update)
+        if self.processes.first:
+            best.cut_back(self.folder, update)
 
     def _resume_stopping(self) -> None:
         """See the metrics up to the checkpoint again."""
@@ -357,21 +368,44 @@ class Trainer:
 
     def finish(self) -> None:
         """Save the weights and the tokenizer in the hub's layout: adapters beside them, and merged into them."""
-        if self.settings.model.lora is not None and self.processes.first:
+        lora = self.settings.model.lora is not None
+        if lora and self.processes.first:
             with writing(self.folder.path):
                 save_adapters(self.policy.model, self.folder.adapter)
-        model = self.policy.model if self.settings.model.lora is None else merged(self.policy.model)
-        if self.settings.model.shard:
-            weights = {name: undivided(tensor).cpu() for name, tensor in model.state_dict().items()}
-            model = load_model(self.settings.model, torch.device("cpu"))
-            model.load_state_dict(weights)
-            model.generation_config.eos_token_id = list(self.codec.eos)
+        model = self._whole(merged(self.policy.model) if lora else self.policy.model)
         if not self.processes.first:
             return
         self.folder.write_reward_state(remembered_by(self.score.reward, self.evaluate.measures))
         with writing(self.folder.path):
-            model.save_pretrained(self.folder.model)
-            self.codec.tokenizer.save_pretrained(self.folder.model)
+            self._save(model, self.folder.model)
+            best.finish(self.folder)
+
+    def _keep_best(self) -> None:
+        """Save the model of the evaluation that was just made in the layout of what `pgsrm.push` makes."""
+        adapted = self.policy.model if self.settings.model.lora is not None else None
+        model = self._whole(self.policy.model if adapted is None else merged(copy.deepcopy(adapted)))
+
+        def write(folder: Path) -> None:
+            self._save(model, folder)
+            if adapted is not None:
+                save_adapters(adapted, folder / self.folder.adapter.name)
+
+        if self.processes.first:
+            best.save(self.folder, self.update, write)
+
+    def _whole(self, model: Any) -> Any:
+        """The model as one process has it. Several processes call this together."""
+        if not self.settings.model.shard:
+            return model
+        weights = {name: undivided(tensor).cpu() for name, tensor in model.state_dict().items()}
+        model = load_model(self.settings.model, torch.device("cpu"))
+        model.load_state_dict(weights)
+        model.generation_config.eos_token_id = list(self.codec.eos)
+        return model
+
+    def _save(self, model: Any, folder: Path) -> None:
+        model.save_pretrained(folder)
+        self.codec.tokenizer.save_pretrained(folder)
 
 
 def _one_or_all(references: list[str]) -> str | list[str]:

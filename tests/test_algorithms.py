@@ -32,6 +32,7 @@ from pgsrm.config.compose import plan_words
 from pgsrm.policy.simple import SimplePolicy
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.record.differences import differing, settings
+from pgsrm.record.measured import is_measured
 from pgsrm.rollout import Rollout, Scored, at_last_token
 from pgsrm.task import Example
 
@@ -372,7 +373,7 @@ def test_a_run_that_is_interrupted_resumes_as_if_nothing_had_happened(
     assert pgsrm.Run(run.folder).state == "stopped"
     again = pgsrm.train(*words, progress=False)
     assert again.folder == run.folder and again.state == "finished"
-    repeated = [column for column in metrics if not column.startswith("time/")]
+    repeated = [column for column in metrics if not is_measured(column)]
     assert again.metrics[repeated].equals(metrics[repeated])
     assert again.folder.joinpath("samples.jsonl").read_text() == samples
     for key, tensor in load_file(run.folder / "model/model.safetensors").items():

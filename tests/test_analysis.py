@@ -129,6 +129,35 @@ def test_runs_with_a_wrong_value_are_left_out(tmp_path: Path, file: str, old: st
     assert run is None and notes[-1].startswith(f"{folder}: left out, {expected}")
 
 
+def test_a_folder_of_links_to_runs(tmp_path: Path) -> None:
+    """Each run counts once, whatever leads to it; links in a circle, or to nothing, end nothing."""
+    from analysis_runs import ramp, write_run
+
+    from pgsrm.analysis.frames import load_runs
+    from pgsrm.analysis.variants import load_variants
+    from pgsrm.launch.status import find_runs
+
+    runs = [write_run(tmp_path / "elsewhere", seed=seed, rewards=ramp(0.1, 0.7)) for seed in range(3)]
+    chosen = tmp_path / "chosen"
+    (chosen / "below").mkdir(parents=True)
+    for run in runs[:2]:
+        (chosen / run.name).symlink_to(run)
+    (chosen / "again").symlink_to(runs[0])
+    (chosen / "gone").symlink_to(tmp_path / "nowhere")
+    (chosen / "round").symlink_to(chosen)
+    (chosen / "below/up").symlink_to(tmp_path / "chosen/below")
+    (chosen / "below/deep").symlink_to(tmp_path / "elsewhere")
+    found = find_run_folders(chosen)
+    assert len(found) == len({folder.resolve() for folder in found}) == 3
+    assert {folder.resolve() for folder in found} == {run.resolve() for run in runs}
+    (variant,), _ = load_variants([chosen], ["reward/mean"])
+    assert sorted(run.seed for run in variant.runs) == [0, 1, 2]
+    assert load_runs(chosen)["seed"].nunique() == 3
+    link = tmp_path / "link"
+    link.symlink_to(chosen)
+    assert len(find_run_folders(link)) == 3 and len(find_runs([chosen])) == 2
+
+
 def test_without_a_status_a_run_is_not_taken_for_finished(tmp_path: Path) -> None:
     folder = write_run(tmp_path)
     (folder / "status.json").unlink()

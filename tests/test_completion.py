@@ -1,11 +1,13 @@
 """Completion in a shell: what may come next, and bash itself with the script that `pgsrm completion` prints."""
 
+import fcntl
 import os
 import pty
 import select
 import shutil
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from conftest import ROOT, environment
 
 from pgsrm.__main__ import COMMANDS
-from pgsrm.completion import BASH, complete
+from pgsrm.completion import SCRIPTS, complete
 
 
 @pytest.mark.parametrize(
@@ -60,35 +62,77 @@ def test_a_tab_waits_for_nothing_slow() -> None:
     assert done.stdout == "False\n"
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_bash_completes_at_a_tab(tmp_path: Path) -> None:
-    """Typed into an interactive bash: a choice after `=`, which splits words there, and a key, after which no blank comes."""
-    (tmp_path / "pgsrm").write_text(f'#!/bin/sh\nexec {sys.executable} -m pgsrm "$@"\n')
+ZSHRC = "PS1='> '\nautoload -Uz compinit\ncompinit -u -d $ZDOTDIR/dump\n"
+PGSRM = f"""#!/bin/sh
+if [ "$1" = completion ]; then exec {sys.executable} -m pgsrm "$@"; fi
+echo "GIVEN<$*>"
+"""
+STARTS = {  # how a shell starts without the user's own files: command, the file that it reads, what stands in it
+    "bash": (["bash", "--noprofile", "--rcfile", "{here}/rc", "-i"], "rc", "PS1='> '\nbind 'set bell-style none'\n"),
+    "zsh": (["zsh", "-d", "-i"], ".zshrc", ZSHRC),
+    "zsh without compinit": (["zsh", "-d", "-i"], ".zshrc", "PS1='> '\nZSH_DISABLE_COMPFIX=true\n"),
+    "fish": (["fish", "-i"], "config/fish/config.fish", "function fish_prompt; echo '> '; end\nset fish_greeting\n"),
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_shell_completes_at_a_tab(start: str, tmp_path: Path) -> None:
+    """Typed into an interactive shell: a choice after `=`, a key, after which no blank comes, and a file."""
+    shell = start.split()[0]
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell}")
+    command, file, content = STARTS[start]
+    (tmp_path / "pgsrm").write_text(PGSRM)
     (tmp_path / "pgsrm").chmod(0o755)
-    (tmp_path / "rc").write_text(f"PS1='> '\nbind 'set bell-style none'\n{BASH}")
-    settings = {**environment(), "PATH": f"{tmp_path}:{os.environ['PATH']}", "TERM": "dumb"}
+    (tmp_path / "words.csv").touch()
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(content + SCRIPTS[shell])
+    own = {"HOME": tmp_path, "ZDOTDIR": tmp_path, "XDG_CONFIG_HOME": tmp_path / "config", "TERM": "dumb"}
+    settings = {**environment(), "PATH": f"{tmp_path}:{os.environ['PATH']}", **{name: str(own[name]) for name in own}}
     ours, theirs = pty.openpty()
-    shell = subprocess.Popen(
-        ["bash", "--noprofile", "--rcfile", str(tmp_path / "rc"), "-i"],
-        stdin=theirs, stdout=theirs, stderr=theirs, env=settings, cwd=tmp_path, start_new_session=True,
+    process = subprocess.Popen(
+        [word.format(here=tmp_path) for word in command],
+        stdin=theirs, stdout=theirs, stderr=theirs, env=settings, cwd=tmp_path,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # fish asks for a terminal of its own
     )  # fmt: skip
 
-    def until(text: str, seconds: float = 30) -> str:
+    def until(text: str, seconds: float = 30) -> None:
         seen, ends = "", time.monotonic() + seconds
         while text not in seen and time.monotonic() < ends:
             if select.select([ours], [], [], 0.1)[0]:
-                seen += os.read(ours, 4096).decode()
+                seen += os.read(ours, 4096).decode(errors="replace")
         assert text in seen, seen
-        return seen
 
     try:
         until("> ")
-        os.write(ours, b"echo pgsrm run; pgsrm run task=anton\t")
-        until("task=antonym ")
-        os.write(ours, b"ppo.batch_s\t7\x01#\n")  # to the line's beginning: a comment
-        until("task=antonym ppo.batch_size=7")
+        os.write(ours, b"echo pgsrm run; pgsrm run task=anton\tppo.batch_s\t7 task.data=wor\t\n")
+        until("GIVEN<run task=antonym ppo.batch_size=7 task.data=words.csv>")
+        os.write(ours, b"pgsrm run -m task=color,anton\treward=p\tx\n")
+        until("GIVEN<run -m task=color,antonym reward=pgsrm x>")
     finally:
-        shell.kill()
-        shell.wait()
+        process.kill()
+        process.wait()
         os.close(ours)
         os.close(theirs)
+
+
+def test_fish_lists_what_may_come(tmp_path: Path) -> None:
+    """Asked without a terminal: only what `complete` says, and no files beside it."""
+    if shutil.which("fish") is None:
+        pytest.skip("no fish")
+    (tmp_path / "pgsrm").write_text(PGSRM)
+    (tmp_path / "pgsrm").chmod(0o755)
+    settings = {**environment(), "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    for line in ("pgsrm run stop.mode=", "pgsrm rew", "pgsrm "):
+        code = f"{SCRIPTS['fish']}\ncomplete -C '{line}'"
+        done = subprocess.run(
+            ["fish", "-c", code], env=settings, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert sorted(done.stdout.split()) == sorted(complete(line))
+
+
+@pytest.mark.parametrize("words", [["tcsh"], ["bash", "zsh"]])
+def test_a_shell_that_is_not_known(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pgsrm", "completion", *words]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and words[-1] in done.stderr.splitlines()[-1]

@@ -19,6 +19,7 @@ from pgsrm.policy.graphed import GraphedPolicy
 from pgsrm.policy.sampling import Sampling
 from pgsrm.policy.simple import SimplePolicy
 from pgsrm.ppo.update import Learner, step
+from pgsrm.record.measured import is_measured
 from pgsrm.rollout import at_last_token
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -144,8 +145,9 @@ def test_a_run_that_was_cut_ends_as_one_that_was_not(
     resumed = pgsrm.train(*words, progress=False)
     # replies are kept, so that the second run asks less
     asked = ("critic/calls", "critic/cache_hits")
-    without_times = [name for name in whole if not name.startswith("time/") and name not in asked]
+    without_times = [name for name in whole if not is_measured(name) and name not in asked]
     assert resumed.metrics[without_times].equals(whole[without_times])
+    assert (whole["memory/cuda_peak"].dropna() > 0).all() and whole["memory/cuda_peak"].notna().any()
 
 
 def test_classifiers_have_the_cpus_numbers() -> None:

@@ -16,6 +16,7 @@ from pgsrm.evaluation.evaluation import worth
 from pgsrm.nano.classifiers import auc, calibration
 from pgsrm.nano.toxicity import profane_words, toxic_words
 from pgsrm.nano.toxicity_data import Comment, pieces, read_files
+from pgsrm.record.measured import is_measured
 from pgsrm.reward import ClassifierReward
 from pgsrm.rollout import Span
 from pgsrm.task import NormalizedEquality, load_task
@@ -172,7 +173,7 @@ def test_a_run_shows_no_listed_word_unless_asked(tmp_path: Path, tiny: Path, pro
         pgsrm.train(*words, f"task.mask={mask}", progress=False) for mask in ("null", tmp_path / "rude.txt")
     )
     assert shown.folder != hidden.folder
-    columns = [name for name in shown.metrics if not name.startswith("time/")]
+    columns = [name for name in shown.metrics if not is_measured(name)]
     assert shown.metrics[columns].equals(hidden.metrics[columns])
     clear, masked = shown.samples.to_dict("records"), hidden.samples.to_dict("records")
     prompts_shown = {row["prompt"] for row in masked}

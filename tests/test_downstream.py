@@ -68,6 +68,28 @@ def test_a_run_before_and_after(run: pgsrm.Run, command: Callable[..., Any], tmp
     assert kl["before"] == "" and float(kl["PGSRM"]) > 0
 
 
+def test_the_untrained_model_is_loaded_once(
+    small: Sequence[str], command: Callable[..., Any], tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two tasks and three runs: their own models, and one that all of them began as."""
+    from pgsrm.models import load
+
+    for words in (["task=color", "seed=0"], ["task=color", "seed=1"], ["task=antonym"]):
+        pgsrm.train(*small, "ppo.episodes=4", "evaluation.text=null", *words, progress=False)
+    loaded: list[str] = []
+    real = load.load_model
+
+    def counting(settings: Any, device: Any) -> Any:
+        loaded.append(str(settings.path))
+        return real(settings, device)
+
+    monkeypatch.setattr(load, "load_model", counting)
+    monkeypatch.setattr("pgsrm.evaluation.downstream.load_model", counting)
+    code, _, _ = command(tmp_path / "outputs/runs", "--tasks", "", "--samples", "1")
+    assert code == 0 and len(loaded) == len(set(loaded)) == 4
+    assert [path for path in loaded if not path.endswith("/model")] == [str(tiny)]
+
+
 def test_seeds_are_one_column_and_other_prompts_another_table(
     small: Sequence[str], command: Callable[..., Any], tmp_path: Path
 ) -> None:

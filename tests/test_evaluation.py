@@ -20,6 +20,7 @@ from pgsrm.evaluation.inputs import AUSTEN, SHIPPED, read_text
 from pgsrm.models.text import Codec
 from pgsrm.parent.mistakes import with_mistakes
 from pgsrm.record import RunFolder
+from pgsrm.record.measured import is_measured
 from pgsrm.task import Example, NormalizedEquality, Task, load_task, task_digest
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
@@ -41,7 +42,7 @@ def evaluations(folder: RunFolder) -> list[dict[str, Any]]:
 def trained(folder: RunFolder) -> list[dict[str, Any]]:
     """metrics.jsonl without evaluations, times and line 0."""
     lines = rows(folder.metrics)[1:]
-    return [{k: v for k, v in line.items() if not k.startswith(("eval/", "time/"))} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith("eval/") and not is_measured(k)} for line in lines]
 
 
 def make_plan(*overrides: str, without: Sequence[str] = ()) -> Plan:
@@ -462,6 +463,20 @@ def test_only_a_finished_run_is_evaluated_again(run_cli: Callable[..., Any]) -> 
     result = run_cli("nowhere", module="pgsrm.evaluation")
     assert result.code == 2
     assert result.error_line == "nowhere: no finished run (no config.yaml and model/); name a folder of outputs/runs"
+    result = run_cli("nowhere", "--best", module="pgsrm.evaluation")
+    assert (result.code, result.error_line) == (
+        2,
+        "nowhere: no best model (no best/); it is kept in runs with stop.keep_best=true",
+    )
+
+
+def test_a_run_that_stopped_early_is_evaluated_as_it_was(train_here: Train) -> None:
+    """What is sampled then follows from the updates that were made, not from those that were planned."""
+    from pgsrm.evaluation.__main__ import evaluate_run
+
+    folder = train_here(OTHER, "stop.metric=reward/std", "stop.mode=min", "stop.patience=1", "ppo.actor_lr=1e-3")
+    assert (folder.status() or {})["update"] < (folder.status() or {})["updates"]
+    assert evaluate_run(folder) == pytest.approx(evaluations(folder)[-1], rel=1e-6)
 
 
 def test_exact_match_is_against_the_right_reference_whatever_is_rewarded() -> None:

@@ -21,6 +21,7 @@ from test_run import INTERRUPTED, weights
 
 from pgsrm.config.compose import plan_words
 from pgsrm.record import RunFolder
+from pgsrm.record.measured import is_measured
 
 KILLS = int(os.environ.get("PGSRM_KILLS", "5"))
 
@@ -77,7 +78,7 @@ main()
 def deterministic(folder: RunFolder) -> list[bytes]:
     """The lines of metrics.jsonl, byte by byte, but for their times."""
     rows = [json.loads(line) for line in folder.metrics.read_bytes().splitlines()]
-    return [json.dumps({k: v for k, v in row.items() if not k.startswith("time/")}).encode() for row in rows]
+    return [json.dumps({k: v for k, v in row.items() if not is_measured(k)}).encode() for row in rows]
 
 
 @pytest.mark.slow

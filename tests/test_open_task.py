@@ -16,6 +16,7 @@ from pgsrm.evaluation.variety import variety
 from pgsrm.models.classifier import BUCKETS, features, load_classifier, save_hashed
 from pgsrm.nano.sentiment_data import half
 from pgsrm.ppo.losses import value_loss
+from pgsrm.record.measured import is_measured
 from pgsrm.reward import ClassifierReward
 from pgsrm.util.errors import UserError
 
@@ -71,7 +72,7 @@ def test_random_arms_repeat_themselves_after_an_interrupt(
     interrupt_again(run.folder, words, 0, monkeypatch)
     resumed = pgsrm.train(*words, progress=False)
     assert resumed.folder == run.folder and list(resumed.metrics["update"]) == [1, 2]
-    without_times = [name for name in whole if not name.startswith("time/")]
+    without_times = [name for name in whole if not is_measured(name)]
     assert resumed.metrics[without_times].equals(whole[without_times])
     assert (run.folder / "samples.jsonl").read_bytes() == samples
     assert set(whole["critic/asked"]) == {0.5} and whole["critic/coverage"].gt(0).any()

@@ -96,7 +96,9 @@ def test_the_sdist_holds_what_a_checkout_does(wheel: Path) -> None:
     with tarfile.open(next(wheel.parent.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     project = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "CITATION.cff", "Makefile"}
-    assert project | {"Dockerfile", "pyproject.toml", "requirements.lock", ".ci/run"} <= names
+    assert (
+        project | {"Dockerfile", "pyproject.toml", "requirements.lock", "requirements-extras.lock", ".ci/run"} <= names
+    )
     for name in ("docs", "tests", "conf", "examples", "benchmarks", "launchers", "analysis"):
         assert any(path.startswith(f"{name}/") for path in names), name
 

@@ -13,6 +13,8 @@ import pytest
 from conftest import Result
 from several_processes import CASES, SHARDED, alone
 
+from pgsrm.record.measured import is_measured
+
 
 @pytest.fixture(scope="module")
 def by_two(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def metrics(outputs: Path) -> list[dict[str, float]]:
     """The metrics of the only run in `outputs`, without its times."""
     (file,) = outputs.glob("runs/*/metrics.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+    return [{name: value for name, value in row.items() if not is_measured(name)} for row in rows]
 
 
 @pytest.mark.parametrize("sharded", [False, True])

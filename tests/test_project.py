@@ -17,6 +17,30 @@ def read_yaml(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
 
 
+def test_every_extra_is_pinned_in_one_of_the_two_files() -> None:
+    """Where a version is named by nobody, the same command installs another one tomorrow."""
+
+    def name_of(requirement: str) -> str:
+        found = re.match(r"[A-Za-z0-9._-]+", requirement)
+        assert found
+        return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+    def pinned_in(file: str) -> set[str]:
+        lines = [line for line in (ROOT / file).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        assert all(re.fullmatch(r"[^=\s]+==[^=\s]+", line) for line in lines)
+        return {name_of(line) for line in lines}
+
+    installed, further = pinned_in("requirements.lock"), pinned_in("requirements-extras.lock")
+    assert not installed & further
+    extras = PROJECT["project"]["optional-dependencies"]
+    left_out = {extra for extra, needs in extras.items() if not {name_of(need) for need in needs} <= installed}
+    assert left_out == {"datasets", "docs", "real", "wandb"}
+    assert {name_of(need) for extra in left_out for need in extras[extra]} <= installed | further
+    assert {name_of(need) for need in PROJECT["project"]["dependencies"]} <= installed
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert makefile.count("-c requirements.lock -c requirements-extras.lock") == makefile.count("-e '.[") == 2
+
+
 def test_pre_commit_has_the_ruff_that_is_pinned() -> None:
     pinned = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.startswith("ruff==")]
     hooks = [hook for repo in read_yaml(".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]

@@ -104,6 +104,10 @@ def test_a_hub_gets_the_same_files(run: pgsrm.Run, monkeypatch: pytest.MonkeyPat
 
 
 def test_bad_input(run: pgsrm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="has no best model"):
+        push(run.folder, tmp_path / "new", best=True)
+    with pytest.raises(UserError, match="has no best model"):
+        assert run.best_model
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match=r"no run's folder \(it has no config.yaml\)"):
         push(tmp_path / "none", tmp_path / "to")

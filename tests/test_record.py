@@ -735,7 +735,7 @@ def sweep(tmp_path: Path) -> list[RunFolder]:
 @pytest.mark.parametrize("columns", [80, 100])
 def test_bar_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))  # rich asks the size of standard streams only
 
     def show(stream: Any) -> None:
         with RunProgress("sentiment-pgsrm-gpt2_small-released-s10-0123abcd", 2000, done=5, stream=stream) as bar:
@@ -750,7 +750,7 @@ def test_bar_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("columns", [80, 100])
 def test_sweep_table_fits_the_terminal(sweep: list[RunFolder], columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))  # rich asks the size of standard streams only
 
     def show(stream: Any) -> None:
         with SweepTable(sweep, stream=stream) as table:
@@ -760,6 +760,40 @@ def test_sweep_table_fits_the_terminal(sweep: list[RunFolder], columns: int, mon
     assert max(map(len, lines)) <= columns
     assert [line.split()[1] for line in lines[-5:]] == ["failed", "stopped", "running", "waiting", "finished"]
     assert lines[-5].split()[2:] == ["100/2000", "1.000", "7.00", "0.010", "2:41"]
+
+
+COST = {"time/tokens_per_second": 12345.6, "memory/resident_peak": 21.0, "memory/cuda_peak": 70.25}
+
+
+@pytest.mark.parametrize(("columns", "cost"), [(80, False), (99, False), (100, True), (140, True)])
+def test_bar_has_throughput_and_memory_where_there_is_room(
+    columns: int, cost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))  # rich asks the size of standard streams only
+
+    def show(stream: Any) -> None:
+        with RunProgress("sentiment-pgsrm-gpt2_small-released-s10-0123abcd", 2000, done=5, stream=stream) as bar:
+            bar.show({**row(1234), **COST})
+
+    lines = [line for line in in_terminal(columns, show) if line.strip()]
+    assert max(map(len, lines)) <= columns
+    assert ("left 0:00 12346 tokens/s 70.2 GiB" in lines[-1]) == cost
+
+
+def test_a_plain_line_has_throughput_and_memory() -> None:
+    stream = io.StringIO()
+    with RunProgress("sentiment-pgsrm-gpt2_small-released-s10-0123abcd", 2000, stream=stream) as progress:
+        progress.show({**row(1), **COST})
+        progress.show({**row(200), **COST, "memory/cuda_peak": math.nan})
+        progress.show({**row(400), **{name: COST[name] for name in COST if name != "memory/cuda_peak"}})
+    lines = stream.getvalue().splitlines()
+    assert [line.split("  ")[6:] for line in lines] == [
+        ["12346 tokens/s", "70.2 GiB"],
+        ["12346 tokens/s"],
+        ["12346 tokens/s", "21.0 GiB"],
+    ]
+    assert max(map(len, lines)) <= 106
 
 
 def test_plain_lines_where_there_is_no_terminal(sweep: list[RunFolder]) -> None:

@@ -11,6 +11,7 @@ from conftest import interrupt_again
 import pgsrm
 from pgsrm.config.compose import plan_words
 from pgsrm.critic import LexiconCritic
+from pgsrm.record.measured import is_measured
 from pgsrm.reward import CriticReward, Scored, SumReward, normalise
 from pgsrm.rollout import Span
 from pgsrm.trainer import Trainer
@@ -192,7 +193,7 @@ def test_a_sum_that_was_interrupted_ends_with_the_same_numbers(
     }
     interrupt_again(run.folder, words, 1, monkeypatch)
     resumed = pgsrm.train(*words, progress=False)
-    without_times = [name for name in whole if not name.startswith("time/")]
+    without_times = [name for name in whole if not is_measured(name)]
     assert resumed.metrics[without_times].equals(whole[without_times])
     assert (run.folder / "samples.jsonl").read_bytes() == samples
     often = pgsrm.train(*words, "evaluation.every=1", progress=False).metrics

@@ -46,6 +46,22 @@ def test_a_group_of_rubrics_and_what_each_gives_its_functions() -> None:
     assert call(RubricReward(SimpleNamespace(rubrics=[one, other])))[0] == [3.0, 0.0]
 
 
+def test_functions_of_one_name_have_a_metric_each() -> None:
+    def another(value: float) -> Any:
+        def right(completion: Any) -> float:
+            return value
+
+        return right
+
+    def right_2(completion: Any) -> float:
+        return 16.0
+
+    rubric = SimpleNamespace(funcs=[right, another(2.0), right_2, another(4.0)], weights=[1.0] * 4)
+    rewards, metrics = call(RubricReward(rubric))
+    assert metrics == {"right": 0.5, "right_3": 2.0, "right_2": 16.0, "right_4": 4.0} and rewards == [23.0, 22.0]
+    assert list(metrics) == ["right", "right_3", "right_2", "right_4"]
+
+
 def test_texts_in_place_of_messages() -> None:
     def said(prompt: str, completion: str) -> float:
         return float((prompt, completion) == ("hot?", "table"))

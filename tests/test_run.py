@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from pgsrm.config.compose import plan_words
 from pgsrm.config.plan import Plan
 from pgsrm.record import RunFolder
+from pgsrm.record.measured import is_measured
 
 Train = Callable[..., RunFolder]
 
@@ -28,7 +29,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def without_times(folder: RunFolder) -> list[dict[str, Any]]:
     """metrics.jsonl but for what may differ between two equal runs."""
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows(folder.metrics)]
+    return [{k: v for k, v in row.items() if not is_measured(k)} for row in rows(folder.metrics)]
 
 
 def weights(folder: RunFolder) -> torch.Tensor:
@@ -99,11 +100,15 @@ def test_a_sweeps_metrics(sweep: dict[str, Any]) -> None:
         assert all("eval/holdout_reward" in line for line in lines if "eval/train_reward" in line)
         documented = {"reward/mean", "reward/std", "reward/exact_match", "reward/no_signal", "policy/entropy"}
         documented |= {"policy/kl", "policy/kl_coef", "loss/policy", "loss/value", "response/length", "response/eos"}
-        documented.add("time/update")
+        documented |= {"time/update", "time/tokens_per_second", "memory/resident_peak"}
         assert all(documented <= line.keys() for line in lines[1:])
         assert all(isinstance(v, int | float) and math.isfinite(v) for line in lines for v in line.values())
         assert 0 < lines[1]["policy/entropy"] <= math.log(300)
         assert lines[1]["policy/kl"] == pytest.approx(0, abs=1e-5)
+        for line in lines[1:]:
+            tokens = line["response/length"] * 4
+            assert line["time/tokens_per_second"] * line["time/update"] == pytest.approx(tokens)
+            assert 0.1 < line["memory/resident_peak"] < 8
         samples = rows(path / "samples.jsonl")
         assert [sample["update"] for sample in samples] == [2] * 3 + [4] * 3
         keys = {"update", "prompt", "reference", "response", "reward", "exact_match"}

@@ -20,6 +20,7 @@ from conftest import ROOT, environment
 from pgsrm.launch.slurm.queue import Job, Queue, job_of
 from pgsrm.launch.status import find_runs
 from pgsrm.record import RunFolder
+from pgsrm.record.measured import is_measured
 
 LAB = ROOT / "tests/slurm"
 SEEDS = int(os.environ.get("SLURM_SEEDS", "1"))
@@ -166,7 +167,7 @@ def start_now(runs: list[RunFolder]) -> bool:
 def deterministic(run: RunFolder) -> list[bytes]:
     """The lines of metrics.jsonl but for their times."""
     rows = [json.loads(line) for line in run.metrics.read_bytes().splitlines()]
-    return [json.dumps({k: v for k, v in row.items() if not k.startswith("time/")}).encode() for row in rows]
+    return [json.dumps({k: v for k, v in row.items() if not is_measured(k)}).encode() for row in rows]
 
 
 @pytest.mark.slow

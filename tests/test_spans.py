@@ -16,6 +16,7 @@ from pgsrm.models.text import Codec
 from pgsrm.ppo.advantages import advantages_and_targets, token_rewards
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.update import Learner, step
+from pgsrm.record.measured import is_measured
 from pgsrm.reward.critic import arrange
 from pgsrm.reward.spans import marked_labels, token_values, tokens_of
 from pgsrm.rollout import Span
@@ -171,6 +172,6 @@ def test_micro_batches_change_no_update(load_policy: Callable[..., Any], monkeyp
         learner = Learner(policy, settings, torch.Generator().manual_seed(0))
         learner.value_head.double()
         metrics = [step(learner, prompts, responses, rewards) for _ in range(2)][1]
-        results.append({name: value for name, value in metrics.items() if not name.startswith("time/")})
+        results.append({name: value for name, value in metrics.items() if not is_measured(name)})
     assert results[1] == pytest.approx(results[0], rel=1e-9, abs=1e-9)
     assert results[0]["advantage/std"] == pytest.approx(1)

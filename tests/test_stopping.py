@@ -13,6 +13,7 @@ import pgsrm
 from pgsrm.config.compose import plan_words
 from pgsrm.config.schema import StopSettings
 from pgsrm.record import RunFolder
+from pgsrm.record.measured import is_measured
 from pgsrm.stopping import Stopping
 from pgsrm.util.errors import UserError
 
@@ -101,7 +102,7 @@ def test_an_interrupted_run_stops_where_it_would_have(
 ) -> None:
     def lines(run: pgsrm.Run) -> list[dict[str, float]]:
         rows = RunFolder(run.folder).read_metrics()
-        return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+        return [{name: value for name, value in row.items() if not is_measured(name)} for row in rows]
 
     whole = pgsrm.train(*words, progress=False)
     expected, reason = lines(whole), (RunFolder(whole.folder).status() or {})["reason"]
@@ -125,6 +126,144 @@ def test_a_kill_after_the_last_checkpoint_leaves_only_the_end_to_do(
     assert run.state == "finished" and run.metrics["update"].max() == 4
 
 
+BEST = "eval/train_reward"
+
+
+@pytest.fixture
+def rising(words: list[str]) -> list[str]:
+    """Eight updates that are evaluated each; the rate is so high that the reward rises and falls. The best is kept."""
+    replaced = ("task=", "ppo.actor_lr", "ppo.critic_lr", "stop.", "ppo.episodes", "evaluation.every")
+    changed = [word for word in words if not word.startswith(replaced)]
+    settings = ["task=color", "ppo.actor_lr=0.03", "ppo.episodes=32", "evaluation.every=1", "evaluation.text=null"]
+    return [*changed, *settings, f"stop.metric={BEST}", "stop.patience=100", "stop.keep_best=true"]
+
+
+def best_update(run: pgsrm.Run) -> int:
+    """The first of the evaluations with the highest value."""
+    return int(run.evaluations.loc[run.evaluations[BEST].idxmax(), "update"])
+
+
+def test_the_best_model_is_kept_and_measures_as_it_did(
+    rising: list[str], run_cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = pgsrm.train(*rising, progress=False)
+    best = best_update(run)
+    assert 0 < best < 8, "a course whose best is neither its first nor its last"
+    assert (RunFolder(run.folder).status() or {})["best_update"] == best
+    again = run_cli(str(run.folder), "--best", module="pgsrm.evaluation")
+    measured = json.loads(again.out)[BEST]
+    assert measured == pytest.approx(run.evaluations.set_index("update")[BEST][best], rel=1e-6)
+    last = json.loads(run_cli(str(run.folder), module="pgsrm.evaluation").out)[BEST]
+    assert last == pytest.approx(run.evaluations[BEST].iloc[-1], rel=1e-6) and measured > last
+    assert not (run.folder / "checkpoints").exists()
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pgsrm.push import push
+
+    push(run.folder, tmp_path / "given", best=True)
+    given = AutoModelForCausalLM.from_pretrained(tmp_path / "given").state_dict()
+    kept, final = run.best_model.state_dict(), run.model.state_dict()
+    assert all(given[name].equal(kept[name]) for name in given)
+    assert not all(given[name].equal(final[name]) for name in given)
+    assert AutoTokenizer.from_pretrained(run.folder / "best")("hot") == run.tokenizer("hot")
+    card = (tmp_path / "given/README.md").read_text()
+    assert f"{best} updates, {best * 4} sampled responses" in card and f"the best evaluation by `{BEST}`" in card
+    before, after = run.evaluations[BEST].iloc[0], run.evaluations.set_index("update")[BEST][best]
+    assert f"| {before:.3f} | {after:.3f} |" in card
+
+
+@pytest.mark.parametrize("update", [1, 4, 6])
+def test_an_interrupted_run_keeps_the_same_best_model(
+    rising: list[str], update: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pgsrm.train(*rising, progress=False)
+    best, weights = best_update(whole), (whole.folder / "best/model.safetensors").read_bytes()
+    (whole.folder / "best/model.safetensors").rename(whole.folder.parent / "kept")
+    interrupt_again(whole.folder, rising, update, monkeypatch)
+    assert not (whole.folder / "best/model.safetensors").exists()
+    resumed = pgsrm.train(*rising, progress=False)
+    assert (RunFolder(resumed.folder).status() or {})["best_update"] == best == best_update(resumed)
+    assert (resumed.folder / "best/model.safetensors").read_bytes() == weights
+
+
+def test_a_kill_between_the_best_model_and_the_status_loses_neither(
+    rising: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pgsrm.trainer import Trainer
+
+    finish = Trainer.finish
+
+    def killed(self: Trainer) -> None:
+        finish(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "finish", killed)
+        pgsrm.train(*rising, progress=False)
+    run = pgsrm.train(*rising, progress=False)
+    assert run.state == "finished" and (RunFolder(run.folder).status() or {})["best_update"] == best_update(run)
+    assert run.best_model is not None
+
+
+def test_adapters_stand_beside_the_best_model(rising: list[str], tiny: Path) -> None:
+    """The run goes on with its adapters after each of them was merged into a copy."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    plain = pgsrm.train(
+        *rising[:-1], "model.lora={rank: 2}", progress=False
+    )  # without stop.keep_best: the same identity
+    course = list(plain.evaluations[BEST])
+    for path in plain.folder.rglob("*"):
+        if path.is_file() and path.name != "lock":
+            path.unlink()
+    run = pgsrm.train(*rising, "model.lora={rank: 2}", progress=False)
+    assert run.folder == plain.folder and list(run.evaluations[BEST]) == course
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), run.folder / "best/adapter")
+    ids = torch.arange(8)[None]
+    torch.testing.assert_close(adapted(ids).logits, run.best_model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_kept_until_the_end(tmp_path: Path) -> None:
+    """The best so far, and the best up to each checkpoint that the run may resume from."""
+    from pgsrm.record import best, checkpoint
+
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+
+    def keep(update: int) -> list[str]:
+        best.save(folder, update, lambda path: (path / "weights").write_text(str(update)) and None)
+        return sorted(path.name for path in folder.checkpoints.glob("*best*"))
+
+    assert keep(0) == ["best-000000"]
+    assert keep(1) == ["best-000001"]
+    checkpoint.save(folder, 2, {}, {})
+    assert keep(3) == ["best-000001", "best-000003"]
+    assert keep(4) == ["best-000001", "best-000004"]
+    checkpoint.save(folder, 5, {}, {})
+    assert keep(6) == ["best-000001", "best-000004", "best-000006"]
+
+    def full(path: Path) -> None:
+        (path / "weights").write_text("a half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="disk is full"):
+        best.save(folder, 7, full)
+    assert sorted(path.name for path in folder.checkpoints.glob("*best*")) == [
+        "best-000001",
+        "best-000004",
+        "best-000006",
+    ]
+    best.cut_back(folder, 5)  # the run resumes from its checkpoint
+    assert sorted(path.name for path in folder.checkpoints.glob("*best*")) == ["best-000001", "best-000004"]
+    best.finish(folder)
+    assert (folder.best / "weights").read_text() == "4" and (folder.status() or {})["best_update"] == 4
+    best.finish(folder)
+    assert (folder.best / "weights").read_text() == "4"
+
+
 def test_what_can_be_wrong_is_one_line(words: list[str], small: Sequence[str]) -> None:
     def refused(*more: str) -> str:
         with pytest.raises(UserError) as error:
@@ -136,6 +275,13 @@ def test_what_can_be_wrong_is_one_line(words: list[str], small: Sequence[str]) -
     assert "stop.metric=reward/typo: the run has no such metric; there are " in typo and "reward/mean" in typo
     assert refused("task.holdout=0") == f"stop.metric={MATCH}: no prompts are held out; set task.holdout=0.2"
     assert refused("stop.patience=0").startswith("stop.patience=0: expected `int` >= 1")
+    assert refused("stop.keep_best=true", "stop.metric=reward/mean") == (
+        "stop.keep_best=true: stop.metric is reward/mean, no metric of an evaluation; set one, as "
+        "stop.metric=eval/train_exact_match"
+    )
+    assert refused("stop.keep_best=true", "stop.metric=null").startswith(
+        "stop.keep_best=true: stop.metric is null; set"
+    )
     assert refused("stop.mode=up") == "stop.mode=up: not an option; there are max, min"
 
 
@@ -143,6 +289,8 @@ def test_early_stopping_decides_a_run_and_its_absence_leaves_names_as_they_were(
     plain = plan_words(*small).identity
     assert plan_words(*small, "stop.patience=3").identity == plain
     stopping = plan_words(*small, "stop.metric=reward/mean").identity
+    evaluated = [*small, "stop.metric=eval/train_reward"]
+    assert plan_words(*evaluated, "stop.keep_best=true").identity == plan_words(*evaluated).identity
     assert stopping != plain and plan_words(*small, "stop.metric=reward/mean", "stop.patience=3").identity != stopping
 
 

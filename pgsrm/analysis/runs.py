@@ -172,9 +172,18 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def find_run_folders(root: Path) -> list[Path]:
-    """Run folders at or below `root`; nothing is looked for inside a run folder or a hidden folder."""
-    folders = []
-    for folder, below, files in os.walk(root):
+    """Run folders at or below `root`; nothing is looked for inside a run folder or a hidden folder.
+
+    Symbolic links are followed. A folder to which several paths lead, be it round in a circle, is looked into once.
+    """
+    folders: list[Path] = []
+    seen: set[str] = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
         if "metrics.jsonl" in files or {"status.json", "config.yaml"} <= set(files):
             folders.append(Path(folder))
             below.clear()

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from pgsrm.algorithm.settings import SHARED, DistillAlgorithm, PPOAlgorithm
-from pgsrm.config.schema import EvaluationSettings, Settings, TaskSettings
+from pgsrm.config.schema import EvaluationSettings, Settings, StopSettings, TaskSettings
 from pgsrm.critic import is_asked
 from pgsrm.evaluation import Evaluated
 from pgsrm.models.settings import identify_model
@@ -67,7 +67,7 @@ def identify(
         **_of_algorithm(settings),
         "evaluation": _evaluation(settings.evaluation, evaluated_with),
         **({"masked words": WordList(mask, "task.mask").digest} if (mask := settings.task.mask) else {}),
-        **({"early stopping": _chosen(settings.stop)} if settings.stop.metric is not None else {}),
+        **({"early stopping": _of_stopping(settings.stop)} if settings.stop.metric is not None else {}),
         "evaluation's code": source_digests(settings.evaluation.embedder),
         **({"measures' code": source_digests(measures)} if (measures := settings.evaluation.measures) else {}),
     }
@@ -85,6 +85,11 @@ def _of_algorithm(settings: Settings) -> dict[str, Any]:
     if isinstance(algorithm, DistillAlgorithm):
         own["teacher"] = identify_model(algorithm.model(settings.model))
     return {"ppo settings": {key: value for key, value in ppo.items() if key in SHARED}, "algorithm": own}
+
+
+def _of_stopping(stop: StopSettings) -> dict[str, Any]:
+    """When the run ends; not what else it keeps."""
+    return {key: value for key, value in _chosen(stop).items() if key != "keep_best"}
 
 
 def _lengths(task: TaskSettings) -> int | list[int]:

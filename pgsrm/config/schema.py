@@ -166,6 +166,14 @@ class StopSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     mode: Literal["max", "min"] = "max"
     # What a value must be better by than the best one so far, to be an improvement.
     min_delta: NonNegative = 0.0
+    # Whether the model of the best evaluation is kept too, in the run's folder best/. It changes no number of the run.
+    keep_best: bool = False
+
+    def check(self) -> None:
+        """Raise UserError for a best model of a metric that no evaluation has."""
+        if self.keep_best and not (self.metric or "").startswith("eval/"):
+            named = "is null" if self.metric is None else f"is {self.metric}, no metric of an evaluation"
+            raise UserError(f"stop.keep_best=true: stop.metric {named}; set one, as stop.metric=eval/train_exact_match")
 
 
 class PathSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -244,6 +252,7 @@ def read_settings(config: DictConfig) -> Settings:
     settings.ppo.check()
     check_algorithm(settings.algorithm, settings.ppo, settings.processes)
     settings.cluster.check()
+    settings.stop.check()
     if settings.stop.metric is not None:
         check_metric(settings, "stop.metric", settings.stop.metric)
     if settings.model.lora is not None and settings.ppo.kl_reference == "previous":

@@ -19,7 +19,6 @@ from pgsrm.models.budget import Budget
 from pgsrm.models.ledger import Ledger
 from pgsrm.models.server import OPENAI, Server
 from pgsrm.util.numbers import Count, NonNegative, Positive
-from pgsrm.util.paths import local_path
 from pgsrm.util.store import Store
 
 _TOKENS_OUT = 40  # of a usual reply, for the estimate
@@ -68,7 +67,7 @@ class RemoteCritic(AskedCritic):
         super().__init__(instruction, Store(STORE, cache, cache_megabytes, "critic"))
         self._model, self._base_url, self._revision = model, (base_url or OPENAI).rstrip("/"), revision
         self._structured, self._concurrency = structured, concurrency
-        kept = None if ledger is None else Ledger(local_path(ledger, "critic.ledger"), f"{self._base_url} {model}")
+        kept = Ledger.at(ledger, "critic", f"{self._base_url} {model}")
         self.budget = Budget(
             max_calls, max_cost, input_price, output_price, "critic", max_total_tokens=max_total_tokens, ledger=kept
         )

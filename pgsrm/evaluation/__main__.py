@@ -1,7 +1,8 @@
 """Evaluate finished runs again: `python -m pgsrm.evaluation RUN ...` prints one line of JSON per run.
 
 It is for runs of an earlier version, which lacked a metric of this one. RUN is a run's folder. Its saved model is
-measured as its config says, by a reward that remembers what it did at the end of the run, and nothing is written.
+measured as its config says, by a reward that remembers what it did at the end of the run, and nothing is written. With --best it is
+the model of the best evaluation (`stop.keep_best`).
 """
 
 import argparse
@@ -15,8 +16,8 @@ from pgsrm.record import RunFolder
 from pgsrm.util.objects import remember, state_of
 
 
-def evaluate_run(folder: RunFolder) -> dict[str, float]:
-    """The metrics `eval/*` of a finished run's model: those of its last update."""
+def evaluate_run(folder: RunFolder, best: bool = False) -> dict[str, float]:
+    """The metrics `eval/*` of a finished run's model: those of its last update, or of its best evaluation."""
     import msgspec
 
     from pgsrm.config.plan import build_evaluation, build_objects, load_settings
@@ -28,7 +29,9 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
 
     settings, config = load_settings(folder)
     task, reward = build_objects(config)
-    saved = msgspec.structs.replace(settings.model, path=str(folder.model), revision=None, lora=None)
+    saved = msgspec.structs.replace(
+        settings.model, path=str(folder.best if best else folder.model), revision=None, lora=None
+    )
     model = load_model(saved, resolve_device(saved.device))
     codec = load_codec(saved, model)
     prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
@@ -47,9 +50,9 @@ def evaluate_run(folder: RunFolder) -> dict[str, float]:
     _remember(folder, reward, evaluated_with.measures)
     scorer = Scorer(reward, task.checker, codec.eos)
     sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
-    metrics = Evaluation(task, policy, codec, prompt_ids, scorer, sampling, settings.seed, evaluated_with)(
-        settings.ppo.updates
-    )
+    updates = (folder.status() or {}).get("best_update" if best else "update", settings.ppo.updates)
+    evaluate = Evaluation(task, policy, codec, prompt_ids, scorer, sampling, settings.seed, evaluated_with)
+    metrics = evaluate(int(updates))
     return {name: value for name, value in metrics.items() if name.startswith("eval/")}
 
 
@@ -71,12 +74,17 @@ def main() -> None:
     """The command line; exit code 2, before anything is evaluated, where a folder has no finished run."""
     parser = argparse.ArgumentParser(prog="python -m pgsrm.evaluation", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "--best", action="store_true", help="the model of the best evaluation, of runs with stop.keep_best"
+    )
     args = parser.parse_args()
     for run in args.runs:
+        if args.best and not (run / "best/config.json").is_file():
+            parser.exit(2, f"{run}: no best model (no best/); it is kept in runs with stop.keep_best=true\n")
         if not (run / "model/config.json").is_file() or not (run / "config.yaml").is_file():
             parser.exit(2, f"{run}: no finished run (no config.yaml and model/); name a folder of outputs/runs\n")
     for run in args.runs:
-        print(json.dumps({"run": run.resolve().name, **evaluate_run(RunFolder(run))}), flush=True)
+        print(json.dumps({"run": run.resolve().name, **evaluate_run(RunFolder(run), args.best)}), flush=True)
 
 
 if __name__ == "__main__":

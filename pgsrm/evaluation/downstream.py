@@ -5,6 +5,7 @@ docs/downstream.md says what is measured, and on which prompts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from pgsrm.evaluation.distance import distance, response_perplexity
 from pgsrm.evaluation.evaluation import perplexity, text_windows
 from pgsrm.evaluation.variety import variety
-from pgsrm.models.load import load_codec, load_model, resolve_device
+from pgsrm.models.load import load_codec, load_model
 from pgsrm.models.settings import ModelSettings
 from pgsrm.models.text import Codec
 from pgsrm.policy.choose import build_policy
@@ -67,19 +68,22 @@ class Answered:
     measures: dict[str, float]
 
 
-def ask(settings: ModelSettings, asked: Asked, reference: ModelSettings | None = None) -> Answered:
-    """Load a model and ask it. reference: the untrained model, for the distance from it; None for that model itself.
+def ask(settings: ModelSettings, asked: Asked, untrained: Any) -> Answered:
+    """Load a trained model and ask it, also for its distance from the `untrained` one.
 
     Raises:
         UserError: for a prompt that is too long for the model.
     """
-    model = load_model(settings, resolve_device(settings.device))
+    return ask_loaded(load_model(settings, untrained.device), settings, asked, untrained)
+
+
+def ask_loaded(model: Any, settings: ModelSettings, asked: Asked, reference: Any = None) -> Answered:
+    """Ask a model that was loaded as `settings` say; reference: as for a policy. Raises UserError as `ask` does."""
     codec = load_codec(settings, model)
     prompts = [codec.encode(example.prompt) for example in asked.own]
     everything = prompts + [codec.encode(e.prompt) for question in asked.questions for e in question.examples]
     longest = max(asked.sampling.max_new_tokens, *(question.max_new_tokens for question in asked.questions))
-    frozen = None if reference is None else load_model(reference, model.device)
-    policy = build_policy(model, frozen, codec.eos, everything, longest, settings)
+    policy = build_policy(model, reference, codec.eos, everything, longest, settings)
     matches = [_match(policy, codec, question) for question in asked.questions]
     ids = _sampled(policy, prompts, asked)
     texts, _ = codec.decode(ids)
@@ -88,7 +92,7 @@ def ask(settings: ModelSettings, asked: Asked, reference: ModelSettings | None =
         "perplexity of the right answers": answer_perplexity(policy, codec, asked.own),
         **{VARIETY[name]: value for name, value in variety(texts).items() if value or not name.startswith("distinct")},
     }
-    if frozen is not None:
+    if reference is not None:
         repeated = [prompt for prompt in prompts for _ in range(asked.samples)]
         measures["sampled answers: KL"] = distance(policy, repeated, ids)["kl"]
     return Answered(matches, measures)

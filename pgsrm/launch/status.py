@@ -4,6 +4,7 @@ No accounting (sacct) is needed, and no torch: a thousand runs take about two se
 """
 
 import argparse
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.record import RunFolder
 from pgsrm.record.differences import labels
-from pgsrm.record.summary import answers, clock, how_far, in_columns, number, shared_line, summarise
+from pgsrm.record.summary import Summary, answers, clock, how_far, in_columns, number, shared_line, summarise
 from pgsrm.util.errors import UserError
 
 # What needs a look stands last, where a terminal shows it.
@@ -67,7 +68,18 @@ def table(folders: Sequence[RunFolder], unfinished: bool = False) -> str:
     reasons = [(folders[i].name, queue.reason(folders[i], runs[i].state)) for i in shown]
     counts = Counter(run.state for run in runs)
     summary = ", ".join(f"{counts[state]} {state}" for state in reversed(ORDER) if counts[state])
-    return "\n".join([*lines, *_grouped(reasons), f"{len(folders)} runs: {summary}"]) + note
+    return "\n".join([*lines, *_grouped(reasons), *_cost(runs), f"{len(folders)} runs: {summary}"]) + note
+
+
+def _cost(runs: Sequence[Summary]) -> list[str]:
+    """What the running runs make and need, as a list of one line; empty where none says it."""
+    running = [run for run in runs if run.state == "running" and not math.isnan(run.tokens_per_second)]
+    if not running:
+        return []
+    speed = sum(run.tokens_per_second for run in running)
+    most = max(run.memory for run in running)
+    together, each = (" together", " each") if len(running) > 1 else ("", "")
+    return [f"running: {speed:.0f} tokens/s{together}, at most {number(most, 1)} GiB{each}"]
 
 
 def _grouped(reasons: Iterable[tuple[str, str | None]]) -> list[str]:
@@ -88,9 +100,10 @@ def main() -> None:
         "folders", nargs="*", type=Path, metavar="FOLDER", help="outputs, or run folders (default: outputs)"
     )
     parser.epilog = (
-        "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: \
-answers of the last evaluation; extrinsic, gold measure: of its sampled answers, held out. left: of a running\
- run, by its last updates, without evaluations. docs/metrics.md defines states and numbers."
+        "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: "
+        "answers of the last evaluation; extrinsic, gold measure: of its sampled answers, held out. left: of a running run, by "
+        "its last updates, without evaluations. running: generated tokens per second in the last update, and the peak memory of "
+        "a run. docs/metrics.md defines states and numbers."
     )
     parser.add_argument("--unfinished", action="store_true", help="leave out the runs that have finished")
     options = parser.parse_args()

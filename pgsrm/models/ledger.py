@@ -7,9 +7,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import local_path
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS starts (owner TEXT, start TEXT, calls INTEGER, input_tokens INTEGER, "
@@ -37,6 +38,11 @@ class Ledger:
     def __init__(self, path: Path, owner: str) -> None:
         self.path, self._owner, self._start = path, owner, uuid.uuid4().hex
         self._opened: sqlite3.Connection | None = None
+
+    @classmethod
+    def at(cls, path: str | None, section: str, owner: str) -> Self | None:
+        """The ledger that the key `ledger` of a config's section names; None where it names none."""
+        return None if path is None else cls(local_path(path, f"{section}.ledger"), owner)
 
     @contextmanager
     def exclusive(self) -> Iterator[Spent]:

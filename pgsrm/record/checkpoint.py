@@ -70,8 +70,8 @@ def save(folder: RunFolder, update: int, tensors: Mapping[str, "Tensor"], state:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync(folder.checkpoints)
-    earlier = [number for number in _saved(folder) if number <= update]
-    for number in _saved(folder):
+    earlier = [number for number in saved(folder) if number <= update]
+    for number in saved(folder):
         # Later ones are of a course of this run that was given up: they could not be loaded.
         if number not in earlier[-_KEPT:]:
             shutil.rmtree(folder.checkpoints / f"{number:06d}")
@@ -84,7 +84,7 @@ def load_latest(
 
     Each damaged one that is passed over is told to `warn` in one line.
     """
-    for update in reversed(_saved(folder)):
+    for update in reversed(saved(folder)):
         path = folder.checkpoints / f"{update:06d}"
         try:
             tensors, state = _load(path)
@@ -95,9 +95,16 @@ def load_latest(
     return None
 
 
+def saved(folder: RunFolder) -> list[int]:
+    """The updates of the checkpoints, whole or damaged, in order."""
+    if not folder.checkpoints.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.checkpoints.iterdir() if path.name.isdigit())
+
+
 def newest(folder: RunFolder) -> int:
     """The update of the newest checkpoint, whole or damaged; -1 where there is none."""
-    return max(_saved(folder), default=-1)
+    return max(saved(folder), default=-1)
 
 
 def _load(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
@@ -131,12 +138,6 @@ def _without_ties(tensors: Mapping[str, "Tensor"]) -> tuple[dict[str, "Tensor"],
         storages.add(dense.untyped_storage().data_ptr())
         stored[name] = dense
     return stored, aliases
-
-
-def _saved(folder: RunFolder) -> list[int]:
-    if not folder.checkpoints.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.checkpoints.iterdir() if path.name.isdigit())
 
 
 def _sha256(path: Path) -> str:

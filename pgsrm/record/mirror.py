@@ -5,6 +5,7 @@ in that thread: training neither waits for it nor ends with it.
 """
 
 import json
+import logging
 import os
 import threading
 import time
@@ -13,7 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pgsrm.record.files import replace
 from pgsrm.record.run_folder import RunFolder
+from pgsrm.util.errors import UserError
+from pgsrm.util.shell import python, quoted
+
+logger = logging.getLogger(__name__)
 
 _PERIOD = 2.0  # seconds between two sends
 _LONGEST_PAUSE = 60.0  # seconds between two tries while the tracker does not answer
@@ -60,12 +66,14 @@ class Tail:
 
 
 class Mirror(ABC):
-    """Keeps one run of a tracker in step with one run folder."""
+    """Keeps one run of a tracker in step with one run folder. memory: the file in it of what the tracker has."""
 
     patience = 10.0  # seconds without a sign of the tracker until `finish` gives up
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: RunFolder, memory: Path) -> None:
+        self._folder, self._memory, self._sent = folder, memory, remembered(memory)
+        self._tail = Tail(folder.metrics)
+        self._warned = False
         self._end: tuple[str, str | None] | None = None  # state and reason of a run that has ended
         self._stop = threading.Event()
         self._progress = 0.0  # when the tracker last took something
@@ -89,25 +97,50 @@ class Mirror(ABC):
         if self._thread.is_alive():
             self._warn(TimeoutError(f"no answer in {patience:g} s"))
 
-    @abstractmethod
     def send_now(self, end: tuple[str, str | None] | None = None) -> None:
         """Instead of `start` and `finish`: sends what is missing, and with `end` the state and reason, before it returns.
 
         Raises:
             UserError: the tracker does not take it.
         """
+        self._end = end
+        try:
+            self._send_part() if end is None else self._send_end()
+        except UserError:
+            raise
+        except Exception as error:  # trackers' errors share no base class
+            remedy = f"`{python()} -m pgsrm.sync {quoted(str(self._folder.path.parent))}` sends what is missing"
+            raise UserError(f"{self._problem(error)}; {remedy}") from error
+
+    # Everything below runs in the thread, or in `send_now`.
 
     @abstractmethod
     def _send(self) -> None:
         """Send every whole line that the tracker does not have yet."""
+
+    def _send_part(self) -> None:
+        """Send what there is of a run that goes on elsewhere."""
+        self._send()
 
     @abstractmethod
     def _send_end(self) -> None:
         """Send the rest, and that the run has ended."""
 
     @abstractmethod
+    def _problem(self, error: BaseException) -> str:
+        """What an error says of the tracker: the beginning of one line."""
+
     def _warn(self, error: BaseException) -> None:
         """Say once what the tracker does not do; training continues."""
+        if not self._warned:
+            logger.warning("%s; training continues, what is missing is sent later", self._problem(error))
+        self._warned = True
+
+    def _remember(self, **fields: Any) -> None:
+        """The tracker has taken something just now, and has what the fields say."""
+        self._sent.update(fields)
+        replace(self._memory, (json.dumps(self._sent, indent=1) + "\n").encode(), durable=False)
+        self._took()
 
     def _took(self) -> None:
         """The tracker has taken something just now."""

@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from pgsrm.record.files import replace
-from pgsrm.record.mirror import Mirror, Tail, has_all, remembered
+from pgsrm.record.mirror import Mirror, has_all, remembered
 from pgsrm.record.mlflow_store import connect, experiment_id, sqlite_file, tracking_uri, trouble, warn_once
 from pgsrm.record.run_folder import RunFolder, parse_lines
 from pgsrm.record.samples import samples_table
-from pgsrm.util.errors import UserError
 from pgsrm.util.secrets import without_user
-from pgsrm.util.shell import python, quoted
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -63,32 +60,21 @@ class MlflowMirror(Mirror):
         params: Mapping[str, Any],
         tags: Mapping[str, Any],
     ) -> None:
-        super().__init__(folder)
+        super().__init__(folder, folder.mlflow)
         self._uri = tracking_uri(tracking)
         self._experiment = tracking["experiment"]
         self._name = name
         self._params = {key: str(value) for key, value in params.items()}
         self._tags = {key: str(value) for key, value in tags.items() if value is not None}
         self._client: MlflowClient | None = None
-        self._sent = remembered(folder.mlflow)
-        self._tail = Tail(folder.metrics)
         self._started_ms = 0
         self._from_before = False  # the MLflow run was there, and what it has is not known yet
 
-    def send_now(self, end: tuple[str, str | None] | None = None) -> None:
-        """As `Mirror.send_now`; raises UserError where MLflow does not answer."""
-        self._end = end
-        try:
-            self._send() if end is None else self._send_end()
-        except UserError:
-            raise
-        except Exception as error:  # MLflow, SQLAlchemy and requests share no base class
-            remedy = f"`{python()} -m pgsrm.sync {quoted(str(self._folder.path.parent))}` sends what is missing"
-            raise UserError(f"{trouble(self._uri, error)}; {remedy}") from error
-
-    # Everything below runs in the thread, or in `send_now`.
+    def _problem(self, error: BaseException) -> str:
+        return trouble(self._uri, error)
 
     def _warn(self, error: BaseException) -> None:
+        """Once for all runs of this process, which send to one server."""
         warn_once(self._uri, error, f"training continues, what is in {self._folder.metrics} is sent once it answers")
 
     def _send(self) -> None:
@@ -163,8 +149,9 @@ class MlflowMirror(Mirror):
         state, reason = self._end
         if reason or self._sent["reason"]:
             self._client.set_tag(self._sent["run_id"], "reason", (reason or "")[:5000])
-        if self._folder.model.is_dir():
-            self._client.set_tag(self._sent["run_id"], "final_model", str(self._folder.model.absolute()))
+        for tag, model in (("final_model", self._folder.model), ("best_model", self._folder.best)):
+            if model.is_dir():
+                self._client.set_tag(self._sent["run_id"], tag, str(model.absolute()))
         self._client.set_terminated(self._sent["run_id"], _STATUS[state])
         self._remember(state=state, reason=reason)
         self._send_samples(self._client)
@@ -257,11 +244,6 @@ class MlflowMirror(Mirror):
                 return None
             raise
         return run if run.info.lifecycle_stage == "active" else None
-
-    def _remember(self, **fields: Any) -> None:
-        self._sent.update(fields)
-        replace(self._folder.mlflow, (json.dumps(self._sent, indent=1) + "\n").encode(), durable=False)
-        self._took()
 
 
 def _metric_name(name: str) -> str:

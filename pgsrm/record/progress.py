@@ -6,7 +6,7 @@ In a notebook a run has one line below its cell, which is rewritten in place.
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from math import inf, nan
+from math import inf, isnan, nan
 from typing import TYPE_CHECKING, Self, TextIO
 
 from pgsrm.record.differences import labels, short_names
@@ -23,7 +23,10 @@ _SECONDS_BETWEEN = 0.25  # two rewritings of a notebook's line
 _SECONDS_A_LINE = 60.0  # between two plain lines of a sweep
 _BESIDE_BAR = 62  # columns that a bar of 6 and the numbers take beside a run's name
 _BESIDE_NAME = 57  # and those that the numbers take in a sweep's table
+_COST = 24  # columns of throughput and memory, which a bar has on a terminal of _WIDE or more columns
+_WIDE = 100
 _PLAIN_NAME = 35  # longest name in a plain line, which then has at most 100 columns
+_PLAIN_NAME_BESIDE_COST = 18  # and in one with throughput and memory; a notebook's line may be longer
 _ORDER = ("failed", "cut off", "stopped", "running", "queued", "waiting", "finished")
 
 
@@ -44,7 +47,8 @@ class RunProgress:
     def __enter__(self) -> Self:
         if self._cell is None and self._stream.isatty():
             self._bar = _bar(self._stream)
-            name = _fitted(self._name, self._bar.console.width - _BESIDE_BAR)
+            width = self._bar.console.width
+            name = _fitted(self._name, width - _BESIDE_BAR - (_COST if width >= _WIDE else 0))
             self._task = self._bar.add_task(
                 name,
                 total=self._updates,
@@ -53,6 +57,7 @@ class RunProgress:
                 entropy="-",
                 kl="-",
                 left="-",
+                cost="",
             )
             self._bar.start()
         return self
@@ -68,11 +73,15 @@ class RunProgress:
         done = update - self._before
         left = clock(passed / done * (self._updates - update)) if done > 0 else "-"
         reward, entropy, kl = _numbers(metrics)
+        cost = _cost(metrics)
         if self._bar is not None:
-            self._bar.update(self._task, completed=update, reward=reward, entropy=entropy, kl=kl, left=left)
+            self._bar.update(
+                self._task, completed=update, reward=reward, entropy=entropy, kl=kl, left=left, cost=" ".join(cost)
+            )
             return
-        name = _fitted(self._name, _PLAIN_NAME)
-        line = f"{name}  {update}/{self._updates}  reward {reward}  entropy {entropy}  KL {kl}  left {left}"
+        name = _fitted(self._name, _PLAIN_NAME_BESIDE_COST if cost and self._cell is None else _PLAIN_NAME)
+        numbers = [f"{update}/{self._updates}", f"reward {reward}", f"entropy {entropy}", f"KL {kl}", f"left {left}"]
+        line = "  ".join([name, *numbers, *cost])
         if self._cell is not None:
             if passed >= self._next_line or update == self._updates:
                 self._next_line = passed + _SECONDS_BETWEEN
@@ -106,6 +115,7 @@ def _bar(stream: TextIO) -> "Progress":
     def text(content: str, width: int) -> TextColumn:
         return TextColumn(content, table_column=Column(no_wrap=True, min_width=width))
 
+    terminal = Console(file=stream)
     return Progress(
         text("{task.description}", 1),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
@@ -114,7 +124,8 @@ def _bar(stream: TextIO) -> "Progress":
         text("entropy {task.fields[entropy]}", 12),
         text("KL {task.fields[kl]}", 8),
         text("left {task.fields[left]}", 9),
-        console=Console(file=stream),
+        *([text("{task.fields[cost]}", _COST - 1)] if terminal.width >= _WIDE else []),
+        console=terminal,
         refresh_per_second=4,
         expand=True,
     )
@@ -256,6 +267,14 @@ def _fitted(name: str, width: int) -> str:
     """`name`, its middle left out where a terminal is too narrow for it: the ends tell runs apart."""
     half = max(4, width // 2 - 1)
     return name if len(name) <= width else f"{name[:half]}…{name[-half:]}"
+
+
+def _cost(metrics: Mapping[str, float]) -> list[str]:
+    """Throughput and the most memory so far, a GPU's where there is one; what a line of metrics does not have is left out."""
+    speed = metrics.get("time/tokens_per_second", nan)
+    memory = metrics.get("memory/cuda_peak", metrics.get("memory/resident_peak", nan))
+    of_speed = [] if isnan(speed) else [f"{speed:.0f} tokens/s"]
+    return of_speed + ([] if isnan(memory) else [f"{number(memory, 1)} GiB"])
 
 
 def _numbers(metrics: Mapping[str, float]) -> tuple[str, str, str]:

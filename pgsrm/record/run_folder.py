@@ -44,6 +44,7 @@ class RunFolder:
         self.model = self.path / "model"
         self.adapter = self.path / "adapter"
         self.reward = self.path / "reward.json"
+        self.best = self.path / "best"
         self.mlflow = self.path / "mlflow.json"
         self.tensorboard = self.path / "tensorboard.json"
         self.wandb = self.path / "wandb.json"

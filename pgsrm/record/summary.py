@@ -51,6 +51,8 @@ class Summary:
     gold: float = math.nan  # the share that the gold measure takes for good
     gold_mean: float = math.nan  # or, of a measure that has no such share, its mean
     per_update: float = math.nan  # seconds of an update, the median of the last ones
+    tokens_per_second: float = math.nan  # generated, of the last update
+    memory: float = math.nan  # the peak in GiB: a GPU's where there is one, else that of the resident memory
 
     @property
     def left(self) -> float:
@@ -88,6 +90,12 @@ class _Line(msgspec.Struct):
     evaluation: float | None = msgspec.field(name="time/evaluation", default=None)
     # Seconds of the update.
     seconds: float | None = msgspec.field(name="time/update", default=None)
+    # Generated tokens per second of the update.
+    tokens_per_second: float | None = msgspec.field(name="time/tokens_per_second", default=None)
+    # Most resident memory of the process so far, in GiB.
+    resident: float | None = msgspec.field(name="memory/resident_peak", default=None)
+    # Most memory of its tensors on a GPU so far, in GiB.
+    cuda: float | None = msgspec.field(name="memory/cuda_peak", default=None)
 
     @property
     def evaluated(self) -> bool:
@@ -131,6 +139,8 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
         gold=_number(evaluated.gold),
         gold_mean=_number(evaluated.gold_mean),
         per_update=statistics.median(durations) if durations else math.nan,
+        tokens_per_second=_number(newest.tokens_per_second),
+        memory=_number(newest.resident if newest.cuda is None else newest.cuda),
     )
 
 

@@ -5,22 +5,17 @@ nothing has to be remembered, nothing is there twice, and a kill loses nothing.
 """
 
 import json
-import logging
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.record.files import replace
 from pgsrm.record.mirror import Mirror, Tail
 from pgsrm.record.run_folder import RunFolder, parse_lines
 from pgsrm.record.samples import samples_table
-from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
-
-logger = logging.getLogger(__name__)
 
 
 class TensorboardMirror(Mirror):
@@ -33,29 +28,20 @@ class TensorboardMirror(Mirror):
     """
 
     def __init__(self, folder: RunFolder, place: Path, params: Mapping[str, Any]) -> None:
-        super().__init__(folder)
+        super().__init__(folder, folder.tensorboard)
         self._place, self._params = place, params
-        self._tail = Tail(folder.metrics)
         self._writer: SummaryWriter | None = None
         self._started = 0.0  # when the run started
         self._seconds = 0.0  # its training time after the last row that was written
-        self._warned = False
 
-    def send_now(self, end: tuple[str, str | None] | None = None) -> None:
-        """As `Mirror.send_now`; raises UserError where the files can't be written."""
-        self._end = end
-        try:
-            self._send() if end is None else self._send_end()
-        except OSError as error:
-            raise UserError(f"{self._place}: can't be written ({error.strerror}); free some space") from error
-
-    # Everything below runs in the thread, or in `send_now`.
+    def _problem(self, error: BaseException) -> str:
+        if isinstance(error, OSError):
+            return f"TensorBoard: {self._place}: can't be written ({error.strerror})"
+        return f"TensorBoard: {type(error).__name__}: {error}"
 
     def _warn(self, error: BaseException) -> None:
         self._writer, self._tail = None, Tail(self._folder.metrics)  # the next try writes all of it anew
-        if not self._warned:
-            logger.warning("TensorBoard: %s: %s; training continues", type(error).__name__, error)
-        self._warned = True
+        super()._warn(error)
 
     def _send(self) -> None:
         content, is_first = self._tail.read()
@@ -76,7 +62,7 @@ class TensorboardMirror(Mirror):
             self._writer.close()
         for file in self._place.glob("events.out.tfevents.*"):
             file.unlink()
-        self._folder.tensorboard.unlink(missing_ok=True)
+        self._memory.unlink(missing_ok=True)
         self._seconds, self._started = 0.0, self._start()
         self._writer = SummaryWriter(str(self._place))
         rows = "".join(f"| {_cell(key)} | {_cell(value)} |\n" for key, value in self._params.items())
@@ -108,7 +94,7 @@ class TensorboardMirror(Mirror):
             text = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
             self._writer.add_text("samples", text, update)
         self._writer.close()
-        replace(self._folder.tensorboard, json.dumps({"state": state, "update": update}).encode(), durable=False)
+        self._remember(state=state, update=update)
 
 
 def _cell(value: Any) -> str:

@@ -6,22 +6,15 @@ this id, which `wandb sync` sends in their order.
 """
 
 import ast
-import json
-import logging
 import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgsrm.record.files import replace
-from pgsrm.record.mirror import Mirror, Tail, remembered
+from pgsrm.record.mirror import Mirror, Tail
 from pgsrm.record.run_folder import RunFolder, parse_lines
 from pgsrm.record.samples import samples_table
-from pgsrm.util.errors import UserError
-from pgsrm.util.shell import python, quoted
-
-logger = logging.getLogger(__name__)
 
 
 class WandbMirror(Mirror):
@@ -37,32 +30,22 @@ class WandbMirror(Mirror):
     patience = 60.0
 
     def __init__(self, folder: RunFolder, place: Path, name: str, group: str | None, params: Mapping[str, str]) -> None:
-        super().__init__(folder)
+        super().__init__(folder, folder.wandb)
         self._place, self._name, self._group, self._params = place, name, group, params
-        self._tail, self._sent = Tail(folder.metrics), {"update": -1, **remembered(folder.wandb)}
+        self._sent.setdefault("update", -1)
         self._run: Any = None
-        self._warned = False
 
-    def send_now(self, end: tuple[str, str | None] | None = None) -> None:
-        """As `Mirror.send_now`; raises UserError where W&B does not take it."""
-        self._end = end
-        try:
-            self._send()
-            if end is not None:
-                self._send_end()
-            elif self._run is not None:
-                self._run.finish()
-        except Exception as error:  # W&B's errors share no base class
-            remedy = f"`{python()} -m pgsrm.sync {quoted(str(self._folder.path.parent))}` sends what is missing"
-            raise UserError(f"W&B: {_reason(error)}; {remedy}") from error
-
-    # Everything below runs in the thread, or in `send_now`.
+    def _problem(self, error: BaseException) -> str:
+        return f"W&B: {(str(error).splitlines() or [type(error).__name__])[0]}"
 
     def _warn(self, error: BaseException) -> None:
         self._run, self._tail = None, Tail(self._folder.metrics)  # the next try connects again
-        if not self._warned:
-            logger.warning("W&B: %s; training continues, what is missing is sent once it answers", _reason(error))
-        self._warned = True
+        super()._warn(error)
+
+    def _send_part(self) -> None:
+        self._send()
+        if self._run is not None:
+            self._run.finish()
 
     def _send(self) -> None:
         content, _ = self._tail.read()
@@ -73,7 +56,6 @@ class WandbMirror(Mirror):
             for row in self._missing(content):
                 run.log({name: value for name, value in row.items() if name != "update"}, step=row["update"])
             self._remember(update=rows[-1]["update"])
-            self._took()
         self._tail.taken(content)
 
     def _missing(self, content: bytes) -> list[dict[str, Any]]:
@@ -120,10 +102,6 @@ class WandbMirror(Mirror):
         self._run = None
         self._remember(state=state)
 
-    def _remember(self, **fields: Any) -> None:
-        self._sent.update(fields)
-        replace(self._folder.wandb, (json.dumps(self._sent, indent=1) + "\n").encode(), durable=False)
-
 
 def _typed(text: str) -> Any:
     """A value that was written as text, so that W&B can sort and plot by numbers."""
@@ -131,7 +109,3 @@ def _typed(text: str) -> Any:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):
         return text
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

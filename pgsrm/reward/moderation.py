@@ -20,7 +20,6 @@ from pgsrm.models.server import OPENAI, Server
 from pgsrm.models.server_errors import Failure
 from pgsrm.util.errors import ParameterError, UserError
 from pgsrm.util.numbers import Count, NonNegative, Positive
-from pgsrm.util.paths import local_path
 from pgsrm.util.store import Store
 from pgsrm.util.text import nfc
 
@@ -81,9 +80,7 @@ class ModerationReward:
         self._check_settings(base_url)
         self._batch, self._workers = 1 if request else batch_size, concurrency
         with _of_parameters():
-            kept = (
-                None if ledger is None else Ledger(local_path(ledger, "reward.ledger"), f"{self._base_url} moderation")
-            )
+            kept = Ledger.at(ledger, "reward", f"{self._base_url} moderation")
             self.budget = Budget(max_calls, section="reward", ledger=kept)
             self._server = Server(
                 base_url, api_key_env, timeout, retries, concurrency, backoff, self.budget, "reward", key_header

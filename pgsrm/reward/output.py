@@ -11,8 +11,20 @@ from pgsrm.util.errors import UserError
 
 RESERVED = frozenset(("mean", "std", "no_signal", "exact_match", "token_mean", "token_std", "token_share", "spans"))
 # Prefixes of metrics that every run has.
-OWNED = ("reward/", "response/", "policy/", "loss/", "value/", "advantage/", "grad/", "dpo/", "budget/", "eval/")
-TIMES = ("time/update", "time/reward", "time/evaluation")
+OWNED = (
+    "reward/",
+    "response/",
+    "policy/",
+    "loss/",
+    "value/",
+    "advantage/",
+    "grad/",
+    "dpo/",
+    "budget/",
+    "eval/",
+    "memory/",
+)
+TIMES = ("time/update", "time/tokens_per_second", "time/reward", "time/evaluation")
 
 
 def normalise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +24,9 @@ class RubricReward:
     A function gets those arguments that it names, and all of them if it takes `**kwargs`: also each column of the task's data, by
     its name, and what the rubric gives its functions (`parser`, `judge`). `info` has the columns, `state` the other arguments,
     `task` is "default". A coroutine function is waited for. What each function returns is logged as `reward/<its name>`, the
-    mean over the batch. Where verifiers takes an error of a function for 0, it ends the run here. Functions that judge a
-    group of responses together (`prompts`, `completions`) are refused.
+    mean over the batch; of several with one name the second has `_2` behind it, and so on in the rubric's order. Where
+    verifiers takes an error of a function for 0, it ends the run here. Functions that judge a group of responses together
+    (`prompts`, `completions`) are refused.
     """
 
     def __init__(self, rubric: Any, conversational: bool = True, answer: str = "reference") -> None:
@@ -38,6 +40,7 @@ class RubricReward:
                 raise ParameterError(
                     f"rubric: {function.name} judges a group of responses together; give functions of one response"
                 )
+        self._names = _distinct([function.name for function in self._functions])
         self._conversational, self._answer = conversational, answer
 
     def __call__(
@@ -51,13 +54,13 @@ class RubricReward:
     ) -> tuple[list[float], dict[str, float]]:
         """One reward per response, and the mean of what each function returned."""
         totals = [0.0] * len(responses)
-        sums: dict[str, float] = {}
+        sums = dict.fromkeys(self._names, 0.0)
         for row, (prompt, reference, response) in enumerate(zip(prompts, references, responses, strict=True)):
             given = self._arguments(prompt, response, {**inputs[row], "reference": reference})
-            for function in self._functions:
+            for name, function in zip(self._names, self._functions, strict=True):
                 value = float(waited_for(function.call(**function.taken({**given, **function.own}))))
                 totals[row] += function.weight * value
-                sums[function.name] = sums.get(function.name, 0.0) + value
+                sums[name] += value
         return totals, {name: total / len(responses) for name, total in sums.items()}
 
     def _arguments(self, prompt: str, response: str, columns: dict[str, str]) -> dict[str, Any]:
@@ -113,3 +116,13 @@ def _functions_of(rubric: Any) -> Iterator[_Function]:
         own = dict(getattr(part, "class_objects", None) or {})
         for function, weight in zip(functions, weights, strict=True):
             yield _Function(function, float(weight), own)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with _2, _3 ... behind those that came before; never one that a later function has of its own."""
+    made: list[str] = []
+    for name in names:
+        further = (f"{name}_{count}" for count in itertools.count(2))
+        free = (each for each in further if each not in made and each not in names)
+        made.append(next(free) if name in made else name)
+    return made

@@ -1,0 +1,74 @@
+"""The model of a run's best evaluation (`stop.keep_best`): checkpoints/best-<update>/ while the run goes on, best/ at its end.
+
+Each is written under a temporary name, brought to the disk, then renamed. Besides the best so far, the best up to each
+checkpoint is kept: a run that resumes there may find another one afterwards.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pgsrm.record import checkpoint
+from pgsrm.record.files import sync, writing
+from pgsrm.record.run_folder import RunFolder
+
+
+def save(folder: RunFolder, update: int, write: Callable[[Path], None]) -> None:
+    """Keep what `write` writes into an empty folder: the model of the evaluation after `update`, the best so far.
+
+    Raises:
+        DiskFull: what was kept before is still there.
+    """
+    target = _place(folder, update)
+    temporary = folder.checkpoints / f".{target.name}.tmp"
+    with writing(folder.path):
+        for leftover in (temporary, target):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            write(temporary)
+            for path in (*temporary.rglob("*"), temporary):
+                sync(path)
+            os.rename(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync(folder.checkpoints)
+    kept = _saved(folder)
+    needed = {kept[-1], *(max((each for each in kept if each <= at), default=-1) for at in checkpoint.saved(folder))}
+    for each in kept:
+        if each not in needed:
+            shutil.rmtree(_place(folder, each))
+
+
+def cut_back(folder: RunFolder, update: int) -> None:
+    """Remove the models of evaluations after `update`, from which the run resumes."""
+    for each in _saved(folder):
+        if each > update:
+            shutil.rmtree(_place(folder, each))
+
+
+def finish(folder: RunFolder) -> None:
+    """Leave the best model in best/, and the update that it is of in the status as `best_update`.
+
+    Nothing happens where no evaluation had a number, or where this was done before.
+    """
+    kept = _saved(folder)
+    if not kept:
+        return
+    folder.write_status(best_update=kept[-1])
+    for earlier in kept[:-1]:  # else a run that is killed now would take one of them for the best
+        shutil.rmtree(_place(folder, earlier))
+    shutil.rmtree(folder.best, ignore_errors=True)
+    os.rename(_place(folder, kept[-1]), folder.best)
+
+
+def _place(folder: RunFolder, update: int) -> Path:
+    return folder.checkpoints / f"best-{update:06d}"
+
+
+def _saved(folder: RunFolder) -> list[int]:
+    names = (re.fullmatch(r"best-(\d+)", path.name) for path in folder.checkpoints.glob("best-*"))
+    return sorted(int(name[1]) for name in names if name)
