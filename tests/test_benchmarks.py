@@ -226,3 +226,12 @@ def test_spans_lost_and_invented_by_hand() -> None:
     assert (unstripped["recall"], unstripped["precision"], unstripped["lost"]) == (1 / 2, 1 / 2, 1 / 2)
     exact = measure(codec, texts, "offset")
     assert (exact["recall"], exact["precision"], exact["lost"], exact["spans"]) == (1, 1, 0, 2)
+
+
+@pytest.mark.slow
+def test_together_prints_a_row_for_each_number_of_runs(tiny: Path) -> None:
+    words = [f"model.path={tiny}", "model.device=cpu", "task=antonym", "reward=binary", "ppo.batch_size=4", "threads=1"]
+    lines = run_module("benchmarks.together", "--runs", "1,2", "--seconds", "0.2", *words)
+    one, two = (line.split() for line in lines[-2:])
+    assert [one[0], two[0]] == ["1", "2"] and float(one[3]) == 1.0
+    assert float(two[2]) == pytest.approx(float(two[1]) * 2, rel=0.5)
