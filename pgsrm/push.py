@@ -35,6 +35,8 @@ _BASES = {
     "gpt2_large": ("openai-community/gpt2-large", "mit"),
     "nano": (None, "apache-2.0"),
     "nano_both": (None, "apache-2.0"),
+    "nano_1x64": (None, "apache-2.0"),
+    "nano_2x96": (None, "apache-2.0"),
 }
 
 

@@ -262,7 +262,7 @@ def test_the_second_stage_goes_on_from_the_first(tmp_path: Path) -> None:
 
     (tmp_path / "english.txt").write_text("\n".join(ENGLISH * 20))
     start = Path(pretrain.__file__).parent / "weights"
-    options = ["--start", str(start), "--stage", "err", "--out", "nano", "--steps", "1", "--batch", "1"]
+    options = ["--start", str(start), "--stage", "err", "--out", "nano", "--steps", "1", "--batch", "1", "--layers", "9"]
     command = [sys.executable, "-m", "pgsrm.nano.pretrain", "--corpus", "english.txt", *options]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -271,7 +271,8 @@ def test_the_second_stage_goes_on_from_the_first(tmp_path: Path) -> None:
     moved = max(float((after[name].float() - before[name].float()).abs().max()) for name in before)
     assert 1e-5 < moved < 0.01
     assert (tmp_path / "nano" / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
-    assert str(start) not in (tmp_path / "nano" / "pretraining.json").read_text()
+    card = (tmp_path / "nano" / "pretraining.json").read_text()
+    assert str(start) not in card and json.loads(card)["settings"]["layers"] == 4  # the folder's
 
 
 def test_a_start_without_a_model_is_one_line(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pgsrm.util.paths import PACKAGE, local_path
 
 SHIPPED = PACKAGE / "nano" / "weights"
 # Shipped models by the names that model.path takes, besides nano itself.
-NAMED_MODELS = {"nano_both": PACKAGE / "nano" / "both"}
+NAMED_MODELS = {f"nano_{name}": PACKAGE / "nano" / name for name in ("1x64", "2x96", "both")}
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "*.tiktoken")  # any of them is one
 
 

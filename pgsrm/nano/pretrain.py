@@ -209,6 +209,7 @@ def main() -> None:
     mixture = Mixture(english, facts, tasks, STAGES[args.stage], args.seed)
     if args.start:
         model, tokenizer = load(args.start)
+        args.layers, args.width, args.heads = model.config.n_layer, model.config.n_embd, model.config.n_head
     else:
         tokenizer = train_tokenizer(Mixture(english, facts, tasks, STAGES[args.stage], args.seed + 1), english)
         model = build_model(args.layers, args.width, args.heads, tokenizer.eos_token_id)
