@@ -262,7 +262,20 @@ def test_the_second_stage_goes_on_from_the_first(tmp_path: Path) -> None:
 
     (tmp_path / "english.txt").write_text("\n".join(ENGLISH * 20))
     start = Path(pretrain.__file__).parent / "weights"
-    options = ["--start", str(start), "--stage", "err", "--out", "nano", "--steps", "1", "--batch", "1", "--layers", "9"]
+    options = [
+        "--start",
+        str(start),
+        "--stage",
+        "err",
+        "--out",
+        "nano",
+        "--steps",
+        "1",
+        "--batch",
+        "1",
+        "--layers",
+        "9",
+    ]
     command = [sys.executable, "-m", "pgsrm.nano.pretrain", "--corpus", "english.txt", *options]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
