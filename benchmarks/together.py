@@ -7,6 +7,7 @@ recorded or evaluated. The runs start to count when all of them have loaded and 
 """
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from benchmarks.arithmetic import synchronize
 from benchmarks.methods import update_once
 from benchmarks.sweep import environment
+from pgsrm.util.errors import UserError
 
 WARM_UP = 4  # updates
 
@@ -43,7 +45,7 @@ def count_updates(seed: int, meeting: Path, runs: int, seconds: float, words: Se
 
 
 def at_once(runs: int, seconds: float, words: Sequence[str]) -> list[float]:
-    """Updates per second of each of `runs` processes."""
+    """Updates per second of each of `runs` processes. One that fails ends the others, which would wait for it."""
     with tempfile.TemporaryDirectory() as meeting:
         command = [sys.executable, "-m", "benchmarks.together", "--meeting", meeting, "--runs", str(runs)]
         command += ["--seconds", str(seconds), *words]
@@ -51,31 +53,48 @@ def at_once(runs: int, seconds: float, words: Sequence[str]) -> list[float]:
             subprocess.Popen([*command, "--seed", str(seed)], env=environment(), stdout=subprocess.PIPE, text=True)
             for seed in range(runs)
         ]
+        while any(process.poll() is None for process in processes) and not any(p.returncode for p in processes):
+            time.sleep(0.05)
+        for process in processes:
+            process.kill()
         printed = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
-        sys.exit(f"{runs} runs: one of them failed")
+        sys.exit(f"{runs} runs at once: one of them failed, with the message above")
     return [float(text.split()[-1]) for text in printed]
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--runs", default="1,2", help="how many at once, one table row each (default: 1,2)")
+    parser.add_argument(
+        "--runs", type=_numbers, default=[1, 2], help="how many at once, one table row each (default: 1,2)"
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="to count for (default: 5)")
     parser.add_argument("--meeting", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     options, words = parser.parse_known_args()
     if options.meeting:
-        print(count_updates(options.seed, options.meeting, int(options.runs), options.seconds, words))
+        try:
+            print(count_updates(options.seed, options.meeting, options.runs[0], options.seconds, words))
+        except UserError as error:
+            sys.exit(str(error))
         return
     print(
         f"{' '.join(words) or 'as a run is by default'}\n{'runs':>4}{'updates/s each':>18}{'all':>10}{'x one run':>12}"
     )
-    one = 0.0
-    for runs in map(int, options.runs.split(",")):
+    one = math.nan  # until there was a row of one
+    for runs in options.runs:
         speeds = at_once(runs, options.seconds, words)
-        one = one or sum(speeds) / runs
-        print(f"{runs:>4}{statistics.median(speeds):>18.2f}{sum(speeds):>10.2f}{sum(speeds) / one:>12.2f}", flush=True)
+        one = speeds[0] if runs == 1 else one
+        ratio = "-" if math.isnan(one) else f"{sum(speeds) / one:.2f}"
+        print(f"{runs:>4}{statistics.median(speeds):>18.2f}{sum(speeds):>10.2f}{ratio:>12}", flush=True)
+
+
+def _numbers(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 1:
+        raise ValueError
+    return numbers
 
 
 if __name__ == "__main__":

@@ -234,4 +234,13 @@ def test_together_prints_a_row_for_each_number_of_runs(tiny: Path) -> None:
     lines = run_module("benchmarks.together", "--runs", "1,2", "--seconds", "0.2", *words)
     one, two = (line.split() for line in lines[-2:])
     assert [one[0], two[0]] == ["1", "2"] and float(one[3]) == 1.0
+    assert float(two[3]) == pytest.approx(float(two[2]) / float(one[2]), abs=0.02)
     assert float(two[2]) == pytest.approx(float(two[1]) * 2, rel=0.5)
+
+
+@pytest.mark.slow
+def test_together_ends_when_one_run_fails(tiny: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.together", "--runs", "2", f"model.path={tiny}", "task=antonim"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "unknown task" in done.stderr and "2 runs at once: one of them failed" in done.stderr

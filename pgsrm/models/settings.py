@@ -44,7 +44,7 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     # Git revision of a hub model; null = its main branch.
     revision: str | None = None
     # Type of the arithmetic; weights and optimiser stay float32, or small steps would be rounded away. tfloat32: float32 whose
-    # products an NVIDIA GPU makes of factors with fewer digits, several times sooner.
+    # products an NVIDIA GPU makes of factors with fewer digits, and sooner.
     dtype: Literal["float32", "tfloat32", "bfloat16"] = "float32"
     # auto (a GPU if there is one), cpu, cuda, cuda:1 ... (not mps: sampling adds up in float64)
     device: str = "auto"

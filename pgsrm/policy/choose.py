@@ -95,9 +95,10 @@ def _graphed(
 ) -> Policy:
     if not is_asynchronous(model.device):
         raise UserError("model.policy=graphed: needs an NVIDIA GPU, the device is cpu; set model.policy=auto")
-    for refused, value in (("ppo.padding", padding == "right" and "right"), ("ppo.dropout", dropout and "true")):
-        if value:
-            raise UserError(f"model.policy=graphed: has no {refused}={value}; set model.policy=fast")
+    if padding == "right":
+        raise UserError("model.policy=graphed: has no ppo.padding=right; set model.policy=fast")
+    if dropout:
+        raise UserError("model.policy=graphed: has no ppo.dropout=true; set model.policy=fast")
     policy = GraphedPolicy(model, reference, eos, prompts, max_new_tokens, settings.dtype == "bfloat16")
     policy.check_cache(max_new_tokens)
     return policy

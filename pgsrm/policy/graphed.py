@@ -277,7 +277,9 @@ def _check(model: Any) -> None:
             f"model.policy=graphed: {type(model).__name__} has the attention {attention}, not torch's; "
             "set model.policy=fast"
         )
-    kinds = str([getattr(module, "rope_type", "") for module in model.modules()])
+    kinds = str(
+        [getattr(module, "rope_type", "") for module in model.modules()]
+    )  # a name, or one for each kind of layer
     for kind in ("dynamic", "longrope"):
         if kind in kinds:
             raise UserError(
