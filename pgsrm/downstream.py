@@ -84,10 +84,14 @@ def downstream(folders: Sequence[Path], options: Options) -> list[Table]:
     asked = [
         _asked(trained, others, options, text) for trained in groups
     ]  # every mistake is told before a model is loaded
-    load = functools.lru_cache(maxsize=1)(_load)  # runs of several tasks mostly began as one model
+    began_as: ModelSettings | None = None
+    untrained: Any = None
     tables: dict[str, Table] = {}
     for trained, what in zip(groups, asked, strict=True):
-        table = _table(trained, what, load(trained.settings.model))
+        if trained.settings.model != began_as:  # runs of several tasks mostly began as one model
+            began_as, untrained = trained.settings.model, None  # one model at a time
+            untrained = _load(began_as)
+        table = _table(trained, what, untrained)
         alike = sum(name.startswith(table.name) for name in tables)  # the same task and model, and other prompts
         table = replace(table, name=f"{table.name}_{alike + 1}") if alike else table
         tables[table.name] = table

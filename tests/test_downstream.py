@@ -68,14 +68,20 @@ def test_a_run_before_and_after(run: pgsrm.Run, command: Callable[..., Any], tmp
     assert kl["before"] == "" and float(kl["PGSRM"]) > 0
 
 
+@pytest.mark.parametrize("lora", [[], ["model.lora={rank: 2, alpha: 4, targets: [c_attn]}"]], ids=["whole", "lora"])
 def test_the_untrained_model_is_loaded_once(
-    small: Sequence[str], command: Callable[..., Any], tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    small: Sequence[str],
+    command: Callable[..., Any],
+    tmp_path: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lora: list[str],
 ) -> None:
-    """Of two tasks and three runs: their own models, and one that all of them began as."""
+    """Of two tasks and three runs: their own models, and one that all of them began as. Settings with a list have no hash."""
     from pgsrm.models import load
 
     for words in (["task=color", "seed=0"], ["task=color", "seed=1"], ["task=antonym"]):
-        pgsrm.train(*small, "ppo.episodes=4", "evaluation.text=null", *words, progress=False)
+        pgsrm.train(*small, *lora, "ppo.episodes=4", "evaluation.text=null", *words, progress=False)
     loaded: list[str] = []
     real = load.load_model
 
