@@ -54,7 +54,7 @@ from pgsrm.training_state import TrainingState
 from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
 from pgsrm.util.errors import under
 from pgsrm.util.memory import peak_memory
-from pgsrm.util.objects import attach_object, remembered_by, standardise_object
+from pgsrm.util.objects import attach_object, is_standardised, remembered_by, standardise_object
 from pgsrm.util.words import WordList
 
 
@@ -178,16 +178,26 @@ class Trainer:
         return OtherLearner(self.policy, ppo, algorithm, references, teacher)
 
     def standardise(self) -> None:
-        """Have reward and measures see what the policy writes before its first update, where they are counted from that."""
+        """Have reward and measures see what the policy writes before its first update, where they are counted from that.
+
+        Of several processes the first alone calls them.
+        """
         samples = cache(
             lambda: reference_samples(
                 self.policy, self.codec, self.task, self.prompt_ids, self.sampling, self.settings.seed
             )
         )
         measures = {f"evaluation.measures.{name}": measure for name, measure in self.evaluate.measures.items()}
-        for key, target in {"reward": self.score.reward, **measures}.items():
-            with under(key):
-                standardise_object(target, samples)
+        targets = {"reward": self.score.reward, **measures}
+
+        def call() -> None:
+            for key, target in targets.items():
+                with under(key):
+                    standardise_object(target, samples)
+
+        if self.settings.model.shard and any(map(is_standardised, targets.values())):
+            samples()  # by all processes together: none of them has the whole policy
+        self.processes.from_first(call)
 
     @property
     def done(self) -> bool:

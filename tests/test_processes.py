@@ -70,6 +70,34 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on(
         assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_one_process_standardises_the_reward(
+    run_cli: Callable[..., Result], small: Sequence[str], tmp_path: Path, sharded: bool
+) -> None:
+    """It may ask a server, or write a file. Wrong version: each process calls it."""
+    (tmp_path / "mine.py").write_text(
+        "import os\n"
+        "class Mine:\n"
+        "    def standardise(self, samples):\n"
+        "        prompts, responses = samples()\n"
+        "        assert len(prompts) == len(responses) >= 512\n"
+        "        with open('calls', 'a') as file:\n"
+        "            file.write(f'standardise {os.getpid()}\\n')\n"
+        "    def __call__(self, *, responses, **_):\n"
+        "        with open('calls', 'a') as file:\n"
+        "            file.write(f'call {os.getpid()}\\n')\n"
+        "        return [0.1 * len(response) for response in responses]\n"
+    )
+    (tmp_path / "conf/reward").mkdir(parents=True)
+    (tmp_path / "conf/reward/mine.yaml").write_text("_target_: mine.Mine\n")
+    words = ["reward=mine", "processes=2", f"model.shard={str(sharded).lower()}", "ppo.episodes=4"]
+    result = run_cli("--config-dir=conf", *small, *words, "evaluation.text=null", pythonpath=tmp_path)
+    assert result.code == 0, result.err
+    calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
+    assert [what for what, _ in calls].count("standardise") == 1
+    assert "call" in {what for what, _ in calls} and len({pid for _, pid in calls}) == 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [

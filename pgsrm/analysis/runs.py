@@ -174,7 +174,8 @@ def print_notes(notes: Iterable[str]) -> None:
 def find_run_folders(root: Path) -> list[Path]:
     """Run folders at or below `root`; nothing is looked for inside a run folder or a hidden folder.
 
-    Symbolic links are followed. A folder to which several paths lead, be it round in a circle, is looked into once.
+    Symbolic links are followed, and a run behind one is named by its real path: whatever is written about it lies beside it, not
+    beside the link. A folder to which several paths lead, be it round in a circle, is looked into once.
     """
     folders: list[Path] = []
     seen: set[str] = set()
@@ -185,7 +186,7 @@ def find_run_folders(root: Path) -> list[Path]:
             continue
         seen.add(real)
         if "metrics.jsonl" in files or {"status.json", "config.yaml"} <= set(files):
-            folders.append(Path(folder))
+            folders.append(real_path(Path(folder)))
             below.clear()
         below[:] = [name for name in below if not name.startswith(".")]
     return folders

@@ -27,11 +27,15 @@ def attach_object(target: Any, policy: Any, codec: Any) -> None:
         attach(policy, codec)
 
 
+def is_standardised(target: Any) -> bool:
+    """Whether the object has a `standardise`."""
+    return callable(getattr(target, "standardise", None))
+
+
 def standardise_object(target: Any, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
     """Call the object's `standardise` with what draws the reference policy's samples; without one nothing is drawn."""
-    standardise = getattr(target, "standardise", None)
-    if callable(standardise):
-        standardise(samples)
+    if is_standardised(target):
+        target.standardise(samples)
 
 
 def state_of(target: Any) -> Any:
