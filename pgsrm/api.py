@@ -19,6 +19,7 @@ from pgsrm.config.compose import compose_run, plan_words
 from pgsrm.config.plan import Plan, build_objects, resolve
 from pgsrm.launch.sweep import launching, outputs_of, prepare_tracking, survey
 from pgsrm.record import RunFolder
+from pgsrm.record.links import run_path
 from pgsrm.record.run_folder import parse_lines
 from pgsrm.record.summary import end_of_run_line, summarise
 from pgsrm.train import Signals, run
@@ -160,7 +161,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         """`folder`: outputs/runs/NAME. Raises UserError where there is no run."""
-        self._folder = RunFolder(folder)
+        self._folder = RunFolder(run_path(Path(folder)))
         if not self._folder.config.is_file():
             raise UserError(f"{folder}: no run's folder (it has no config.yaml); name one of outputs/runs")
 

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.record import Onlooker, RunFolder
+from pgsrm.record.links import run_path
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def main() -> None:
     if int(os.environ.get("RANK", "0")) > 0:
         follow(options.folder)
         return
-    folder = RunFolder(options.folder)
+    folder = RunFolder(run_path(Path(options.folder)))
     try:
         state = run(folder, show_progress=not options.quiet)
     except UserError as error:

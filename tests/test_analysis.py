@@ -137,7 +137,7 @@ def test_a_folder_of_links_to_runs(tmp_path: Path) -> None:
     from pgsrm.analysis.variants import load_variants
     from pgsrm.launch.status import find_runs
 
-    runs = [write_run(tmp_path / "elsewhere", seed=seed, rewards=ramp(0.1, 0.7)) for seed in range(3)]
+    runs = [write_run(tmp_path / "elsewhere/runs", seed=seed, rewards=ramp(0.1, 0.7)) for seed in range(3)]
     chosen = tmp_path / "chosen"
     (chosen / "below").mkdir(parents=True)
     for run in runs[:2]:
@@ -146,16 +146,36 @@ def test_a_folder_of_links_to_runs(tmp_path: Path) -> None:
     (chosen / "gone").symlink_to(tmp_path / "nowhere")
     (chosen / "round").symlink_to(chosen)
     (chosen / "below/up").symlink_to(tmp_path / "chosen/below")
-    (chosen / "below/deep").symlink_to(tmp_path / "elsewhere")
+    (chosen / "below/deep").symlink_to(tmp_path / "elsewhere/runs")
     found = find_run_folders(chosen)
     assert len(found) == len({folder.resolve() for folder in found}) == 3
-    assert {folder.resolve() for folder in found} == {run.resolve() for run in runs}
+    assert sorted(found) == sorted(runs)  # wrong version: one of them is called `again`
     (variant,), _ = load_variants([chosen], ["reward/mean"])
     assert sorted(run.seed for run in variant.runs) == [0, 1, 2]
     assert load_runs(chosen)["seed"].nunique() == 3
     link = tmp_path / "link"
     link.symlink_to(chosen)
-    assert len(find_run_folders(link)) == 3 and len(find_runs([chosen])) == 2
+    assert len(find_run_folders(link)) == 3
+    assert sorted(folder.path for folder in find_runs([chosen])) == sorted(runs[:2])
+    assert find_run_folders(chosen / "again") == [folder.path for folder in find_runs([chosen / "again"])] == runs[:1]
+
+
+def test_a_link_to_the_outputs_or_to_their_runs_is_no_other_place(tmp_path: Path) -> None:
+    """On a cluster they often lie on another disk. Wrong version: trackers write there beside them, and not where they did."""
+    from pgsrm.record.links import run_path
+
+    made = {"paths": {"outputs": str(tmp_path / "outputs")}}
+    disk = write_run(tmp_path / "disk/all", config=made)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs/runs").symlink_to(disk.parent)
+    (tmp_path / "link").symlink_to(tmp_path / "outputs")
+    (tmp_path / "runs").symlink_to(disk.parent)
+    for outputs in ("outputs", "link"):
+        kept = tmp_path / outputs / "runs" / disk.name
+        assert run_path(kept) == kept and find_run_folders(tmp_path / outputs) == [kept]
+    assert run_path(tmp_path / "runs" / disk.name) == disk == run_path(disk)  # another place that leads there
+    (tmp_path / "moved").symlink_to(disk.parents[1])
+    assert run_path(tmp_path / "moved/all" / disk.name) == tmp_path / "moved/all" / disk.name
 
 
 def test_without_a_status_a_run_is_not_taken_for_finished(tmp_path: Path) -> None:

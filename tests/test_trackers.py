@@ -10,7 +10,8 @@ import pytest
 from conftest import interrupt_again
 
 import pgsrm
-from pgsrm.launch.sync import sync
+from pgsrm.launch.status import find_runs
+from pgsrm.launch.sync import Sent, sync
 from pgsrm.record import RunFolder
 from pgsrm.record.mirror import Tail, remembered
 from pgsrm.record.trackers import is_complete, trackers_of
@@ -107,6 +108,21 @@ def test_a_finished_run_gets_a_tracker_later(words: list[str], tmp_path: Path) -
     assert sync([folder], ["tensorboard"]).new == 1
     assert scalars(tmp_path / "outputs/tensorboard" / folder.name)["reward/mean"] == recorded(folder, "reward/mean")
     assert sync([folder], ["tensorboard"]).complete == 1
+
+
+def test_trackers_write_beside_a_run_and_not_beside_a_link_to_it(words: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = pgsrm.train(*words, progress=False)
+    link = tmp_path / "chosen/some/mine"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(run.folder)
+    assert pgsrm.Run(link).name == run.name
+    for place in (link, link.parent):
+        (folder,) = find_runs([place])
+        assert folder.name == run.name
+        assert sync([folder], ["tensorboard"]) == (Sent(new=1) if place == link else Sent(complete=1))
+    assert scalars(tmp_path / "outputs/tensorboard" / run.name)["reward/mean"] == recorded(folder, "reward/mean")
+    assert [path.name for path in (tmp_path / "chosen").iterdir()] == ["some"]
 
 
 def test_a_tracker_that_fails_stops_no_training(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pgsrm.record import RunFolder
 from pgsrm.record.config_file import read_config
 from pgsrm.record.differences import settings
+from pgsrm.record.links import run_path
 from pgsrm.record.model_name import DEFAULTS
 from pgsrm.record.tenths import course
 from pgsrm.util.errors import UserError
@@ -174,8 +175,8 @@ def print_notes(notes: Iterable[str]) -> None:
 def find_run_folders(root: Path) -> list[Path]:
     """Run folders at or below `root`; nothing is looked for inside a run folder or a hidden folder.
 
-    Symbolic links are followed, and a run behind one is named by its real path: whatever is written about it lies beside it, not
-    beside the link. A folder to which several paths lead, be it round in a circle, is looked into once.
+    Symbolic links are followed; a run that one leads to from elsewhere has its real path (`run_path`). A folder to which several
+    paths lead, be it round in a circle, is looked into once.
     """
     folders: list[Path] = []
     seen: set[str] = set()
@@ -186,7 +187,7 @@ def find_run_folders(root: Path) -> list[Path]:
             continue
         seen.add(real)
         if "metrics.jsonl" in files or {"status.json", "config.yaml"} <= set(files):
-            folders.append(real_path(Path(folder)))
+            folders.append(run_path(Path(folder)))
             below.clear()
         below[:] = [name for name in below if not name.startswith(".")]
     return folders

@@ -12,6 +12,7 @@ from pathlib import Path
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.record import RunFolder
 from pgsrm.record.differences import labels
+from pgsrm.record.links import run_path
 from pgsrm.record.summary import Summary, answers, clock, how_far, in_columns, number, shared_line, summarise
 from pgsrm.util.errors import UserError
 
@@ -21,6 +22,8 @@ ORDER = ("finished", "waiting", "queued", "running", "stopped", "cut off", "fail
 
 def find_runs(places: Iterable[Path]) -> list[RunFolder]:
     """The run folders at or below each place: a run folder, a folder of them, or an outputs folder with runs/.
+
+    A run that a symbolic link leads to from elsewhere has its real path: trackers write beside it, not beside the link.
 
     Raises:
         UserError: a place is no folder.
@@ -34,7 +37,7 @@ def find_runs(places: Iterable[Path]) -> list[RunFolder]:
         else:
             runs = place / "runs"
             below = sorted((runs if runs.is_dir() else place).iterdir())
-        folders |= {path.resolve(): RunFolder(path) for path in below if (path / "config.yaml").exists()}
+        folders |= {path.resolve(): RunFolder(run_path(path)) for path in below if (path / "config.yaml").exists()}
     return list(folders.values())
 
 
