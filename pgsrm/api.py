@@ -228,7 +228,8 @@ class Run:
 
         if not (self._folder.best / "config.json").is_file():
             raise UserError(
-                f"{self.name}: has no best model, it is {self.state}; a run with stop.keep_best=true keeps it"
+                f"{self.name}: has no best model, it is {self.state}; it is kept where stop.keep_best=true is set from "
+                "the run's start"
             )
         return AutoModelForCausalLM.from_pretrained(self._folder.best)
 

@@ -52,7 +52,8 @@ def read_finished(folder: Path, best: bool = False) -> "Run":
     if not (folder / "model/config.json").is_file():
         raise UserError(f"{folder}: has no final model, it is {run.state}; train it to its end first")
     if best and not (folder / "best/config.json").is_file():
-        raise UserError(f"{folder}: has no best model (no best/); it is kept in runs with stop.keep_best=true")
+        remedy = "it is kept where stop.keep_best=true is set from the run's start"
+        raise UserError(f"{folder}: has no best model (no best/); {remedy}")
     return run
 
 

@@ -32,6 +32,11 @@ class Stopping:
         return (self._settings.metric or "").startswith("eval/")
 
     @property
+    def best_update(self) -> int | None:
+        """The update after which the metric was best; None where it had no number yet."""
+        return None if math.isnan(self._best) else self._best_update
+
+    @property
     def due(self) -> bool:
         """Whether the run is to end."""
         return self._settings.metric is not None and self._without >= self._settings.patience

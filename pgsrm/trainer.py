@@ -388,7 +388,14 @@ class Trainer:
         self.folder.write_reward_state(remembered_by(self.score.reward, self.evaluate.measures))
         with writing(self.folder.path):
             self._save(model, self.folder.model)
-            best.finish(self.folder)
+            kept, update = best.finish(self.folder, self._stopping.best_update), self._stopping.best_update
+        if self.settings.stop.keep_best and update is not None and not kept:
+            print(
+                f"{self.folder.name}: no best model is kept; the best evaluation, at update {update}, came before "
+                "stop.keep_best=true was set",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _keep_best(self) -> None:
         """Save the model of the evaluation that was just made in the layout of what `pgsrm.push` makes."""

@@ -466,7 +466,7 @@ def test_only_a_finished_run_is_evaluated_again(run_cli: Callable[..., Any]) -> 
     result = run_cli("nowhere", "--best", module="pgsrm.evaluation")
     assert (result.code, result.error_line) == (
         2,
-        "nowhere: no best model (no best/); it is kept in runs with stop.keep_best=true",
+        "nowhere: no best model (no best/); it is kept where stop.keep_best=true is set from the run's start",
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,32 @@ def test_an_interrupted_run_keeps_the_same_best_model(
     assert (resumed.folder / "best/model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
+@pytest.mark.parametrize("update", [2, 6])
+def test_a_best_model_is_there_only_if_it_is_of_the_best_evaluation(
+    rising: list[str],
+    update: int,
+    before: bool,
+    after: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a run that had stop.keep_best only before, or only after, an interruption. Wrong version: an earlier model, or no word."""
+    whole = pgsrm.train(*rising, progress=False)
+    best, weights = best_update(whole), (whole.folder / "best/model.safetensors").read_bytes()
+    assert 2 < best < 6
+    shutil.rmtree(whole.folder / "best")
+    interrupt_again(whole.folder, [*rising[:-1], f"stop.keep_best={str(before).lower()}"], update, monkeypatch)
+    capsys.readouterr()
+    resumed = pgsrm.train(*rising[:-1], f"stop.keep_best={str(after).lower()}", progress=False)
+    there = before if best <= update else after
+    assert (resumed.folder / "best/model.safetensors").is_file() == there
+    assert not there or (resumed.folder / "best/model.safetensors").read_bytes() == weights
+    assert (RunFolder(resumed.folder).status() or {}).get("best_update") == (best if there else None)
+    said = f"the best evaluation, at update {best}, came before stop.keep_best=true was set"
+    assert (said in capsys.readouterr().err) == (after and not there)
+
+
 def test_a_kill_between_the_best_model_and_the_status_loses_neither(
     rising: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,9 +285,11 @@ def test_what_is_kept_until_the_end(tmp_path: Path) -> None:
     ]
     best.cut_back(folder, 5)  # the run resumes from its checkpoint
     assert sorted(path.name for path in folder.checkpoints.glob("*best*")) == ["best-000001", "best-000004"]
-    best.finish(folder)
+    assert not best.finish(folder, 5) and not best.finish(folder, None)  # that one was not saved
+    assert not folder.best.exists() and folder.status() is None
+    assert best.finish(folder, 4)
     assert (folder.best / "weights").read_text() == "4" and (folder.status() or {})["best_update"] == 4
-    best.finish(folder)
+    assert best.finish(folder, 4)
     assert (folder.best / "weights").read_text() == "4"
 
 

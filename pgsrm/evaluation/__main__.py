@@ -80,7 +80,10 @@ def main() -> None:
     args = parser.parse_args()
     for run in args.runs:
         if args.best and not (run / "best/config.json").is_file():
-            parser.exit(2, f"{run}: no best model (no best/); it is kept in runs with stop.keep_best=true\n")
+            parser.exit(
+                2,
+                f"{run}: no best model (no best/); it is kept where stop.keep_best=true is set from the run's start\n",
+            )
         if not (run / "model/config.json").is_file() or not (run / "config.yaml").is_file():
             parser.exit(2, f"{run}: no finished run (no config.yaml and model/); name a folder of outputs/runs\n")
     for run in args.runs:

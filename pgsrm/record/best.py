@@ -50,19 +50,21 @@ def cut_back(folder: RunFolder, update: int) -> None:
             shutil.rmtree(_place(folder, each))
 
 
-def finish(folder: RunFolder) -> None:
-    """Leave the best model in best/, and the update that it is of in the status as `best_update`.
+def finish(folder: RunFolder, update: int | None) -> bool:
+    """Leave the model of the best evaluation, after `update`, in best/, and the update in the status as `best_update`.
 
-    Nothing happens where no evaluation had a number, or where this was done before.
+    Nothing happens where that model was not saved, as in a run that had `stop.keep_best` only later or only before, or where
+    this was done before. Whether best/ is there.
     """
     kept = _saved(folder)
-    if not kept:
-        return
+    if not kept or kept[-1] != update:
+        return folder.best.is_dir()
     folder.write_status(best_update=kept[-1])
     for earlier in kept[:-1]:  # else a run that is killed now would take one of them for the best
         shutil.rmtree(_place(folder, earlier))
     shutil.rmtree(folder.best, ignore_errors=True)
     os.rename(_place(folder, kept[-1]), folder.best)
+    return True
 
 
 def _place(folder: RunFolder, update: int) -> Path:
