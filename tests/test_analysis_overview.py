@@ -1,5 +1,7 @@
 """The report's first screen, and rewards per token."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,14 @@ from omegaconf import OmegaConf
 from test_analysis_report import make_report, sample
 from test_differences import frozen
 
-from pgsrm.analysis.commands import more_seeds
+from pgsrm.analysis.commands import more_seeds, run_command
 from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.overview import before_and_after, overview
 from pgsrm.analysis.results import COLUMNS
+from pgsrm.analysis.runs import Run
 from pgsrm.analysis.samples import pieces
 from pgsrm.analysis.variants import Variant, load_variants
+from pgsrm.config.compose import plan_words
 
 
 def real_runs(root: Path, *runs: tuple[str, ...]) -> list[Variant]:
@@ -56,6 +60,62 @@ def test_runs_that_are_no_product_have_a_command_each(tmp_path: Path) -> None:
         "python -m pgsrm.run -m task=color reward=pgsrm reward.alpha=8 seed=0,1,2",
         "python -m pgsrm.run -m task=antonym reward=binary seed=0,1,2",
     }
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model.lora={}",),  # of a key whose default is null
+        ("model.lora={rank: 4, targets: [c_attn, 'a b']}",),
+        (r"task.skip=[hot, 'it\'s']",),
+        ("ppo.clip_range=0.2", "ppo.top_k=5", "model.path=null"),
+        ("reward=text_metric", "++reward.epsilon=0.25"),
+        ("evaluation.measures={m: {_target_: pgsrm.reward.LengthReward, words: 3, note: null, on: true}}",),
+        ("critic=gold",),
+        ("critic=lexicon", "embedder@evaluation.embedder=static"),
+    ],
+)
+def test_a_command_composes_to_the_runs_config(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    """Wrong version: mappings and lists are left out."""
+    (variant,) = real_runs(tmp_path, overrides)
+    for command, begin in ((run_command(variant.runs[0]), 3), (more_seeds([variant])[0].replace("=0,1,2", "=0"), 4)):
+        assert frozen(*shlex.split(command)[begin:]) == frozen(*overrides)
+
+
+def test_a_command_says_no_secret(tmp_path: Path) -> None:
+    given = "evaluation.measures={m: {_target_: a.B, api_key: abc123, max_tokens: 5}}", "++reward.api_key=abc123"
+    (variant,) = real_runs(tmp_path, given)
+    assert "abc123" not in run_command(variant.runs[0]) and "max_tokens: 5" in run_command(variant.runs[0])
+
+
+def test_the_command_of_a_run_with_choices_of_ones_own(
+    small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: it has the choices alone, and makes another run."""
+    (tmp_path / "own.py").write_text(
+        "class Mine:\n"
+        "    def __init__(self, weight, note, embedder, checker):\n"
+        "        self.embedder = embedder\n"
+        "    def __call__(self, *, responses, **_):\n"
+        "        return [0.0] * len(responses)\n"
+    )
+    for group, text in {
+        "reward": "_target_: own.Mine\nweight: 2\nnote: [a]\nembedder: ${embedder}\nchecker: ${task.checker}\n",
+        "task": "defaults: [color, _self_]\ntemplate: 'Mix {c1} and {c2}: '\nmax_new_tokens: 3\n",
+    }.items():
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / "conf" / group / "mine.yaml").write_text(text)
+    place = f"--config-dir={tmp_path / 'conf'}"
+    words = ["task=mine", "task.max_new_tokens=4", "reward=mine", "reward.weight=3", "model.lora={rank: 4}"]
+    monkeypatch.syspath_prepend(tmp_path)
+    planned = plan_words(place, *small, *words, "ppo.entropy_coef=0.01")
+    run = Run(planned.folder.path, planned.config, {}, {})
+    typed = shlex.split(run_command(run))[3:]
+    assert {"task=mine", "task.max_new_tokens=4", "reward=mine", "reward.weight=3"} <= set(typed)
+    assert "ppo.episodes=16" in typed and "ppo.entropy_coef=0.01" in typed
+    assert not [word for word in typed if word.startswith(("reward.embedder", "reward.checker"))]
+    again = plan_words(place, *typed, f"paths.outputs={tmp_path / 'again'}", "tracking=none")
+    assert again.identity == planned.identity
 
 
 def test_three_seeds_need_no_command(tmp_path: Path) -> None:

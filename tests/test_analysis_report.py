@@ -152,7 +152,8 @@ def test_levels_are_compared_with_the_base_that_the_sweep_begins_with(tmp_path: 
 def test_what_differs_between_settings_is_listed(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", config={"ppo": {"lr": 1e-5, "same": 1}})
     write_run(tmp_path / "runs", config={"ppo": {"lr": 3e-5, "same": 1}})
-    write_run(tmp_path / "runs", reward="binary", config={"ppo": {"lr": 1e-5, "same": 1}, "reward": {"checker": "x"}})
+    checker = {"checker": {"_target_": "pgsrm.task.NormalizedEquality"}}
+    write_run(tmp_path / "runs", reward="binary", config={"ppo": {"lr": 1e-5, "same": 1}, "reward": checker})
     words = make_report(tmp_path).words
     assert "color ppo.lr 1e-5 ppo.lr=1e-5" in words and "color ppo.lr 3e-5 ppo.lr=3e-5" in words
     assert "ppo.same" not in words and "reward.checker" not in words  # which one reward has and the other has not
