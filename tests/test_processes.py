@@ -80,7 +80,7 @@ def test_one_process_standardises_the_reward(
         "class Mine:\n"
         "    def standardise(self, samples):\n"
         "        prompts, responses = samples()\n"
-        "        assert len(prompts) == len(responses) >= 512\n"
+        "        assert len(prompts) == len(responses) == 512\n"
         "        with open('calls', 'a') as file:\n"
         "            file.write(f'standardise {os.getpid()}\\n')\n"
         "    def __call__(self, *, responses, **_):\n"

@@ -513,7 +513,7 @@ def test_a_run_is_standardised_by_the_reference_policy_from_its_first_evaluation
         trainer.policy, trainer.codec, trainer.task, trainer.prompt_ids, trainer.sampling, trainer.settings.seed
     )
     outputs = RewardModel(str(judge_folder)).outputs(*samples)
-    assert len(outputs) == len(trainer.task.train) * math.ceil(512 / len(trainer.task.train))
+    assert len(outputs) == 512 and samples[0][: len(trainer.task.train)] == [e.prompt for e in trainer.task.train]
     assert (mean, std) == (pytest.approx(outputs.mean()), pytest.approx(outputs.std()))
     assert torch.equal(before, trainer.sampling_rng.get_state())
     run = pgsrm.train(*given, progress=False)

@@ -55,7 +55,7 @@ class Reward(Protocol):
       digests of its parts, for example its embedder's.
     - `attach(policy, codec)` is called once before the first update of a run, for a reward that asks the policy itself.
     - `standardise(samples)` is called once before the first evaluation and the first update of a run, for a reward that is counted
-      from what the policy writes untrained. `samples()` returns about 512 prompts of the training and one response of the reference
+      from what the policy writes untrained. `samples()` returns 512 prompts of the training and one response of the reference
       policy to each; they are drawn when it is first called. What is measured on them belongs into `state`.
     - `state()` and `restore(state)`, both or neither, for a reward that remembers earlier batches. `state` returns what it
       remembers, of what JSON holds (numbers, texts, lists, dicts), and later calls do not change it. Checkpoints have it, so

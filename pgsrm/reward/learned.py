@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from pgsrm.models.reward_model import RewardModel
 
-STANDARDISED_ON = 512  # samples of the reference policy, about
+STANDARDISED_ON = 512  # samples of the reference policy
 FLAT = 1e-6  # a deviation as small as this is rounding alone
 Name = Annotated[str, Meta(min_length=1)]
+T = TypeVar("T")
 
 
 class LearnedReward:
@@ -140,6 +141,11 @@ def combined(rewards: np.ndarray, how: str, penalty: float) -> np.ndarray:
         return lowest
     mean: np.ndarray = rewards.mean(axis=0)
     return mean if how == "mean" else mean - penalty * rewards.std(axis=0)
+
+
+def standardised_on(examples: Sequence[T]) -> list[T]:
+    """The `STANDARDISED_ON` examples whose answers a reward is standardised by: the first, or all in turn, again and again."""
+    return [examples[i % len(examples)] for i in range(STANDARDISED_ON)]
 
 
 def moments(outputs: np.ndarray) -> tuple[float, float]:

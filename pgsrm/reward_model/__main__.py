@@ -203,17 +203,17 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
 
 def _standard(composed: Composed, model: "RewardModel", train: "Sequence[Preference]") -> tuple[float, float, str]:
     """Mean and deviation of a model's outputs for the reference policy's samples, and what was measured on."""
-    from pgsrm.reward.learned import STANDARDISED_ON, moments
+    from pgsrm.reward.learned import moments, standardised_on
 
     if not composed.names_task:
         texts = [(pair.prompt, text) for pair in train for text in (pair.chosen, pair.rejected)]
         outputs = model.outputs([prompt for prompt, _ in texts], [text for _, text in texts])
         return *moments(outputs), f"the {len(texts)} texts of the training pairs"
-    examples = composed.task.train[:STANDARDISED_ON]
-    samples = composed.draw(composed.settings.model, examples, -(-STANDARDISED_ON // len(examples)))
-    prompts = [example.prompt for example, texts in zip(examples, samples, strict=True) for _ in texts]
-    responses = [text for texts in samples for text in texts]
-    return *moments(model.outputs(prompts, responses)), f"{len(responses)} samples of the reference policy"
+    examples = standardised_on(composed.task.train)
+    responses = [text for (text,) in composed.draw(composed.settings.model, examples, 1)]
+    return *moments(
+        model.outputs([example.prompt for example in examples], responses)
+    ), f"{len(responses)} samples of the reference policy"
 
 
 def judge_command(words: Sequence[str]) -> None:

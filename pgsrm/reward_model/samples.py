@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from pgsrm.models.load import load_codec, load_model, resolve_device
 from pgsrm.models.settings import ModelSettings
+from pgsrm.policy.answers import answers
 from pgsrm.policy.choose import build_policy
-from pgsrm.policy.sampling import Sampling, shortened
+from pgsrm.policy.sampling import Sampling
 from pgsrm.task import Example
 
 
@@ -25,9 +25,6 @@ def draw(
     codec = load_codec(settings, model)
     prompts = [codec.encode(example.prompt) for example in examples]
     policy = build_policy(model, None, codec.eos, prompts, how.max_new_tokens, settings)
-    draws = np.random.default_rng(seed)
     asked = [prompt for prompt in prompts for _ in range(count)]
-    uniforms = torch.from_numpy(draws.random((len(asked), how.max_new_tokens)))
-    ids = shortened(policy.answer(asked, uniforms, how), min_new_tokens, how.max_new_tokens, draws)
-    texts, _ = codec.decode(ids)
+    texts = answers(policy, codec, asked, how, np.random.default_rng(seed), min_new_tokens)
     return [texts[start : start + count] for start in range(0, len(texts), count)]
