@@ -587,6 +587,7 @@ def test_what_is_no_reward_model(
         (["train", "pairs=few.jsonl", "out=x"], "line 1: no column `rejected`"),
         (["train", "pairs=one.jsonl", "out=x"], "pairs: 1 prompts with a pair"),
         (["train", "out=x", "model.dtype=bfloat16"], "model.dtype=bfloat16: a reward model is trained in one process"),
+        (["train", "out=x", "model.dtype=tfloat32"], "model.dtype=tfloat32: a reward model is trained in one process"),
         (["train", "out=x", "reward_model.lr=0"], "reward_model.lr=0: expected `float` > 0.0"),
         (["train", "out=x", "task=sentiment_control"], "pairs=reference: some prompts of the task have no reference"),
         (["train", "out=x", "task=sentiment_control", "pairs=gold"], "pairs=gold: the task has no checker"),

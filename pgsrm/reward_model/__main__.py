@@ -211,9 +211,8 @@ def _standard(composed: Composed, model: "RewardModel", train: "Sequence[Prefere
         return *moments(outputs), f"the {len(texts)} texts of the training pairs"
     examples = standardised_on(composed.task.train)
     responses = [text for (text,) in composed.draw(composed.settings.model, examples, 1)]
-    return *moments(
-        model.outputs([example.prompt for example in examples], responses)
-    ), f"{len(responses)} samples of the reference policy"
+    outputs = model.outputs([example.prompt for example in examples], responses)
+    return *moments(outputs), f"{len(responses)} samples of the reference policy"
 
 
 def judge_command(words: Sequence[str]) -> None:
