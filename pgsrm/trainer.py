@@ -378,6 +378,8 @@ class Trainer:
 
     def finish(self) -> None:
         """Save the weights and the tokenizer in the hub's layout: adapters beside them, and merged into them."""
+        if not self._has_part_in_saving:
+            return
         lora = self.settings.model.lora is not None
         if lora and self.processes.first:
             with writing(self.folder.path):
@@ -399,6 +401,8 @@ class Trainer:
 
     def _keep_best(self) -> None:
         """Save the model of the evaluation that was just made in the layout of what `pgsrm.push` makes."""
+        if not self._has_part_in_saving:
+            return
         adapted = self.policy.model if self.settings.model.lora is not None else None
         model = self._whole(self.policy.model if adapted is None else merged(copy.deepcopy(adapted)))
 
@@ -409,6 +413,11 @@ class Trainer:
 
         if self.processes.first:
             best.save(self.folder, self.update, write)
+
+    @property
+    def _has_part_in_saving(self) -> bool:
+        """Whether this process saves the model: the first one does, and with sharded weights none can do without the others."""
+        return self.processes.first or self.settings.model.shard
 
     def _whole(self, model: Any) -> Any:
         """The model as one process has it. Several processes call this together."""

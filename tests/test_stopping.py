@@ -11,6 +11,7 @@ import pytest
 from conftest import interrupt_again
 
 import pgsrm
+import pgsrm.trainer as trainer_module
 from pgsrm.config.compose import plan_words
 from pgsrm.config.schema import StopSettings
 from pgsrm.record import RunFolder
@@ -251,6 +252,30 @@ def test_adapters_stand_beside_the_best_model(rising: list[str], tiny: Path) -> 
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), run.folder / "best/adapter")
     ids = torch.arange(8)[None]
     torch.testing.assert_close(adapted(ids).logits, run.best_model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_process_alone_merges_and_saves(rising: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong version: each of them copies the model and merges the adapters, for nothing."""
+    from pgsrm.util.distributed import Processes
+
+    trainer = pgsrm.Trainer.build(*rising, "model.lora={rank: 2}")
+    merges: list[int] = []
+    merge = trainer_module.merged
+
+    def counted(model: Any) -> Any:
+        merges.append(trainer.processes.rank)
+        return merge(model)
+
+    monkeypatch.setattr(trainer_module, "merged", counted)
+    for rank in (1, 0):
+        trainer.processes = Processes(rank, 2)
+        trainer._keep_best()
+        assert len(list(trainer.folder.checkpoints.glob("best-*"))) == (1 if rank == 0 else 0)
+    for rank in (1, 0):
+        trainer.processes = Processes(rank, 2)
+        trainer.finish()
+        assert trainer.folder.model.exists() == (rank == 0)
+    assert merges == [0, 0]
 
 
 def test_what_is_kept_until_the_end(tmp_path: Path) -> None:
