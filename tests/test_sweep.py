@@ -3,11 +3,13 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +396,24 @@ def test_status_says_how_long_a_running_run_has_left(some_runs: Path) -> None:
     running.append_metrics({"update": 15, "reward/mean": 0.25, **cost, "memory/cuda_peak": 30.25})
     assert "\nrunning: 20 tokens/s, at most 30.2 GiB\n" in status.table(status.find_runs([some_runs]))
     running.release()
+
+
+@pytest.mark.parametrize(
+    ("memory", "line"),
+    [
+        (
+            (math.nan, 2.0, 1.0),
+            "running: 30 tokens/s together, at most 2.0 GiB each",
+        ),  # wrong version: max() of a NaN is -
+        ((1.0, math.nan, 2.0), "running: 30 tokens/s together, at most 2.0 GiB each"),
+        ((math.nan,), "running: 10 tokens/s, at most - GiB"),
+    ],
+)
+def test_the_most_memory_of_running_runs_is_of_those_that_say_it(
+    some_runs: Path, memory: tuple[float, ...], line: str
+) -> None:
+    one = replace(summarise(status.find_runs([some_runs])[0]), state="running", tokens_per_second=10.0)
+    assert status._cost([replace(one, memory=each) for each in memory]) == [line]
 
 
 def test_status_takes_any_folder_and_imports_nothing_heavy(some_runs: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def _cost(runs: Sequence[Summary]) -> list[str]:
     if not running:
         return []
     speed = sum(run.tokens_per_second for run in running)
-    most = max(run.memory for run in running)
+    most = max((run.memory for run in running if not math.isnan(run.memory)), default=math.nan)
     together, each = (" together", " each") if len(running) > 1 else ("", "")
     return [f"running: {speed:.0f} tokens/s{together}, at most {number(most, 1)} GiB{each}"]
 
