@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pgsrm.config.compose import compose_run
@@ -96,7 +96,7 @@ class TextReward:
 
 def _texts(given: str | Sequence[str], row: int) -> list[str]:
     """The references of a row, at least one."""
-    texts = [given] if isinstance(given, str) else list(given)
+    texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise UserError(f"references: row {row} has {str(given)[:60]}; give one text, or a list of texts")
     return [nfc(text) for text in texts]

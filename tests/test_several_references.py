@@ -278,6 +278,10 @@ def test_texts_of_other_trainers() -> None:
     for bad in ([], ["cold", 1]):
         with pytest.raises(UserError, match=r"^references: row 1 has \[.*; give one text, or a list of texts"):
             score(["p", "p"], ["a", "b"], ["cold", bad])  # type: ignore[list-item]
+    assert score(["p"], ["icy"], [np.array(["cold", "icy"])]).totals == [1.0]  # type: ignore[list-item]  # as of a table
+    for none in (None, 3, float("nan")):  # an empty cell of a table
+        with pytest.raises(UserError, match=rf"^references: row 0 has {none}; give one text, or a list of texts"):
+            score(["p"], ["a"], [none])  # type: ignore[list-item]
 
 
 def test_a_column_of_lists_in_trl(tmp_path: Path) -> None:
