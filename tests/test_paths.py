@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from sqlalchemy import make_url
 
-from pgsrm.analysis.commands import _word
+from pgsrm.analysis.commands import _hydra, _words
 from pgsrm.config.compose import PATHS, _read_paths, compose_words
 from pgsrm.config.plan import resolve
 from pgsrm.record.mlflow_store import connect, sqlite_file, sqlite_uri, tracking_uri
@@ -169,12 +169,20 @@ def test_an_override_that_needs_no_quotes_has_none() -> None:
 def test_several_values_in_a_printed_command_can_be_pasted() -> None:
     """Wrong version: `task.data=/a b/x=1.csv,y.csv` as it stands, which neither the shell nor Hydra reads back."""
     values = ["/my data/x=1.csv", "it's.csv", "b#.csv"]
-    (word,) = shlex.split(_word("task.data", values))
+    (printed,) = _words({"task.data": [_hydra(value) for value in values]})
+    (word,) = shlex.split(printed)
     (parsed,) = OverridesParser.create().parse_overrides([word])
     assert [value.text for value in parsed.sweep_iterator()] == values
-    assert _word("reward", ["pgsrm", "binary"]) == "reward=pgsrm,binary"
-    assert _word("ppo.actor_lr", [1e-4, 0.5]) == "ppo.actor_lr=0.0001,0.5"
-    assert _word("task.paper", [None, None]) == "task.paper=null,null"
+    columns: dict[str, list[Any]] = {
+        "reward": ["pgsrm", "binary"],
+        "ppo.actor_lr": [1e-4, 0.5],
+        "task.paper": [None, None],
+    }
+    assert _words({key: [_hydra(value) for value in column] for key, column in columns.items()}) == [
+        "task.paper=null,null",
+        "reward=pgsrm,binary",
+        "ppo.actor_lr=0.0001,0.5",
+    ]
 
 
 def test_parts_of_a_sum_and_measures_name_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
