@@ -39,6 +39,10 @@ def test_a_varied_value_is_its_key_and_value() -> None:
         "task.data=a/words.csv",
         "task.data=b/words.csv",
     ]
+    ensemble, other = "reward.path=[/x/a,/x/b]", "reward.path=[/x/a,/x/c]"
+    assert said(("reward=learned", ensemble), ("reward=learned", other)) == ["reward.path=[a,b]", "reward.path=[a,c]"]
+    same = "reward.path=[/y/a,/y/b]"  # names alone do not tell these apart
+    assert said(("reward=learned", ensemble), ("reward=learned", same)) != ["reward.path=[a,b]"] * 2
 
 
 def test_a_choice_explains_the_values_below_it() -> None:

@@ -223,10 +223,25 @@ def _shown(key: str, values: Sequence[str | None]) -> list[str | None]:
     short = {value: value for value in distinct}
     if any(PurePath(value).is_absolute() for value in distinct):
         short = _tails(distinct)
+    listed = {value: _listed_by_names(value) or text for value, text in short.items()}
+    if len(set(listed.values())) == len(distinct):
+        short = listed
     short = {value: " ".join(text.split()) for value, text in short.items()}
     if any(len(text) > _LONGEST for text in short.values()):
         short = _around_the_difference(short)
     return [None if value is None else short[value] for value in values]
+
+
+def _listed_by_names(value: str) -> str | None:
+    """`[gold_0,gold_1]` of a list with absolute paths, as `value_text` writes one; None of anything else."""
+    try:
+        items = json.loads(value) if value.startswith("[") else []
+    except ValueError:
+        return None
+    paths = [PurePath(item) for item in items if isinstance(item, str)]
+    if not any(path.is_absolute() for path in paths) or len(paths) < len(items):
+        return None
+    return f"[{','.join(path.name if path.is_absolute() else str(path) for path in paths)}]"
 
 
 def _tails(values: Sequence[str]) -> dict[str, str]:
