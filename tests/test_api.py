@@ -257,6 +257,19 @@ def interrupt_at(update: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) -
     monkeypatch.setattr(pgsrm.trainer.Trainer, "learn", interrupted)
 
 
+def whole_and_resumed(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """The metrics of a run that was not cut, and those of the same one that was cut in its first update and resumed."""
+    whole = (run := pgsrm.train(*words, progress=False)).metrics
+    for path in run.folder.rglob("*"):
+        if path.is_file() and path.name not in ("config.yaml", "lock"):
+            path.unlink()
+    with monkeypatch.context() as patched:
+        interrupt_at(1, patched)
+        with pytest.raises(KeyboardInterrupt):
+            pgsrm.train(*words, progress=False)
+    return whole, pgsrm.train(*words, progress=False).metrics
+
+
 def test_an_interrupt_ends_the_run_with_a_checkpoint_and_the_same_call_resumes_it(
     small: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,6 @@ import torch
 from conftest import in_float64
 from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_settings
 
-import pgsrm
 from pgsrm.models.precision import multiply_in_tf32
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.graphed import GraphedPolicy
@@ -40,6 +39,31 @@ def on_gpu(policy: FastPolicy, kind: type[FastPolicy] | type[SimplePolicy] = Fas
     if kind is FastPolicy:
         options["prompts"] = policy.prompts
     return kind(model, copy.deepcopy(model), policy.eos, padding=policy.padding, **options)
+
+
+def updates(policy: Any, choice: str) -> Callable[[], None]:
+    """What makes an update of ten responses of up to three tokens."""
+    learner = Learner(policy, ppo_settings(choice), torch.Generator().manual_seed(0))
+
+    def update() -> None:
+        uniforms = torch.rand(10, 3, dtype=torch.float64)
+        sampled = policy.sample(PROMPTS * 2, uniforms, Sampling(3), learner.reuses_prefill(10))
+        rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
+        step(learner, PROMPTS * 2, sampled.responses, rewards, sampled.prefill)
+
+    return update
+
+
+def waits(call: Callable[[], None]) -> list[str]:
+    """Where the host waits for the GPU within a call."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return [f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-9], ids=["float32", "float64"])
@@ -84,23 +108,9 @@ def test_an_update_waits_once_for_its_tokens_and_once_a_gradient_step(
     load_policy: LoadPolicy, choice: str, steps: int, bfloat16: bool
 ) -> None:
     policy = on_gpu(load_policy(prompts=PROMPTS), bfloat16=bfloat16)
-    learner = Learner(policy, ppo_settings(choice), torch.Generator().manual_seed(0))
-
-    def update() -> None:
-        uniforms = torch.rand(10, 3, dtype=torch.float64)
-        sampled = policy.sample(PROMPTS * 2, uniforms, Sampling(3), learner.reuses_prefill(10))
-        rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
-        step(learner, PROMPTS * 2, sampled.responses, rewards, sampled.prefill)
-
+    update = updates(policy, choice)
     update()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            update()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    found = [f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
+    found = waits(update)
     assert len(found) == 1 + steps, found
 
 
@@ -129,24 +139,16 @@ def test_bfloat16_is_near_float32(load_policy: LoadPolicy) -> None:
 def test_a_run_that_was_cut_ends_as_one_that_was_not(
     small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    from test_api import interrupt_at
+    from test_api import whole_and_resumed
 
     words = [*small, *words, "model.device=cuda", "seed=3"]
     if "critic=nano" in words:
         words.append(f"critic.cache={tmp_path / 'replies'}")
-    whole = (run := pgsrm.train(*words, progress=False)).metrics
-    for path in run.folder.rglob("*"):
-        if path.is_file() and path.name not in ("config.yaml", "lock"):
-            path.unlink()
-    with monkeypatch.context() as patched:
-        interrupt_at(1, patched)
-        with pytest.raises(KeyboardInterrupt):
-            pgsrm.train(*words, progress=False)
-    resumed = pgsrm.train(*words, progress=False)
+    whole, resumed = whole_and_resumed(words, monkeypatch)
     # replies are kept, so that the second run asks less
     asked = ("critic/calls", "critic/cache_hits")
     without_times = [name for name in whole if not is_measured(name) and name not in asked]
-    assert resumed.metrics[without_times].equals(whole[without_times])
+    assert resumed[without_times].equals(whole[without_times])
     assert (whole["memory/cuda_peak"].dropna() > 0).all() and whole["memory/cuda_peak"].notna().any()
 
 
@@ -220,23 +222,9 @@ def test_an_update_by_graphs_waits_and_grows_no_more_than_it_has_to(
 ) -> None:
     """One wait for the tokens, one a gradient step; and the memory of the second update after the twentieth."""
     policy = graphed(load_policy(prompts=PROMPTS), bfloat16=bfloat16)
-    learner = Learner(policy, ppo_settings(choice), torch.Generator().manual_seed(0))
-
-    def update() -> None:
-        uniforms = torch.rand(10, 3, dtype=torch.float64)
-        sampled = policy.sample(PROMPTS * 2, uniforms, Sampling(3), learner.reuses_prefill(10))
-        rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
-        step(learner, PROMPTS * 2, sampled.responses, rewards, sampled.prefill)
-
+    update = updates(policy, choice)
     update()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            update()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    found = [f"{w.filename}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
+    found = waits(update)
     assert len(found) == 1 + steps, found
     torch.cuda.synchronize()
     before, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
@@ -282,14 +270,7 @@ def test_an_update_by_graphs_launches_little(load_policy: LoadPolicy) -> None:
     from torch.profiler import profile as record
 
     policy = graphed(load_policy(prompts=PROMPTS))
-    learner = Learner(policy, ppo_settings("sound"), torch.Generator().manual_seed(0))
-
-    def update() -> None:
-        uniforms = torch.rand(10, 3, dtype=torch.float64)
-        sampled = policy.sample(PROMPTS * 2, uniforms, Sampling(3), learner.reuses_prefill(10))
-        rewards = at_last_token([float(row) for row in range(10)], sampled.responses)
-        step(learner, PROMPTS * 2, sampled.responses, rewards, sampled.prefill)
-
+    update = updates(policy, "sound")
     for _ in range(2):
         update()
     with record(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:

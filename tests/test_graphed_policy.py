@@ -327,20 +327,10 @@ def test_what_does_not_go_together_is_said_before_anything_starts(
 
 
 def test_a_run_that_was_cut_ends_as_one_that_was_not(small: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_api import interrupt_at
-
-    import pgsrm
+    from test_api import whole_and_resumed
 
     monkeypatch.setattr("pgsrm.policy.choose.is_asynchronous", lambda device: True)
     words = [*small, "task=antonym", "model.policy=graphed", "seed=3"]
-    whole = (run := pgsrm.train(*words, progress=False)).metrics
-    for path in run.folder.rglob("*"):
-        if path.is_file() and path.name not in ("config.yaml", "lock"):
-            path.unlink()
-    with monkeypatch.context() as patched:
-        interrupt_at(1, patched)
-        with pytest.raises(KeyboardInterrupt):
-            pgsrm.train(*words, progress=False)
-    resumed = pgsrm.train(*words, progress=False)
+    whole, resumed = whole_and_resumed(words, monkeypatch)
     names = [name for name in whole if not is_measured(name)]
-    assert resumed.metrics[names].equals(whole[names])
+    assert resumed[names].equals(whole[names])

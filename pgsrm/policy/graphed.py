@@ -277,9 +277,8 @@ def _check(model: Any) -> None:
             f"model.policy=graphed: {type(model).__name__} has the attention {attention}, not torch's; "
             "set model.policy=fast"
         )
-    kinds = str(
-        [getattr(module, "rope_type", "") for module in model.modules()]
-    )  # a name, or one for each kind of layer
+    # a name, or one for each kind of layer
+    kinds = str([getattr(module, "rope_type", "") for module in model.modules()])
     for kind in ("dynamic", "longrope"):
         if kind in kinds:
             raise UserError(
