@@ -95,7 +95,7 @@ def train(
             scored = run.score(rollout)
             metrics = run.learn(rollout, scored)
             show(run.record(rollout, scored, metrics, started))
-        due = run.settings.checkpoint.updates is not None and run.update % run.settings.checkpoint.updates == 0
+        due = run.settings.checkpoint.due(run.update, run.updates)
         if run.agreed(stop.asked or due or time.monotonic() - saved > run.settings.checkpoint.minutes * 60):
             run.save_checkpoint()
             saved = time.monotonic()
@@ -158,9 +158,10 @@ def _train_to_an_end(
 
     before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
     mirrors: list[Mirror] = []
-    state, reason, early = "failed", None, False
+    state, reason, early, keep = "failed", None, False, True
     try:
         settings, config = load_settings(folder)
+        keep = settings.checkpoint.keep
         _begin(folder, settings)
         mirrored = trackers_of(config)
         if not sqlite and is_sqlite(config["tracking"]):
@@ -185,7 +186,7 @@ def _train_to_an_end(
         seconds = before + time.monotonic() - started
         ended: dict[str, Any] = {"state": state, "reason": reason, **({"stopped_early": True} if early else {})}
         _write_end(folder, **ended, ended=_now(), seconds=seconds, update=update, episodes=episodes)
-        if state == "finished":
+        if state == "finished" and not keep:
             shutil.rmtree(folder.checkpoints, ignore_errors=True)  # only now: a kill before would have needed them
         for mirror in mirrors:
             mirror.finish(state, reason)

@@ -120,7 +120,7 @@ class Trainer:
         """
         this = plan_words(*overrides, reward=reward)
         path = Path(tempfile.mkdtemp(prefix="pgsrm-") if folder is None else folder)
-        replace(this, folder=RunFolder(path)).freeze()
+        replace(this, folder=RunFolder(path), beginning=None).freeze()
         trainer = cls.from_folder(RunFolder(path))
         trainer.standardise()
         if folder is None:

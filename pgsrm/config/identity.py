@@ -25,10 +25,11 @@ IN_THEIR_DIGESTS = [f"pgsrm.reward.{kind.__name__}" for kind in (LearnedReward, 
 
 @dataclass(frozen=True)
 class Identity:
-    """whole: hash (hex) of everything; variant: of all but the seed; parts: of each thing that decides, by its name."""
+    """whole: hash (hex) of everything; variant: all but the seed; course: all but ppo.episodes; parts: each thing that decides."""
 
     whole: str
     variant: str
+    course: str
     parts: dict[str, str]
 
     def changed(self, parts: dict[str, str]) -> list[str]:
@@ -73,7 +74,9 @@ def identify(
     }
     seed = {"seed": settings.seed}
     parts = {name: _hash(value)[:16] for name, value in {**deciding, **seed}.items()}
-    return Identity(_hash({**deciding, **seed}), _hash(deciding), parts)
+    ppo = {key: value for key, value in deciding["ppo settings"].items() if key != "episodes"}
+    course = _hash({**deciding, **seed, "ppo settings": ppo})
+    return Identity(_hash({**deciding, **seed}), _hash(deciding), course, parts)
 
 
 def _of_algorithm(settings: Settings) -> dict[str, Any]:

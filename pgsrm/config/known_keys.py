@@ -35,6 +35,7 @@ _ELSEWHERE = {
     "model.path": "model_name model_name_or_path pretrained pretrained_model model_id checkpoint_path",
     "evaluation.every": "eval_every eval_steps eval_freq eval_interval",
     "checkpoint.updates": "save_steps save_every save_freq save_interval",
+    "checkpoint.keep": "save_last keep_last keep_checkpoint save_optimizer",
     "paths.outputs": "out output outputs output_dir out_dir log_dir logdir save_dir",
     "tracking.experiment": "experiment_name project project_name",
     "tracking.uri": "tracking_uri mlflow_uri",

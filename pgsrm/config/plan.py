@@ -34,6 +34,7 @@ from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.record.model_name import model_name
 from pgsrm.record.run_folder import FORMAT
+from pgsrm.record.shorter import Beginning, Beginnings
 from pgsrm.record.trackers import check_trackers
 from pgsrm.task import Example, LacksReferencesError, Task, every_reference, load_task
 from pgsrm.util.errors import ParameterError, UserError, under, unwritable
@@ -66,8 +67,10 @@ class Plan:
     updates: int
     identity: str
     variant: str
+    course: str
     label: str
     parts: dict[str, str]  # of the identity, so that a resumed run can say what changed
+    beginning: Beginning | None = None  # where a shorter run of the same course left off, for a run that is new
 
     def freeze(self, sweep: str | None = None) -> None:
         """Make the folder and write config.yaml, unless a process trains the run or has finished it.
@@ -83,15 +86,19 @@ class Plan:
             with writing(self.folder.path):
                 replace(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
             if self.folder.status() is None:
+                begun = self.beginning if self.beginning is not None and self.beginning.copy_to(self.folder) else None
+                update = 0 if begun is None else begun.update
                 self.folder.write_status(
                     state="waiting",
                     format=FORMAT,
                     reason=None,
-                    update=0,
+                    update=update,
                     updates=self.updates,
-                    episodes=0,
+                    episodes=update * self.settings.ppo.batch_size,
+                    **({} if begun is None else {"goes_on_from": begun.folder.name}),
                     identity=self.identity,
                     variant=self.variant,
+                    course=self.course,
                     parts=self.parts,
                     sweep=sweep,
                     label=self.label,
@@ -106,6 +113,7 @@ class Shared:
 
     def __init__(self) -> None:
         self.folders = Folders()
+        self.beginnings = Beginnings()
         self._objects: dict[str, tuple[Any, Any]] = {}
         self._checked: set[str] = set()
         self._warned: set[float] = set()
@@ -217,7 +225,10 @@ def plan(
     named = choices | {"model": model or model_name(frozen)}
     parts = [*(named.get(group, "custom") for group in NAMED), *chosen_besides(choices)]
     name = run_name(parts, words, settings.seed, identity.whole)
-    folder = shared.folders.find(Path(settings.paths.outputs).absolute() / "runs", name, identity.whole)
+    runs = Path(settings.paths.outputs).absolute() / "runs"
+    folder, beginning = shared.folders.find(runs, name, identity.whole), None
+    if folder.status() is None and not settings.stop.keep_best:  # the best model so far is in no checkpoint
+        beginning = shared.beginnings.find(runs, identity.course, settings.ppo.updates)
     if folder.state() != "finished":  # what has finished needs no server any more
         shared.check_prompts(settings, task)
         with keys_as_written(frozen):
@@ -228,7 +239,18 @@ def plan(
     for key in LAUNCH:
         frozen.pop(key, None)
     title = label(named, words, settings.seed)
-    return Plan(folder, settings, frozen, settings.ppo.updates, identity.whole, identity.variant, title, identity.parts)
+    return Plan(
+        folder,
+        settings,
+        frozen,
+        settings.ppo.updates,
+        identity.whole,
+        identity.variant,
+        identity.course,
+        title,
+        identity.parts,
+        beginning,
+    )
 
 
 def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:

@@ -153,6 +153,15 @@ class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     minutes: Annotated[float, Meta(gt=0)]
     # Updates between two checkpoints, besides; null = by time alone.
     updates: Count | None = None
+    # Whether a finished run keeps its last checkpoint, from which a run with more ppo.episodes goes on.
+    keep: bool = False
+
+    def due(self, update: int, updates: int) -> bool:
+        """Whether one is written after `update` of a run of `updates`, whatever the time.
+
+        The one that is kept is that before the last update, whose line and evaluation a longer run makes anew.
+        """
+        return (self.updates is not None and update % self.updates == 0) or (self.keep and update == updates - 1)
 
 
 class StopSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

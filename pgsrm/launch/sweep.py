@@ -54,13 +54,25 @@ class Survey:
         parts = {need: f"{counts[need]} {need}" for need in dict.fromkeys(_NEEDS.values()) if counts[need]}
         if "failed before" in parts:
             parts["failed before"] += f" ({again})"
+        if begun := sum(plan.beginning is not None for plan in self.plans):
+            parts["new"] += f" ({begun} from where a shorter run left off)"
         return f"{len(self.plans)} run{'s' if len(self.plans) > 1 else ''}: {', '.join(parts.values())}"
 
     def lines(self) -> str:
         """The same, then one line per run: what a dry run shows."""
         width = max(map(len, self.needs))
-        runs = [f"  {need:{width}}  {plan.folder.name}" for plan, need in zip(self.plans, self.needs, strict=True)]
+        runs = [
+            f"  {need:{width}}  {plan.folder.name}{_beginning_of(plan)}"
+            for plan, need in zip(self.plans, self.needs, strict=True)
+        ]
         return "\n".join([self.line(), *runs, "dry_run=true: nothing was started"])
+
+
+def _beginning_of(plan: Plan) -> str:
+    """Where a new run begins, if not at its beginning."""
+    if plan.beginning is None:
+        return ""
+    return f", from update {plan.beginning.update} of {plan.beginning.folder.name}"
 
 
 def survey(plans: Sequence[Plan], retry_failed: bool = True) -> Survey:
