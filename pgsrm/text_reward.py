@@ -12,11 +12,11 @@ from pgsrm.config.compose import compose_run
 from pgsrm.config.plan import build_objects, resolve
 from pgsrm.models.asking import estimates_of
 from pgsrm.models.text import Codec
+from pgsrm.reward.calling import check_before
 from pgsrm.reward.output import normalise
 from pgsrm.rollout import Scored
 from pgsrm.task import reference_columns
 from pgsrm.util.errors import UserError, under
-from pgsrm.util.objects import check_object
 from pgsrm.util.text import nfc
 
 
@@ -50,7 +50,7 @@ class TextReward:
         new = [reference for reference in dict.fromkeys(references) if reference not in self._checked]
         if new:
             with under("reward"):
-                check_object(self._reward, new)
+                check_before(self._reward, new)
             self._checked.update(new)
 
     def __call__(

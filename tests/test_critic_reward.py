@@ -113,6 +113,28 @@ def test_an_outcome_has_its_own_reward(outcome: Any, last: float) -> None:
     assert rewards_of(reward).token_rewards[0] == [0, 0, 0, 0, 0, 0, last]
 
 
+@pytest.mark.parametrize(
+    ("critiques", "line"),
+    [
+        ([Critique((), "unparsed", "I like it.")], "critic: none of 8 replies has a form that is read"),
+        ([Critique((), "parsed", "Good: x", quotes=1, lost=1)], "critic: none of 8 quotes is in its response"),
+        ([SAID, Critique((), "unparsed")], None),
+        ([Critique((), "clean")], None),
+        ([SAID, Critique((), "parsed", quotes=2, lost=2)], None),
+    ],
+)
+def test_a_critic_of_no_use_is_told_once(
+    caplog: pytest.LogCaptureFixture, critiques: list[Critique], line: str | None
+) -> None:
+    reward = CriticReward(extrinsic, Given(*critiques))
+    rewards_of(reward, 7)
+    assert not caplog.messages  # too few to say
+    rewards_of(reward, 8)
+    rewards_of(reward, 8)
+    assert len(caplog.messages) == (line is not None)
+    assert line is None or (caplog.messages[0].startswith(line) and repr(critiques[0].reply) in caplog.messages[0])
+
+
 def test_streams_and_annotations() -> None:
     scored = rewards_of(CriticReward(extrinsic, Given(SAID, Critique((), "unparsed"))), 2)
     metrics = scored.metrics

@@ -44,6 +44,21 @@ def refusal(kind: type[Exception], call: Any, *arguments: Any) -> str:
     return message
 
 
+def test_who_waits_is_told_why(caplog: pytest.LogCaptureFixture) -> None:
+    """Wrong version: half a minute without a word while nobody listens at the address."""
+    server = Server("http://127.0.0.1:9/v1", retries=5, backoff=0.01, section="critic")
+    refusal(ServerError, lambda: chat(server))
+    refusal(ServerError, lambda: chat(server))  # within a minute
+    (line,) = caplog.messages
+    assert line.startswith("critic.base_url=http://127.0.0.1:9/v1: connection failed: ")
+    assert line.endswith("; at most 4 more tries, with a pause before each")
+
+
+def test_one_failure_is_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
+    refusal(ServerError, lambda: chat(Server("http://127.0.0.1:9/v1", retries=1, backoff=0.01)))
+    assert not caplog.messages
+
+
 def test_answers(fake: FakeOpenAI) -> None:
     server = client(fake)
     completion = chat(server, temperature=0)

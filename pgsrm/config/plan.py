@@ -36,9 +36,10 @@ from pgsrm.record.model_name import model_name
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.record.shorter import Beginning, Beginnings
 from pgsrm.record.trackers import check_trackers
+from pgsrm.reward.calling import check_before
 from pgsrm.task import Example, LacksReferencesError, Task, every_reference, load_task
 from pgsrm.util.errors import ParameterError, UserError, under, unwritable
-from pgsrm.util.objects import check_object
+from pgsrm.util.objects import check_call, check_object
 from pgsrm.util.paths import conf_folder
 
 CRITIC_PATHS = ("path", "instruction", "ledger", "cache")  # where a critic's config may name a file or folder
@@ -133,11 +134,14 @@ class Shared:
             return
         evaluated_with = build_evaluation(settings.evaluation)
         examples = task.train + task.holdout
-        check_object(task.checker, examples)
+        if task.checker is not None:
+            with under("task.checker"):
+                check_call(task.checker, "response", "reference", "inputs", by_name=False)
+            check_object(task.checker, examples)
         measures = {f"evaluation.measures.{name}": measure for name, measure in evaluated_with.measures.items()}
         for key, scoring in {"reward": reward, "evaluation": evaluated_with.other, **measures}.items():
             with under(key):
-                check_object(scoring, every_reference(examples))
+                check_before(scoring, every_reference(examples))
         self._checked.add(key)
 
     def check_prompts(self, settings: Settings, task: Task) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "data" / "static.kv"  # made by pgsrm/embedder/distill.py
 
-Language = Annotated[str, Meta(pattern="^[a-z]{2,3}(_[A-Za-z]+)?$")]
+Language = Annotated[str, Meta(pattern="^[a-z]{2,3}(_[A-Za-z]+)?$", description="a code as en or zh_Hant")]
 
 
 class WordVectors:

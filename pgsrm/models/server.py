@@ -5,10 +5,12 @@ lack a field or carry NaN; here an answer is right in full, or is asked for agai
 """
 
 import json
+import logging
 import os
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -52,6 +54,9 @@ __all__ = ["OPENAI", "Budget", "BudgetExceeded", "Completion", "RequestRefused",
 
 OPENAI = "https://api.openai.com/v1"
 TEXTS_A_REQUEST = 2048  # OpenAI takes no more
+logger = logging.getLogger(__name__)
+
+_TOLD_EVERY = 60.0  # seconds; at most one line in so many about tries that fail
 _LONGEST_BACKOFF = 30.0  # seconds
 _LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more is out of quota, or down
 _MESSAGE_OVERHEAD = 16  # at most so many tokens does a chat template add to a message
@@ -107,6 +112,8 @@ class Server:
         self._client: OpenAI | None = None
         self._connecting = threading.Lock()
         self._closed = threading.Event()
+        self._told: float | None = None  # when it was last said that tries fail
+        self._telling = threading.Lock()
         self._limits = Limits(section)
         self._lengths: dict[tuple[str, int | None], int] = {}
 
@@ -317,6 +324,8 @@ class Server:
                     if tries > self._retries or too_long:
                         raise self._given_up(failure, tries) from None
                     wait = self._pause(tries) if failure.wait is None else failure.wait
+                    if tries > 1:  # a single failure is nothing unusual
+                        self._tell(failure, self._retries - tries + 1)
                 self._closed.wait(wait)
 
     def _try(
@@ -383,6 +392,18 @@ class Server:
         if re.search(r"(?<![a-z])temperature(?![a-z])", reason) and self._section != "embedder":
             remedy = f"{self._section}.temperature=null leaves it out"
         return RequestRefused(f"{self._where}: refused ({status}: {reason}); {remedy}", status, reason)
+
+    def _tell(self, failure: Failure, left: int) -> None:
+        """Say that a server is asked again, so that nobody waits without knowing why; once a minute."""
+        with self._telling:
+            due = self._told is None or time.monotonic() - self._told > _TOLD_EVERY
+            if due:
+                self._told = time.monotonic()
+        if due:
+            tries = "try" if left == 1 else "tries"
+            logger.warning(
+                "%s: %s; at most %d more %s, with a pause before each", self._where, failure.what, left, tries
+            )
 
     def _given_up(self, failure: Failure, tries: int) -> ServerError:
         asked = f", and asks to wait {failure.wait:.0f} s" if failure.wait is not None else ""

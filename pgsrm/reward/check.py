@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.objects import name_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,7 @@ def rewards_of(reward: Any, examples: Sequence[Example], responses: Sequence[str
         token_ids=one_token,
         offsets=[[(0, len(text))] for text in responses],
     )
-    return normalise(output, one_token, type(reward).__name__).totals
+    return normalise(output, one_token, name_of(reward)).totals
 
 
 def _random_texts(answers: Sequence[str], draw: random.Random) -> list[str]:

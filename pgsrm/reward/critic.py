@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, Literal
 
 import msgspec
 
 from pgsrm.critic import OUTCOMES, Critic, Critique, Outcome
 from pgsrm.models.asking import CHARACTERS, Estimate, estimates_of
+from pgsrm.reward.calling import check_before
 from pgsrm.reward.output import normalise
 from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.numbers import Finite, Fraction, mean
-from pgsrm.util.objects import attach_object, check_object, restore_object, standardise_object, state_of
+from pgsrm.util.objects import attach_object, check_object, name_of, restore_object, standardise_object, state_of
+
+logger = logging.getLogger(__name__)
+_ENOUGH = 8  # replies, or quotes, that tell a critic of no use from bad luck
 
 Arm = Literal["sparse", "critic", "uniform", "shuffled", "total_at_end", "critic_only", "decomposed", "shaped"]
 WITHOUT_CRITIC: tuple[Arm, ...] = ("sparse", "decomposed")
@@ -85,6 +91,7 @@ class CriticReward:
         self._unmarked, self._outcomes = unmarked, dict(outcomes or {})
         self._gate = msgspec.convert(gate, Gate) if gate else Gate()
         self._seed = arm_seed
+        self._told = False  # that the critic's replies are of no use
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -108,7 +115,7 @@ class CriticReward:
     def check(self, references: Sequence[str]) -> None:
         """Have the extrinsic reward and the critic say what would keep them from working."""
         with under("extrinsic"):
-            check_object(self._extrinsic, references)
+            check_before(self._extrinsic, references)
         check_object(self._critic)
 
     def attach(self, policy: Any, codec: Any) -> None:
@@ -186,6 +193,11 @@ class CriticReward:
         )
         if len(critiques) != len(rows):
             raise UserError(f"critic: {len(critiques)} critiques for {len(rows)} responses; return one for each")
+        if not self._told and (problem := _useless(critiques)):
+            self._told = True
+            logger.warning(
+                "%s; `python -m pgsrm.critic ask` shows more, and critic.instruction says what is asked", problem
+            )
         after = _counters(self._critic)
         spent = {f"critic/{name}": after[name] - before.get(name, 0.0) for name in after}
         marks = [Marks((), None, [0.0] * len(pairs), 0) for pairs in offsets]
@@ -281,7 +293,7 @@ def _of_beginnings(extrinsic: Any, batch: Mapping[str, Any], rows: list[int], te
 
 def _score(extrinsic: Any, batch: Mapping[str, Any]) -> Scored:
     with under("extrinsic"):
-        return normalise(extrinsic(**batch), batch["token_ids"], type(extrinsic).__name__, batch["responses"])
+        return normalise(extrinsic(**batch), batch["token_ids"], name_of(extrinsic), batch["responses"])
 
 
 def _streams(marks: Sequence[Marks]) -> dict[str, float]:
@@ -300,6 +312,19 @@ def _streams(marks: Sequence[Marks]) -> dict[str, float]:
         **{f"critic/{outcome}": outcomes[outcome] / count for outcome in OUTCOMES},
         "critic/lost": sum(critique.lost for critique in critiques) / max(1, quotes),
     }
+
+
+def _useless(critiques: Sequence[Critique]) -> str:
+    """What is wrong with replies of which none marks anything that could be marked; empty if nothing is, or if they are few."""
+    if len(critiques) < _ENOUGH:
+        return ""
+    shown = shorten(critiques[0].reply, 80, placeholder=" ...")
+    if all(critique.outcome == "unparsed" for critique in critiques):
+        return f"critic: none of {len(critiques)} replies has a form that is read, so none earns anything; one is {shown!r}"
+    quotes = sum(critique.quotes for critique in critiques)
+    if quotes >= _ENOUGH and quotes == sum(critique.lost for critique in critiques):
+        return f"critic: none of {quotes} quotes is in its response, so none earns anything; one reply is {shown!r}"
+    return ""
 
 
 def _counters(critic: Any) -> dict[str, float]:

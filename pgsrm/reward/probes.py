@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pgsrm.reward.calling import check_before
 from pgsrm.reward.check import PROMPTS, NoPolicy, rewards_of
 from pgsrm.task import SHIPPED, Example, Task, accepts, every_reference, normalize, read_table
 from pgsrm.util.errors import UserError, under
 from pgsrm.util.numbers import mean
-from pgsrm.util.objects import as_before, attach_object, check_object
+from pgsrm.util.objects import as_before, attach_object
 
 # A response that earns this share of the reference's reward is paid; `_Judged.floors` says what it is counted from.
 NEAR = 0.9
@@ -108,7 +109,7 @@ def probe(task: Task, reward: Any) -> Result:
     answers = Answers(tuple(dict.fromkeys(example.reference for example in examples)), _opposites())
     with as_before(reward), under("reward"):
         attach_object(reward, NoPolicy(), NoPolicy())
-        check_object(reward, every_reference(examples))
+        check_before(reward, every_reference(examples))
         judged = _Judged.of(task, reward, examples)
         constant, constant_mean = _best_constant(reward, examples, answers)
         made = {**PROBES, CONSTANT: lambda *_: constant}

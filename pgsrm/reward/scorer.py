@@ -15,6 +15,7 @@ from pgsrm.task import Checker, Example, accepts, reference_columns
 from pgsrm.util.distributed import ALONE, Processes
 from pgsrm.util.errors import under
 from pgsrm.util.numbers import mean
+from pgsrm.util.objects import name_of
 
 
 class Scorer:
@@ -58,7 +59,7 @@ class Scorer:
                 token_ids=rollout.response_ids,
                 offsets=rollout.offsets,
             )
-        return normalise(output, rollout.response_ids, type(self.reward).__name__, rollout.texts)
+        return normalise(output, rollout.response_ids, name_of(self.reward), rollout.texts)
 
     def _of_responses(self, rollout: Rollout) -> dict[str, float]:
         counts = Counter(rollout.texts)

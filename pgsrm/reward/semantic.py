@@ -10,10 +10,12 @@ from msgspec import Meta
 from pgsrm.embedder import Embedder
 from pgsrm.reward.references import check_references, compared
 from pgsrm.util.errors import ParameterError, UserError
-from pgsrm.util.objects import check_object, digest_of
+from pgsrm.util.objects import check_object, digest_of, name_of
 
 if TYPE_CHECKING:
     import numpy as np
+
+_UNIT = 1e-2  # how far from 1 a row's length may be: float16 and bfloat16 round it
 
 
 class SemanticReward:
@@ -47,11 +49,16 @@ class SemanticReward:
         without_vector: Literal["zero_reward", "zero_vector"] = "zero_reward",
         length_penalty: Literal["ratio"] | None = None,
     ) -> None:
-        if not hasattr(embedder, "embed"):  # a word in the place of an object: reward.embedder=static
+        if isinstance(embedder, str | int | float | None):  # a word in the place of an object: reward.embedder=static
             raise ParameterError(
                 f"embedder={embedder!r}: is no embedder; choose one by embedder=..., and leave this key out"
             )
+        if not callable(getattr(embedder, "embed", None)):
+            raise UserError(
+                f"embedder._target_={name_of(embedder)}: is no embedder; name a class that has a method embed(texts)"
+            )
         self._embedder = embedder
+        self._dimension: int | None = None  # of the first vectors; there is no other in a reward's life
         self._similarity = SIMILARITIES[similarity]
         self._transform = TRANSFORMS[transform]
         self._alpha = alpha
@@ -74,7 +81,7 @@ class SemanticReward:
         """
         import numpy as np
 
-        embedded = self._embedder.embed(responses)  # (B, d)
+        embedded = self._embed(responses)  # (B, d)
         missing = np.asarray(~embedded.any(axis=1))  # (B,)
         several = compared(references, all_references)
         counts = [len(texts) for texts in several]
@@ -106,13 +113,43 @@ class SemanticReward:
         check_object(self._embedder)
         self._embed_references(references)
 
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit or zero rows (n, d), float32, of n texts.
+
+        Raises UserError for anything else, which an embedder of a user's own may give: it would be a wrong reward.
+        """
+        import numpy as np
+
+        who = f"embedder={name_of(self._embedder)}: embed gave"
+        vectors = self._embedder.embed(texts)
+        try:
+            rows = np.asarray(vectors, dtype=np.float32)
+        except (TypeError, ValueError) as error:  # rows of several lengths, words
+            raise UserError(f"{who} no table of numbers; return an array (texts, dimension)") from error
+        if rows.ndim != 2 or len(rows) != len(texts):
+            raise UserError(f"{who} the shape {rows.shape} for {len(texts)} texts; return a row for each")
+        self._dimension = self._dimension or rows.shape[1]
+        if rows.shape[1] != self._dimension:
+            raise UserError(
+                f"{who} rows of {rows.shape[1]} numbers after rows of {self._dimension}; give all one length"
+            )
+        lengths = np.linalg.norm(rows, axis=1)  # (n,)
+        good = np.isclose(lengths, 1, atol=_UNIT) | (lengths == 0)
+        if not good.all():
+            place = int(np.argmin(good))
+            raise UserError(
+                f"{who} a row of length {lengths[place]:.4g} for {texts[place]!r}; divide each row by its length, "
+                "and give zeros for a text without a vector"
+            )
+        return rows
+
     def _embed_references(self, references: Sequence[str]) -> np.ndarray:
         """Embeddings (R, d) of the references, each text embedded once in the reward's life."""
         import numpy as np
 
         new = [text for text in dict.fromkeys(references) if text not in self._references]
         if new:
-            for text, embedding in zip(new, self._embedder.embed(new), strict=True):
+            for text, embedding in zip(new, self._embed(new), strict=True):
                 if not embedding.any():
                     remedy = "change it, or choose an embedder that knows any text: embedder=sentence_transformer"
                     raise UserError(f"embedder: the reference {text!r} has no vector; {remedy}")

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pgsrm.models.asking import Estimate, estimates_of
+from pgsrm.reward.calling import check_before
 from pgsrm.reward.output import OWNED, RESERVED, normalise
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, under
 from pgsrm.util.numbers import Finite
-from pgsrm.util.objects import attach_object, check_object, digest_of, restore_object, standardise_object, state_of
+from pgsrm.util.objects import attach_object, digest_of, restore_object, standardise_object, state_of
 
 Scale = Literal["batch", "running"]
 TAKEN = RESERVED | {prefix.rstrip("/") for prefix in OWNED} | {"time"}
@@ -75,7 +76,7 @@ class SumReward:
         """Have each part say what would keep it from working."""
         for name, part in self.parts.items():
             with under(f"parts.{name}"):
-                check_object(part, references)
+                check_before(part, references)
 
     def attach(self, policy: Any, codec: Any) -> None:
         """Hand policy and tokenizer to the parts that ask the policy itself."""

@@ -63,10 +63,11 @@ class Composed:
     def labels(self, kind: str) -> "Labels":
         """What responses are worth by the task's checker (`gold`), or by the configured `reward`. Raises UserError, as a run."""
         from pgsrm.evaluation import build_object
+        from pgsrm.reward.calling import check_before
         from pgsrm.reward.check import NoPolicy, rewards_of
         from pgsrm.task import accepts, every_reference
         from pgsrm.util.errors import UserError, under
-        from pgsrm.util.objects import attach_object, check_object
+        from pgsrm.util.objects import attach_object
 
         checker = self.task.checker
         if kind == "gold":
@@ -78,7 +79,7 @@ class Composed:
         reward = build_object(self.config["reward"], "reward")
         with under("reward"):
             attach_object(reward, NoPolicy(), NoPolicy())
-            check_object(reward, every_reference(self.task.train))
+            check_before(reward, every_reference(self.task.train))
         return lambda examples, texts: rewards_of(reward, examples, texts)
 
     def draw(self, model: "ModelSettings", examples: "Sequence[Example]", count: int) -> list[list[str]]:

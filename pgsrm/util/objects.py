@@ -3,12 +3,13 @@
 Rewards, checkers, embedders and critics are such objects.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from pgsrm.util.errors import UserError, under
+from pgsrm.util.errors import ParameterError, UserError, under
 
 _DEPTH = 3  # of rewards within rewards whose parts are looked at
 
@@ -18,6 +19,30 @@ def check_object(target: Any, *arguments: Any) -> None:
     check = getattr(target, "check", None)
     if callable(check):
         check(*arguments)
+
+
+def name_of(target: Any) -> str:
+    """What an error calls the object: its class, or the function that it is or calls later (`_partial_: true`)."""
+    called = target.func if isinstance(target, partial) else target
+    return str(getattr(called, "__name__", type(called).__name__))
+
+
+def check_call(target: Any, *names: str, by_name: bool) -> None:
+    """Raise ParameterError for an object that can't be called with arguments of these names.
+
+    by_name: whether they are given by keyword, or else in this order.
+    """
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # a callable without a signature, one of C's for instance: calling it will tell
+        return
+    try:
+        signature.bind(*(() if by_name else names), **(dict.fromkeys(names) if by_name else {}))
+    except TypeError as error:
+        needed = "name those that it needs, and take the others as **_" if by_name else "take these, in this order"
+        raise ParameterError(
+            f"_target_={name_of(target)}: can't be called with {', '.join(names)} ({error}); {needed}"
+        ) from error
 
 
 def attach_object(target: Any, policy: Any, codec: Any) -> None:
@@ -87,8 +112,7 @@ def digest_of(target: Any) -> str | None:
     if isinstance(own, str) or (own is None and hasattr(target, "digest")):
         return own
     if own is not None:
-        kind = type(target).__name__
-        raise UserError(f"{kind}.digest: is {own!r}; make it a property that returns a string, or None")
+        raise UserError(f"{name_of(target)}.digest: is {own!r}; make it a property that returns a string, or None")
     return _digest_of_parts(target, _DEPTH)
 
 
