@@ -84,6 +84,18 @@ BAD = [
     ("hydra.launcher.slots=2", "hydra.launcher.slots=2: is for sweeps", "add -m"),
     ("hydra.sweep.dir=x", "hydra.sweep.dir=x: is for sweeps", "add -m"),
     ("hydra.job.chdir=true", "hydra.job.chdir=true: a run stays in the working directory", "leave it out"),
+    ("device=cuda", "device=cuda: unknown key", "did you mean model.device?"),
+    (
+        "model.lora.rank=4",
+        "model.lora.rank=4: model.lora has no keys until it is set; set it as a whole, 'model.lora={rank: 4}'",
+        "",
+    ),
+    ("ppo.kl_coef.x=4", "ppo.kl_coef.x=4: ppo.kl_coef is one value and has no keys; set ppo.kl_coef", ""),
+    ("model.lora=4", "model.lora=4: expected `{rank: ..., alpha: ..., targets: ...} | null`, got `int`", ""),
+    ("evaluation.every=null", "evaluation.every=null: expected `int`, got `null`", ""),
+    ("resources.gpus=two", "resources.gpus=two: expected a number, or TYPE:NUMBER as in a100:1; set", ""),
+    ("task=color,antonym", "task=color,antonym: several values make several runs; add -m", ""),
+    ("seed=1,2", "seed=1,2: several values make several runs; add -m, or write 'seed=[1,2]' for one list", ""),
     ("hydra.verbos=true", "hydra.verbos=true: unknown key", "did you mean hydra.verbose?"),
 ]
 IDS = [override for override, *_ in BAD]
@@ -221,6 +233,7 @@ def test_a_wrong_value_for_a_users_own_reward(
         ("beta", "ppo.kl_coef"),
         ("ppo.cliprange", "ppo.clip_range"),
         ("alpha", "reward.alpha"),
+        ("device", "model.device"),
         ("rewards.alpha", "reward.alpha"),
         ("max_tokens", "task.max_new_tokens"),
         ("output_dir", "paths.outputs"),

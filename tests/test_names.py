@@ -46,6 +46,34 @@ def test_no_secret_is_in_a_name() -> None:
     assert words == ["max_new_tokens=3"]
 
 
+def test_what_decides_no_answer_is_in_no_name() -> None:
+    """Wrong version: the name keeps `max_cost=1` when the limit is raised and the run resumes."""
+    words = ["critic.max_cost=1", "critic.cache=/tmp/x", "embedder.retries=9", "parent.timeout=3", "reward.retries=2"]
+    assert words_of([parsed(*words)]) == [["retries=2"]]  # a reward of a user's own may do otherwise by it
+
+
+def test_a_server_is_named_by_its_host() -> None:
+    urls = ("http://localhost:8000/v1", "https://me:secret@host.org/api/v1")
+    assert words_of([parsed(f"critic.base_url={url}") for url in urls]) == [
+        ["base_url=localhost_8000"],
+        ["base_url=host.org"],
+    ]
+
+
+def test_how_a_server_is_asked_makes_no_other_setting() -> None:
+    """Wrong version: two seeds of one identity, the second with a raised limit, are two curves of one seed each."""
+
+    def config(seed: int, **asked: Any) -> dict[str, Any]:
+        critic = {"_target_": "pgsrm.critic.RemoteCritic", "model": "m", "max_cost": None, "cache": None, **asked}
+        reward = {"_target_": "pgsrm.reward.CriticReward", "critic": critic}
+        return {"seed": seed, "critic": critic, "reward": reward, "parent": {"retries": 6, **asked}}
+
+    assert differing([config(0), config(1, max_cost=2.0, cache="/tmp/x")]) == [{"seed": "0"}, {"seed": "1"}]
+    assert differing([config(0), config(0, model="n")])[1]["critic.model"] == '"n"'.strip('"')
+    own = [{"seed": 0, "critic": {"_target_": "mine.Critic", "cache": cache}} for cache in ("a", "b")]
+    assert differing(own) == [{"critic.cache": "a"}, {"critic.cache": "b"}]
+
+
 def test_names_are_safe_in_a_shell_and_bounded() -> None:
     parts = ("antonym", "pgsrm", "nano", "sound")
     assert run_name(parts, ["alpha=8"], 0, IDENTITY) == "antonym-pgsrm-nano-sound-alpha=8-s0-1a2b3c4d"

@@ -27,7 +27,9 @@ _OWN_KEYS = {
     "no-requeue": None,
 }
 
-Name = Annotated[str, Meta(min_length=1, pattern=r"^\S+$")]
+Name = Annotated[str, Meta(min_length=1, pattern=r"^\S+$", description="a name without spaces")]
+
+GPUs = Annotated[str, Meta(pattern=r"^[\w.-]+:[1-9]\d*$", description="a number, or TYPE:NUMBER as in a100:1")]
 
 
 class ClusterSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -74,7 +76,7 @@ class ResourceSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, 
     # CPU cores, and threads of a run, divided among its processes.
     cpus: Count | None = None
     # GPUs: a number, or TYPE:NUMBER as in a100:1; 0 or null = none.
-    gpus: Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern=r"^[\w.-]+:[1-9]\d*$")] | None = None
+    gpus: Annotated[int, Meta(ge=0)] | GPUs | None = None
 
 
 def sbatch_options(cluster: ClusterSettings, resources: ResourceSettings) -> dict[str, Any]:

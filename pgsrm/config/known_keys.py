@@ -107,6 +107,8 @@ def _known_keys() -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def _rank(key: str) -> tuple[int, bool, str]:
+def _rank(key: str) -> tuple[bool, int, bool, str]:
+    """What every run has comes before what a choice alone has: `device` means model.device, not that of reward=learned."""
     section = key.split(".")[0]
-    return (_ORDER.index(section) if section in _ORDER else len(_ORDER)), "." in key, key
+    place = _ORDER.index(section) if section in _ORDER else len(_ORDER)
+    return section in FREE_SECTIONS, place, "." in key, key

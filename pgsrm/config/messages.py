@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, algorithms_with, meant
 from pgsrm.record.trackers import PACKAGES
 from pgsrm.util.errors import UserError, end_with_line, unwritable
 from pgsrm.util.paths import conf_folder
-from pgsrm.util.shell import override
+from pgsrm.util.shell import override, quoted
 
 
 def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | None:
@@ -63,6 +63,8 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
         section = next((name for name in NAMED_BY_USERS if key[1].startswith(f"{name}.")), None)
         if section is not None and not (near or "").startswith(f"{section}."):
             return f"{key[2]}: {section} has no such name; +{key[2]} adds it"
+        if below := _below_a_value(key[1], key[2], parents):
+            return below
         suggestion = f"; did you mean {near}?" if near else ""
         return f"{key[2]}: unknown key, `python -m pgsrm.run --cfg job` shows all{suggestion}"
     option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
@@ -75,7 +77,29 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
             else ""
         )
         return f"{group}={name}: unknown {group}; there are {', '.join(known)}{_nearest(name, known)}{other}"
+    if text.startswith("Ambiguous value for argument") and (sweep := re.search(r"'(.+)' 1\. To", text)):
+        name, _, values = sweep[1].partition("=")
+        a_list = "" if (conf_folder() / name).is_dir() else f", or write {quoted(f'{name}=[{values}]')} for one list"
+        return f"{sweep[1]}: several values make several runs; add -m{a_list}"
     return text
+
+
+def _below_a_value(key: str, word: str, parents: Sequence[Any]) -> str | None:
+    """The line for a key below one that has none, as `model.lora.rank=4` where model.lora is null; None for another key.
+
+    Hydra has put an empty mapping into the place of the value by then. parents: the nodes that errors speak of.
+    """
+    from pgsrm.config.schema import Settings, annotation_at, struct_of  # as `known_keys`
+
+    above, _, name = key.rpartition(".")
+    if not above or not any(p is not None and not p and p._get_full_key("") == above for p in parents):
+        return None
+    annotation = annotation_at(Settings, above, {})
+    takes_keys = annotation is Any or struct_of(annotation, None) or "dict" in str(annotation)
+    if not takes_keys:
+        return f"{word}: {above} is one value and has no keys; set {above}"
+    value = word.partition("=")[2]
+    return f"{word}: {above} has no keys until it is set; set it as a whole, {quoted(f'{above}={{{name}: {value}}}')}"
 
 
 def _config_file_problem(error: BaseException) -> str | None:

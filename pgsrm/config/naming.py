@@ -4,8 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pgsrm.record import RunFolder
+from pgsrm.record.differences import HOW_ASKED
 from pgsrm.record.model_name import DEFAULTS, path_name
 from pgsrm.record.params import is_secret
 from pgsrm.util.numbers import number_text
@@ -87,6 +89,8 @@ class Folders:
 def _is_named(key: str) -> bool:
     """Whether a name has room for an override's key: one below task, reward, model, ppo, algorithm; their choices it has anyway."""
     group, _, below = key.partition(".")
+    if group in ("critic", "embedder", "parent") and below in HOW_ASKED:
+        return False
     has_name = (*NAMED, *NAMED_IF_CHOSEN)
     return key not in ("model.path", "algorithm.name") and (
         group not in _UNNAMED or (group in has_name and below != "")
@@ -96,7 +100,9 @@ def _is_named(key: str) -> bool:
 def _value(override: Any) -> str:
     """The user's own words, as the name of a file can have them; a path by its last part, those of a list as well."""
     text = _text(override).rstrip("/")
-    if text.startswith("["):
+    if "://" in text:
+        text = urlsplit(text).netloc.rpartition("@")[2] or text
+    elif text.startswith("["):
         text = re.sub(r"[^\[\],\s'\"]*/(?=[^/\],])", "", text)
     elif "/" in text and not text.startswith(("{", "$")):
         text = path_name(text)

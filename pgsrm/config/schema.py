@@ -5,7 +5,9 @@ function's or class's parameters, so that a user's own reward is checked just as
 """
 
 import inspect
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -355,13 +357,23 @@ def _one_line(message: str, plain: Any) -> str:
     value = plain
     for part in path.split(".") if path else []:
         value = value.get(part) if isinstance(value, Mapping) else value
-    return f"{path}={value}: {_remedy(problem, annotation_at(Settings, path, plain), path)}"
+    return f"{path}={_shown(value)}: {_remedy(problem, annotation_at(Settings, path, plain), path)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML and the command line have it: null, true."""
+    return {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else str(value)
 
 
 def _remedy(problem: str, annotation: Any, key: str) -> str:
     options = options_of(annotation) if problem.startswith("Invalid enum value") else []
     if options:
         return f"not an option; there are {', '.join(options)}"
+    if "matching regex" in problem and (described := next(descriptions_of(annotation), None)):
+        return f"expected {described}; set {key} accordingly"
+    struct = struct_of(annotation, None)
+    keys = struct.__struct_fields__ if struct else ("key",)
+    problem = problem.replace("`object", f"`{{{', '.join(f'{name}: ...' for name in keys)}}}")
     return f"{problem[0].lower()}{problem[1:]}; set {key} accordingly"
 
 
@@ -373,6 +385,15 @@ def options_of(annotation: Any) -> list[str]:
     if annotation is type(None):
         return ["null"]
     return [option for part in inner for option in options_of(part)]
+
+
+def descriptions_of(annotation: Any) -> Iterator[str]:
+    """What the patterns of an annotation, also within a union, mean."""
+    for meta in getattr(annotation, "__metadata__", ()):
+        if isinstance(meta, msgspec.Meta) and meta.pattern and meta.description:
+            yield meta.description
+    for part in get_args(annotation):
+        yield from descriptions_of(part)
 
 
 def annotation_at(type_: Any, path: str, plain: Any) -> Any:
@@ -407,7 +428,8 @@ def _check_target(node: DictConfig, key: str) -> None:
         raise UserError(f"{key}._target_: missing; name a class or function, as package.module.name")
     target = node["_target_"]
     try:
-        function = get_object(target)
+        with _silent("hydra.utils"):  # which logs what the error says
+            function = get_object(target)
     except Exception as error:  # whatever importing a user's module raises
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(
@@ -441,6 +463,17 @@ def _check_target(node: DictConfig, key: str) -> None:
             raise UserError(f"{key}.{lacking[0]}: missing, {target} needs it; {remedy}")
 
 
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Without what this logger says."""
+    log = logging.getLogger(name)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def _check_nested(value: Any, key: str) -> bool:
     """Check the configured objects that a value is or holds, at any depth; whether there are any."""
     if isinstance(value, DictConfig) and "_target_" in value:
@@ -469,6 +502,6 @@ def _check_value(value: Any, annotation: Any, key: str) -> None:
         msgspec.convert(value, annotation)
     except msgspec.ValidationError as error:
         problem = str(error).partition(" - at `$")[0]
-        raise UserError(f"{key}={value}: {_remedy(problem, annotation, key)}") from error
+        raise UserError(f"{key}={_shown(value)}: {_remedy(problem, annotation, key)}") from error
     except TypeError:  # a type that isn't plain data is the object's own business
         return

@@ -23,6 +23,11 @@ NOT_SETTINGS = (
     "seed", "paths", "tracking", "trackers", "choices", "threads", "processes", "checkpoint", "hydra", "cluster", "resources",
     "dry_run", "sft", "reward_model",
 )  # fmt: skip
+# How a model or server is asked, what that may cost and where its answers are kept: another value gives the same answers.
+HOW_ASKED = (
+    "api_key_env", "backoff", "cache", "cache_megabytes", "concurrency", "input_price", "ledger", "max_calls", "max_cost",
+    "max_total_tokens", "output_price", "retries", "timeout",
+)  # fmt: skip
 NOT_CHOICES = ("tracking", "experiment", "baseline", "hydra", "cluster", "resources", "seed")
 # Named only where nothing else tells two runs apart: long, found by the program, or without a part in the result.
 _LAST_RESORT = ("task.instruction", "task.parent_input", "parent.references", "model.device", "model.shard")
@@ -143,8 +148,16 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
 
     `algorithm.name`, which runs of earlier versions lack, is among the choices.
     """
-    chosen = {key: value for key, value in config.items() if key not in NOT_SETTINGS}
+    chosen = {key: _without_asking(key, value) for key, value in config.items() if key not in NOT_SETTINGS}
     return {key: value_text(key, value) for key, value in leaves(chosen) if key != "algorithm.name"}
+
+
+def _without_asking(name: str, value: Any) -> Any:
+    """A config's value without `HOW_ASKED` of the parent and of this package's objects: of a user's own they may decide."""
+    if not isinstance(value, Mapping):
+        return value
+    ours = name == "parent" or str(value.get("_target_", "")).startswith("pgsrm.")
+    return {key: _without_asking(key, below) for key, below in value.items() if not (ours and key in HOW_ASKED)}
 
 
 def _choices(config: Mapping[str, Any]) -> dict[str, str]:
