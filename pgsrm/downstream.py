@@ -63,20 +63,23 @@ class Trained:
         return load_task({**self.config["task"], "template": wording}, self.config["parent"]["references"])
 
 
-def downstream(folders: Sequence[Path], options: Options) -> list[Table]:
+def downstream(folders: Sequence[Path], options: Options, out: Path | None = None) -> list[Table]:
     """Ask the models of all finished runs below `folders`, and the untrained ones.
 
+    out: a folder that is made before any model is asked, and only where nothing is wrong with the rest.
+
     Raises:
-        UserError: no finished run with a model; no such task; a wording that asks for columns that the data does not have.
+        UserError: no finished run with a model; no such task; a wording that asks for columns that the data does not have; a
+            folder that can't be written.
     """
     from pgsrm.analysis.runs import print_notes
     from pgsrm.analysis.variants import load_variants
     from pgsrm.evaluation import read_text
-    from pgsrm.util.errors import UserError
+    from pgsrm.util.errors import UserError, writing_to
 
     text = read_text(options.text)
     others = _other_tasks(options.tasks)
-    variants, notes = load_variants(folders, ())
+    variants, notes = load_variants(folders, (), "RUN")
     print_notes(notes)
     groups = _together(variants)
     if not groups:
@@ -84,6 +87,9 @@ def downstream(folders: Sequence[Path], options: Options) -> list[Table]:
     asked = [
         _asked(trained, others, options, text) for trained in groups
     ]  # every mistake is told before a model is loaded
+    if out is not None:
+        with writing_to("--out", out):
+            out.mkdir(parents=True, exist_ok=True)
     began_as: ModelSettings | None = None
     untrained: Any = None
     tables: dict[str, Table] = {}
@@ -246,14 +252,11 @@ def main() -> None:
         parser.error(f"--samples={args.samples}: must be 1 or more")
     with ending_with_line("pgsrm", "interrupted"):
         from pgsrm.analysis.tables import write
-        from pgsrm.util.errors import writing_to
 
         runs = [local_path(run, "RUN") for run in args.runs]
         out = local_path(args.out, "--out")
         options = Options([name for name in args.tasks.split(",") if name], args.wording, args.text, args.samples)
-        with writing_to("--out", out):
-            out.mkdir(parents=True, exist_ok=True)
-        for table in downstream(runs, options):
+        for table in downstream(runs, options, out):
             print(f"### {table.title}\n\n{table.markdown()}\n{' '.join(table.notes)}\n")
             for path in write(table, out):
                 print(path, flush=True)

@@ -113,7 +113,7 @@ def test_seeds_are_one_column_and_other_prompts_another_table(
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["nowhere"], "nowhere: no such folder"),
+        (["nowhere"], "pgsrm: RUN=nowhere: no such folder"),
         (["RUN", "--wording", "The opposite of {sentence} is "], "no column `sentence`"),
         (["RUN", "--tasks", "antonyms"], "antonyms"),
         (["RUN", "--text", "none.txt"], "none.txt"),
@@ -124,9 +124,11 @@ def test_a_mistake_is_one_line(
     words: list[str], line: str, run: pgsrm.Run, command: Callable[..., Any], tmp_path: Path
 ) -> None:
     (tmp_path / "FILE").touch()
+    before = sorted(Path().rglob("downstream"))
     code, out, err = command(
         *[word.replace("RUN", str(run.folder)).replace("FILE", str(tmp_path / "FILE")) for word in words]
     )
+    assert sorted(Path().rglob("downstream")) == before  # wrong version: an empty outputs/downstream
     assert code == 2 and out == "" and line in err
     assert len([each for each in err.splitlines() if not each.startswith("pgsrm.analysis: ")]) == 1
 

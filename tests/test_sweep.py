@@ -263,7 +263,7 @@ def test_a_queue_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=r"squeue: slurm_load_jobs error: Unable to contact controller; which runs"):
         Queue.ask([folder])
     shown = status.table([folder])  # which still shows what is in the folders
-    assert "1 runs: 1 waiting" in shown and "Unable to contact" in shown.splitlines()[-1]
+    assert "1 run: 1 waiting" in shown and "Unable to contact" in shown.splitlines()[-1]
 
 
 def test_a_signal_that_ends_squeue_too_does_not_keep_a_job_from_the_queue(
@@ -414,6 +414,32 @@ def test_the_most_memory_of_running_runs_is_of_those_that_say_it(
 ) -> None:
     one = replace(summarise(status.find_runs([some_runs])[0]), state="running", tokens_per_second=10.0)
     assert status._cost([replace(one, memory=each) for each in memory]) == [line]
+
+
+def test_a_folder_may_be_named_as_a_run_was_told(some_runs: Path) -> None:
+    assert status.outputs_folder(f"paths.outputs={some_runs}") == some_runs == status.outputs_folder(str(some_runs))
+    assert status.outputs_folder("paths.outputs=~/x") == Path.home() / "x"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "remedy"),
+    [
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", "the same command tries again"),
+        ("allocation failure: Invalid partition name specified", "correct cluster or resources"),
+    ],
+)
+def test_what_sbatch_says_leads_to_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call_cli: Any, small: Sequence[str], stderr: str, remedy: str
+) -> None:
+    """Wrong version: where the controller is away, the options are to be corrected."""
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho '{stderr}' >&2\nexit 1\n")
+    for name in ("srun", "squeue"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 0\n")
+    for name in ("sbatch", "srun", "squeue"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    result = call_cli("-m", *small, "hydra/launcher=slurm", "dry_run=true")
+    assert result.code == 2 and result.error_line.endswith(f"; {remedy}"), result.error_line
 
 
 def test_status_takes_any_folder_and_imports_nothing_heavy(some_runs: Path, tmp_path: Path) -> None:

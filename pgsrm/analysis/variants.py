@@ -107,21 +107,24 @@ def task_title(task: str) -> str:
     return TASK_TITLES.get(task, task.replace("_", " ").capitalize())
 
 
-def load_variants(roots: Sequence[Path], columns: Sequence[str]) -> tuple[list[Variant], list[str]]:
+def load_variants(
+    roots: Sequence[Path], columns: Sequence[str], option: str = "--runs"
+) -> tuple[list[Variant], list[str]]:
     """Read every run below `roots` and group it; returns the variants and one-line notes for the user.
 
+    option: by what the command was told the roots, for errors.
     `columns` are the metrics to keep (a thousand runs fit into memory by them alone). NoRunsError if there is
     no run that can be read.
     """
     folders = []
     for root in roots:
         if not root.is_dir():
-            raise NoRunsError(f"--runs={root}: no such folder; name a run folder or a folder above runs")
+            raise NoRunsError(f"{option}={root}: no such folder; name a run folder or a folder above runs")
         folders += find_run_folders(root)
     where = " ".join(map(str, roots))
     if not folders:
         raise NoRunsError(
-            f"--runs={where}: no run folder in it; make one with: python -m pgsrm.run task=color reward=pgsrm"
+            f"{option}={where}: no run folder in it; make one with: python -m pgsrm.run task=color reward=pgsrm"
         )
     runs: list[Run] = []
     notes: list[str] = []

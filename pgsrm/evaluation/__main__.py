@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.record import RunFolder
+from pgsrm.util.errors import end_with_line
 from pgsrm.util.objects import remember, state_of
 
 
@@ -80,12 +81,12 @@ def main() -> None:
     args = parser.parse_args()
     for run in args.runs:
         if args.best and not (run / "best/config.json").is_file():
-            parser.exit(
-                2,
-                f"{run}: no best model (no best/); it is kept where stop.keep_best=true is set from the run's start\n",
+            end_with_line(
+                "pgsrm",
+                f"{run}: no best model (no best/); it is kept where stop.keep_best=true is set from the run's start",
             )
         if not (run / "model/config.json").is_file() or not (run / "config.yaml").is_file():
-            parser.exit(2, f"{run}: no finished run (no config.yaml and model/); name a folder of outputs/runs\n")
+            end_with_line("pgsrm", f"{run}: no finished run (no config.yaml and model/); name a folder of outputs/runs")
     for run in args.runs:
         print(json.dumps({"run": run.resolve().name, **evaluate_run(RunFolder(run), args.best)}), flush=True)
 

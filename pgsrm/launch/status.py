@@ -15,9 +15,15 @@ from pgsrm.record.differences import labels
 from pgsrm.record.links import run_path
 from pgsrm.record.summary import Summary, answers, clock, how_far, in_columns, number, shared_line, summarise
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import local_path
 
 # What needs a look stands last, where a terminal shows it.
 ORDER = ("finished", "waiting", "queued", "running", "stopped", "cut off", "failed")
+
+
+def outputs_folder(word: str) -> Path:
+    """The folder that a word of the command line names, `paths.outputs=FOLDER` too: that is what a run was told."""
+    return local_path(word.removeprefix("paths.outputs="), "FOLDER")
 
 
 def find_runs(places: Iterable[Path]) -> list[RunFolder]:
@@ -31,7 +37,9 @@ def find_runs(places: Iterable[Path]) -> list[RunFolder]:
     folders: dict[Path, RunFolder] = {}
     for place in places:
         if not place.is_dir():
-            raise UserError(f"{place}: no such folder; name a run's folder or paths.outputs of a sweep")
+            raise UserError(
+                f"{place}: no such folder; name a run's folder, or the one that paths.outputs of a run says"
+            )
         if (place / "config.yaml").exists():
             below = [place]
         else:
@@ -71,7 +79,17 @@ def table(folders: Sequence[RunFolder], unfinished: bool = False) -> str:
     reasons = [(folders[i].name, queue.reason(folders[i], runs[i].state)) for i in shown]
     counts = Counter(run.state for run in runs)
     summary = ", ".join(f"{counts[state]} {state}" for state in reversed(ORDER) if counts[state])
-    return "\n".join([*lines, *_grouped(reasons), *_cost(runs), f"{len(folders)} runs: {summary}"]) + note
+    return (
+        "\n".join(
+            [
+                *lines,
+                *_grouped(reasons),
+                *_cost(runs),
+                f"{len(folders)} run{'s' if len(folders) > 1 else ''}: {summary}",
+            ]
+        )
+        + note
+    )
 
 
 def _cost(runs: Sequence[Summary]) -> list[str]:
@@ -100,7 +118,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m pgsrm.status", description="How far the runs of a sweep are.")
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER", help="outputs, or run folders (default: outputs)"
+        "folders", nargs="*", default=["outputs"], metavar="FOLDER", help="outputs, or run folders (default: outputs)"
     )
     parser.epilog = (
         "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: "
@@ -111,7 +129,7 @@ def main() -> None:
     parser.add_argument("--unfinished", action="store_true", help="leave out the runs that have finished")
     options = parser.parse_args()
     try:
-        folders = find_runs(options.folders or [Path("outputs")])
+        folders = find_runs(map(outputs_folder, options.folders))
         print(table(folders, options.unfinished) if folders else "no runs")
     except Exception as error:
         exit_with_line(error, "pgsrm")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.launch.slurm.queue import Queue
-from pgsrm.launch.status import find_runs
+from pgsrm.launch.status import find_runs, outputs_folder
 from pgsrm.record import RunFolder
 from pgsrm.util.errors import UserError
 
@@ -101,13 +101,13 @@ def main() -> None:
         prog="python -m pgsrm.sync", description="Send the trackers what they have not got."
     )
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER", help="outputs, or run folders (default: outputs)"
+        "folders", nargs="*", default=["outputs"], metavar="FOLDER", help="outputs, or run folders (default: outputs)"
     )
     parser.add_argument("--to", action="append", default=[], choices=sorted(PACKAGES), help="this tracker too")
     options = parser.parse_args()
     try:
         check_trackers(options.to)
-        folders = find_runs(options.folders or [Path("outputs")])
+        folders = find_runs(map(outputs_folder, options.folders))
         if not folders:
             raise UserError("no runs there; name paths.outputs of a sweep")
         with _alone(folders[0].path.parent):

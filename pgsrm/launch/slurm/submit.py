@@ -73,7 +73,10 @@ def check_cluster(plans: Sequence[Plan]) -> None:
         with outside_a_job():
             done = subprocess.run(["sbatch", "--test-only", *flags, "--wrap=true"], capture_output=True, text=True)
         if done.returncode != 0:
-            raise UserError(f"sbatch {' '.join(flags)}: {_reason(done.stderr)}; correct cluster or resources")
+            reason = _reason(done.stderr)
+            away = "slurm controller" in reason.lower()  # it does not answer: nothing is wrong with the options
+            remedy = "the same command tries again" if away else "correct cluster or resources"
+            raise UserError(f"sbatch {' '.join(flags)}: {reason}; {remedy}")
 
 
 def submit(plans: Sequence[Plan], slots: int | None) -> list[str]:
