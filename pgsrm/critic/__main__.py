@@ -147,8 +147,11 @@ def _texts(own: Mapping[str, str], config: Mapping[str, Any]) -> Any:
     return [Marked(example.prompt) for example in task.train + task.holdout]
 
 
-def _asked(critic: Any, texts: Sequence[Any], size: int) -> tuple[list[Any], float, float | None]:
-    """The critiques; seconds for a thousand texts, the first batch left out, where models load; and what they cost."""
+def _asked(critic: Any, texts: Sequence[Any], size: int) -> tuple[list[Any], float | None, float | None]:
+    """The critiques; seconds for a thousand texts; and what they cost.
+
+    In the first batch models load, so that it is left out of the seconds. None of a single batch.
+    """
     from pgsrm.critic.ask import in_batches
     from pgsrm.models.asking import estimates_of
     from pgsrm.util.objects import check_object
@@ -158,8 +161,8 @@ def _asked(critic: Any, texts: Sequence[Any], size: int) -> tuple[list[Any], flo
         print(f"{estimate}, at most", file=sys.stderr, flush=True)
     before = _spent(critic)
     batches = list(in_batches(critic, texts, size))
-    timed = batches[1:] or batches
-    seconds = 1000 * sum(batch.seconds for batch in timed) / sum(len(batch.texts) for batch in timed)
+    timed = batches[1:]
+    seconds = 1000 * sum(each.seconds for each in timed) / sum(len(each.texts) for each in timed) if timed else None
     after = _spent(critic)
     cost = None if before is None or after is None else 1000 * (after - before) / len(texts)
     return [critique for batch in batches for critique in batch.critiques], seconds, cost

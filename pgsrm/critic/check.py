@@ -189,7 +189,9 @@ def table(result: Mapping[str, Any]) -> str:
         for kind in ("pearson", "spearman"):
             cells = "".join(f"{_number(side['rating'][kind]):>20}" for side in sides.values())
             lines.append(f"{f'marks and rating, {kind.title()}':36}{cells}")
-    lines.append(f"{significant(result['seconds_per_1000_texts'], 3)} s a thousand texts")
+    seconds = result["seconds_per_1000_texts"]
+    unknown = "seconds a thousand texts: one batch does not say, since models load in it; set a smaller batch="
+    lines.append(unknown if seconds is None else f"{significant(seconds, 3)} s a thousand texts")
     cost = result["cost_per_1000_texts"]
     return "\n".join(lines) + ("" if cost is None else f", cost {significant(cost, 2)}")
 
