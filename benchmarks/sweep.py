@@ -8,14 +8,13 @@ Then `--loggers` processes that log at once, as fast as they can and at a traini
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.startup import ROOT
+from benchmarks.startup import environment
 
 LOGGER = """
 import json, sys, time
@@ -55,18 +54,16 @@ main()
 """
 
 
-def environment() -> dict[str, str]:
-    """The checkout to import from, no network, no telemetry."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "launchers")])
-    quiet = {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return {**os.environ, **quiet, "PYTHONPATH": paths}
+def quiet(folder: Path) -> dict[str, str]:
+    """As `environment`, without MLflow's telemetry."""
+    return {**environment(str(folder)), "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def measured(name: str, arguments: list[str], folder: Path) -> str:
     """Run one step and print what it cost; returns its standard output."""
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *arguments], cwd=folder, env=environment(), capture_output=True, text=True
+        [sys.executable, "-c", MEASURE, *arguments], cwd=folder, env=quiet(folder), capture_output=True, text=True
     )
     wall = time.perf_counter() - started
     user, memory, code = done.stderr.strip().splitlines()[-1].split()
@@ -138,7 +135,7 @@ def loggers(count: int, lines: int, pause: float, folder: Path) -> None:
     prepare({"uri": uri, "experiment": "pgsrm"})
     paths = [folder / f"logging-{pause}" / f"run-{number}" for number in range(count)]
     commands = [[sys.executable, "-c", LOGGER, str(path), uri, str(lines), str(pause)] for path in paths]
-    options = {"env": environment(), "stdout": subprocess.PIPE, "text": True}
+    options = {"env": quiet(folder), "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **options) for command in commands]  # type: ignore[call-overload]
     ends = [json.loads(process.communicate()[0]) for process in processes]
     client = MlflowClient(uri)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.arithmetic import synchronize
 from benchmarks.methods import update_once
-from benchmarks.sweep import environment
+from benchmarks.sweep import quiet
 from pgsrm.util.errors import UserError
 
 WARM_UP = 4  # updates
@@ -46,11 +46,13 @@ def count_updates(seed: int, meeting: Path, runs: int, seconds: float, words: Se
 
 def at_once(runs: int, seconds: float, words: Sequence[str]) -> list[float]:
     """Updates per second of each of `runs` processes. One that fails ends the others, which would wait for it."""
-    with tempfile.TemporaryDirectory() as meeting:
+    with tempfile.TemporaryDirectory() as meeting, tempfile.TemporaryDirectory() as compiled:
         command = [sys.executable, "-m", "benchmarks.together", "--meeting", meeting, "--runs", str(runs)]
         command += ["--seconds", str(seconds), *words]
         processes = [
-            subprocess.Popen([*command, "--seed", str(seed)], env=environment(), stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*command, "--seed", str(seed)], env=quiet(Path(compiled)), stdout=subprocess.PIPE, text=True
+            )
             for seed in range(runs)
         ]
         while any(process.poll() is None for process in processes) and not any(p.returncode for p in processes):

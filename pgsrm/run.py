@@ -27,14 +27,19 @@ def _compose_and_run() -> None:
         _run_hydra()
         return
     check_hydra_words(overrides)
+    from pgsrm.config.libyaml import reading_by_libyaml
+
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        _run_one(compose("config", overrides + search_path(folder), return_hydra_config=True))
+        with reading_by_libyaml():
+            config = compose("config", overrides + search_path(folder), return_hydra_config=True)
+        _run_one(config)
 
 
 def _run_hydra() -> None:
     import hydra
 
     from pgsrm.config.command_line import options_first
+    from pgsrm.config.libyaml import reading_by_libyaml
 
     sys.argv[1:] = options_first(sys.argv[1:])
     failures: list[Exception] = []  # Hydra prints a line of its own about an exception that leaves the function below
@@ -52,7 +57,8 @@ def _run_hydra() -> None:
         except Exception as error:
             failures.append(error)
 
-    with_config()
+    with reading_by_libyaml():
+        with_config()
     if failures:
         raise failures[0]
 
@@ -61,14 +67,15 @@ def _run_one(config: "DictConfig") -> None:
     """One run, in this process, from a config with its `hydra` node."""
     from pgsrm.config.command_line import log_as_asked, refuse_sweep
     from pgsrm.config.compose import plan_run
-    from pgsrm.launch.sweep import SweepFailed, launching, outputs_of, prepare_tracking, print_where, survey
-    from pgsrm.record.summary import end_of_run_line, summarise
 
     refuse_sweep(config)
     if config.hydra.runtime.choices["hydra/launcher"] == "slurm":
         raise UserError("hydra/launcher=slurm: submits sweeps, of one run too; add -m")
     log_as_asked(config.hydra.verbose)
     this = plan_run(config)
+    from pgsrm.launch.sweep import SweepFailed, launching, outputs_of, prepare_tracking, print_where, survey
+    from pgsrm.record.summary import end_of_run_line, summarise
+
     if this.settings.dry_run:
         print(survey([this]).lines())
         return

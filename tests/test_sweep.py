@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import environment
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -22,6 +23,7 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 
 from pgsrm.config.compose import Composer, plan_words
+from pgsrm.config.libyaml import reading_by_libyaml
 from pgsrm.config.plan import Plan
 from pgsrm.launch import status
 from pgsrm.launch.local import Slot, make_slots
@@ -61,10 +63,14 @@ SETS = [
 ]
 
 
+@pytest.mark.parametrize("in_all", [False, True])
 @pytest.mark.parametrize("overrides", SETS, ids=range(len(SETS)))
-def test_values_set_on_a_copy_are_what_hydra_composes(composer: Composer, overrides: list[str]) -> None:
-    composer.compose(["seed=9", *(each for each in overrides if "seed" not in each)])  # so that choices are known
-    config, choices = composer.compose(overrides)
+def test_values_set_on_a_copy_are_what_hydra_composes(composer: Composer, overrides: list[str], in_all: bool) -> None:
+    common = [each for each in overrides if "seed" not in each] if in_all else []
+    composer.compose(
+        ["seed=9", *(each for each in overrides if "seed" not in each)], common
+    )  # so that choices are known
+    config, choices = composer.compose(overrides, common)
     other = compose("config", overrides=overrides, return_hydra_config=True)
     chosen = {k: v for k, v in other.hydra.runtime.choices.items() if "hydra" not in k and v is not None}
     OmegaConf.set_struct(other, False)
@@ -80,10 +86,59 @@ def test_one_runs_values_are_not_the_next_ones(composer: Composer) -> None:
     assert (first.seed, first.ppo.batch_size, second.seed) == (3, 7, 4) and second.ppo.batch_size != 7
 
 
+def test_the_last_of_two_values_counts(composer: Composer) -> None:
+    """Wrong version: a value that all runs have is set before one that stood to its left."""
+    overrides = ["ppo.batch_size=7", "seed=3", "ppo.batch_size=8"]
+    assert composer.compose(overrides, ["ppo.batch_size=8"])[0].ppo.batch_size == 8
+    assert composer.compose(overrides, ["ppo.batch_size=7"])[0].ppo.batch_size == 8
+
+
+def test_paths_of_a_runs_own_values_are_read(composer: Composer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/elsewhere")
+    own, common = "paths.outputs='~/a'", "task.data='~/b.csv'"
+    config, _ = composer.compose([own, common, "seed=1"], [common])
+    assert (config.paths.outputs, config.task.data) == ("/elsewhere/a", "/elsewhere/b.csv")
+
+
+CONF = sorted(conf_folder().rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", CONF, ids=[str(file.relative_to(conf_folder())) for file in CONF])
+def test_libyaml_reads_the_same(file: Path) -> None:
+    usual = OmegaConf.load(file)
+    with reading_by_libyaml():
+        assert OmegaConf.to_yaml(OmegaConf.load(file)) == OmegaConf.to_yaml(usual)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1e-5\nb: 1_0\nc: 2020-01-01\nd: on\ne: 07\nf: .5\ng: 1:30\nh: ~",
+        "a: &x {b: 1}\nd: {<<: *x, e: 2}",
+        "a: |\n  b\n  c\nd: >-\n  e",
+    ],
+)
+def test_libyaml_reads_the_same_values(text: str) -> None:
+    usual = OmegaConf.create(text)
+    with reading_by_libyaml():
+        assert OmegaConf.create(text) == usual
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2\n", "a: b: c", "\ta: 1", "a: [1,2", "a: @x", "a:\x01 b", "a: 'x' y"])
+def test_libyaml_has_the_same_errors(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(yaml.YAMLError) as usual:
+        OmegaConf.load(file)
+    with reading_by_libyaml(), pytest.raises(type(usual.value)) as quick:
+        OmegaConf.load(file)
+    assert str(quick.value) == str(usual.value) and str(file) in str(usual.value)
+
+
 def test_a_bad_value_of_the_last_run_is_told_before_the_first_is_planned(
     composer: Composer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgsrm.config.compose.plan", lambda *_: pytest.fail("planned a run"))
+    monkeypatch.setattr("pgsrm.config.plan.plan", lambda *_: pytest.fail("planned a run"))
     with pytest.raises(UserError, match=r"ppo\.batch_size=0"):
         composer.plans([["seed=1", "ppo.batch_size=4"], ["seed=2", "ppo.batch_size=4"], ["seed=1", "ppo.batch_size=0"]])
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-import msgspec
-
 from pgsrm.util.paths import conf_folder
 
 # Words of TRL, verl, transformers, Stable-Baselines3, CleanRL and their like, for keys that are called otherwise here.
@@ -90,7 +88,8 @@ def meant(key: str, siblings: Iterable[str] = ()) -> str | None:
 
 def _known_keys() -> list[str]:
     """Every key of the schema, and of the shipped choices of what has no schema, as `reward.alpha`."""
-    from omegaconf import OmegaConf  # `status` shares the module of messages, and does without
+    import msgspec  # `status` shares the module of messages, and does without these
+    from omegaconf import OmegaConf
 
     from pgsrm.config.schema import Settings
 

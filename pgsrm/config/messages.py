@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, algorithms_with, meant
-from pgsrm.record.trackers import PACKAGES
 from pgsrm.util.errors import UserError, end_with_line, unwritable
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override, quoted
@@ -69,6 +68,8 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
         return f"{key[2]}: unknown key, `python -m pgsrm.run --cfg job` shows all{suggestion}"
     option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     if option:
+        from pgsrm.record.trackers import PACKAGES  # run folders, which no other line needs
+
         group, name = option.groups()
         known = re.findall(r"^\t(\S+)$", str(error), re.MULTILINE)
         other = (

@@ -5,6 +5,7 @@ the hash of what decides its result; the same config therefore finds the same fo
 finished and resumed if it was cut off.
 """
 
+import copy
 import json
 import logging
 import math
@@ -19,14 +20,22 @@ from omegaconf import DictConfig, OmegaConf
 from pgsrm.algorithm.settings import Algorithm, DistillAlgorithm, PPOAlgorithm, unread
 from pgsrm.config.identity import identify
 from pgsrm.config.naming import NAMED, Folders, chosen_besides, label, run_name
-from pgsrm.config.schema import EvaluationSettings, Settings, read_settings
+from pgsrm.config.schema import (
+    CRITIC_PATHS,
+    LAUNCH,
+    REWARD_PATHS,
+    EvaluationSettings,
+    Settings,
+    read_config,
+    read_settings,
+)
 from pgsrm.embedder import auto
 from pgsrm.evaluation import Evaluated, build_object, other_reward, read_text
 from pgsrm.models.download import PUBLISHED
 from pgsrm.models.lengths import check_fit
 from pgsrm.models.settings import NAMED_MODELS, ModelSettings, check_model, named_as
 from pgsrm.models.vocabulary import check_same_vocabulary
-from pgsrm.parent import find_references, parent_command
+from pgsrm.parent.files import find_references, parent_command
 from pgsrm.parent.mistakes import taught_by, with_mistakes
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.record import RunFolder
@@ -42,9 +51,6 @@ from pgsrm.util.errors import ParameterError, UserError, under, unwritable
 from pgsrm.util.objects import check_call, check_object
 from pgsrm.util.paths import conf_folder
 
-CRITIC_PATHS = ("path", "instruction", "ledger", "cache")  # where a critic's config may name a file or folder
-# And a reward's, beside those of its embedder, critic, extrinsic reward and parts.
-REWARD_PATHS = ("model", "path", "ledger", "cache")
 # Parts of a config that take over another one where nobody says otherwise, in the order in which they are followed back.
 TAKEN_OVER = {
     "reward.extrinsic": "task.extrinsic",
@@ -53,7 +59,6 @@ TAKEN_OVER = {
     "task.measures.extrinsic": "task.extrinsic",
 }
 HOTTEST = 1.5  # temperature of the equilibrium that needs no warning
-LAUNCH = ("cluster", "resources", "dry_run", "objective", "sft", "reward_model")  # what a run itself does not read
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +117,11 @@ class Plan:
 class Shared:
     """What the plans of one sweep have in common, made once: tasks and rewards of equal config, and what was checked."""
 
-    def __init__(self) -> None:
+    def __init__(self, checked: set[str] | None = None) -> None:
+        """checked: the configured objects that `read_settings` has looked at before."""
         self.folders = Folders()
         self.beginnings = Beginnings()
+        self.targets = set[str]() if checked is None else checked
         self._objects: dict[str, tuple[Any, Any]] = {}
         self._checked: set[str] = set()
         self._warned: set[float] = set()
@@ -205,16 +212,15 @@ def plan(
         UserError: for the first thing that would not work.
     """
     shared = shared or Shared()
-    settings = read_settings(config)
+    settings, plain = read_config(config, shared.targets)
     check_model(settings.model)
     if isinstance(settings.algorithm, DistillAlgorithm):
         check_teacher(settings.algorithm.model(settings.model), settings.model)
     choices = dict(choices)
     try:
-        frozen = resolve(config, choices)
+        frozen = _complete(plain, choices)
         task, reward = shared.objects(frozen)
     except LacksReferencesError as error:
-        plain: Any = OmegaConf.to_container(config, resolve=True)
         raise UserError(f"{error}; `{parent_command(plain, choices)}` asks a parent for them") from error
     check_trackers(settings.trackers)
     if settings.algorithm.needs_references:
@@ -267,7 +273,12 @@ def resolve(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     """
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    resolved = {str(key): value for key, value in plain.items()}
+    return _complete({str(key): value for key, value in plain.items()}, choices)
+
+
+def _complete(plain: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
+    """A copy of a config's plain data with what `resolve` adds."""
+    resolved = copy.deepcopy(plain)  # settings share its lists and objects
     resolved["parent"]["references"] = find_references(resolved, choices)
     _choose_embedder(resolved, choices)
     if not _holds(resolved["reward"], resolved.get("critic")):

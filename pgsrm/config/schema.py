@@ -27,6 +27,12 @@ from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import Count, Finite, NonNegative
 from pgsrm.util.text import has_half_character
 
+# What a run itself does not read.
+LAUNCH = ("cluster", "resources", "dry_run", "objective", "sft", "reward_model")
+CRITIC_PATHS = ("path", "instruction", "ledger", "cache")  # where a critic's config may name a file or folder
+# And a reward's, beside those of its embedder, critic, extrinsic reward and parts.
+REWARD_PATHS = ("model", "path", "ledger", "cache")
+
 
 class TaskNanoCritic(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What critic=nano is for this task."""
@@ -241,6 +247,17 @@ def read_settings(config: DictConfig) -> Settings:
     """The checked settings of a composed config.
 
     Raises:
+        UserError: as `read_config`.
+    """
+    return read_config(config, set())[0]
+
+
+def read_config(config: DictConfig, checked: set[str]) -> tuple[Settings, dict[str, Any]]:
+    """The checked settings of a composed config, and the config as plain data with its interpolations resolved.
+
+    checked: one for the configs of a sweep. It gets the configured objects that are right, so that each is looked at once.
+
+    Raises:
         UserError: naming the first key that is missing, unknown, of the wrong type or out of its range.
     """
     task = config._get_node("task")  # other sections read keys of it
@@ -274,10 +291,22 @@ def read_settings(config: DictConfig) -> Settings:
     _check_processes(settings)
     measures = [f"evaluation.measures.{name}" for name in settings.evaluation.measures or ()]
     for key in ("embedder", "reward", "task.checker", "task.extrinsic", "critic", "evaluation.embedder", *measures):
+        section, _, name = key.rpartition(".")
+        this = f"{key}={_below(plain, section).get(name)!r}"
+        if this in checked:
+            continue
         node = OmegaConf.select(config, key)
         if key in ("embedder", "reward") or node is not None:
             _check_target(node, key)
-    return settings
+        checked.add(this)
+    return settings, {str(key): value for key, value in plain.items()}
+
+
+def _below(plain: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
+    """The section of a config's plain data with this dotted key; an empty one where it is not there."""
+    for name in key.split(".") if key else ():
+        plain = plain.get(name) or {}
+    return plain
 
 
 def check_metric(settings: Settings, key: str, metric: str) -> None:

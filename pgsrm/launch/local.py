@@ -1,5 +1,7 @@
 """Runs on this machine: N slots, one process per run, one GPU per slot where there are GPUs."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
@@ -8,9 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pgsrm.config.plan import Plan
 from pgsrm.launch.search import Judge, check_search
 from pgsrm.launch.sweep import (
     Survey,
@@ -25,6 +26,9 @@ from pgsrm.launch.sweep import (
 from pgsrm.record import RunFolder
 from pgsrm.train import OTHERS
 from pgsrm.util.errors import UserError
+
+if TYPE_CHECKING:  # a wrong value is told before what a plan needs is imported
+    from pgsrm.config.plan import Plan
 
 POLL_SECONDS = 0.5
 PRUNE_SECONDS = 2.0  # between two looks at what the runs of a search have come to

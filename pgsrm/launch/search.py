@@ -3,11 +3,12 @@
 They call `launch` several times, each time with the runs that they chose by the results of those before.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pgsrm.config.plan import Plan
 from pgsrm.config.schema import check_metric
 from pgsrm.launch.sweep import SweepFailed, print_where
 from pgsrm.record import RunFolder
@@ -15,10 +16,12 @@ from pgsrm.record.summary import end_of_run_line, summarise
 from pgsrm.record.tenths import course, tenth_bounds
 from pgsrm.util.errors import UserError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a wrong value is told before what a plan needs is imported
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.utils import JobReturn
     from omegaconf import DictConfig
+
+    from pgsrm.config.plan import Plan
 
 Judge = Callable[[RunFolder], str | None]  # why a search ends a run before its end; None: it goes on
 

@@ -1,5 +1,7 @@
 """The runs of a sweep, however they are started: what each needs, the order of a launch, and what is said of it."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections import Counter
@@ -8,13 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pgsrm.config.plan import Plan
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.record import RunFolder, lock
 from pgsrm.util.errors import UserError, unwritable
 from pgsrm.util.shell import python, quoted
+
+if TYPE_CHECKING:  # a wrong value is told before what a plan needs is imported
+    from pgsrm.config.plan import Plan
 
 # What a run needs, by its state; `waiting` is a run that was frozen and never started.
 _NEEDS = {

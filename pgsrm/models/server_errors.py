@@ -10,7 +10,6 @@ from email.utils import parsedate_to_datetime
 from html import unescape
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from pgsrm.util.errors import UserError
 from pgsrm.util.secrets import without_user
@@ -130,6 +129,8 @@ def on_the_way(url: str, reason: str) -> str:
 
 def proxy_variable(url: str) -> str | None:
     """The environment variable with the proxy for a URL, None without one."""
+    from urllib.request import getproxies, proxy_bypass  # a client of HTTP, which no config error needs
+
     parts = urlsplit(url)
     if parts.hostname is None or proxy_bypass(parts.hostname):
         return None

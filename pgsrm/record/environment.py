@@ -5,7 +5,6 @@ import platform
 import socket
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,8 @@ def slurm_job() -> str | None:
 
 def versions() -> dict[str, str]:
     """Package -> version of Python and of what is installed among the packages that change results."""
+    from importlib.metadata import PackageNotFoundError, version  # a run's process alone asks
+
     installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +88,8 @@ def waited_for(output: Any) -> Any:
     if not inspect.isawaitable(output):
         return output
     with ThreadPoolExecutor(1) as beside:  # a notebook has a loop of its own in this thread
+        import asyncio  # a tenth of what a config needs to be checked, for a few rewards
+
         return beside.submit(asyncio.run, _waited(output)).result()
 
 

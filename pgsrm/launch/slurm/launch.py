@@ -1,9 +1,11 @@
 """A sweep as Slurm jobs: submitted, or also watched to its end."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pgsrm.config.plan import Plan
 from pgsrm.launch.search import check_search, check_waits
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.launch.slurm.submit import check_cluster, submit
@@ -20,6 +22,9 @@ from pgsrm.launch.sweep import (
 from pgsrm.record import RunFolder
 from pgsrm.record.mlflow_store import is_sqlite
 from pgsrm.util.shell import python, quoted
+
+if TYPE_CHECKING:  # a wrong value is told before what a plan needs is imported
+    from pgsrm.config.plan import Plan
 
 POLL_SECONDS = 15.0  # between two questions to Slurm's controller, which all users share
 

@@ -1,5 +1,7 @@
 """Frozen runs -> job arrays, through submitit. A task of an array trains the run of one folder."""
 
+from __future__ import annotations
+
 import contextlib
 import io
 import os
@@ -12,15 +14,17 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pgsrm.config.cluster import ClusterSettings, sbatch_options
-from pgsrm.config.plan import Plan
 from pgsrm.launch.slurm.job import TrainRun
 from pgsrm.launch.slurm.queue import Job
 from pgsrm.util.errors import UserError
+
+if TYPE_CHECKING:  # a wrong value is told before what a plan needs is imported
+    from pgsrm.config.plan import Plan
 
 # A warning while Python starts would kill the job, and a job that has ended is not requeued. Ignored, it is followed by
 # Slurm's own requeueing; the job's own handlers take over as soon as they are there.
