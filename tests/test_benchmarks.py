@@ -228,6 +228,13 @@ def test_spans_lost_and_invented_by_hand() -> None:
     assert (exact["recall"], exact["precision"], exact["lost"], exact["spans"]) == (1, 1, 0, 2)
 
 
+def test_evaluation_prints_its_parts(tiny: Path) -> None:
+    words = [f"model.path={tiny}", "task=antonym", "evaluation.prompts=8"]
+    lines = run_module("benchmarks.evaluation", "--rounds", "1", *words)
+    assert lines[0].endswith(", 16 prompts") and len(lines) == 6
+    assert all(float(line.removesuffix(" s").split()[-1]) > 0 for line in lines[1:])
+
+
 @pytest.mark.slow
 def test_together_prints_a_row_for_each_number_of_runs(tiny: Path) -> None:
     words = [f"model.path={tiny}", "model.device=cpu", "task=antonym", "reward=binary", "ppo.batch_size=4", "threads=1"]

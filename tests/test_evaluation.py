@@ -401,11 +401,10 @@ def test_what_the_misled_prompts_are_answered() -> None:
 
         positions = None
 
-        def greedy(self, prompts: list[list[int]], length: int) -> list[list[int]]:
-            return [[ord(given[chr(ids[0])])] for ids in prompts]
-
-        def answer(self, prompts: list[list[int]], uniforms: Any, how: Any) -> list[list[int]]:
-            return [[ord("-")] for _ in prompts]
+        def answers(self, prompts: list[list[int]], draws: Any) -> list[list[list[int]]]:
+            greedy, _ = draws
+            assert greedy[1].top_k == 1
+            return [[[ord(given[chr(ids[0])])] for ids in prompts], [[ord("-")] for _ in prompts]]
 
         def decode(self, ids: list[list[int]]) -> tuple[list[str], list[Any]]:
             return [chr(each[0]) for each in ids], [[(0, 1)] for _ in ids]

@@ -18,6 +18,7 @@ from pgsrm.models.lora import add_adapters
 from pgsrm.models.precision import multiply_in_tf32
 from pgsrm.models.settings import LoraSettings, ModelSettings
 from pgsrm.policy import graphed
+from pgsrm.policy.base import greedily
 from pgsrm.policy.choose import build_policy
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.graphed import GraphedPolicy
@@ -144,7 +145,8 @@ def test_what_no_recording_has_room_for_is_computed_all_the_same(
         )
         mask = simple.pad(prompts, responses).response_mask
         torch.testing.assert_close(one[places.place[mask]], other[others.place[mask]], rtol=1e-4, atol=1e-4)
-        assert mine.greedy(prompts, 4) == simple.greedy(prompts, 4)
+        ways = [greedily(len(prompts), 4), (torch.rand(len(prompts), 4, dtype=torch.float64), Sampling(4))]
+        assert mine.answers(prompts, ways) == simple.answers(prompts, ways)
     monkeypatch.setattr(graphed, "LOGITS_LIMIT", 1000)
     mine._recordings.clear()
     torch.testing.assert_close(logprobs(mine, PROMPTS, RESPONSES), logprobs(simple, PROMPTS, RESPONSES))

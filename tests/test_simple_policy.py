@@ -15,6 +15,7 @@ from test_policy import EXPERTS, WINDOW, tiny_of
 
 from pgsrm.config.schema import read_settings
 from pgsrm.models.settings import LoraSettings, ModelSettings
+from pgsrm.policy.base import greedily
 from pgsrm.policy.choose import build_policy
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.sampling import Sampling
@@ -103,6 +104,19 @@ def test_answers_and_a_texts_loss_are_the_fast_ones(load_policy: LoadPolicy) -> 
     assert simple.greedy(PROMPTS, 4) == fast.greedy(PROMPTS, 4)
     windows = torch.arange(1, 41).view(2, 20)
     assert simple.text_logprob(windows) == pytest.approx(fast.text_logprob(windows), rel=1e-5)
+
+
+def test_both_ways_of_answering_read_the_prompts_once(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers are those of a call each. Wrong version: the second way goes on where the first one's cache ended."""
+    fast = load_policy(prompts=PROMPTS)
+    simple = SimplePolicy(fast.model, None, eos=(0,))
+    ways = [greedily(len(PROMPTS), 4), (torch.rand(len(PROMPTS), 4, dtype=torch.float64), Sampling(4, top_k=20))]
+    apart = [fast.answers(PROMPTS, [way])[0] for way in ways]
+    assert apart[0] != apart[1] and simple.answers(PROMPTS, ways) == apart
+    passes: list[int] = []
+    read = FastPolicy._prefill
+    monkeypatch.setattr(FastPolicy, "_prefill", lambda self, batch: passes.append(len(batch)) or read(self, batch))
+    assert fast.answers(PROMPTS, ways) == apart and passes == [4]  # two of the five prompts are equal
 
 
 def test_several_ids_end_a_response(load_policy: LoadPolicy) -> None:

@@ -18,6 +18,7 @@ from pgsrm.evaluation.distance import distance
 from pgsrm.evaluation.inputs import Evaluated
 from pgsrm.evaluation.variety import variety
 from pgsrm.models.text import Codec
+from pgsrm.policy.base import greedily
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling, shortened
 from pgsrm.reward import Reward
@@ -57,7 +58,7 @@ class Evaluation:
         self._policy, self._codec, self._score = policy, codec, scorer
         self._sampling, self._seed, self._shortest = sampling, seed, task.min_new_tokens
         self._with, text = evaluated_with, evaluated_with.text
-        self._windows = None if text is None else text_windows(codec, text, policy.positions)
+        self.windows = None if text is None else text_windows(codec, text, policy.positions)
 
     @property
     def measures(self) -> Mapping[str, Reward]:
@@ -92,8 +93,8 @@ class Evaluation:
             metrics |= {f"eval/{split}_{name}": value for name, value in values.items()}
         if self._with.measures:
             metrics |= self._continuations(draws)
-        if self._windows is not None:
-            metrics["eval/perplexity"] = perplexity(self._policy, self._windows)
+        if self.windows is not None:
+            metrics["eval/perplexity"] = perplexity(self._policy, self.windows)
         metrics["time/evaluation"] = time.perf_counter() - started
         return metrics
 
@@ -102,14 +103,16 @@ class Evaluation:
     ) -> dict[str, float]:
         """The metrics of one split."""
         length = self._sampling.max_new_tokens
-        ids = self._policy.greedy(prompt_ids, length)
+        greedy_way = greedily(len(examples), length)
+        sampled_way = torch.from_numpy(draws.random((len(examples), length))), self._sampling
+        ways = [greedy_way, sampled_way] if self._score.checker is not None else [greedy_way]
+        ids, *sampled_ids = self._policy.answers(prompt_ids, ways)
         rightly = [replace(example, error=None) for example in examples]
         greedy = Rollout(rightly, prompt_ids, ids, *self._codec.decode(ids))
         metrics = self._score(greedy).metrics
-        uniforms = torch.from_numpy(draws.random((len(examples), length)))
         values: dict[str, float] = {}
-        if self._score.checker is not None:
-            sampled, _ = self._codec.decode(self._policy.answer(prompt_ids, uniforms, self._sampling))
+        if sampled_ids:
+            sampled, _ = self._codec.decode(sampled_ids[0])
             values = {
                 "exact_match": metrics["reward/exact_match"],
                 "sampled_exact_match": mean(self._score.correct(examples, sampled)),

@@ -18,6 +18,11 @@ ROWS_AT_ONCE = 256  # prompts in one forward pass without gradient, whatever the
 WINDOWS_AT_ONCE = 4  # of 128 tokens: 100 MB of logits on a vocabulary of 50,000
 
 
+def greedily(prompts: int, max_new_tokens: int) -> tuple[Tensor, Sampling]:
+    """The draws of `Policy.answers` that take the most probable token at every step."""
+    return torch.zeros(prompts, max_new_tokens, dtype=torch.float64), Sampling(max_new_tokens, top_k=1)
+
+
 class BasePolicy(ABC):
     """A model and its reference. `reference` None: the model has adapters, and is its own reference without them.
 
@@ -61,16 +66,29 @@ class BasePolicy(ABC):
 
     def greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """The most probable token at every step."""
-        return self.answer(prompts, torch.zeros(len(prompts), max_new_tokens), Sampling(max_new_tokens, top_k=1))
+        return self.answers(prompts, [greedily(len(prompts), max_new_tokens)])[0]
 
     def answer(self, prompts: Sequence[Sequence[int]], uniforms: Tensor, how: Sampling) -> list[list[int]]:
         """As `sample`, for any number of prompts, without gradient and dropout; the responses' token ids alone."""
-        responses: list[list[int]] = []
+        return self.answers(prompts, [(uniforms, how)])[0]
+
+    def answers(
+        self, prompts: Sequence[Sequence[int]], draws: Sequence[tuple[Tensor, Sampling]]
+    ) -> list[list[list[int]]]:
+        """As `answer`, for each of `draws`; the prompts are read once for all of them where the policy can."""
+        responses: list[list[list[int]]] = [[] for _ in draws]
         with self.without_dropout():
             for start in range(0, len(prompts), ROWS_AT_ONCE):
                 rows = slice(start, start + ROWS_AT_ONCE)
-                responses += self.sample(prompts[rows], uniforms[rows], how).responses
+                here = [(uniforms[rows], how) for uniforms, how in draws]
+                for answered, sampled in zip(responses, self._sample_each(prompts[rows], here), strict=True):
+                    answered += sampled
         return responses
+
+    def _sample_each(
+        self, prompts: Sequence[Sequence[int]], draws: Sequence[tuple[Tensor, Sampling]]
+    ) -> list[list[list[int]]]:
+        return [self.sample(prompts, uniforms, how).responses for uniforms, how in draws]
 
     def text_logprob(self, windows: Tensor) -> float:
         """Mean log-probability of each token but the first of its row, given those before it, of token ids (W, L), L >= 2."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgsrm.policy.base import ROWS_AT_ONCE
+from pgsrm.policy.base import ROWS_AT_ONCE, BasePolicy
 from pgsrm.policy.batch import Contexts
 from pgsrm.policy.fast.batch import SharedBatch
 from pgsrm.policy.fast.forward import Forward, Prefill, extend_rows, forward_rows
@@ -160,6 +160,8 @@ class GraphedPolicy(FastPolicy):
             return Sampled(cut(tokens, self.eos), logprobs, Begun(fixed, recording, begun, fed))
         tokens, logprobs = recording.replay()
         return Sampled(cut(tokens, self.eos), logprobs, prefill=None)
+
+    _sample_each = BasePolicy._sample_each  # each way of drawing is a replay
 
     # Scoring
 

@@ -72,6 +72,11 @@ class Policy(Protocol):
     def answer(self, prompts: Sequence[Sequence[int]], uniforms: Tensor, how: Sampling) -> list[list[int]]:
         """As `sample`, for any number of prompts, without gradient and dropout; the responses' token ids alone."""
 
+    def answers(
+        self, prompts: Sequence[Sequence[int]], draws: Sequence[tuple[Tensor, Sampling]]
+    ) -> list[list[list[int]]]:
+        """As `answer`, for each of `draws` (uniforms, how); the prompts are read once for all of them where the policy can."""
+
     def text_logprob(self, windows: Tensor) -> float:
         """Mean log-probability of each token but the first of its row, given those before it, of token ids (W, L), L >= 2."""
 

@@ -230,15 +230,30 @@ class FastPolicy(BasePolicy):
         batch = self.pad(prompts, [self.eos[:1]] * len(prompts), "left")
         if share is not None:
             batch, uniforms = batch.rows(share), uniforms[share]
-        rows, prompt = (torch.from_numpy(numbers) for numbers in distinct(batch.prompt))
         with_graph = with_graph and not self._scores_whole
+        prefilled, starts = self._read(batch, with_graph)
+        with torch.no_grad():
+            tokens, logprobs = self._generate(starts, to_device(uniforms, self.device), how)
+        return Sampled(cut(tokens, self.eos), logprobs, prefilled if with_graph else None)
+
+    def _sample_each(
+        self, prompts: Sequence[Sequence[int]], draws: Sequence[tuple[Tensor, Sampling]]
+    ) -> list[list[list[int]]]:
+        _, starts = self._read(self.pad(prompts, [self.eos[:1]] * len(prompts), "left"))
+        with torch.no_grad():
+            return [
+                cut(self._generate(starts, to_device(uniforms, self.device), how)[0], self.eos)
+                for uniforms, how in draws
+            ]
+
+    def _read(self, batch: SharedBatch, with_graph: bool = False) -> tuple[Prefill, Prefill]:
+        """The prefill of a batch's distinct prompts, and without graph that of each of its rows."""
+        rows, prompt = (torch.from_numpy(numbers) for numbers in distinct(batch.prompt))
         self._forward.matrices.restart()
         with torch.set_grad_enabled(with_graph):
             prefilled = self._prefill(batch.rows(rows))
         with torch.no_grad():
-            starts = prefilled.detach().rows(to_device(prompt, self.device))
-            tokens, logprobs = self._generate(starts, to_device(uniforms, self.device), how)
-        return Sampled(cut(tokens, self.eos), logprobs, prefilled if with_graph else None)
+            return prefilled, prefilled.detach().rows(to_device(prompt, self.device))
 
     def _prefill(self, batch: SharedBatch) -> Prefill:
         return prefill(self._forward, batch)
