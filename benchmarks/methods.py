@@ -110,13 +110,13 @@ def words(setup: Setup) -> list[str]:
     return [*task, *model, f"ppo={setup.ppo}", f"ppo.batch_size={setup.batch}", f"seed={SEED}"]
 
 
-def load_run(setup: Setup, policy: str = "fast") -> Any:
+def load_run(setup: Setup, policy: str = "fast", own: Sequence[str] = ()) -> Any:
     """A `Trainer` as a run of this setup would have it, with `reward` in the place of its own."""
     from pgsrm.trainer import Trainer
     from pgsrm.util.memory import keep_freed_memory
 
     keep_freed_memory()
-    run = Trainer.build(*words(setup), f"model.policy={policy}")
+    run = Trainer.build(*words(setup), f"model.policy={policy}", *own)
     run.policy.in_one_order &= not setup.any_order
     run.score.reward = lambda *, token_ids, **_: reward(token_ids)
     return run
@@ -181,11 +181,11 @@ class Parts:
         return {**parts, "rest": sum(seconds) / len(seconds) - sum(parts.values())}
 
 
-def ours(setup: Setup, policy: str = "fast") -> Measured:
-    """This package, with one of its policies."""
+def ours(setup: Setup, policy: str = "fast", own: Sequence[str] = ()) -> Measured:
+    """This package, with one of its policies, and overrides of the method's own."""
     from pgsrm.policy.fast.batch import common_prefix
 
-    run, last = load_run(setup, policy), list[Any]()  # the last rollout
+    run, last = load_run(setup, policy, own), list[Any]()  # the last rollout
     # a GPU works on while the host has gone on to the next part
     parts = Parts(setup.clock) if policy == "fast" and setup.device == "cpu" else None
 
@@ -200,6 +200,11 @@ def ours(setup: Setup, policy: str = "fast") -> Measured:
     prefix = common_prefix([run.prompt_ids[example.prompt] for example in run.task.train])
     work = count_work(prefix, rollout.prompt_ids, rollout.response_ids, run.settings.ppo.epochs)
     return stopwatch.measured(asdict(work), parts.of(stopwatch.seconds) if parts else None)
+
+
+def micro_batches(setup: Setup) -> list[str]:
+    """Five micro-batches an update."""
+    return [f"ppo.micro_batch={max(1, setup.batch // 5)}"]
 
 
 # the CUDA runtime's calls, by what they are for: launches of kernels (or whole graphs), waits, copies
@@ -377,6 +382,8 @@ METHODS: dict[str, Callable[[Setup], Measured]] = {
     "fast": ours,
     "simple": lambda setup: ours(setup, "simple"),
     "graphed": lambda setup: ours(setup, "graphed"),
+    "micro": lambda setup: ours(setup, own=micro_batches(setup)),
+    "micro-whitened": lambda setup: ours(setup, own=[*micro_batches(setup), "ppo.whiten_advantages=true"]),
     "plain": plain,
     "batched": lambda setup: transformers_alone(setup, setup.batch),
     "one_by_one": lambda setup: transformers_alone(setup, 1),

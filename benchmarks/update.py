@@ -5,6 +5,8 @@ An update is: sample a batch on a task's prompts, score it with a reward that co
   fast        this package, as a run does it
   simple      the same with model.policy=simple
   graphed     the same with model.policy=graphed: CUDA graphs, on an NVIDIA GPU
+  micro       fast, in five micro-batches; micro-whitened: the same with ppo.whiten_advantages=true, which takes a forward pass
+              over the whole batch before the gradient's
   plain       the definition that it is tested against (pgsrm/ppo/plain.py), which is not meant to be quick
   batched     transformers' `generate` and full forward passes on the padded batch, losses in plain torch (baselines.py)
   one_by_one  the same, one prompt at a time, as the notebooks released with the paper do

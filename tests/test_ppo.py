@@ -379,6 +379,10 @@ SOUND |= {"scored_distribution": "sampled", "kl_coef": 0.01, "entropy_coef": 0.0
         {"baseline": "token_values"},
         {"baseline": "token_values", "gamma": 0.9, "gae_lambda": 0.8, "kl_in": "reward", "train_eos": False},
         {"baseline": "token_values", "gae_lambda": 0.5, "micro_batch": 3, "whiten_advantages": True},
+        {"baseline": "token_values", "kl_in": "reward", "micro_batch": 3, "epochs": 2, "clip_range": 0.2},
+        {"baseline": "batch_mean", "micro_batch": 1},
+        {"baseline": "group_mean", "group_size": 2, "scale_by_group": True, "micro_batch": 2},
+        {"baseline": "leave_one_out", "group_size": 2, "micro_batch": 1},
         {"baseline": "token_values", "value_clip": 0.01, "epochs": 2, "clip_range": 0.2, "critic_lr": 1e-2},
         {"value_clip": 0.01, "epochs": 2, "clip_range": 0.2, "critic_lr": 1e-2},
         {"epochs": 3, "clip_range": 0.2, "actor_lr": 1e-1, "ratio_limit": 1.001},  # later steps are left out
@@ -533,6 +537,38 @@ def test_micro_batches_bound_what_the_reference_holds(load_policy: LoadPolicy, m
     learner = Learner(load_policy(prompts=PROMPTS), settings, torch.Generator())
     step(learner, PROMPTS, RESPONSES, REWARDS)
     assert set(rows) == {2}
+
+
+@pytest.mark.parametrize(
+    ("switches", "passes"),
+    [
+        ({"micro_batch": 2}, 2),
+        ({"micro_batch": 2, "epochs": 2, "clip_range": 0.2}, 4),
+        ({"micro_batch": 2, "baseline": "group_mean", "group_size": 2, "scale_by_group": True}, 2),
+        ({"micro_batch": 2, "kl_control": "ziegler", "kl_target": 0.1}, 2),
+        # what needs a pass over the whole batch before
+        ({"micro_batch": 2, "whiten_advantages": True}, 4),
+        ({"micro_batch": 2, "baseline": "batch_mean"}, 4),
+        ({"micro_batch": 1, "baseline": "group_mean", "group_size": 2}, 8),
+    ],
+    ids=str,
+)
+def test_micro_batches_are_read_once_where_their_advantages_are_their_own(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, switches: dict[str, Any], passes: int
+) -> None:
+    """On four responses. The numbers are those of `test_step_with_each_switch`."""
+    from pgsrm.policy.fast.policy import FastPolicy
+
+    rows, score = [], FastPolicy.score
+
+    def counted(self: FastPolicy, batch: Any, *arguments: Any) -> Any:
+        rows.append(len(batch))
+        return score(self, batch, *arguments)
+
+    monkeypatch.setattr(FastPolicy, "score", counted)
+    learner = Learner(load_policy(prompts=PROMPTS), msgspec.structs.replace(PAPER, **switches), torch.Generator())
+    step(learner, PROMPTS, RESPONSES, REWARDS)
+    assert rows == [switches["micro_batch"]] * passes
 
 
 # The switches change what they say

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pgsrm.policy.protocol import Policy, Scores
-from pgsrm.ppo.settings import PPOSettings
+from pgsrm.ppo.settings import GROUP_BASELINES, PPOSettings
 from pgsrm.util.distributed import ALONE, Processes
 
 
@@ -62,6 +62,18 @@ class Learner:
         share = rows // self.processes.count
         whole = s.minibatches == 1 and (s.micro_batch is None or s.micro_batch >= share)
         return whole and (s.epochs == 1 or not s.dropout)
+
+    def advantages_by_part(self, rows: int) -> bool:
+        """Whether the advantages of a micro-batch of an update on `rows` responses follow from its own rows alone.
+
+        Its first gradient step then needs no pass over the batch before. With dropout that pass has a mask of its own.
+        """
+        s = self.settings
+        if s.micro_batch is None or s.minibatches > 1 or s.dropout or s.whiten_advantages or s.baseline == "batch_mean":
+            return False
+        in_groups = s.scale_by_group or s.baseline in GROUP_BASELINES
+        share = rows // self.processes.count
+        return not in_groups or s.micro_batch % s.group_size == share % s.group_size == 0
 
     def reuses_prefill(self, rows: int) -> bool:
         """Whether sampling's pass over the prompts is also the first step's: same weights, padding, and no dropout."""

@@ -1,7 +1,7 @@
 """What policy and reference say about each response token: log-probability, entropy, KL, value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ class Tokens:
     entropy: Tensor
     kl: Tensor  # by `kl_estimator`
     values: Tensor  # (B,), or (B, T) where the values are a token's
+
+    def detach(self) -> "Tokens":
+        """The same numbers without their graph."""
+        return Tokens(**{field.name: getattr(self, field.name).detach() for field in fields(self)})
 
 
 @dataclass(frozen=True)

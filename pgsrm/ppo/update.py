@@ -10,7 +10,7 @@ Shapes: B responses, T response tokens; (B, T) unless said otherwise.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -54,22 +54,25 @@ def step(
     kept = keep_reference(learner, batch, parts)
     prefill = prefill if learner.reuses_prefill(rows) else None
 
-    # What the policy that sampled says. Where its first step is on one pass over all rows, it differentiates this very pass.
+    # What the policy that sampled says. Where its first step is on one pass over all rows, it differentiates this very pass;
+    # where the advantages of each micro-batch are its own, the first step's passes say it.
     one_pass = learner.one_pass(rows)
     share = learner.processes.share(torch.arange(rows))
-    with torch.set_grad_enabled(one_pass):
-        scored = [
-            score_tokens(learner, batch, part, kept, prefill) for part in share.split(settings.micro_batch or rows)
-        ]
-    fixed = _fix(learner, batch, scored)
+    scored, fixed = list[Tokens](), None
+    if one_pass or not learner.advantages_by_part(rows):
+        with torch.set_grad_enabled(one_pass):
+            scored = [
+                score_tokens(learner, batch, part, kept, prefill) for part in share.split(settings.micro_batch or rows)
+            ]
+        fixed = _fix(learner, batch, scored)
 
     before = None
     if settings.kl_reference == "previous":  # docs/fidelity.md, D6
         before = {name: tensor.detach().clone() for name, tensor in policy.model.state_dict().items()}
     first = scored.pop() if one_pass else None
-    metrics = [_gradient_step(learner, batch, parts[0], fixed, kept, first)]
+    found, fixed = _gradient_step(learner, batch, parts[0], fixed, kept, first)
     del first, prefill  # the graph of that pass
-    metrics += [_gradient_step(learner, batch, part, fixed, kept) for part in parts[1:]]
+    metrics = [found, *(_gradient_step(learner, batch, part, fixed, kept)[0] for part in parts[1:])]
     if before is not None:
         policy.set_reference(before)
 
@@ -83,14 +86,33 @@ def step(
 
 
 @dataclass(frozen=True)
-class _Fixed:
-    """What is held constant through all gradient steps of an update."""
+class _Held:
+    """What is held constant of some responses through all gradient steps of an update."""
 
     logprobs: Tensor  # of the policy that sampled
     advantages: Tensor
     values: Tensor  # of the policy that sampled; (B,), or (B, T) where they are a token's
     targets: Tensor  # what they should have been
-    metrics: dict[str, Tensor]  # () each, of the whole batch
+
+    @staticmethod
+    def of(learner: Learner, batch: Batch, said: Tokens, rows: Tensor | slice = slice(None)) -> "_Held":
+        """From what the policy that sampled `said` of the responses `rows`, which their advantages must follow from."""
+        rewards, mask, trained = batch.rewards[rows], batch.padded.response_mask[rows], batch.loss_mask[rows]
+        values, kl = said.values.detach(), said.kl.detach()
+        made = advantages_and_targets(learner.settings, rewards, values, kl, learner.kl_coef, mask, trained)
+        return _Held(said.logprobs.detach(), made[0], values, made[1])
+
+    def rows(self, index: Tensor) -> "_Held":
+        """Those of the responses `index`."""
+        return _Held(self.logprobs[index], self.advantages[index], self.values[index], self.targets[index])
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """The same of the whole batch, and metrics, () each, of the policy that sampled it."""
+
+    held: _Held
+    metrics: dict[str, Tensor]
 
 
 def _fix(learner: Learner, batch: Batch, scored: Sequence[Tokens]) -> _Fixed:
@@ -101,29 +123,29 @@ def _fix(learner: Learner, batch: Batch, scored: Sequence[Tokens]) -> _Fixed:
         parts = [getattr(tokens, name) for tokens in scored]
         return learner.processes.join(torch.cat(parts) if len(parts) > 1 else parts[0])
 
-    values = joined("values").detach()
-    advantages, targets = advantages_and_targets(
-        settings, batch.rewards, values, joined("kl"), learner.kl_coef, batch.padded.response_mask, mask
-    )
+    said = Tokens(**{field.name: joined(field.name) for field in fields(Tokens)})
+    held = _Held.of(learner, batch, said)
     # k1 of the policy that sampled (after a gradient step the tokens are no longer draws from it): nats per response under
     # `ziegler`, else nats per token
-    kl = ((joined("full") - joined("reference")) * mask).sum()
+    kl = ((said.full - said.reference) * mask).sum()
     kl = kl / (len(batch) if settings.kl_control == "ziegler" else mask.sum().clamp(min=1))
     metrics = {SAMPLED_KL: kl}
-    if values.dim() == 2:
-        metrics["value/explained_variance"] = explained_variance(values, targets, batch.padded.response_mask)
-    return _Fixed(joined("logprobs"), advantages, values, targets, metrics)
+    if held.values.dim() == 2:
+        metrics["value/explained_variance"] = explained_variance(held.values, held.targets, batch.padded.response_mask)
+    return _Fixed(held, metrics)
 
 
 def _gradient_step(
     learner: Learner,
     batch: Batch,
     rows: Tensor,
-    fixed: _Fixed,
+    fixed: _Fixed | None,
     kept: KeptReference | None,
     scored: Tokens | None = None,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], _Fixed]:
     """One step of both optimisers on `rows` of the batch, each process on its share; returns the step's metrics.
+
+    `fixed` None: it is made of this step's own passes, which are on all rows (`Learner.advantages_by_part`), and returned.
 
     Every loss is a sum over this micro-batch divided by the whole step's number of tokens or responses: gradients add up
     over micro-batches and processes. `scored` is the share of an update's first step on all rows, with its graph.
@@ -131,15 +153,18 @@ def _gradient_step(
     settings, processes = learner.settings, learner.processes
     trained = batch.loss_mask[to_device(rows, learner.policy.device)]
     count = trained.sum().clamp(min=1)  # none where EOS is not trained and all responses are one
-    totals = Totals()
+    totals, said = Totals(), list[Tokens]()
     learner.actor_optimizer.zero_grad(set_to_none=True)
     learner.critic_optimizer.zero_grad(set_to_none=True)
     for here in processes.share(rows).split(settings.micro_batch or len(rows)):
         tokens = scored or score_tokens(learner, batch, here, kept)
         micro = to_device(here, learner.policy.device)
-        mask, old, advantages = batch.loss_mask[micro], fixed.logprobs[micro], fixed.advantages[micro]
+        mask = batch.loss_mask[micro]
+        if fixed is None:
+            said.append(tokens.detach())
+        held = _Held.of(learner, batch, tokens, micro) if fixed is None else fixed.held.rows(micro)
 
-        policy = policy_loss(tokens.logprobs, old, advantages, mask, settings.clip_range, count)
+        policy = policy_loss(tokens.logprobs, held.logprobs, held.advantages, mask, settings.clip_range, count)
         entropy = masked_mean(tokens.entropy, mask, count)
         kl = masked_mean(tokens.kl, mask, count)
         actor = policy - settings.entropy_coef * entropy
@@ -149,13 +174,13 @@ def _gradient_step(
             actor.backward()
 
         within, number = (mask, count) if tokens.values.dim() == 2 else (None, len(rows))
-        old_values, targets = fixed.values[micro], fixed.targets[micro]
-        value = value_loss(tokens.values, targets, within, number, old_values, settings.value_clip)
+        value = value_loss(tokens.values, held.targets, within, number, held.values, settings.value_clip)
         (settings.value_coef * value).backward()
 
         losses = {"loss/policy": policy, "loss/kl": kl, "loss/actor": actor, "loss/value": value}
         totals.add({**losses, "policy/entropy": entropy})
-        totals.add(token_metrics(tokens, old, advantages, mask, count, len(rows), settings.clip_range))
+        totals.add(token_metrics(tokens, held.logprobs, held.advantages, mask, count, len(rows), settings.clip_range))
+    fixed = fixed or _fix(learner, batch, said)
     totals.combine(processes)
     for name, module in (("actor", learner.policy.model), ("critic", learner.value_head)):
         processes.add_gradients(module.parameters())
@@ -170,7 +195,7 @@ def _gradient_step(
         learner.actor_optimizer.step()
         learner.critic_optimizer.step()
         learner.policy.weights_changed()
-    return metrics
+    return metrics, fixed
 
 
 def _check_finite(learner: Learner, metrics: dict[str, float]) -> None:
