@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import torch
 from conftest import in_float64
-from test_policy import EXPERTS, WINDOW, tiny_of
+from test_policy import EXPERTS, FOUR_HEADS, WINDOW, tiny_of
 
 from pgsrm.config.schema import read_settings
 from pgsrm.models.settings import LoraSettings, ModelSettings
@@ -96,6 +96,22 @@ def test_simple_and_fast_are_equal_for(
     model = copy.deepcopy(fast.model)
     simple = SimplePolicy(model, copy.deepcopy(model), eos=(0,), gradient_checkpointing=True)
     assert_equal_training(fast, simple, msgspec.structs.replace(ppo_settings("sound"), **changes), 1e-10)
+
+
+@pytest.mark.usefixtures("width")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("padding", [5, 20, 0])  # in the prefix of all prompts, in one prompt, in responses
+def test_an_embeddings_padding_row_has_no_gradient_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, padding: int, tied: bool
+) -> None:
+    """As torch's own embedding has it; SmolLM2's names its end token so. Its row as an output layer's learns."""
+    in_float64(monkeypatch)
+    sizes = {**FOUR_HEADS, "pad_token_id": padding, "tie_word_embeddings": tied}
+    model = tiny_of("llama", **sizes).double()
+    assert model.get_input_embeddings().padding_idx == padding
+    fast = FastPolicy(model, copy.deepcopy(model), eos=(0,), prompts=PROMPTS)
+    simple = SimplePolicy(copy.deepcopy(model), copy.deepcopy(model), eos=(0,))
+    assert_equal_training(fast, simple, ppo_settings("sound"), 1e-10)
 
 
 def test_answers_and_a_texts_loss_are_the_fast_ones(load_policy: LoadPolicy) -> None:

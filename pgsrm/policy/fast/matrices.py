@@ -123,20 +123,22 @@ def _passed_on(ctx: Any, gradient: Tensor, matrix: Tensor) -> tuple[Tensor | Non
 
 
 class _Embed(torch.autograd.Function):
-    """Rows of a weight (V, D), and the weight for its next use."""
+    """Rows of a weight (V, D), and the weight for its next use. The row `padding` gets no gradient, as torch has it."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, ids: Tensor, uses: _Uses) -> tuple[Tensor, Tensor]:
-        ctx.ids, ctx.uses, ctx.first = ids, uses, uses.begin()
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None, uses: _Uses) -> tuple[Tensor, Tensor]:
+        ctx.ids, ctx.padding, ctx.uses, ctx.first = ids, padding, uses, uses.begin()
         ctx.set_materialize_grads(False)
         return embedding(ids, weight), weight.view_as(weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, None, None, None]:
         if gradient is not None:
+            if ctx.padding is not None:
+                gradient = gradient.masked_fill((ctx.ids == ctx.padding).unsqueeze(-1), 0)
             ctx.uses.rows.append((ctx.ids.flatten(), gradient.flatten(0, -2)))
-        return (ctx.uses.gradient() if ctx.first else None), None, None
+        return (ctx.uses.gradient() if ctx.first else None), None, None, None
 
 
 class Matrices:
@@ -242,7 +244,7 @@ class Matrices:
         if not module.weight.requires_grad:
             return embedding(ids, module.weight)
         uses = self._uses_of(module)
-        rows, self._latest[uses] = _Embed.apply(self._latest[uses], ids, uses)
+        rows, self._latest[uses] = _Embed.apply(self._latest[uses], ids, module.padding_idx, uses)
         return rows
 
     def _multiply(self, module: Any, inputs: Tensor) -> Tensor:
@@ -279,4 +281,4 @@ class Matrices:
 
 def _is_plain(module: Any) -> bool:
     """Whether a module is an embedding and nothing else."""
-    return type(module) is Embedding and module.padding_idx is None and module.max_norm is None
+    return type(module) is Embedding and module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
