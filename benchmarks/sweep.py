@@ -47,7 +47,7 @@ FREEZE = """
 import sys
 from hydra import compose, initialize_config_dir
 import pgsrm.launch.local
-pgsrm.launch.local._train = lambda plans, slots, table: sys.exit(0)
+pgsrm.launch.local._train = lambda *_: sys.exit(0)
 from pgsrm.run import main
 sys.argv[0] = "pgsrm.run"
 main()

@@ -228,6 +228,13 @@ def test_spans_lost_and_invented_by_hand() -> None:
     assert (exact["recall"], exact["precision"], exact["lost"], exact["spans"]) == (1, 1, 0, 2)
 
 
+@pytest.mark.slow
+def test_sweep_prints_a_row_for_each_step() -> None:
+    lines = run_module("benchmarks.sweep", "--runs", "4", "--loggers", "0")
+    assert lines[0].startswith("4 runs") and [line[:4] for line in lines[1:]] == ["plan", "free", "the ", "stat"]
+    assert all(float(number) > 0 for line in lines[1:] for number in line.split()[-3:])
+
+
 def test_evaluation_prints_its_parts(tiny: Path) -> None:
     words = [f"model.path={tiny}", "task=antonym", "evaluation.prompts=8"]
     lines = run_module("benchmarks.evaluation", "--rounds", "1", *words)
