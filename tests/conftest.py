@@ -284,21 +284,44 @@ def resume() -> Iterator[Callable[..., None]]:
         signal.signal(number, handler)
 
 
-def interrupt_again(folder: Path, words: Sequence[str], update: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget what the run of these words made, train it again, and press Ctrl-C in the update after `update`."""
-    import pgsrm
-    from pgsrm.trainer import Trainer
-
+def forget(folder: Path) -> None:
+    """Remove what a run made, so that its command makes it again."""
     for path in folder.rglob("*"):
         if path.is_file() and path.name not in ("config.yaml", "lock"):
             path.unlink()
+
+
+def interrupt_at(update: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
+    """Have Ctrl-C come `times` in the middle of the learning after `update`."""
+    from pgsrm.trainer import Trainer
+
     learn = Trainer.learn
 
     def interrupted(self: Trainer, *args: Any) -> Any:
         if self.update == update:
-            signal.raise_signal(signal.SIGINT)
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
         return learn(self, *args)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, "learn", interrupted)
-        pgsrm.train(*words, progress=False)
+    monkeypatch.setattr(Trainer, "learn", interrupted)
+
+
+def interrupt_again(folder: Path, words: Sequence[str], update: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what the run of these words made, train it again, and press Ctrl-C in the update after `update`."""
+    import pgsrm
+
+    forget(folder)
+    with monkeypatch.context() as patched:
+        interrupt_at(update, patched)
+        with pytest.raises(KeyboardInterrupt, match="stopped; the same call resumes it"):
+            pgsrm.train(*words, progress=False)
+
+
+def whole_and_resumed(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """The metrics of a run that was not cut, and those of the same one that was cut in its second update and resumed."""
+    import pgsrm
+
+    run = pgsrm.train(*words, progress=False)
+    whole = run.metrics
+    interrupt_again(run.folder, words, 1, monkeypatch)
+    return whole, pgsrm.train(*words, progress=False).metrics

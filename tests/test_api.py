@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import environment
+from conftest import environment, interrupt_again, interrupt_at
 
 import pgsrm
 from pgsrm.record import RunFolder
@@ -242,46 +242,12 @@ def test_it_trains_in_a_thread_that_is_not_the_main_one(small: Sequence[str]) ->
     assert [run.state for run in runs] == ["finished"]
 
 
-def interrupt_at(update: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
-    """Have Ctrl-C come `times` in the middle of an update's learning."""
-    import pgsrm.trainer
-
-    learn: Callable[..., Any] = pgsrm.trainer.Trainer.learn
-
-    def interrupted(self: Any, *args: Any) -> Any:
-        if self.update == update:
-            for _ in range(times):
-                signal.raise_signal(signal.SIGINT)
-        return learn(self, *args)
-
-    monkeypatch.setattr(pgsrm.trainer.Trainer, "learn", interrupted)
-
-
-def whole_and_resumed(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
-    """The metrics of a run that was not cut, and those of the same one that was cut in its first update and resumed."""
-    whole = (run := pgsrm.train(*words, progress=False)).metrics
-    for path in run.folder.rglob("*"):
-        if path.is_file() and path.name not in ("config.yaml", "lock"):
-            path.unlink()
-    with monkeypatch.context() as patched:
-        interrupt_at(1, patched)
-        with pytest.raises(KeyboardInterrupt):
-            pgsrm.train(*words, progress=False)
-    return whole, pgsrm.train(*words, progress=False).metrics
-
-
 def test_an_interrupt_ends_the_run_with_a_checkpoint_and_the_same_call_resumes_it(
     small: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*small, "task=antonym", "seed=6"]
     whole, folder = (run := pgsrm.train(*words, progress=False)).metrics, run.folder
-    for path in folder.rglob("*"):
-        if path.is_file() and path.name not in ("config.yaml", "lock"):
-            path.unlink()
-    with monkeypatch.context() as patched:
-        interrupt_at(1, patched)
-        with pytest.raises(KeyboardInterrupt, match="stopped; the same call resumes it"):
-            pgsrm.train(*words, progress=False)
+    interrupt_again(folder, words, 1, monkeypatch)
     cut = pgsrm.Run(folder)
     assert cut.state == "stopped" and list(cut.metrics["update"]) == [1, 2]
     with pytest.raises(UserError, match="has no final model, it is stopped"):

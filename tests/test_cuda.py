@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from conftest import in_float64
+from conftest import in_float64, whole_and_resumed
 from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_settings
 
 from pgsrm.models.precision import multiply_in_tf32
@@ -139,8 +139,6 @@ def test_bfloat16_is_near_float32(load_policy: LoadPolicy) -> None:
 def test_a_run_that_was_cut_ends_as_one_that_was_not(
     small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    from test_api import whole_and_resumed
-
     words = [*small, *words, "model.device=cuda", "seed=3"]
     if "critic=nano" in words:
         words.append(f"critic.cache={tmp_path / 'replies'}")

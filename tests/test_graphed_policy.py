@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 from captured import capture_on_cpu
-from conftest import Result, in_float64
+from conftest import Result, in_float64, whole_and_resumed
 from test_policy import WINDOW, tiny_of
 from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_settings
 from torch import Tensor
@@ -329,8 +329,6 @@ def test_what_does_not_go_together_is_said_before_anything_starts(
 
 
 def test_a_run_that_was_cut_ends_as_one_that_was_not(small: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_api import whole_and_resumed
-
     monkeypatch.setattr("pgsrm.policy.choose.is_asynchronous", lambda device: True)
     words = [*small, "task=antonym", "model.policy=graphed", "seed=3"]
     whole, resumed = whole_and_resumed(words, monkeypatch)

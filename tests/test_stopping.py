@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import interrupt_again
+from conftest import forget, interrupt_again
 
 import pgsrm
 import pgsrm.trainer as trainer_module
@@ -244,9 +244,7 @@ def test_adapters_stand_beside_the_best_model(rising: list[str], tiny: Path) -> 
         *rising[:-1], "model.lora={rank: 2}", progress=False
     )  # without stop.keep_best: the same identity
     course = list(plain.evaluations[BEST])
-    for path in plain.folder.rglob("*"):
-        if path.is_file() and path.name != "lock":
-            path.unlink()
+    forget(plain.folder)
     run = pgsrm.train(*rising, "model.lora={rank: 2}", progress=False)
     assert run.folder == plain.folder and list(run.evaluations[BEST]) == course
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), run.folder / "best/adapter")
