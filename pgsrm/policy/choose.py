@@ -4,8 +4,10 @@ The policy of CUDA graphs is taken where it is asked for.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import torch
 
 from pgsrm.models.lengths import too_long
 from pgsrm.models.precision import multiply_in_tf32
@@ -37,17 +39,32 @@ def build_policy(
     """
     check_lengths(getattr(model.config, "max_position_embeddings", None), prompts, max_new_tokens)
     check_ids(model, prompts)
-    multiply_in_tf32(model.device, False)  # what follows is compared in float32
-    if settings.policy == "graphed":
-        policy: Policy = _graphed(model, reference, eos, prompts, max_new_tokens, settings, padding, dropout)
-    else:
-        options: dict[str, Any] = {
-            "padding": padding,
-            "bfloat16": settings.dtype == "bfloat16",
-            "gradient_checkpointing": settings.gradient_checkpointing,
-            "sharded_with": sharded_with,
-        }
-        policy = _eager(model, reference, eos, prompts, max_new_tokens, settings.policy, not dropout, options)
+    options: dict[str, Any] = {
+        "padding": padding,
+        "bfloat16": settings.dtype == "bfloat16",
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "sharded_with": sharded_with,
+    }
+
+    def graphed() -> Policy:
+        _check_graphed(model.device, padding, dropout)
+        policy = GraphedPolicy(model, reference, eos, prompts, max_new_tokens, options["bfloat16"])
+        policy.check_cache(max_new_tokens)
+        return policy
+
+    def fast() -> Policy:
+        policy = FastPolicy(model, reference, eos, prompts, share=not dropout, **options)
+        policy.check_cache(max_new_tokens)
+        return policy
+
+    def simple() -> Policy:
+        policy = SimplePolicy(model, reference, eos, **options)
+        policy.check(prompts, max_new_tokens)
+        return policy
+
+    named = {"graphed": graphed, "fast": fast, "simple": simple, "auto": lambda: _first(fast, simple)}
+    multiply_in_tf32(model.device, False)  # what the policies check is compared in float32
+    policy = named[settings.policy]()
     multiply_in_tf32(model.device, settings.dtype == "tfloat32")
     if sharded_with is not None:
         # a forward pass leaves FSDP's outermost weights whole, and an optimiser made next would hold those
@@ -55,53 +72,25 @@ def build_policy(
     return policy
 
 
-def _eager(
-    model: Any,
-    reference: Any | None,
-    eos: Sequence[int],
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    name: str,
-    share: bool,
-    options: dict[str, Any],
-) -> Policy:
-    """The fast policy or the simple one; `auto` says in a line where it is the latter, and why."""
-    refused = ""
-    if name != "simple":
-        try:
-            fast = FastPolicy(model, reference, eos, prompts, share=share, **options)
-            fast.check_cache(max_new_tokens)
-            return fast
-        except UserError as error:
-            if name == "fast":
-                raise
-            refused = _reason(error)
-    simple = SimplePolicy(model, reference, eos, **options)
-    simple.check(prompts, max_new_tokens)
-    if refused:
-        print(f"model.policy=simple takes the place of fast: {refused}", file=sys.stderr, flush=True)
-    return simple
+def _first(fast: Callable[[], Policy], simple: Callable[[], Policy]) -> Policy:
+    """The fast policy, or the simple one, with a line that says why."""
+    try:
+        return fast()
+    except UserError as error:
+        reason = _reason(error)
+    policy = simple()
+    print(f"model.policy=simple takes the place of fast: {reason}", file=sys.stderr, flush=True)
+    return policy
 
 
-def _graphed(
-    model: Any,
-    reference: Any | None,
-    eos: Sequence[int],
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    settings: ModelSettings,
-    padding: Side,
-    dropout: bool,
-) -> Policy:
-    if not is_asynchronous(model.device):
+def _check_graphed(device: torch.device, padding: Side, dropout: bool) -> None:
+    """Raise UserError for what CUDA graphs can't do."""
+    if not is_asynchronous(device):
         raise UserError("model.policy=graphed: needs an NVIDIA GPU, the device is cpu; set model.policy=auto")
     if padding == "right":
         raise UserError("model.policy=graphed: has no ppo.padding=right; set model.policy=fast")
     if dropout:
         raise UserError("model.policy=graphed: has no ppo.dropout=true; set model.policy=fast")
-    policy = GraphedPolicy(model, reference, eos, prompts, max_new_tokens, settings.dtype == "bfloat16")
-    policy.check_cache(max_new_tokens)
-    return policy
 
 
 def check_lengths(positions: int | None, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
