@@ -162,8 +162,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         """`folder`: outputs/runs/NAME. Raises UserError where there is no run."""
         self._folder = RunFolder(run_path(Path(folder)))
-        if not self._folder.config.is_file():
-            raise UserError(f"{folder}: no run's folder (it has no config.yaml); name one of outputs/runs")
+        self._folder.check_is_run()
 
     @property
     def folder(self) -> Path:
@@ -219,26 +218,21 @@ class Run:
         """The trained model, loaded by transformers on the CPU. Raises UserError before the run has finished."""
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(self._saved())
+        return AutoModelForCausalLM.from_pretrained(self._folder.saved_model())
 
     @functools.cached_property
     def best_model(self) -> Any:
         """The model of the best evaluation, loaded as `model` is. Raises UserError where the run has not kept it."""
         from transformers import AutoModelForCausalLM
 
-        if not (self._folder.best / "config.json").is_file():
-            raise UserError(
-                f"{self.name}: has no best model, it is {self.state}; it is kept where stop.keep_best=true is set from "
-                "the run's start"
-            )
-        return AutoModelForCausalLM.from_pretrained(self._folder.best)
+        return AutoModelForCausalLM.from_pretrained(self._folder.saved_model(best=True))
 
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer, loaded by transformers. Raises UserError before the run has finished."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self._saved())
+        return AutoTokenizer.from_pretrained(self._folder.saved_model())
 
     def __repr__(self) -> str:
         return f"<Run {end_of_run_line(summarise(self._folder))}>"
@@ -247,11 +241,6 @@ class Run:
         import pandas as pd
 
         return pd.DataFrame(self._folder.read_metrics(), columns=None if self._folder.last_metrics() else _FIRST)
-
-    def _saved(self) -> Path:
-        if not (self._folder.model / "config.json").is_file():
-            raise UserError(f"{self.name}: has no final model, it is {self.state}; train it to its end first")
-        return self._folder.model
 
 
 _FIRST = ["update", "episodes"]

@@ -1,4 +1,4 @@
-"""`python -m pgsrm.downstream RUN ...`: what training did to the rest of the model, as a table for each task that was trained on.
+"""`python -m pgsrm.downstream RUN ... [--best]`: what training did to the rest of the model, as a table for each trained task.
 
 The saved models of finished runs, and the untrained one, answer the task's prompts, the same in other wordings, and those of other
 tasks. docs/downstream.md says what else is measured.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pgsrm.analysis.runs import Run
     from pgsrm.analysis.tables import Cell, Table
     from pgsrm.analysis.variants import Variant
     from pgsrm.config.schema import Settings
@@ -30,12 +31,16 @@ WORDINGS = Path(__file__).parent / "evaluation/wordings.yaml"
 
 @dataclass(frozen=True)
 class Options:
-    """tasks: those that are asked besides a run's own; wordings: of a run's own task, besides the shipped ones."""
+    """tasks: those that are asked besides a run's own; wordings: of a run's own task, besides the shipped ones.
+
+    best: whether the models of the runs' best evaluations (`stop.keep_best`) are asked, and not the final ones.
+    """
 
     tasks: Sequence[str] = TASKS
     wordings: Sequence[str] = ()
     text: str = "austen.txt"
     samples: int = 4
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ def downstream(folders: Sequence[Path], options: Options, out: Path | None = Non
     out: a folder that is made before any model is asked, and only where nothing is wrong with the rest.
 
     Raises:
-        UserError: no finished run with a model; no such task; a wording that asks for columns that the data does not have; a
-            folder that can't be written.
+        UserError: no finished run with such a model; no such task; a wording that asks for columns that the data does not have;
+            a folder that can't be written.
     """
     from pgsrm.analysis.runs import print_notes
     from pgsrm.analysis.variants import load_variants
@@ -80,10 +85,14 @@ def downstream(folders: Sequence[Path], options: Options, out: Path | None = Non
     text = read_text(options.text)
     others = _other_tasks(options.tasks)
     variants, notes = load_variants(folders, (), "RUN")
-    print_notes(notes)
-    groups = _together(variants)
-    if not groups:
-        raise UserError(f"{' '.join(map(str, folders))}: no finished run that has a model/; name one of outputs/runs")
+    saved, lacking = _with_models(variants, options.best)
+    if not saved:
+        print_notes(notes)
+        raise UserError(
+            lacking[0] if lacking else f"{' '.join(map(str, folders))}: no finished run; name one of outputs/runs"
+        )
+    print_notes([*notes, *(f"{reason}; it is left out" for reason in lacking)])
+    groups = _together(saved)
     asked = [
         _asked(trained, others, options, text) for trained in groups
     ]  # every mistake is told before a model is loaded
@@ -97,25 +106,40 @@ def downstream(folders: Sequence[Path], options: Options, out: Path | None = Non
         if trained.settings.model != began_as:  # runs of several tasks mostly began as one model
             began_as, untrained = trained.settings.model, None  # one model at a time
             untrained = _load(began_as)
-        table = _table(trained, what, untrained)
+        table = _table(trained, what, untrained, options.best)
         alike = sum(name.startswith(table.name) for name in tables)  # the same task and model, and other prompts
         table = replace(table, name=f"{table.name}_{alike + 1}") if alike else table
         tables[table.name] = table
     return list(tables.values())
 
 
+def _with_models(variants: Sequence[Variant], best: bool) -> tuple[list[Variant], list[str]]:
+    """The variants with those of their finished runs that have the model which is asked for; why others are left out."""
+    from pgsrm.record import RunFolder
+    from pgsrm.util.errors import UserError
+
+    having, lacking = [], []
+    for variant in variants:
+        runs: list[Run] = []
+        for run in variant.complete:
+            try:
+                RunFolder(run.folder).saved_model(best)
+                runs.append(run)
+            except UserError as error:
+                lacking.append(str(error))
+        if runs:
+            having.append(replace(variant, runs=tuple(runs)))
+    return having, lacking
+
+
 def _together(variants: Sequence[Variant]) -> list[Trained]:
-    """The variants whose models were saved, with these runs alone, by what they are asked."""
+    """The variants by what they are asked."""
     from pgsrm.config.plan import load_settings
     from pgsrm.record import RunFolder
 
     groups: dict[str, Trained] = {}
     for variant in variants:
-        runs = tuple(run for run in variant.complete if (run.folder / "model/config.json").is_file())
-        if not runs:
-            continue
-        variant = replace(variant, runs=runs)
-        settings, config = load_settings(RunFolder(runs[0].folder))
+        settings, config = load_settings(RunFolder(variant.runs[0].folder))
         new = Trained([variant], settings, config)
         model = {key: value for key, value in config["model"].items() if key not in ("device", "policy", "shard")}
         how = [settings.task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k]
@@ -175,12 +199,13 @@ def _load(settings: ModelSettings) -> Any:
     return load_model(settings, resolve_device(settings.device))
 
 
-def _table(trained: Trained, asked: Asked, untrained: Any) -> Table:
-    """A row for each question and measure, a column for the untrained model and one for each variant."""
+def _table(trained: Trained, asked: Asked, untrained: Any, best: bool) -> Table:
+    """A row for each question and measure, a column for the untrained model and one for each variant's final or best models."""
     import msgspec
 
     from pgsrm.analysis.tables import Table
     from pgsrm.evaluation.downstream import ask, ask_loaded
+    from pgsrm.record import RunFolder
     from pgsrm.record.model_name import model_name
 
     model = trained.settings.model
@@ -191,18 +216,20 @@ def _table(trained: Trained, asked: Asked, untrained: Any) -> Table:
         after.append([])
         for run in variant.runs:
             _say(f"{trained.task}: {run.folder.name}")
-            saved = msgspec.structs.replace(model, path=str(run.folder / "model"), revision=None, lora=None)
+            path = str(RunFolder(run.folder).saved_model(best))
+            saved = msgspec.structs.replace(model, path=path, revision=None, lora=None)
             after[-1].append(ask(saved, asked, untrained))
     titles = [variant.title for variant in trained.variants]
     seeds = "; ".join(f"{v.title}: {len(v.runs)}" for v in trained.variants)
+    which = "Of each run this is the model of its best evaluation (stop.keep_best). " if best else ""
     return Table(
-        f"downstream_{trained.task}_{model_name(trained.config)}",
+        f"downstream_{trained.task}_{model_name(trained.config)}{'_best' if best else ''}",
         f"{trained.task}: right greedy answers, and other measures, before and after training",
         ["task, or measure", "wording", "prompts", "before", *titles],
         list(_rows(asked, before, after)),
         left=3,
         formats=dict.fromkeys(["before", *titles], ".2f"),
-        notes=[f"Runs: {seeds}. In brackets is Student's 95 % interval over seeds."],
+        notes=[f"{which}Runs: {seeds}. In brackets is Student's 95 % interval over seeds."],
     )
 
 
@@ -245,6 +272,9 @@ def main() -> None:
         "--samples", type=int, default=Options.samples, metavar="N", help="sampled answers to each prompt (default: 4)"
     )
     parser.add_argument(
+        "--best", action="store_true", help="the models of the best evaluations, of runs with stop.keep_best"
+    )
+    parser.add_argument(
         "--out", default="outputs/downstream", metavar="DIR", help="where the tables go (default: outputs/downstream)"
     )
     args = parser.parse_args()
@@ -255,7 +285,8 @@ def main() -> None:
 
         runs = [local_path(run, "RUN") for run in args.runs]
         out = local_path(args.out, "--out")
-        options = Options([name for name in args.tasks.split(",") if name], args.wording, args.text, args.samples)
+        others = [name for name in args.tasks.split(",") if name]
+        options = Options(others, args.wording, args.text, args.samples, args.best)
         for table in downstream(runs, options, out):
             print(f"### {table.title}\n\n{table.markdown()}\n{' '.join(table.notes)}\n")
             for path in write(table, out):

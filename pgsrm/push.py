@@ -44,16 +44,11 @@ def read_finished(folder: Path, best: bool = False) -> "Run":
     """The run of a folder; raises UserError where there is none, or one without a final model, or the `best` one."""
     from pgsrm.analysis.runs import read_run
 
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder}: no run's folder (it has no config.yaml); name one of outputs/runs")
+    RunFolder(folder).check_is_run()
     run, notes = read_run(folder, [*_MEASURES, "reward/mean", "policy/kl", "policy/entropy"])
     if run is None:
         raise UserError("; ".join(notes))
-    if not (folder / "model/config.json").is_file():
-        raise UserError(f"{folder}: has no final model, it is {run.state}; train it to its end first")
-    if best and not (folder / "best/config.json").is_file():
-        remedy = "it is kept where stop.keep_best=true is set from the run's start"
-        raise UserError(f"{folder}: has no best model (no best/); {remedy}")
+    RunFolder(folder).saved_model(best)
     return run
 
 

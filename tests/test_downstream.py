@@ -110,6 +110,27 @@ def test_seeds_are_one_column_and_other_prompts_another_table(
     assert names == ["downstream_color_gpt2.csv", "downstream_color_gpt2_2.csv"]
 
 
+def test_the_best_models_are_asked_of_the_runs_that_kept_them(
+    small: Sequence[str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Their perplexity is that of the best evaluation. Wrong version: the final model's."""
+    metric = "eval/perplexity"
+    words = ["task=color", *small, "evaluation.every=1", "ppo.actor_lr=3e-2"]
+    kept = pgsrm.train(*words, f"stop.metric={metric}", "stop.mode=max", "stop.keep_best=true", progress=False)
+    course = kept.evaluations[metric]
+    assert 0 < course.idxmax() < course.index[-1]
+    other = pgsrm.train(*words, "seed=1", progress=False)
+    lacking = f"{other.folder}: has no best model (no best/); a run keeps one where stop.keep_best=true is set from"
+    code, out, err = command("--best", tmp_path / "outputs/runs", "--tasks", "", "--samples", "1")
+    assert code == 0 and f"note: {lacking}" in err and "the model of its best evaluation (stop.keep_best)" in out
+    (file,) = (tmp_path / "tables").glob("*.csv")
+    assert file.name == "downstream_color_gpt2_best.csv" and "keep_best=" not in file.read_text()
+    plain = next(row for row in rows(file) if row["task, or measure"] == "perplexity of plain text")
+    assert float(list(plain.values())[-3]) == pytest.approx(course.max(), rel=1e-5)
+    code, out, err = command("--best", other.folder)
+    assert (code, out) == (2, "") and err.startswith(f"pgsrm: {lacking} its start") and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "words, line",
     [

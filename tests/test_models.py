@@ -225,11 +225,14 @@ def test_a_chat_template_makes_another_run_and_is_saved_with_it(
 
 def test_what_is_no_gguf_file_is_one_line(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("no weights")
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/model/config.json").touch()
     for path, line in (
         (tmp_path / "text.gguf", "is no GGUF file; name one, a folder in the hub's layout or a hub model"),
         (tmp_path / "nowhere.gguf", "no such file; name a folder in the hub's layout, a GGUF file or a hub"),
         ("nowhere.gguf", "no such file; name a folder in the hub's layout, a GGUF file or a hub model"),
         (tmp_path, r"the folder has no config.json; name the GGUF file itself \(text.gguf\)"),
+        (tmp_path / "run", r"the folder has no config.json; of a run, name .*/run/model, or its best/"),
     ):
         with pytest.raises(UserError, match=f"model.path={path}: {line}"):
             check_model(ModelSettings(path=str(path)))

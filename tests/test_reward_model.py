@@ -482,6 +482,17 @@ def test_a_trained_model_is_whole_judged_and_a_reward(
     assert reward(**batch)[0] == pytest.approx((raw - card["mean"]) / card["std"])
 
 
+def test_models_of_runs_are_called_by_their_runs(tmp_path: Path) -> None:
+    """Wrong version: the best models of two runs are both called best."""
+    places = [tmp_path / run / kind for run in ("a", "b") for kind in ("model", "best")]
+    for place in (*places, tmp_path / "c"):
+        place.mkdir(parents=True)
+        (place / "config.json").touch()
+    given = [tmp_path / "a", tmp_path / "a/best", tmp_path / "b/model", tmp_path / "b/best", tmp_path / "c"]
+    named = command._policies(",".join(map(str, given)))
+    assert list(named) == ["a", "a/best", "b", "b/best", "c"] and list(named.values()) == [*places, tmp_path / "c"]
+
+
 RUN = ("reward=learned", "tracking=none", "ppo.batch_size=4", "ppo.episodes=16", "evaluation.every=2")
 
 

@@ -151,6 +151,7 @@ def test_the_best_model_is_kept_and_measures_as_it_did(
     run = pgsrm.train(*rising, progress=False)
     best = best_update(run)
     assert 0 < best < 8, "a course whose best is neither its first nor its last"
+    assert "keep_best" not in run.name
     assert (RunFolder(run.folder).status() or {})["best_update"] == best
     again = run_cli(str(run.folder), "--best", module="pgsrm.evaluation")
     measured = json.loads(again.out)[BEST]

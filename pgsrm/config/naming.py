@@ -87,12 +87,15 @@ class Folders:
 
 
 def _is_named(key: str) -> bool:
-    """Whether a name has room for an override's key: one below task, reward, model, ppo, algorithm; their choices it has anyway."""
+    """Whether a name has room for an override's key: one below task, reward, model, ppo, algorithm; their choices it has anyway.
+
+    `stop.keep_best` decides nothing of a run.
+    """
     group, _, below = key.partition(".")
     if group in ("critic", "embedder", "parent") and below in HOW_ASKED:
         return False
     has_name = (*NAMED, *NAMED_IF_CHOSEN)
-    return key not in ("model.path", "algorithm.name") and (
+    return key not in ("model.path", "algorithm.name", "stop.keep_best") and (
         group not in _UNNAMED or (group in has_name and below != "")
     )
 

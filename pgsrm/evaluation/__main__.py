@@ -30,9 +30,7 @@ def evaluate_run(folder: RunFolder, best: bool = False) -> dict[str, float]:
 
     settings, config = load_settings(folder)
     task, reward = build_objects(config)
-    saved = msgspec.structs.replace(
-        settings.model, path=str(folder.best if best else folder.model), revision=None, lora=None
-    )
+    saved = msgspec.structs.replace(settings.model, path=str(folder.saved_model(best)), revision=None, lora=None)
     model = load_model(saved, resolve_device(saved.device))
     codec = load_codec(saved, model)
     prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
@@ -72,23 +70,22 @@ def _remember(folder: RunFolder, reward: Any, measures: Mapping[str, Any]) -> No
 
 
 def main() -> None:
-    """The command line; exit code 2, before anything is evaluated, where a folder has no finished run."""
+    """The command line; exit code 2, before anything is evaluated, where a folder has no such model."""
+    from pgsrm.config.messages import ending_with_line
+
     parser = argparse.ArgumentParser(prog="python -m pgsrm.evaluation", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument(
         "--best", action="store_true", help="the model of the best evaluation, of runs with stop.keep_best"
     )
     args = parser.parse_args()
-    for run in args.runs:
-        if args.best and not (run / "best/config.json").is_file():
-            end_with_line(
-                "pgsrm",
-                f"{run}: no best model (no best/); it is kept where stop.keep_best=true is set from the run's start",
-            )
-        if not (run / "model/config.json").is_file() or not (run / "config.yaml").is_file():
-            end_with_line("pgsrm", f"{run}: no finished run (no config.yaml and model/); name a folder of outputs/runs")
-    for run in args.runs:
-        print(json.dumps({"run": run.resolve().name, **evaluate_run(RunFolder(run), args.best)}), flush=True)
+    with ending_with_line("pgsrm", "interrupted"):
+        folders = [RunFolder(run) for run in args.runs]
+        for folder in folders:
+            folder.saved_model(args.best)
+        for folder in folders:
+            line = {"run": folder.path.resolve().name, **evaluate_run(folder, args.best)}
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,8 @@ def _check_folder(folder: Path, settings: ModelSettings) -> None:
     if not (folder / "config.json").is_file():
         files = sorted(file.name for file in folder.glob("*.gguf"))
         remedy = f"name the GGUF file itself ({files[0]})" if files else "name one in the hub's layout"
+        if (folder / "model/config.json").is_file():
+            remedy = f"of a run, name {settings.path}/model, or its best/"
         raise UserError(f"{where}: the folder has no config.json; {remedy}")
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{where}: the folder has no *.safetensors; save with save_pretrained")

@@ -30,7 +30,9 @@ HOW_ASKED = (
 )  # fmt: skip
 NOT_CHOICES = ("tracking", "experiment", "baseline", "hydra", "cluster", "resources", "seed")
 # Named only where nothing else tells two runs apart: long, found by the program, or without a part in the result.
-_LAST_RESORT = ("task.instruction", "task.parent_input", "parent.references", "model.device", "model.shard")
+_LAST_RESORT = (
+    "task.instruction", "task.parent_input", "parent.references", "model.device", "model.shard", "stop.keep_best",
+)  # fmt: skip
 _ORDER = ("task", "reward", "model", "ppo", "algorithm", "embedder", "parent")  # of groups and of the keys below them
 _NO_CHOICE = "null"
 _MOST_LOPSIDED = 3

@@ -32,8 +32,8 @@ def path_name(path: str) -> str:
     """A hub model, folder or GGUF file by the last part of its name that says something; safe in a shell, of bounded length."""
     parts = [part for part in PurePosixPath(path.rstrip("/")).parts if part not in ("/", "..")]
     name = parts[-1] if parts else path
-    if name == "model" and len(parts) > 1:  # of a run that has finished
-        name = parts[-2]
+    if name in ("model", "best") and len(parts) > 1:  # of a run that has finished
+        name = parts[-2] if name == "model" else f"best_{parts[-2]}"
     return re.sub(r"[^\w.+=-]+", "_", name.removesuffix(".gguf"))[:_LONGEST] or "_"
 
 

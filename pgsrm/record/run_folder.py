@@ -142,6 +142,31 @@ class RunFolder:
             return "cut off"
         return str(status["state"])
 
+    # The trained model
+
+    def check_is_run(self) -> None:
+        """Raise UserError where this is not a run's folder."""
+        if not self.config.is_file():
+            raise UserError(f"{self.path}: no run's folder (it has no config.yaml); name one of outputs/runs")
+
+    def saved_model(self, best: bool = False) -> Path:
+        """The folder of the final model, or of that of the best evaluation (`stop.keep_best`), in the hub's layout.
+
+        Raises:
+            UserError: this is no run's folder, or the run has not finished, or it has not kept its best model.
+        """
+        self.check_is_run()
+        if not (self.model / "config.json").is_file():
+            raise UserError(f"{self.path}: has no final model, it is {self.state()}; train it to its end first")
+        if not best:
+            return self.model
+        if not (self.best / "config.json").is_file():
+            raise UserError(
+                f"{self.path}: has no best model (no {self.best.name}/); a run keeps one where stop.keep_best=true is "
+                "set from its start"
+            )
+        return self.best
+
     # Metrics and samples
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:

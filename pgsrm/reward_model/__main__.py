@@ -260,7 +260,8 @@ def _policies(names: str) -> dict[str, Path]:
         folder = path / "model" if (path / "model" / "config.json").is_file() else path
         if not (folder / "config.json").is_file():
             raise UserError(f"policies={name}: neither a finished run's folder nor a model's; name one")
-        known = folder.parent.name if folder.name == "model" else folder.name
+        of_run = {"model": folder.parent.name, "best": f"{folder.parent.name}/best"}
+        known = of_run.get(folder.name, folder.name)
         if known in folders:
             raise UserError(f"policies={names}: two are named {known}; rename a folder")
         folders[known] = folder
