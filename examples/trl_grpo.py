@@ -19,6 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 import pgsrm
 import pgsrm.trl
+from pgsrm.task import accepts
 
 parser = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1])
 parser.add_argument("--steps", type=int, default=200)
@@ -43,7 +44,7 @@ def right(prompts: list[Any]) -> float:
             whole = model.generate(ids, attention_mask=torch.ones_like(ids), **new)
         answers.append(tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True))
     assert task.checker is not None  # a task whose answers are right or wrong
-    return sum(task.checker(a, e.reference, e.inputs) for e, a in zip(prompts, answers, strict=True)) / len(prompts)
+    return sum(accepts(task.checker, a, e) for e, a in zip(prompts, answers, strict=True)) / len(prompts)
 
 
 if not options.trl_defaults:

@@ -62,6 +62,31 @@ def test_functions_of_one_name_have_a_metric_each() -> None:
     assert list(metrics) == ["right", "right_3", "right_2", "right_4"]
 
 
+def test_a_response_is_judged_by_each_of_several_references_or_by_all_in_a_list() -> None:
+    """The largest sum counts, and the metrics are of that reference. Wrong version: the first reference alone."""
+    seen: list[Any] = []
+
+    def equal(completion: Any, answer: Any) -> float:
+        seen.append(answer)
+        text = completion[-1]["content"]
+        return float(text in answer if isinstance(answer, list) else text == answer)
+
+    def as_long(completion: Any, info: Any) -> float:
+        return float(isinstance(info["reference"], str) and len(completion[-1]["content"]) == len(info["reference"]))
+
+    rubric = SimpleNamespace(funcs=[equal, as_long], weights=[1.0, 0.5])
+    batch: dict[str, Any] = {
+        "prompts": ["hot?", "big?"],
+        "references": ["cold", "small"],
+        "all_references": [["cold", "icy"], ["small"]],
+        "responses": ["icy", "small"],
+        "inputs": [{}, {}],
+    }
+    assert RubricReward(rubric)(**batch) == ([1.5, 1.5], {"equal": 1.0, "as_long": 1.0})
+    assert RubricReward(rubric, references="list")(**batch) == ([1.0, 1.0], {"equal": 1.0, "as_long": 0.0})
+    assert seen == ["cold", "icy", "small", ["cold", "icy"], ["small"]]
+
+
 def test_texts_in_place_of_messages() -> None:
     def said(prompt: str, completion: str) -> float:
         return float((prompt, completion) == ("hot?", "table"))

@@ -223,6 +223,49 @@ def test_columns_that_are_not_there() -> None:
         call(TRLReward(function, columns={"solution": "answer"}), ["cold"])
 
 
+def test_a_function_is_asked_with_each_of_several_references_or_with_all_in_a_list() -> None:
+    """The largest reward counts, as for this package's own. Wrong version: the first reference alone, or another type per batch."""
+    seen: list[Any] = []
+
+    def equal(completions: Any, completion_ids: Any, reference: Any, word: Any, log_metric: Any, **_: Any) -> list[Any]:
+        seen.append((list(completions), list(reference), list(word), list(completion_ids)))
+        log_metric("asked", len(completions))
+        return [
+            None if text == "table" else -1.0 + 2 * (text in right if isinstance(right, list) else text == right)
+            for text, right in zip(completions, reference, strict=True)
+        ]
+
+    batch: dict[str, Any] = {
+        "prompts": ["hot is ", "hot is ", "big is ", "big is "],
+        "responses": ["icy", "warm", "small", "table"],
+        "references": ["cold", "cold", "small", "small"],
+        "all_references": [["cold", "icy"], ["cold", "icy"], ["small"], ["small"]],
+        "inputs": [{"word": "hot"}] * 2 + [{"word": "big"}] * 2,
+        "token_ids": [[1], [2], [3], [4]],
+    }
+    for references, asked in (("each", 6), ("list", 4)):
+        rewards, metrics = TRLReward(equal, references=references)(**batch)  # type: ignore[arg-type]
+        assert rewards == [1.0, -1.0, 1.0, 0.0] and metrics == {"asked": asked}
+    each, together = seen
+    assert each == (
+        ["icy", "icy", "warm", "warm", "small", "table"],
+        ["cold", "icy", "cold", "icy", "small", "small"],
+        ["hot"] * 4 + ["big"] * 2,
+        [[1], [1], [2], [2], [3], [4]],
+    )
+    assert together == (batch["responses"], batch["all_references"], ["hot", "hot", "big", "big"], batch["token_ids"])
+    del batch["all_references"]  # a batch whose prompts have one each: the types are those of any other batch
+    for references in ("each", "list"):
+        TRLReward(equal, references=references)(**batch)  # type: ignore[arg-type]
+    assert [row[1][0] for row in seen[2:]] == ["cold", ["cold"]]
+
+
+def test_what_a_function_returns_is_one_number_for_each_completion() -> None:
+    for output, line in (([1.0], "it returned 1 rewards for 2 completions"), (None, "it returned None; return a list")):
+        with pytest.raises(UserError, match=f"function: {line}"):
+            call(TRLReward(lambda given=output, **_: given), ["cold", "hot"])
+
+
 # files for other trainers
 
 

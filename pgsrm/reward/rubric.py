@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pgsrm.reward.trl import as_given, waited_for
+from pgsrm.reward.references import compared
+from pgsrm.reward.trl import References, as_asked, as_given, waited_for
 from pgsrm.util.errors import ParameterError
 
 
@@ -20,6 +21,9 @@ class RubricReward:
         `reward_weights`).
     conversational: whether prompt and completion are given as lists of messages, which is verifiers' usual form, or as texts.
     answer: what a function gets as `answer`: a column of the task's data, or `reference`.
+    references, of prompts with several:
+        each: `reference` is one text. A response is judged once by each of them, and the largest sum counts
+        list: `reference` is a list of texts, for every prompt, and a response is judged once
 
     A function gets those arguments that it names, and all of them if it takes `**kwargs`: also each column of the task's data, by
     its name, and what the rubric gives its functions (`parser`, `judge`). `info` has the columns, `state` the other arguments,
@@ -29,7 +33,13 @@ class RubricReward:
     (`prompts`, `completions`) are refused.
     """
 
-    def __init__(self, rubric: Any, conversational: bool = True, answer: str = "reference") -> None:
+    def __init__(
+        self,
+        rubric: Any,
+        conversational: bool = True,
+        answer: str = "reference",
+        references: References = "each",
+    ) -> None:
         self._functions = list(_functions_of(rubric))
         if not self._functions:
             raise ParameterError(
@@ -41,7 +51,7 @@ class RubricReward:
                     f"rubric: {function.name} judges a group of responses together; give functions of one response"
                 )
         self._names = _distinct([function.name for function in self._functions])
-        self._conversational, self._answer = conversational, answer
+        self._conversational, self._answer, self._references = conversational, answer, references
 
     def __call__(
         self,
@@ -50,20 +60,32 @@ class RubricReward:
         references: Sequence[str],
         responses: Sequence[str],
         inputs: Sequence[Mapping[str, str]],
+        all_references: Sequence[Sequence[str]] | None = None,
         **_: Any,
     ) -> tuple[list[float], dict[str, float]]:
-        """One reward per response, and the mean of what each function returned."""
-        totals = [0.0] * len(responses)
+        """One reward per response, and the mean of what each function returned, by the reference that gives the reward."""
+        totals: list[float] = []
         sums = dict.fromkeys(self._names, 0.0)
-        for row, (prompt, reference, response) in enumerate(zip(prompts, references, responses, strict=True)):
-            given = self._arguments(prompt, response, {**inputs[row], "reference": reference})
-            for name, function in zip(self._names, self._functions, strict=True):
-                value = float(waited_for(function.call(**function.taken({**given, **function.own}))))
-                totals[row] += function.weight * value
+        several = compared(references, all_references)
+        for prompt, texts, response, columns in zip(prompts, several, responses, inputs, strict=True):
+            judged = [
+                self._judged(self._arguments(prompt, response, {**columns, "reference": reference}))
+                for reference in as_asked(texts, self._references)
+            ]
+            values = max(judged, key=self._total)
+            totals.append(self._total(values))
+            for name, value in zip(self._names, values, strict=True):
                 sums[name] += value
         return totals, {name: total / len(responses) for name, total in sums.items()}
 
-    def _arguments(self, prompt: str, response: str, columns: dict[str, str]) -> dict[str, Any]:
+    def _judged(self, given: dict[str, Any]) -> list[float]:
+        """What each function returns."""
+        return [float(waited_for(each.call(**each.taken({**given, **each.own})))) for each in self._functions]
+
+    def _total(self, values: Sequence[float]) -> float:
+        return sum(each.weight * value for each, value in zip(self._functions, values, strict=True))
+
+    def _arguments(self, prompt: str, response: str, columns: dict[str, Any]) -> dict[str, Any]:
         if self._answer not in columns:
             raise ParameterError(f"answer={self._answer}: no such column; there are {', '.join(columns)}")
         given = {
