@@ -93,6 +93,7 @@ class Trainer:
         )
         self._masked = WordList(settings.task.mask, "task.mask").masked if settings.task.mask else str
         self.update, self.updates = 0, settings.ppo.updates
+        self._began: tuple[int, float] | None = None  # the update at which this start began, and when
         self._stopping = Stopping(settings.stop)
         self.stopped_early: str | None = None  # why, once `stop.metric` has ended the run
         self._unrecorded: dict[str, Any] | None = None  # an update's line and samples, while its evaluation is made
@@ -246,6 +247,7 @@ class Trainer:
         line: dict[str, float] = {"update": self.update, "episodes": self.update * self.settings.ppo.batch_size}
         line |= {**scored.metrics, **metrics}
         line["time/update"] = time.perf_counter() - started
+        line["time/left"] = self._seconds_left(started, started + line["time/update"])
         line["time/tokens_per_second"] = sum(map(len, rollout.response_ids)) / line["time/update"]
         line |= peak_memory(self.policy.device)
         self._look_for_end(line)
@@ -254,6 +256,12 @@ class Trainer:
             return self._write_record()
         self.folder.append_metrics(line)
         return line
+
+    def _seconds_left(self, started: float, now: float) -> float:
+        """Until all updates are made, by the mean of those since this start, with what was done between them."""
+        self._began = self._began or (self.update - 1, started)
+        before, began = self._began
+        return (now - began) / (self.update - before) * (self.updates - self.update)
 
     def _write_record(self) -> dict[str, float]:
         """The line of an update at which an evaluation is due, and its samples."""

@@ -67,6 +67,7 @@ def row(update: int) -> dict[str, float]:
         "policy/kl": 0.01,
         "reward/exact_match": 0.5,
         "time/update": 0.25,
+        "time/left": 766.0,
     }
 
 
@@ -744,7 +745,7 @@ def test_bar_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) ->
 
     lines = [line for line in in_terminal(columns, show) if line.strip()]
     assert max(map(len, lines)) <= columns
-    assert "1234/2000" in lines[-1] and "reward 12.340 entropy -4.34 KL 0.010 left 0:00" in lines[-1]
+    assert "1234/2000" in lines[-1] and "reward 12.340 entropy -4.34 KL 0.010 left 12:46" in lines[-1]
 
 
 @pytest.mark.parametrize("columns", [80, 100])
@@ -760,6 +761,7 @@ def test_sweep_table_fits_the_terminal(sweep: list[RunFolder], columns: int, mon
     assert max(map(len, lines)) <= columns
     assert [line.split()[1] for line in lines[-5:]] == ["failed", "stopped", "running", "waiting", "finished"]
     assert lines[-5].split()[2:] == ["100/2000", "1.000", "7.00", "0.010", "2:41"]
+    assert lines[-3].split()[2:] == ["100/2000", "1.000", "7.00", "0.010", "12:46", "left"]
 
 
 COST = {"time/tokens_per_second": 12345.6, "memory/resident_peak": 21.0, "memory/cuda_peak": 70.25}
@@ -778,7 +780,7 @@ def test_bar_has_throughput_and_memory_where_there_is_room(
 
     lines = [line for line in in_terminal(columns, show) if line.strip()]
     assert max(map(len, lines)) <= columns
-    assert ("left 0:00 12346 tokens/s 70.2 GiB" in lines[-1]) == cost
+    assert ("left 12:46 12346 tokens/s 70.2 GiB" in lines[-1]) == cost
 
 
 def test_a_plain_line_has_throughput_and_memory() -> None:

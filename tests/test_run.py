@@ -100,7 +100,7 @@ def test_a_sweeps_metrics(sweep: dict[str, Any]) -> None:
         assert all("eval/holdout_reward" in line for line in lines if "eval/train_reward" in line)
         documented = {"reward/mean", "reward/std", "reward/exact_match", "reward/no_signal", "policy/entropy"}
         documented |= {"policy/kl", "policy/kl_coef", "loss/policy", "loss/value", "response/length", "response/eos"}
-        documented |= {"time/update", "time/tokens_per_second", "memory/resident_peak"}
+        documented |= {"time/update", "time/left", "time/tokens_per_second", "memory/resident_peak"}
         assert all(documented <= line.keys() for line in lines[1:])
         assert all(isinstance(v, int | float) and math.isfinite(v) for line in lines for v in line.values())
         assert 0 < lines[1]["policy/entropy"] <= math.log(300)
@@ -109,6 +109,10 @@ def test_a_sweeps_metrics(sweep: dict[str, Any]) -> None:
             tokens = line["response/length"] * 4
             assert line["time/tokens_per_second"] * line["time/update"] == pytest.approx(tokens)
             assert 0.1 < line["memory/resident_peak"] < 8
+            assert (line["time/left"] > 0) == (line["update"] < 4)
+        passed = lines[1]["time/update"] + lines[2]["time/update"]  # no evaluation between the first two updates
+        assert lines[1]["time/left"] == pytest.approx(3 * lines[1]["time/update"])
+        assert passed <= lines[2]["time/left"] < 2 * passed
         samples = rows(path / "samples.jsonl")
         assert [sample["update"] for sample in samples] == [2] * 3 + [4] * 3
         keys = {"update", "prompt", "reference", "response", "reward", "exact_match"}

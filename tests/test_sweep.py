@@ -435,21 +435,23 @@ def test_status_and_the_table_after_a_sweep_say_the_same(some_runs: Path) -> Non
 
 
 def test_status_says_how_long_a_running_run_has_left(some_runs: Path) -> None:
-    """By the median of its last updates, so that one that waited for a server does not decide."""
+    """As its last update says, which has it in its line."""
     folder = status.find_runs([some_runs])[1]
     running = RunFolder(folder.path)
     assert running.acquire()
     running.write_status(state="running", reason=None, pid=os.getpid(), host=socket.gethostname())
-    for update, seconds in ((10, 2.0), (11, 60.0), (12, 3.0), (13, 3.0), (14, 3.0)):
-        cost = {"time/update": seconds, "time/tokens_per_second": 60 / seconds, "memory/resident_peak": update / 10}
+    for update, left in ((13, 40.0), (14, 18.0)):
+        cost = {"time/left": left, "time/tokens_per_second": 20.0, "memory/resident_peak": update / 10}
         running.append_metrics({"update": update, "reward/mean": 0.25, **cost})
     lines = status.table(status.find_runs([some_runs])).splitlines()
     assert lines[1].split()[-2:] == ["time", "left"]
     (line,) = (line for line in lines if line.split()[:2] == ["seed=1", "running"])
-    assert line.split()[-1] == "0:18"  # six updates of three seconds
+    assert line.split()[-1] == "0:18"
     assert lines[-2] == "running: 20 tokens/s, at most 1.4 GiB"
     running.append_metrics({"update": 15, "reward/mean": 0.25, **cost, "memory/cuda_peak": 30.25})
     assert "\nrunning: 20 tokens/s, at most 30.2 GiB\n" in status.table(status.find_runs([some_runs]))
+    running.write_status(state="stopped")
+    assert summarise(running).left != summarise(running).left  # nothing is said of a run that does not run
     running.release()
 
 

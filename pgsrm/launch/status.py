@@ -122,8 +122,8 @@ def main() -> None:
     )
     parser.epilog = (
         "reward first, last: means over the first and last tenth of the planned updates; now: the last update; right: "
-        "answers of the last evaluation; extrinsic, gold measure: of its sampled answers, held out. left: of a running run, by "
-        "its last updates, without evaluations. running: generated tokens per second in the last update, and the peak memory of "
+        "answers of the last evaluation; extrinsic, gold measure: of its sampled answers, held out. left: of a running run, as at "
+        "its last update. running: generated tokens per second in the last update, and the peak memory of "
         "a run. docs/metrics.md defines states and numbers."
     )
     parser.add_argument("--unfinished", action="store_true", help="leave out the runs that have finished")

@@ -6,7 +6,7 @@ In a notebook a run has one line below its cell, which is rewritten in place.
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from math import inf, isnan, nan
+from math import isnan, nan
 from typing import TYPE_CHECKING, Self, TextIO
 
 from pgsrm.record.differences import labels, short_names
@@ -42,7 +42,6 @@ class RunProgress:
         self._bar: Progress | None = None
         self._cell = _notebook_line() if stream is None else None
         self._next_line = 0.0
-        self._started = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._cell is None and self._stream.isatty():
@@ -69,9 +68,7 @@ class RunProgress:
     def show(self, metrics: Mapping[str, float]) -> None:
         """Shows one line of metrics.jsonl."""
         update = int(metrics["update"])
-        passed = time.monotonic() - self._started
-        done = update - self._before
-        left = clock(passed / done * (self._updates - update)) if done > 0 else "-"
+        left = clock(metrics.get("time/left", nan))
         reward, entropy, kl = _numbers(metrics)
         cost = _cost(metrics)
         if self._bar is not None:
@@ -83,8 +80,9 @@ class RunProgress:
         numbers = [f"{update}/{self._updates}", f"reward {reward}", f"entropy {entropy}", f"KL {kl}", f"left {left}"]
         line = "  ".join([name, *numbers, *cost])
         if self._cell is not None:
-            if passed >= self._next_line or update == self._updates:
-                self._next_line = passed + _SECONDS_BETWEEN
+            now = time.monotonic()
+            if now >= self._next_line or update == self._updates:
+                self._next_line = now + _SECONDS_BETWEEN
                 self._cell(line)
         elif update >= self._next_line:
             step = self._updates * _SHARE_A_LINE / 100
@@ -185,7 +183,6 @@ class SweepTable:
         self._live: Live | None = None
         self._line_due = 0.0
         self._states: list[str] = []
-        self._first_seen: dict[int, tuple[int, float]] = {}  # run -> (update, when it was seen running)
 
     def __enter__(self) -> Self:
         if self._stream.isatty():
@@ -254,13 +251,8 @@ class SweepTable:
         status = self._runs[index].status() or {}
         metrics = self._runs[index].last_metrics() or {"update": 0}
         update, updates = int(metrics["update"]), status.get("updates", 0)
-        if state == "running":
-            before, since = self._first_seen.setdefault(index, (update, time.monotonic()))
-            rate = (time.monotonic() - since) / (update - before) if update > before else inf
-            passed = f"{clock(rate * (updates - update))} left" if update < updates else "-"
-        else:
-            passed = clock(status.get("seconds") or inf)
-        return [f"{update}/{updates}", *_numbers(metrics), passed]
+        left, passed = clock(metrics.get("time/left", nan)), clock(status.get("seconds") or nan)
+        return [f"{update}/{updates}", *_numbers(metrics), f"{left} left" if state == "running" else passed]
 
 
 def _fitted(name: str, width: int) -> str:

@@ -5,7 +5,6 @@ docs/metrics.md says what each number is; the report has the same ones.
 
 import math
 import os
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ _SHARED = (
     "algorithm",
     "seed",
 )  # what is said of all runs, where they have it in common
-_TIMED = 20  # last updates by which the time left is reckoned
 _BLOCK = 65536  # bytes read at a time from either end of a file of metrics
 
 
@@ -50,14 +48,9 @@ class Summary:
     extrinsic: float = math.nan
     gold: float = math.nan  # the share that the gold measure takes for good
     gold_mean: float = math.nan  # or, of a measure that has no such share, its mean
-    per_update: float = math.nan  # seconds of an update, the median of the last ones
+    left: float = math.nan  # seconds until a running run has made its updates; of any other NaN
     tokens_per_second: float = math.nan  # generated, of the last update
     memory: float = math.nan  # the peak in GiB: a GPU's where there is one, else that of the resident memory
-
-    @property
-    def left(self) -> float:
-        """Seconds until a running run ends, by what its last updates took; evaluations are not in it. NaN for any other."""
-        return self.per_update * (self.updates - self.update) if self.state == "running" else math.nan
 
     @property
     def gold_text(self) -> str:
@@ -88,8 +81,8 @@ class _Line(msgspec.Struct):
     gold_mean: float | None = msgspec.field(name="eval/holdout_gold", default=None)
     # Seconds of the evaluation, where this line has one.
     evaluation: float | None = msgspec.field(name="time/evaluation", default=None)
-    # Seconds of the update.
-    seconds: float | None = msgspec.field(name="time/update", default=None)
+    # Seconds until all updates are made.
+    left: float | None = msgspec.field(name="time/left", default=None)
     # Generated tokens per second of the update.
     tokens_per_second: float | None = msgspec.field(name="time/tokens_per_second", default=None)
     # Most resident memory of the process so far, in GiB.
@@ -119,11 +112,11 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
     made = max(last, default=0)
     first = _first_lines(folder.metrics, tenths[0][1]) if made >= tenths[0][1] > 0 else {}
     evaluated = next((last[update] for update in sorted(last, reverse=True) if last[update].evaluated), _Line(0))
-    durations = [line.seconds for _, line in sorted(last.items())[-_TIMED:] if line.seconds is not None]
+    state = state or folder.state()
     newest = next((last[update] for update in sorted(last, reverse=True) if last[update].reward is not None), _Line(0))
     return Summary(
         folder=folder,
-        state=state or folder.state(),
+        state=state,
         reason=status.get("reason"),
         update=made,
         updates=updates,
@@ -138,7 +131,7 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
         extrinsic=_number(evaluated.extrinsic),
         gold=_number(evaluated.gold),
         gold_mean=_number(evaluated.gold_mean),
-        per_update=statistics.median(durations) if durations else math.nan,
+        left=_number(newest.left) if state == "running" else math.nan,
         tokens_per_second=_number(newest.tokens_per_second),
         memory=_number(newest.resident if newest.cuda is None else newest.cuda),
     )

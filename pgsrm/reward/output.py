@@ -24,7 +24,7 @@ OWNED = (
     "eval/",
     "memory/",
 )
-TIMES = ("time/update", "time/tokens_per_second", "time/reward", "time/evaluation")
+TIMES = ("time/update", "time/left", "time/tokens_per_second", "time/reward", "time/evaluation")
 
 
 def normalise(
