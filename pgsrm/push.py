@@ -89,12 +89,27 @@ def model_card(run: "Run", name: str, best: bool = False) -> str:
         run_command(run),
         "```",
         "",
+        *_own_choices(run),
         *_made_with(run.status),
         "One run with one seed: another seed gives other numbers. A model that was trained on a few hundred prompts answers these,",
         "and has forgotten a part of the rest.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _own_choices(run: "Run") -> list[str]:
+    """What a reader of the card lacks for the command."""
+    from pgsrm.analysis.commands import missing, own_choices
+
+    own = own_choices(run)
+    if not own:
+        return []
+    named = " and ".join(f"`{choice}`" for choice in own)
+    files = (
+        "is no choice of pgsrm's but one of its author's own" if len(own) == 1 else "are choices of its author's own"
+    )
+    return [f"{named} {files}.", *filter(None, [missing(run)]), ""]
 
 
 def _adapters(run: "Run", base: str | None, name: str) -> list[str]:

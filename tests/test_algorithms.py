@@ -451,12 +451,15 @@ def test_names_say_the_algorithm_where_it_is_not_ppo(small: Sequence[str]) -> No
     assert [row["algorithm"] for row in differing([ppo.config, pairs.config])] == ["ppo", "best_of_n"]
 
 
-def test_a_command_and_a_card_say_the_algorithm(small: Sequence[str], tmp_path: Path) -> None:
+def test_a_command_and_a_card_say_the_algorithm(
+    small: Sequence[str], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wrong version: the card of a model that SFT made says PPO and reinforcement learning."""
     from pgsrm.analysis.commands import run_command
     from pgsrm.push import model_card, read_finished
     from pgsrm.record.params import run_tags
 
+    monkeypatch.chdir(tiny.parent)  # the command names the model from there
     words = [word for word in small if not word.startswith("ppo.")]
     for name, batch in (("sft", "ppo.batch_size=4"), ("best_of_n", "ppo.batch_size=32")):
         more = "task=antonym", f"algorithm={name}", batch, "ppo.episodes=32", "evaluation.text=null"

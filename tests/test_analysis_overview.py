@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from test_analysis_report import make_report, sample
 from test_differences import frozen
 
-from pgsrm.analysis.commands import more_seeds, run_command
+from pgsrm.analysis.commands import missing, more_seeds, run_command
 from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.overview import before_and_after, overview
 from pgsrm.analysis.results import COLUMNS
@@ -72,6 +72,12 @@ def test_runs_that_are_no_product_have_a_command_each(tmp_path: Path) -> None:
         ("reward=text_metric", "++reward.epsilon=0.25"),
         ("evaluation.measures={m: {_target_: pgsrm.reward.LengthReward, words: 3, note: null, on: true}}",),
         ("critic=gold",),
+        (
+            "reward=sum",
+            "+reward@reward.parts.near=text_metric",
+            "+reward@reward.parts.critic=pgsrm",
+            "reward.parts.near.scale=2",
+        ),
         ("critic=lexicon", "embedder@evaluation.embedder=static"),
     ],
 )
@@ -91,16 +97,17 @@ def test_a_command_says_no_secret(tmp_path: Path) -> None:
 def test_the_command_of_a_run_with_choices_of_ones_own(
     small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wrong version: it has the choices alone, and makes another run."""
+    """Wrong versions: it has the choices alone, or not a text that the command changed, and makes another run."""
     (tmp_path / "own.py").write_text(
         "class Mine:\n"
-        "    def __init__(self, weight, note, embedder, checker):\n"
+        "    def __init__(self, weight, note, embedder, checker, name):\n"
         "        self.embedder = embedder\n"
         "    def __call__(self, *, responses, **_):\n"
         "        return [0.0] * len(responses)\n"
     )
     for group, text in {
-        "reward": "_target_: own.Mine\nweight: 2\nnote: [a]\nembedder: ${embedder}\nchecker: ${task.checker}\n",
+        "reward": "_target_: own.Mine\nweight: 2\nnote: [a]\nname: b\n"
+        "embedder: ${embedder}\nchecker: ${task.checker}\n",
         "task": "defaults: [color, _self_]\ntemplate: 'Mix {c1} and {c2}: '\nmax_new_tokens: 3\n",
     }.items():
         (tmp_path / "conf" / group).mkdir(parents=True)
@@ -114,8 +121,34 @@ def test_the_command_of_a_run_with_choices_of_ones_own(
     assert {"task=mine", "task.max_new_tokens=4", "reward=mine", "reward.weight=3"} <= set(typed)
     assert "ppo.episodes=16" in typed and "ppo.entropy_coef=0.01" in typed
     assert not [word for word in typed if word.startswith(("reward.embedder", "reward.checker"))]
-    again = plan_words(place, *typed, f"paths.outputs={tmp_path / 'again'}", "tracking=none")
-    assert again.identity == planned.identity
+    assert missing(run).startswith("reward=mine and task=mine: not at hand.")
+
+    def identity(*words: str) -> str:
+        return plan_words(*words, small[0], f"paths.outputs={tmp_path / 'again'}", "tracking=none").identity
+
+    assert identity(place, *typed) == planned.identity
+    texts = ["reward.name=x", "task.template='{c1}, {c2}: '", "reward.note=[b,c]"]
+    planned = plan_words(place, *small, *words, *texts)
+    run = Run(planned.folder.path, planned.config, {"config_dir": planned.config_dir}, {})
+    typed = shlex.split(run_command(run))[3:]
+    assert missing(run) == "" and set(texts) <= set(typed) and "--config-dir=./conf" in typed
+    assert not [word for word in typed if word.startswith(("reward.embedder", "reward.checker", "task.checker"))]
+    assert identity(place, *[word for word in typed if not word.startswith("--")]) == planned.identity
+    variant = Variant("mine", "mine", "", (run,), ())
+    (command,) = more_seeds([variant])
+    again = [word.replace("seed=0,1,2", "seed=0") for word in shlex.split(command)[4:]]
+    assert place in again and identity(*again) == planned.identity
+    (tmp_path / "conf").rename(tmp_path / "elsewhere")
+    assert missing(run) and "--config-dir" not in run_command(run)
+
+
+def test_the_report_says_what_its_command_lacks(tmp_path: Path) -> None:
+    """Of a reward that was given in Python, which has no file."""
+    write_run(tmp_path / "runs", reward="shortness")
+    (tmp_path / "more").mkdir()
+    assert "reward=shortness: not at hand. The command" in make_report(tmp_path).words
+    write_run(tmp_path / "more/runs")
+    assert "not at hand" not in make_report(tmp_path / "more").words
 
 
 def test_three_seeds_need_no_command(tmp_path: Path) -> None:

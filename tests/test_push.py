@@ -43,10 +43,16 @@ def test_what_the_card_says(run: pgsrm.Run, tmp_path: Path) -> None:
     assert "outputs" not in card  # where it was trained is nobody's business
 
 
-def test_the_cards_command_makes_the_same_run(run: pgsrm.Run, tmp_path: Path) -> None:
+def test_the_cards_command_makes_the_same_run(
+    run: pgsrm.Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: it names a place on its author's machine. Where a reader starts it the folder has another one."""
     card = model_card(read_finished(run.folder), "x")
+    assert str(tiny.parent) not in card
+    monkeypatch.chdir(tiny.parent)
     (command,) = (line for line in card.splitlines() if line.startswith("python -m pgsrm.run"))
     words = command.split()[3:]
+    assert f"model.path=./{tiny.name}" in words
     again = pgsrm.train(*words, f"paths.outputs={tmp_path / 'again'}", "tracking=none", "threads=1", progress=False)
     assert again.name.split("-")[-1] == run.name.split("-")[-1]
 
@@ -76,6 +82,11 @@ def test_adapters_are_pushed_as_peft_loads_them(small: Sequence[str], tiny: Path
     assert 'subfolder="adapter"' in (to / "README.md").read_text()
 
 
+def nothing(*, responses: list[str], **_: Any) -> list[float]:
+    """A reward of one's own."""
+    return [0.0] * len(responses)
+
+
 class Hub:
     """What `HfApi` is asked."""
 
@@ -101,6 +112,13 @@ def test_a_hub_gets_the_same_files(run: pgsrm.Run, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="me/public is there already and is public"):
         push(run.folder, hub="me/public", private=True)
     assert content["files"] == sorted([*(path.name for path in (run.folder / "model").iterdir()), "README.md"])
+
+
+def test_a_card_says_which_choices_are_its_authors_own(small: Sequence[str]) -> None:
+    run = pgsrm.train("task=antonym", *small, "ppo.episodes=4", "evaluation.text=null", reward=nothing, progress=False)
+    card = model_card(read_finished(run.folder), "x")
+    assert "`reward=nothing` is no choice of pgsrm's but one of its author's own." in card
+    assert "reward=nothing: not at hand. The command has" in card
 
 
 def test_bad_input(run: pgsrm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

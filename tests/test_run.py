@@ -463,8 +463,11 @@ def test_data_of_the_users_own(train_here: Train, tmp_path: Path) -> None:
     assert prompts <= {f"The opposite of '{word}' is " for word in ("hot", "up", "wet")}
 
 
-def test_a_task_by_yaml_and_data_alone(run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:
-    """The README's recipe: no code."""
+@pytest.mark.parametrize("mode", [[], ["-m"]], ids=["run", "sweep"])
+def test_a_task_by_yaml_and_data_alone(
+    run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path, mode: list[str]
+) -> None:
+    """The README's recipe: no code. The run knows the folder, for the command that the report prints."""
     (tmp_path / "conf/task").mkdir(parents=True)
     (tmp_path / "young.csv").write_text("animal,reference\ndog,puppy\ncat,kitten\nhen,chick\n")
     (tmp_path / "conf/task/young.yaml").write_text(
@@ -473,10 +476,11 @@ def test_a_task_by_yaml_and_data_alone(run_cli: Callable[..., Any], small: Seque
         "max_new_tokens: 3\n"
         "checker:\n  _target_: pgsrm.task.NormalizedEquality\n"
     )
-    result = run_cli("--config-dir=conf", *(word for word in small if "holdout" not in word), "task=young")
+    result = run_cli(*mode, "--config-dir=conf", *(word for word in small if "holdout" not in word), "task=young")
     assert result.code == 0, result.err
     (folder,) = (tmp_path / "outputs/runs").iterdir()
-    assert folder.name.startswith("young-pgsrm-gpt2-sound-batch_size=4-episodes=16-s0-")
+    assert folder.name.startswith("young-pgsrm-gpt2-sound-")
+    assert (RunFolder(folder).status() or {})["config_dir"] == str(tmp_path / "conf")
     prompts = {row["prompt"] for row in rows(folder / "samples.jsonl")}
     assert prompts <= {f"A young {animal} is a " for animal in ("dog", "cat", "hen")}
 

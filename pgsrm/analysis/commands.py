@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pgsrm.analysis.intervals import MIN_SEEDS
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.variants import Variant
+from pgsrm.config.command_line import search_path
 from pgsrm.record.differences import NOT_CHOICES, leaves, reading_order
 from pgsrm.record.params import is_secret
 from pgsrm.util.paths import conf_folder
@@ -30,6 +32,7 @@ _NOT_TYPED = (
 )
 _OF_THE_MACHINE = ("paths.", "threads", "processes", "tracking", "model.device", "checkpoint.")
 _SHOWN_ALWAYS = ("task", "reward")
+_DIR = "--config-dir"
 
 
 def more_seeds(variants: Sequence[Variant]) -> list[str]:
@@ -46,15 +49,32 @@ def more_seeds(variants: Sequence[Variant]) -> list[str]:
     seeds = sorted(present | set([n for n in range(MIN_SEEDS + len(present)) if n not in present][: _missing(lacking)]))
     values = {key: list(dict.fromkeys(row[key] for row in typed if key in row)) for row in typed for key in row}
     together = prod(map(len, values.values())) == len(typed) and all(row.keys() == values.keys() for row in typed)
+    together = together and len(values.get(_DIR, ())) < 2
     commands = [values] if together else [{key: [value] for key, value in row.items()} for row in typed]
     return [_command(command, seeds) for command in commands[:MOST_COMMANDS]]
 
 
 def run_command(run: Run) -> str:
-    """The command that makes this run, on any machine."""
-    typed = {key: text for key, text in _overrides(run).items() if not key.startswith(_OF_THE_MACHINE)}
+    """The command that makes this run, on any machine: files and folders are named from here, or by their names alone."""
+    typed = {key: text for key, text in _overrides(run, _of_no_machine).items() if not key.startswith(_OF_THE_MACHINE)}
     texts = {**typed, "seed": str(run.seed)}
     return " ".join(["python -m pgsrm.run", *_words({key: [text] for key, text in texts.items()})])
+
+
+def own_choices(run: Run) -> list[str]:
+    """The choices of the run that are none of the package's, `reward=mine`: of a file of the user's, or a reward from Python."""
+    return [f"{_name(place, choice)}={choice}" for place, choice in _own(run, None)]
+
+
+def missing(run: Run) -> str:
+    """What the commands lack of a run whose own choices are not at hand; "" where they lack nothing."""
+    lost = [f"{_name(place, choice)}={choice}" for place, choice in _own(run, _config_dir(run))]
+    if not lost:
+        return ""
+    return (
+        f"{' and '.join(lost)}: not at hand. The command has the numbers of such a choice, and lacks {_DIR}=FOLDER and texts that "
+        "the run was given otherwise than the file has them; a reward that was given in Python has no command."
+    )
 
 
 def _missing(variants: Iterable[Variant]) -> int:
@@ -66,35 +86,42 @@ def _command(values: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> str:
 
 
 def _words(values: Mapping[str, Sequence[str]]) -> list[str]:
-    keys = sorted(values, key=lambda key: reading_order(key.lstrip("+")))
+    keys = sorted(values, key=lambda key: (key != _DIR, reading_order(key.lstrip("+"))))
     return [quoted(f"{key}={','.join(values[key])}") for key in keys]
 
 
-def _overrides(run: Run) -> dict[str, str]:
+def _overrides(run: Run, shown: Callable[[str], str] = str) -> dict[str, str]:
     """What has to be typed for a run, as key -> value in Hydra's grammar: task, reward, and whatever is not the default.
 
-    Of a choice of the user's own (`reward=mine`) the file is not at hand. Its numbers and truth values are all typed, since the run
-    may have been given others than the file has; its texts are the file's.
+    Choices of the user's own (`reward=mine`) are read from the folder that `--config-dir` named. Where the file is not there any
+    more, or was never told, the numbers and truth values of the choice are all typed, since the run may have been given others
+    than the file has; its texts are taken for the file's (`missing` says so). shown: what is typed for a text.
     """
-    chosen = {
-        group: str(choice)
-        for group, choice in (run.config.get("choices") or {}).items()
-        if group.split("/")[0] not in NOT_CHOICES or group == "tracking"
-    }
-    defaults = _composed(())
+    chosen, folder = _chosen(run), _config_dir(run)
+    lost = [place for place, _ in _own(run, folder)]
+    defaults = _composed({})
     if defaults is None:
-        return {group: for_hydra(choice) for group, choice in chosen.items()}
-    usual = defaults["choices"]
-    typed = {group: choice for group, choice in chosen.items() if group in _SHOWN_ALWAYS or usual.get(group) != choice}
-    words = {_group(group): for_hydra(choice) for group, choice in typed.items()}
-    own = [group for group, choice in typed.items() if not _is_shipped(group, choice)]
-    composed = _composed(tuple(f"{_group(group)}={choice}" for group, choice in typed.items() if group not in own))
+        return {place: for_hydra(choice) for place, choice in chosen.items()}
+    typed = {
+        place: choice
+        for place, choice in chosen.items()
+        if place in _SHOWN_ALWAYS or defaults["choices"].get(place) != choice
+    }
+    at_hand = {place: choice for place, choice in typed.items() if place not in lost}
+    groups = _composed({place: choice for place, choice in at_hand.items() if "." not in place}, folder)
+    known = (groups or defaults)["choices"]  # what else there is has to be added with a +
+    words = {_word(place, choice, known): for_hydra(choice) for place, choice in typed.items()}
+    if folder and len(lost) < len(_own(run, None)):
+        words[_DIR] = shown(str(folder))
+    composed = groups
+    if any("." in place for place in at_hand):
+        composed = _composed({_word(place, choice, known): choice for place, choice in at_hand.items()}, folder)
     if composed is None:
         return words
-    own_nodes = {place: _at(run.config, place) for place in (group.rpartition("@")[2] for group in own)}
+    own_nodes = {place: _at(run.config, place) for place in lost}
     for key, value in _changes(run.config, composed, own_nodes):
         if not key.startswith(_NOT_TYPED):
-            words[key] = _hydra(value)
+            words[key] = _hydra(value, shown)
     for place, node in own_nodes.items():
         words |= {key: _hydra(value) for key, value in leaves(node, place) if isinstance(value, int | float)}
     return words
@@ -137,26 +164,70 @@ def _at(config: Any, place: str) -> Any:
     return config
 
 
-def _hydra(value: Any) -> str:
+def _of_no_machine(text: str) -> str:
+    """A path as `./PATH` from the working directory where it is below that, else as `./NAME`; what is no path as it is.
+
+    Without the ./ a model's folder could be the name of one of the hub's.
+    """
+    if not re.fullmatch(r"/[^\s{}]+", text) and not (text.startswith("/") and Path(text).exists()):
+        return text
+    path = Path(text)
+    return f"./{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}"
+
+
+def _hydra(value: Any, shown: Callable[[str], str] = str) -> str:
     """A value in Hydra's grammar, without the secrets in it."""
     if isinstance(value, Mapping):
-        return (
-            f"{{{', '.join(f'{name}: {_hydra(part)}' for name, part in value.items() if not is_secret(name, part))}}}"
-        )
+        parts = (f"{name}: {_hydra(part, shown)}" for name, part in value.items() if not is_secret(name, part))
+        return f"{{{', '.join(parts)}}}"
     if isinstance(value, list):
-        return f"[{','.join(map(_hydra, value))}]"
+        return f"[{','.join(_hydra(part, shown) for part in value)}]"
     if isinstance(value, str):
-        return for_hydra(value)
+        return for_hydra(shown(value))
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _is_shipped(group: str, choice: str) -> bool:
-    return (conf_folder() / _group(group).partition("@")[0] / f"{choice}.yaml").is_file()
+def _chosen(run: Run) -> dict[str, str]:
+    """The choice of each group that decides the run, and of its tracking, by the place in the config."""
+    return {
+        str(group).rpartition("@")[2]: str(choice)
+        for group, choice in (run.config.get("choices") or {}).items()
+        if group.split("/")[0] not in NOT_CHOICES or group == "tracking"
+    }
 
 
-def _group(group: str) -> str:
-    """`embedder@evaluation.embedder` for a group that the config has a second time; it may be recorded by its place alone."""
-    return f"{group.rpartition('.')[2]}@{group}" if "." in group and "@" not in group else group
+def _config_dir(run: Run) -> Path | None:
+    """The folder of choices of the user's own, where it is still there."""
+    folder = run.status.get("config_dir")
+    return Path(folder) if isinstance(folder, str) and Path(folder).is_dir() else None
+
+
+def _own(run: Run, folder: Path | None) -> list[tuple[str, str]]:
+    """The places with choices that neither the package has nor `folder`."""
+    having = [conf_folder(), *([folder] if folder else [])]
+    return [
+        (place, choice)
+        for place, choice in _chosen(run).items()
+        if not any((one / _group(place, choice) / f"{choice}.yaml").is_file() for one in having)
+    ]
+
+
+def _word(place: str, choice: str, known: Collection[str]) -> str:
+    return ("" if place in known else "+") + _name(place, choice)
+
+
+def _name(place: str, choice: str) -> str:
+    """`embedder@evaluation.embedder` for a choice at a place of the config that is not its group's own."""
+    group = _group(place, choice)
+    return place if place == group else f"{group}@{place}"
+
+
+def _group(place: str, choice: str) -> str:
+    """The group of a choice, of which a run's config has the place: `evaluation.embedder`, or `reward.parts.NAME`."""
+    ends = place.rpartition(".")[2], place.partition(".")[0]
+    return next((group for group in ends if (conf_folder() / group / f"{choice}.yaml").is_file()), None) or next(
+        (group for group in ends if (conf_folder() / group).is_dir()), place
+    )
 
 
 def _same(value: Any, usual: Any) -> bool:
@@ -167,8 +238,10 @@ def _same(value: Any, usual: Any) -> bool:
     return bool(value == usual)
 
 
-def _composed(overrides: Sequence[str]) -> dict[str, Any] | None:
-    """The config of these overrides, resolved, with its choices; None where it can't be composed (a group of one's own).
+def _composed(words: Mapping[str, str], folder: Path | None = None) -> dict[str, Any] | None:
+    """The config of these words, resolved, with the choice at each place; None where it can't be composed.
+
+    folder: of choices of the user's own.
 
     By Hydra itself and not by pgsrm.config.compose, which imports what a run needs, torch among it.
     """
@@ -180,9 +253,11 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any] | None:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", list(overrides), return_hydra_config=True)
+            overrides = [f"{key}={value}" for key, value in words.items()]
+            config = compose("config", [*overrides, *search_path(folder)], return_hydra_config=True)
         choices = {
-            str(group): str(choice) for group, choice in config.hydra.runtime.choices.items() if choice is not None
+            str(group).rpartition("@")[2]: None if choice is None else str(choice)
+            for group, choice in config.hydra.runtime.choices.items()
         }
         with open_dict(config):
             config.pop("hydra")

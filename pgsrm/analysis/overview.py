@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgsrm.analysis.commands import more_seeds
+from pgsrm.analysis.commands import missing, more_seeds
 from pgsrm.analysis.intervals import MIN_SEEDS, difference_interval
 from pgsrm.analysis.measures import end, first, last, series, start
 from pgsrm.analysis.results import HELD_OUT, REWARD, TRAINED, Measure, over_seeds, seeds
@@ -35,6 +35,7 @@ class Overview:
     glossary: Sequence[tuple[str, str]]
     lacking: int  # variants with fewer than three finished seeds
     commands: Sequence[str]  # which give them their seeds
+    missing: Sequence[str]  # what these lack
 
 
 def overview(variants: Sequence[Variant]) -> Overview:
@@ -53,6 +54,7 @@ def overview(variants: Sequence[Variant]) -> Overview:
         glossary=_glossary(variants),
         lacking=sum(len(variant.complete) < MIN_SEEDS for variant in variants),
         commands=more_seeds(variants),
+        missing=[text for text in dict.fromkeys(missing(variant.runs[0]) for variant in variants) if text],
     )
 
 

@@ -144,6 +144,12 @@ def search_path(folder: Path | None) -> list[str]:
     return [f"hydra.searchpath=[{for_hydra(f'file://{folder.absolute()}')}]"] if folder else []
 
 
+def config_dir_of(hydra: Any) -> str | None:
+    """The folder that `--config-dir` named, of a composed config's `hydra` node."""
+    sources = hydra.runtime.config_sources
+    return next((str(one.path) for one in sources if str(one.provider).endswith("command-line")), None)
+
+
 def options_first(words: Sequence[str]) -> list[str]:
     """The same words, options before overrides: Hydra refuses an option that stands between overrides."""
     options, overrides, rest = list[str](), list[str](), iter(words)

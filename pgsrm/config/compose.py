@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import omegaconf.base
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from pgsrm.config.command_line import plain_run, refuse_sweep, search_path
+from pgsrm.config.command_line import config_dir_of, plain_run, refuse_sweep, search_path
 from pgsrm.config.libyaml import reading_by_libyaml
 from pgsrm.config.messages import one_line
 from pgsrm.config.naming import model_of, words_of
@@ -160,7 +160,8 @@ def plan_words(*words: str | DictConfig, reward: Callable[..., Any] | None = Non
     from pgsrm.config.plan import plan  # as in `compose_tasks`
 
     keys = [word.lstrip("+").partition("=")[0] for word in words if isinstance(word, str)]
-    return plan(*composed, model=_model_in(words), keys=keys)
+    _, folder = plain_run([word for word in words if isinstance(word, str)])
+    return plan(*composed, model=_model_in(words), keys=keys, config_dir=None if folder is None else str(folder))
 
 
 def _model_in(words: Sequence[str | DictConfig]) -> str | None:
@@ -177,12 +178,14 @@ def plan_run(config: DictConfig) -> "Plan":
 
     overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
     (words,) = words_of([overrides])
+    folder = config_dir_of(config.hydra)
     with _interpolations_parsed_once():
         composed = _read_paths(*_without_hydra(config))
         read_settings(composed[0])
         from pgsrm.config.plan import plan  # as in `compose_tasks`
 
-        return plan(*composed, words=words, model=model_of(overrides), keys=_keys(overrides))
+        keys = _keys(overrides)
+        return plan(*composed, words=words, model=model_of(overrides), keys=keys, config_dir=folder)
 
 
 def _keys(overrides: Sequence[Any]) -> list[str]:
@@ -232,8 +235,9 @@ class Composer:
             words = words_of(parsed)
         else:
             words = [words_of([[one for one in run if one.key_or_group in named]])[0] for run in parsed]
+        folder = config_dir_of(self._config.hydra)
         return [
-            plan(*self.compose(overrides, in_all), shared, own_words, model_of(run), _keys(run))
+            plan(*self.compose(overrides, in_all), shared, own_words, model_of(run), _keys(run), folder)
             for overrides, run, own_words in zip(runs, parsed, words, strict=True)
         ]
 

@@ -77,6 +77,7 @@ class Plan:
     label: str
     parts: dict[str, str]  # of the identity, so that a resumed run can say what changed
     beginning: Beginning | None = None  # where a shorter run of the same course left off, for a run that is new
+    config_dir: str | None = None  # the folder of choices of the user's own, for the command that the report prints
 
     def freeze(self, sweep: str | None = None) -> None:
         """Make the folder and write config.yaml, unless a process trains the run or has finished it.
@@ -108,6 +109,7 @@ class Plan:
                     parts=self.parts,
                     sweep=sweep,
                     label=self.label,
+                    **({} if self.config_dir is None else {"config_dir": self.config_dir}),
                     seconds=0.0,
                 )
         finally:
@@ -197,6 +199,7 @@ def plan(
     words: Sequence[str] = (),
     model: str | None = None,
     keys: Sequence[str] = (),
+    config_dir: str | None = None,
 ) -> Plan:
     """Check a composed config down to its data, and name its run.
 
@@ -207,6 +210,7 @@ def plan(
         words: what was varied or set, for the run's name: `alpha=8` (`pgsrm.config.naming`).
         model: the name of the model where an override of `model.path` put another in the place of the chosen one.
         keys: what the user set, to be told of what the run does not read.
+        config_dir: the folder that `--config-dir` named.
 
     Raises:
         UserError: for the first thing that would not work.
@@ -260,6 +264,7 @@ def plan(
         title,
         identity.parts,
         beginning,
+        config_dir,
     )
 
 
