@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pgsrm.config.command_line import as_text
-from pgsrm.config.known_keys import _ELSEWHERE, _MEANT, _known_keys, meant
+from pgsrm.config.known_keys import _ELSEWHERE, _MEANT, _WORDS, _known_keys, meant
 from pgsrm.record import RunFolder
 
 # override, and what its line must say: the key with its value, and what to do
@@ -28,6 +28,7 @@ BAD = [
         "did you mean paper?",
     ),
     ("task=null", "task=null: not an option of task; there are antonym,", ""),
+    ("trackers=wandb", "trackers=wandb: expected a list; write trackers=[wandb]", ""),
     ("ppo.batchsize=3", "ppo.batchsize=3: unknown key", "did you mean ppo.batch_size?"),
     ("taks=color", "taks=color: unknown key", "did you mean task?"),
     ("+ppo.batchsize=3", "ppo.batchsize: unknown key; there are actor_lr, ", "batch_size"),
@@ -240,6 +241,18 @@ def test_a_wrong_value_for_a_users_own_reward(
         ("model.model_name_or_path", "model.path"),
         ("sede", "seed"),
         ("n_jobs", "hydra.launcher.slots"),
+        ("actor_rollout_ref.actor.optim.lr", "ppo.actor_lr"),
+        ("critic.optim.lr", "ppo.critic_lr"),
+        ("actor_rollout_ref.model.path", "model.path"),
+        ("actor_rollout_ref.rollout.n", "ppo.group_size"),
+        ("algorithm.adv_estimator", "ppo.baseline"),
+        ("algorithm.kl_penalty", "ppo.kl_estimator"),
+        ("data.train_files", "task.data"),
+        ("trainer.devices", "processes"),
+        ("trainer.max_epochs", "ppo.episodes"),
+        ("num_iterations", "ppo.epochs"),
+        ("load_best_model_at_end", "stop.keep_best"),
+        ("logger", "trackers"),
         ("zebra", None),
     ],
 )
@@ -251,10 +264,14 @@ def test_every_key_that_is_suggested_exists() -> None:
     known = set(_known_keys())
     assert {key for key in _ELSEWHERE if not key.startswith("hydra.")} <= known
     assert not {f"ppo.{word}" for word in _MEANT} & known  # no word that is right as it is
+    assert not set(_MEANT) & set(_WORDS) and not {key.rpartition(".")[2] for key in known} & set(_WORDS)
 
 
 def test_the_command_line_says_it(call_cli: Callable[..., Any], small: Sequence[str]) -> None:
     assert call_cli(*small, "ppo.lr=1e-5").error_line.endswith("did you mean ppo.actor_lr?")
+    assert call_cli(*small, "ckpt_path=last.ckpt").error_line == (
+        "pgsrm: ckpt_path=last.ckpt: unknown key; the same command resumes a run"
+    )
     assert call_cli("-m", *small, "learning_rate=1e-5,1e-4").error_line.endswith("did you mean ppo.actor_lr?")
 
 

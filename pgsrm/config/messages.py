@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, algorithms_with, meant
+from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, algorithms_with, instead, meant
+from pgsrm.record.trackers import PACKAGES
 from pgsrm.util.errors import UserError, end_with_line, unwritable
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override, quoted
@@ -53,6 +54,8 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
         known = [str(name) for parent in parents if parent is not None for name in parent]
         if having := algorithms_with(key[1]):
             return f"{key[2]}: not a key of the chosen algorithm; algorithm={' or '.join(having)} has it"
+        if key[1].split(".")[0] not in FREE_SECTIONS and (hint := instead(key[1])):
+            return f"{key[2]}: unknown key; {hint}"
         near = meant(key[1], known)
         if near == key[1]:
             section = key[1].split(".")[0]

@@ -386,7 +386,7 @@ def _one_line(message: str, plain: Any) -> str:
     value = plain
     for part in path.split(".") if path else []:
         value = value.get(part) if isinstance(value, Mapping) else value
-    return f"{path}={_shown(value)}: {_remedy(problem, annotation_at(Settings, path, plain), path)}"
+    return f"{path}={_shown(value)}: {_remedy(problem, annotation_at(Settings, path, plain), path, value)}"
 
 
 def _shown(value: Any) -> str:
@@ -394,10 +394,13 @@ def _shown(value: Any) -> str:
     return {None: "null", True: "true", False: "false"}[value] if isinstance(value, bool | None) else str(value)
 
 
-def _remedy(problem: str, annotation: Any, key: str) -> str:
+def _remedy(problem: str, annotation: Any, key: str, value: Any) -> str:
     options = options_of(annotation) if problem.startswith("Invalid enum value") else []
     if options:
-        return f"not an option; there are {', '.join(options)}"
+        takes_list = any(get_origin(each) is list for each in get_args(annotation))
+        return f"not an option; there are {', '.join(options)}" + (f", and lists: [{value}]" if takes_list else "")
+    if problem.startswith("Expected `array") and isinstance(value, str):
+        return f"expected a list; write {key}=[{value}]"
     if "matching regex" in problem and (described := next(descriptions_of(annotation), None)):
         return f"expected {described}; set {key} accordingly"
     struct = struct_of(annotation, None)
@@ -531,6 +534,6 @@ def _check_value(value: Any, annotation: Any, key: str) -> None:
         msgspec.convert(value, annotation)
     except msgspec.ValidationError as error:
         problem = str(error).partition(" - at `$")[0]
-        raise UserError(f"{key}={_shown(value)}: {_remedy(problem, annotation, key)}") from error
+        raise UserError(f"{key}={_shown(value)}: {_remedy(problem, annotation, key, value)}") from error
     except TypeError:  # a type that isn't plain data is the object's own business
         return
