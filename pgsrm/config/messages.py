@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, algorithms_with, instead, meant
-from pgsrm.record.trackers import PACKAGES
 from pgsrm.util.errors import UserError, end_with_line, unwritable
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override, quoted

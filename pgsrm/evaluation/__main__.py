@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.record import RunFolder
-from pgsrm.util.errors import end_with_line
 from pgsrm.util.objects import remember, state_of
 
 
