@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 
 from pgsrm.config.command_line import WITH_VALUE
 from pgsrm.config.compose import compose_words
+from pgsrm.config.known_keys import _known_keys, instead, meant
 from pgsrm.config.schema import read_settings
 from pgsrm.util.errors import UserError
 
@@ -81,3 +82,37 @@ def test_the_commands_are_found() -> None:
     assert one_run(["-m", "task=color,antonym", "seed=0,1", "--config-dir", "x"], -1) == [
         "task=antonym", "seed=1", "--config-dir=x",
     ]  # fmt: skip
+
+
+def rows(section: str) -> list[list[list[str]]]:
+    """Of each row of a table in docs/coming-from.md the code in each of its cells."""
+    page = (
+        (ROOT / "docs/coming-from.md").read_text(encoding="utf-8").partition(f"## {section}\n")[2].partition("\n## ")[0]
+    )
+    lines = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    return [[re.findall(r"`([^`]+)`", cell) for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+def test_what_other_tools_call_it_is_answered_with_our_key() -> None:
+    """Each key of the page, when it is typed here; and those that have no counterpart are said to have none."""
+    table = rows("Keys")
+    assert len(table) > 20
+    wrong = {theirs: meant(theirs) for given, _, ours in table for theirs in given if meant(theirs) not in ours}
+    assert wrong == {} and {key for _, _, ours in table for key in ours} <= set(_known_keys())
+    assert all(
+        instead(key)
+        for key in ("ckpt_path", "resume_from_checkpoint", "resume_mode", "run_name", "push_to_hub", "top_p")
+    )
+
+
+def test_what_is_named_for_users_of_other_tools_is_here() -> None:
+    """Choices and keys compose, and metrics have a row on their page."""
+    spans = [span for _, _, ours in rows("What is where") for span in ours]
+    words = [span for span in spans if re.fullmatch(r"[a-z_.]+=[a-z0-9_\[\],]+", span)]
+    assert {"ppo=grpo", "ppo.baseline=token_values", "trackers=[wandb,tensorboard]"} <= set(words)
+    for word in words:
+        compose_words(["task=antonym", word] if not word.startswith("hydra") else [], "a run")
+    keys = [span for span in spans if re.fullmatch(r"(stop|ppo|task|model|hydra)\.[a-z_.]+", span)]
+    assert keys and {key for key in keys if not key.startswith("hydra")} <= set(_known_keys())
+    metrics = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in metrics for _, _, ours in rows("Metrics") for name in ours)
