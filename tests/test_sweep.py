@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import omegaconf._utils
 import pytest
 import yaml
 from conftest import environment
@@ -122,6 +123,17 @@ def test_libyaml_reads_the_same_values(text: str) -> None:
     usual = OmegaConf.create(text)
     with reading_by_libyaml():
         assert OmegaConf.create(text) == usual
+
+
+def test_libyaml_within_libyaml() -> None:
+    """As where a sweep makes a reward that composes another one. Wrong version: no consistent method resolution."""
+    usual = omegaconf._utils.get_yaml_loader()
+    with reading_by_libyaml():
+        outer = omegaconf._utils.get_yaml_loader()
+        with reading_by_libyaml():
+            assert OmegaConf.create("a: 1e-5") == {"a": 1e-5}
+        assert omegaconf._utils.get_yaml_loader() is outer is not usual
+    assert omegaconf._utils.get_yaml_loader() is not outer
 
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2\n", "a: b: c", "\ta: 1", "a: [1,2", "a: @x", "a:\x01 b", "a: 'x' y"])

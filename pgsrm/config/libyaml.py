@@ -13,10 +13,13 @@ import yaml
 def reading_by_libyaml() -> Iterator[None]:
     """Within it, OmegaConf reads YAML by libyaml, with the same values; what is no YAML has the error that it had.
 
+    One thing differs: a tab after a colon, which YAML allows and the parser in Python does not.
+
     The function is none of OmegaConf's public ones, and PyYAML may come without libyaml: then all is as slow as it was.
+    One within another changes nothing: a reward that composes another one is made while a sweep is composed.
     """
     in_python = getattr(omegaconf._utils, "get_yaml_loader", None)
-    if in_python is None or not yaml.__with_libyaml__:
+    if in_python is None or not yaml.__with_libyaml__ or issubclass(in_python(), yaml.cyaml.CParser):
         yield
         return
     loader = _by_libyaml(in_python())
