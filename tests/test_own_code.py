@@ -44,6 +44,17 @@ class TestCalls:
         check_call(functools.partial(by_name, weight=1), "responses", by_name=True)
         check_call(dict, "responses", by_name=True)  # has no signature
 
+    def test_a_wrapper_is_called_and_not_what_it_wraps(self) -> None:
+        """Wrong version: a reward that a decorator makes of a function of one response is refused, though it works."""
+
+        @functools.wraps(in_order)
+        def each(**batch: Any) -> None:
+            """Calls `in_order` for each response."""
+
+        check_call(each, "prompts", "responses", by_name=True)
+        check_call(functools.partial(each, weight=1), "prompts", "responses", by_name=True)
+        check_call(functools.cache(in_order), "response", "reference", "inputs", by_name=False)
+
     @pytest.mark.parametrize(
         ("names", "keywords", "why"),
         [

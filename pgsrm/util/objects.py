@@ -33,7 +33,8 @@ def check_call(target: Any, *names: str, by_name: bool) -> None:
     by_name: whether they are given by keyword, or else in this order.
     """
     try:
-        signature = inspect.signature(target)
+        # What is called is a decorator's wrapper, which may well be called otherwise than what it wraps.
+        signature = inspect.signature(target, follow_wrapped=False)
     except (TypeError, ValueError):  # a callable without a signature, one of C's for instance: calling it will tell
         return
     try:
