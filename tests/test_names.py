@@ -60,6 +60,17 @@ def test_a_server_is_named_by_its_host() -> None:
     ]
 
 
+def test_what_is_no_server_is_named_as_a_path() -> None:
+    """Wrong version: the whole of a list of URLs with the password in it, a bucket for a model in it, a traceback."""
+    words = [
+        "reward.path='s3://bucket/models/a'",
+        "reward.path='[http://me:secret@a/v1,http://b/v2]'",
+        "reward.model='http://[x'",
+    ]
+    named = [words_of([parsed(word), parsed("seed=1")])[0] for word in words]
+    assert named == [["path=a"], ["path=_v1_v2_"], ["model=_x"]]
+
+
 def test_how_a_server_is_asked_makes_no_other_setting() -> None:
     """Wrong version: two seeds of one identity, the second with a raised limit, are two curves of one seed each."""
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pgsrm.record import RunFolder
 from pgsrm.record.differences import HOW_ASKED
@@ -101,10 +100,13 @@ def _is_named(key: str) -> bool:
 
 
 def _value(override: Any) -> str:
-    """The user's own words, as the name of a file can have them; a path by its last part, those of a list as well."""
+    """The user's own words, as the name of a file can have them.
+
+    A server stands there by its host, a path by its last part, those of a list as well.
+    """
     text = _text(override).rstrip("/")
-    if "://" in text:
-        text = urlsplit(text).netloc.rpartition("@")[2] or text
+    if server := re.match(r"https?://(?:[^/?#]*@)?([^/?#]+)", text):
+        text = server[1]
     elif text.startswith("["):
         text = re.sub(r"[^\[\],\s'\"]*/(?=[^/\],])", "", text)
     elif "/" in text and not text.startswith(("{", "$")):
