@@ -1,5 +1,6 @@
 """Longer runs that begin where a shorter one left off: bit for bit those that were never cut."""
 
+import errno
 import json
 import shutil
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import pgsrm
 from pgsrm.config.compose import plan_words
 from pgsrm.launch.sweep import survey
 from pgsrm.record import RunFolder
+from pgsrm.record.files import DiskFull
 from pgsrm.record.measured import is_measured
 
 KEEP = "checkpoint.keep=true"
@@ -58,6 +60,9 @@ def same(one: Any, other: Any) -> None:
         ["reward=pgsrm"],
         ["reward=binary", "ppo=textbook"],
         ["reward=pgsrm", "reward.alpha=2", "ppo=released"],
+        ["reward=pgsrm", "model.lora={rank: 2}"],
+        ["reward=pgsrm", "ppo.dropout=true", "ppo.epochs=2", "ppo.clip_range=0.2"],
+        ["reward=pgsrm", "ppo.kl_reference=previous"],
         ["algorithm=sft"],
         ["algorithm=best_of_n", "ppo.group_size=2"],
         ["stop.metric=eval/train_exact_match", "stop.patience=50"],
@@ -86,6 +91,14 @@ def test_the_dry_run_and_the_line_of_a_sweep_say_where_a_run_begins(words: list[
     surveyed = survey([plan_words(*longer(words)), plan_words(*longer(words, "seed=4"))])
     assert surveyed.line() == "2 runs: 2 new (1 from where a shorter run left off)"
     assert f", from update 4 of {shorter.folder.name}\n" in surveyed.lines()
+
+
+def test_no_tracker_gets_what_the_longer_run_has_not(words: list[str]) -> None:
+    """A tracker reads the folder before the run cuts it back. Wrong version: the shorter run's last line and its evaluation."""
+    train([*words, KEEP])
+    plan = plan_words(*longer(words))
+    plan.freeze()
+    assert [line["update"] for line in plan.folder.read_metrics()] == [0, 1, 2, 3, 4]
 
 
 def test_a_run_that_was_interrupted_is_a_beginning_too(
@@ -150,3 +163,44 @@ def test_a_loop_of_ones_own_begins_at_its_beginning(words: list[str]) -> None:
     trainer = pgsrm.Trainer.build(*longer(words))
     trainer.resume()
     assert trainer.update == 0
+
+
+def test_a_run_whose_status_is_lost_goes_on_from_its_own_checkpoint(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: the shorter run's record in the place of the longer one's, whose updates 6 and 7 are then in no line."""
+    folder = RunFolder(train(longer(words)).folder)
+    interrupt_again(folder.path, longer(words), 6, monkeypatch)
+    train([*words, KEEP])
+    (folder.path / "status.json").write_text("")
+    assert plan_words(*longer(words)).beginning is None
+    same(train(longer(words)), train(elsewhere(longer(words), tmp_path / "whole")))
+
+
+@pytest.mark.parametrize("failing", ["metrics.jsonl", "state.json", "tensors.safetensors"])
+def test_half_a_beginning_is_none(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Wrong version: a run that begins at update 4 and has no line before, where the shorter run has gone meanwhile."""
+    shorter = train([*words, KEEP])
+    copy = shutil.copyfile
+
+    def full(source: Path, target: Path) -> Any:
+        if source.name == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return copy(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(DiskFull):
+        patched.setattr(shutil, "copyfile", full)
+        train(longer(words))
+    shutil.rmtree(shorter.folder)  # some space is freed
+    same(train(longer(words)), train(elsewhere(longer(words), tmp_path / "whole")))
+
+
+def test_a_run_that_another_launch_has_started_meanwhile_begins_nowhere_else(words: list[str]) -> None:
+    """Wrong version: KeyError, where a launch has waited for another one of the same runs."""
+    train([*words, KEEP])
+    plan = plan_words(*longer(words))
+    train(longer(words))
+    assert survey([plan]).line() == "1 run: 1 finished"
+    assert " from update " not in survey([plan]).lines()

@@ -38,7 +38,7 @@ from pgsrm.models.vocabulary import check_same_vocabulary
 from pgsrm.parent.files import find_references, parent_command
 from pgsrm.parent.mistakes import taught_by, with_mistakes
 from pgsrm.ppo.settings import PPOSettings
-from pgsrm.record import RunFolder
+from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.record.model_name import model_name
@@ -241,7 +241,8 @@ def plan(
     name = run_name(parts, words, settings.seed, identity.whole)
     runs = Path(settings.paths.outputs).absolute() / "runs"
     folder, beginning = shared.folders.find(runs, name, identity.whole), None
-    if folder.status() is None and not settings.stop.keep_best:  # the best model so far is in no checkpoint
+    is_new = folder.status() is None and not checkpoint.saved(folder)  # a run may have lost its status alone
+    if is_new and not settings.stop.keep_best:  # the best model so far is in no checkpoint
         beginning = shared.beginnings.find(runs, identity.course, settings.ppo.updates)
     if folder.state() != "finished":  # what has finished needs no server any more
         shared.check_prompts(settings, task)

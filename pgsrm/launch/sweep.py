@@ -58,7 +58,7 @@ class Survey:
         parts = {need: f"{counts[need]} {need}" for need in dict.fromkeys(_NEEDS.values()) if counts[need]}
         if "failed before" in parts:
             parts["failed before"] += f" ({again})"
-        if begun := sum(plan.beginning is not None for plan in self.plans):
+        if begun := sum(map(bool, self._beginnings())):
             parts["new"] += f" ({begun} from where a shorter run left off)"
         return f"{len(self.plans)} run{'s' if len(self.plans) > 1 else ''}: {', '.join(parts.values())}"
 
@@ -66,17 +66,19 @@ class Survey:
         """The same, then one line per run: what a dry run shows."""
         width = max(map(len, self.needs))
         runs = [
-            f"  {need:{width}}  {plan.folder.name}{_beginning_of(plan)}"
-            for plan, need in zip(self.plans, self.needs, strict=True)
+            f"  {need:{width}}  {plan.folder.name}{begins}"
+            for plan, need, begins in zip(self.plans, self.needs, self._beginnings(), strict=True)
         ]
         return "\n".join([self.line(), *runs, "dry_run=true: nothing was started"])
 
-
-def _beginning_of(plan: Plan) -> str:
-    """Where a new run begins, if not at its beginning."""
-    if plan.beginning is None:
-        return ""
-    return f", from update {plan.beginning.update} of {plan.beginning.folder.name}"
+    def _beginnings(self) -> list[str]:
+        """Where each run begins; empty at its beginning, and of one that is not new: another launch may have begun it since."""
+        return [
+            f", from update {plan.beginning.update} of {plan.beginning.folder.name}"
+            if need == "new" and plan.beginning is not None
+            else ""
+            for plan, need in zip(self.plans, self.needs, strict=True)
+        ]
 
 
 def survey(plans: Sequence[Plan], retry_failed: bool = True) -> Survey:

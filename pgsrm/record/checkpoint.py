@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,37 @@ def save(folder: RunFolder, update: int, tensors: Mapping[str, "Tensor"], state:
     from safetensors.torch import save_file
 
     stored, aliases = _without_ties(tensors)
+    with _in_place(folder, update) as temporary:
+        save_file(stored, temporary / _TENSORS)
+        content = {
+            "update": update,
+            "sha256": _sha256(temporary / _TENSORS),
+            "aliases": aliases,
+            "state": dict(state),
+        }
+        (temporary / _STATE).write_text(json.dumps(content))
+    earlier = [number for number in saved(folder) if number <= update]
+    for number in saved(folder):
+        # Later ones are of a course of this run that was given up: they could not be loaded.
+        if number not in earlier[-_KEPT:]:
+            shutil.rmtree(folder.checkpoints / f"{number:06d}")
+
+
+def copy(source: RunFolder, update: int, target: RunFolder) -> None:
+    """Give the run of `target` the checkpoint of `update` that the run of `source` has: all of it or nothing.
+
+    Raises:
+        DiskFull: `target` has no more checkpoints than before.
+        FileNotFoundError: `source` has it no longer.
+    """
+    with _in_place(target, update) as temporary:
+        for name in (_TENSORS, _STATE):
+            shutil.copyfile(source.checkpoints / f"{update:06d}" / name, temporary / name)
+
+
+@contextmanager
+def _in_place(folder: RunFolder, update: int) -> Iterator[Path]:
+    """Where the files of a checkpoint are to be written; they come to their place once all are on the disk."""
     target = folder.checkpoints / f"{update:06d}"
     temporary = folder.checkpoints / f".{update:06d}.tmp"
     with writing(folder.path):
@@ -52,14 +84,7 @@ def save(folder: RunFolder, update: int, tensors: Mapping[str, "Tensor"], state:
             shutil.rmtree(leftover)
         try:
             temporary.mkdir()
-            save_file(stored, temporary / _TENSORS)
-            content = {
-                "update": update,
-                "sha256": _sha256(temporary / _TENSORS),
-                "aliases": aliases,
-                "state": dict(state),
-            }
-            (temporary / _STATE).write_text(json.dumps(content))
+            yield temporary
             for path in (temporary / _TENSORS, temporary / _STATE, temporary):
                 sync(path)
             if target.exists():
@@ -70,11 +95,6 @@ def save(folder: RunFolder, update: int, tensors: Mapping[str, "Tensor"], state:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync(folder.checkpoints)
-    earlier = [number for number in saved(folder) if number <= update]
-    for number in saved(folder):
-        # Later ones are of a course of this run that was given up: they could not be loaded.
-        if number not in earlier[-_KEPT:]:
-            shutil.rmtree(folder.checkpoints / f"{number:06d}")
 
 
 def load_latest(

@@ -23,21 +23,22 @@ class Beginning:
     def copy_to(self, folder: RunFolder) -> bool:
         """Give `folder` the checkpoint and the record; False where the other run has removed it meanwhile.
 
+        The checkpoint comes last, so that none stands beside half a record. The record ends with it: a tracker reads the
+        folder before the run cuts it back.
+
         Raises:
             DiskFull: what was copied gives way when the same command is started again.
         """
-        source, target = (each.checkpoints / f"{self.update:06d}" for each in (self.folder, folder))
-        with writing(folder.path):
-            target.mkdir(parents=True, exist_ok=True)
-            try:
-                for path in source.iterdir():
-                    shutil.copyfile(path, target / path.name)
-                for path in (self.folder.metrics, self.folder.samples):
-                    if path.exists():
-                        shutil.copyfile(path, folder.path / path.name)
-            except FileNotFoundError:
-                shutil.rmtree(folder.checkpoints)
-                return False
+        try:
+            with writing(folder.path):
+                for source, target in ((self.folder.metrics, folder.metrics), (self.folder.samples, folder.samples)):
+                    if source.exists():
+                        shutil.copyfile(source, target)
+            folder.truncate_after(self.update)
+            checkpoint.copy(self.folder, self.update, folder)
+        except FileNotFoundError:
+            folder.truncate_after(-1)
+            return False
         return True
 
 
