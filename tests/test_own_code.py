@@ -132,6 +132,21 @@ def test_before_anything_starts(
     assert not (tmp_path / "outputs/runs").exists()
 
 
+def test_a_reward_is_to_take_all_references_where_there_are_several(
+    call_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Wrong version: the first batch ends in a traceback."""
+    own_module(
+        "def own(*, prompts, references, responses, inputs, token_ids, offsets):\n    return [0.0 for _ in responses]\n"
+    )
+    words = [*small, "~reward", f"+reward={{_target_:{MODULE}.own,_partial_:true}}", "dry_run=true"]
+    assert call_cli(*words, "task=antonym").code == 0
+    data = tmp_path / "several.jsonl"
+    data.write_text('{"word": "hot", "reference": ["cold", "icy"]}\n{"word": "big", "reference": "small"}\n')
+    result = call_cli(*words, "task=antonym", f"task.data={data}")
+    assert result.code == 2 and "(got an unexpected keyword argument 'all_references')" in result.error_line
+
+
 def test_hydra_adds_no_lines_of_its_own(run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:
     """Wrong version: `Error getting object at mine.reward`, and two more lines."""
     (tmp_path / "mine.py").write_text("def reward(:\n")
@@ -185,7 +200,7 @@ class TestVectors:
             (None, "the shape () for 2 texts; return a row for each"),
             ([[1.0, 0.0]], "the shape (1, 2) for 2 texts; return a row for each"),
             ([1.0, 0.0], "the shape (2,) for 2 texts"),
-            ([[1.0], [0.0, 1.0]], "no table of numbers; return an array (texts, dimension)"),
+            ([[1.0], [0.0, 1.0]], "no table of numbers (setting an array element with a sequence"),
             ([["a"], ["b"]], "no table of numbers"),
             ([[1.0, 0.0], [2.0, 0.0]], "a row of length 2 for 'right'; divide each row by its length"),
             ([[1.0, 0.0], [np.nan, 0.0]], "a row of length nan for 'right'"),

@@ -264,8 +264,7 @@ class Composer:
             own = [override for override in values if override not in first]
             _set(config, own)
         except Exception:  # said better, and as for a single run, by Hydra
-            own = parsed
-            config, chosen = _without_hydra(self._loader.load_sweep_config(self._config, list(overrides)))
+            return _read_paths(*_without_hydra(self._loader.load_sweep_config(self._config, list(overrides))))
         if any(override.key_or_group.partition(".")[0] in _WITH_PATHS for override in own):
             _read_paths(config, chosen)
         return config, chosen

@@ -150,7 +150,7 @@ class Shared:
         measures = {f"evaluation.measures.{name}": measure for name, measure in evaluated_with.measures.items()}
         for key, scoring in {"reward": reward, "evaluation": evaluated_with.other, **measures}.items():
             with under(key):
-                check_before(scoring, every_reference(examples))
+                check_before(scoring, every_reference(examples), any(len(each.references) > 1 for each in examples))
         self._checked.add(key)
 
     def check_prompts(self, settings: Settings, task: Task) -> None:

@@ -161,7 +161,7 @@ class CheckpointSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True
     minutes: Annotated[float, Meta(gt=0)]
     # Updates between two checkpoints, besides; null = by time alone.
     updates: Count | None = None
-    # Whether a finished run keeps its last checkpoint, from which a run with more ppo.episodes goes on.
+    # Whether a finished run keeps a checkpoint, from which a run with more ppo.episodes goes on.
     keep: bool = False
 
     def due(self, update: int, updates: int) -> bool:

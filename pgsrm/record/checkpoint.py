@@ -67,10 +67,12 @@ def copy(source: RunFolder, update: int, target: RunFolder) -> None:
     Raises:
         DiskFull: `target` has no more checkpoints than before.
         FileNotFoundError: `source` has it no longer.
+        ValueError: what `source` has is damaged.
     """
     with _in_place(target, update) as temporary:
         for name in (_TENSORS, _STATE):
             shutil.copyfile(source.checkpoints / f"{update:06d}" / name, temporary / name)
+        _read_state(temporary)
 
 
 @contextmanager
@@ -130,13 +132,19 @@ def newest(folder: RunFolder) -> int:
 def _load(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     from safetensors.torch import load_file
 
-    content = json.loads((path / _STATE).read_bytes())
-    if _sha256(path / _TENSORS) != content["sha256"]:
-        raise ValueError(f"{_TENSORS} differs from its checksum")
+    content = _read_state(path)
     tensors = load_file(path / _TENSORS)
     for name, original in content["aliases"].items():
         tensors[name] = tensors[original]
     return tensors, content["state"]
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What state.json holds. Raises ValueError where it, or the file of tensors beside it, is damaged."""
+    content: dict[str, Any] = json.loads((path / _STATE).read_bytes())
+    if _sha256(path / _TENSORS) != content["sha256"]:
+        raise ValueError(f"{_TENSORS} differs from its checksum")
+    return content
 
 
 def _without_ties(tensors: Mapping[str, "Tensor"]) -> tuple[dict[str, "Tensor"], dict[str, str]]:

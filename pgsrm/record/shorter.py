@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgsrm.record import checkpoint
-from pgsrm.record.files import writing
+from pgsrm.record.files import DiskFull, writing
 from pgsrm.record.run_folder import FORMAT, RunFolder
 
 
@@ -21,7 +21,7 @@ class Beginning:
     update: int
 
     def copy_to(self, folder: RunFolder) -> bool:
-        """Give `folder` the checkpoint and the record; False where the other run has removed it meanwhile.
+        """Give `folder` the checkpoint and the record; False where the other run's is damaged, or has gone meanwhile.
 
         The checkpoint comes last, so that none stands beside half a record. The record ends with it: a tracker reads the
         folder before the run cuts it back.
@@ -36,7 +36,9 @@ class Beginning:
                         shutil.copyfile(source, target)
             folder.truncate_after(self.update)
             checkpoint.copy(self.folder, self.update, folder)
-        except FileNotFoundError:
+        except DiskFull:
+            raise
+        except (FileNotFoundError, PermissionError, ValueError):
             folder.truncate_after(-1)
             return False
         return True
@@ -72,8 +74,10 @@ def _by_course(runs: Path) -> dict[str, list[RunFolder]]:
     found: dict[str, list[RunFolder]] = {}
     for path in sorted(runs.iterdir()) if runs.is_dir() else []:
         folder = RunFolder(path)
-        if checkpoint.saved(folder):
-            status = folder.status() or {}
-            if status.get("format") == FORMAT and "course" in status:
-                found.setdefault(status["course"], []).append(folder)
+        try:
+            status = (folder.status() if checkpoint.saved(folder) else None) or {}
+        except OSError:  # another user's, who lets nobody look
+            continue
+        if status.get("format") == FORMAT and "course" in status:
+            found.setdefault(status["course"], []).append(folder)
     return found

@@ -125,7 +125,7 @@ class SemanticReward:
         try:
             rows = np.asarray(vectors, dtype=np.float32)
         except (TypeError, ValueError) as error:  # rows of several lengths, words
-            raise UserError(f"{who} no table of numbers; return an array (texts, dimension)") from error
+            raise UserError(f"{who} no table of numbers ({error}); return a NumPy array (texts, dimension)") from error
         if rows.ndim != 2 or len(rows) != len(texts):
             raise UserError(f"{who} the shape {rows.shape} for {len(texts)} texts; return a row for each")
         self._dimension = self._dimension or rows.shape[1]
