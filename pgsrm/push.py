@@ -100,8 +100,9 @@ def model_card(run: "Run", name: str, best: bool = False) -> str:
 
 def _own_choices(run: "Run") -> list[str]:
     """What a reader of the card lacks for the command."""
-    from pgsrm.analysis.commands import missing, own_choices
+    from pgsrm.analysis.commands import missing, own_choices, without_tracking
 
+    run = without_tracking(run)  # as the command is
     own = own_choices(run)
     if not own:
         return []

@@ -11,7 +11,14 @@ from omegaconf import OmegaConf
 from test_analysis_report import make_report, sample
 from test_differences import frozen
 
-from pgsrm.analysis.commands import missing, more_seeds, run_command
+from pgsrm.analysis.commands import (
+    _of_no_machine,
+    missing,
+    more_seeds,
+    own_choices,
+    run_command,
+    without_tracking,
+)
 from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.overview import before_and_after, overview
 from pgsrm.analysis.results import COLUMNS
@@ -121,7 +128,7 @@ def test_the_command_of_a_run_with_choices_of_ones_own(
     assert {"task=mine", "task.max_new_tokens=4", "reward=mine", "reward.weight=3"} <= set(typed)
     assert "ppo.episodes=16" in typed and "ppo.entropy_coef=0.01" in typed
     assert not [word for word in typed if word.startswith(("reward.embedder", "reward.checker"))]
-    assert missing(run).startswith("reward=mine and task=mine: not at hand.")
+    assert missing(run).startswith("reward=mine and task=mine: not at hand, or not readable.")
 
     def identity(*words: str) -> str:
         return plan_words(*words, small[0], f"paths.outputs={tmp_path / 'again'}", "tracking=none").identity
@@ -142,11 +149,56 @@ def test_the_command_of_a_run_with_choices_of_ones_own(
     assert missing(run) and "--config-dir" not in run_command(run)
 
 
+@pytest.mark.parametrize("text", ["weight: ${oc.env:GONE}\n", "weight: [\n"], ids=["variable", "file"])
+def test_a_choice_of_ones_own_that_cant_be_composed_any_more(
+    small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Wrong version: the command silently lacks everything that is not a choice."""
+    (tmp_path / "own_function.py").write_text(
+        "def mine(*, responses, weight=1, **_):\n    return [weight] * len(responses)\n"
+    )
+    mine = tmp_path / "conf/reward/mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("_target_: own_function.mine\n_partial_: true\nweight: 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    planned = plan_words(f"--config-dir={tmp_path / 'conf'}", *small, "task=color", "reward=mine", "reward.weight=3")
+    run = Run(planned.folder.path, planned.config, {"config_dir": planned.config_dir}, {})
+    assert missing(run) == ""
+    mine.write_text(f"_target_: own_function.mine\n_partial_: true\n{text}")
+    typed = shlex.split(run_command(run))
+    assert {"reward.weight=3", "ppo.episodes=16"} <= set(typed) and not [w for w in typed if w.startswith("--")]
+    assert missing(run).startswith("reward=mine: not at hand, or not readable.")
+
+
+def test_tracking_of_ones_own_is_no_part_of_a_card(tmp_path: Path) -> None:
+    (variant,) = real_runs(tmp_path, ("reward=pgsrm",))
+    (tmp_path / "conf/tracking").mkdir(parents=True)
+    (tmp_path / "conf/tracking/mine.yaml").touch()
+    before = variant.runs[0]
+    config = {**before.config, "choices": {**before.config["choices"], "tracking": "mine"}}
+    run = Run(before.folder, config, {"config_dir": str(tmp_path / "conf")}, {})
+    assert run_command(run) == run_command(before) and own_choices(without_tracking(run)) == []
+    assert own_choices(run) == ["tracking=mine"]  # in the report's command it is
+
+
+@pytest.mark.parametrize("text", ["/think", "/", "//", "/think of yes/no", "/" + "long " * 100, "a/b", "/{x}/y"])
+def test_a_text_that_begins_with_a_slash_is_no_path(text: str) -> None:
+    """Wrong version: the prompt of the command is ./think, and another run's."""
+    assert _of_no_machine(text) == text
+
+
+def test_a_path_is_named_from_here_or_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is not here, as of a run that was copied. Wrong version: one with a space in it is shown whole."""
+    monkeypatch.chdir(tmp_path)
+    paths = {f"{tmp_path}/a b/c.csv": "./a b/c.csv", "/home/jo doe/my data.csv": "./my data.csv", "/home/x": "./x"}
+    assert {path: _of_no_machine(path) for path in paths} == paths
+
+
 def test_the_report_says_what_its_command_lacks(tmp_path: Path) -> None:
     """Of a reward that was given in Python, which has no file."""
     write_run(tmp_path / "runs", reward="shortness")
     (tmp_path / "more").mkdir()
-    assert "reward=shortness: not at hand. The command" in make_report(tmp_path).words
+    assert "reward=shortness: not at hand, or not readable. The command" in make_report(tmp_path).words
     write_run(tmp_path / "more/runs")
     assert "not at hand" not in make_report(tmp_path / "more").words
 

@@ -118,7 +118,7 @@ def test_a_card_says_which_choices_are_its_authors_own(small: Sequence[str]) -> 
     run = pgsrm.train("task=antonym", *small, "ppo.episodes=4", "evaluation.text=null", reward=nothing, progress=False)
     card = model_card(read_finished(run.folder), "x")
     assert "`reward=nothing` is no choice of pgsrm's but one of its author's own." in card
-    assert "reward=nothing: not at hand. The command has" in card
+    assert "reward=nothing: not at hand, or not readable. The command has" in card
 
 
 def test_bad_input(run: pgsrm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -56,9 +58,16 @@ def more_seeds(variants: Sequence[Variant]) -> list[str]:
 
 def run_command(run: Run) -> str:
     """The command that makes this run, on any machine: files and folders are named from here, or by their names alone."""
-    typed = {key: text for key, text in _overrides(run, _of_no_machine).items() if not key.startswith(_OF_THE_MACHINE)}
+    overrides = _overrides(without_tracking(run), _of_no_machine)
+    typed = {key: text for key, text in overrides.items() if not key.startswith(_OF_THE_MACHINE)}
     texts = {**typed, "seed": str(run.seed)}
     return " ".join(["python -m pgsrm.run", *_words({key: [text] for key, text in texts.items()})])
+
+
+def without_tracking(run: Run) -> Run:
+    """The run without the choice of its tracking, which is the machine's."""
+    choices = {group: choice for group, choice in (run.config.get("choices") or {}).items() if group != "tracking"}
+    return replace(run, config={**run.config, "choices": choices})
 
 
 def own_choices(run: Run) -> list[str]:
@@ -67,13 +76,16 @@ def own_choices(run: Run) -> list[str]:
 
 
 def missing(run: Run) -> str:
-    """What the commands lack of a run whose own choices are not at hand; "" where they lack nothing."""
-    lost = [f"{_name(place, choice)}={choice}" for place, choice in _own(run, _config_dir(run))]
+    """What the commands lack of a run whose own choices can't be read here; "" where they lack nothing."""
+    if not _own(run, None):
+        return ""  # without composing anything, which takes a tenth of a second
+    lost = [f"{_name(place, choice)}={choice}" for place, choice in _base(run).lost.items()]
     if not lost:
         return ""
     return (
-        f"{' and '.join(lost)}: not at hand. The command has the numbers of such a choice, and lacks {_DIR}=FOLDER and texts that "
-        "the run was given otherwise than the file has them; a reward that was given in Python has no command."
+        f"{' and '.join(lost)}: not at hand, or not readable. The command has the numbers of such a choice, and lacks "
+        f"{_DIR}=FOLDER and texts that the run was given otherwise than the file has them; a reward that was given in Python "
+        "has no command."
     )
 
 
@@ -94,37 +106,59 @@ def _overrides(run: Run, shown: Callable[[str], str] = str) -> dict[str, str]:
     """What has to be typed for a run, as key -> value in Hydra's grammar: task, reward, and whatever is not the default.
 
     Choices of the user's own (`reward=mine`) are read from the folder that `--config-dir` named. Where the file is not there any
-    more, or was never told, the numbers and truth values of the choice are all typed, since the run may have been given others
-    than the file has; its texts are taken for the file's (`missing` says so). shown: what is typed for a text.
+    more, was never told, or can't be composed here, the numbers and truth values of the choice are all typed, since the run may
+    have been given others than the file has; its texts are taken for the file's (`missing` says so). shown: what is typed for a
+    text.
     """
-    chosen, folder = _chosen(run), _config_dir(run)
-    lost = [place for place, _ in _own(run, folder)]
+    base = _base(run)
+    words = dict(base.words)
+    if base.folder and len(base.lost) < len(_own(run, None)):
+        words[_DIR] = shown(str(base.folder))
+    if base.config is None:
+        return words
+    own_nodes = {place: _at(run.config, place) for place in base.lost}
+    for key, value in _changes(run.config, base.config, own_nodes):
+        if not key.startswith(_NOT_TYPED):
+            words[key] = _hydra(value, shown)
+    for place, node in own_nodes.items():
+        words |= {key: _hydra(value) for key, value in leaves(node, place) if isinstance(value, int | float)}
+    return words
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What the choices of a run alone make, which its other settings differ from."""
+
+    words: Mapping[str, str]  # the choices as they are typed, in Hydra's grammar
+    config: Mapping[str, Any] | None  # as composed of all but the lost ones; None where even that can't be
+    folder: Path | None  # of the user's own choices, if any is read from there
+    lost: Mapping[str, str]  # the user's own choices without a file here that can be read, by their places
+
+
+def _base(run: Run) -> _Base:
+    """From the files in the folder of the user's own choices; without it where they can't be composed any more."""
+    folder = _config_dir(run)
+    base = _composed_from(run, folder)
+    return base if base.config is not None or folder is None else _composed_from(run, None)
+
+
+def _composed_from(run: Run, folder: Path | None) -> _Base:
+    chosen, lost = _chosen(run), dict(_own(run, folder))
     defaults = _composed({})
     if defaults is None:
-        return {place: for_hydra(choice) for place, choice in chosen.items()}
+        return _Base({place: for_hydra(choice) for place, choice in chosen.items()}, None, folder, lost)
     typed = {
         place: choice
         for place, choice in chosen.items()
         if place in _SHOWN_ALWAYS or defaults["choices"].get(place) != choice
     }
     at_hand = {place: choice for place, choice in typed.items() if place not in lost}
-    groups = _composed({place: choice for place, choice in at_hand.items() if "." not in place}, folder)
-    known = (groups or defaults)["choices"]  # what else there is has to be added with a +
-    words = {_word(place, choice, known): for_hydra(choice) for place, choice in typed.items()}
-    if folder and len(lost) < len(_own(run, None)):
-        words[_DIR] = shown(str(folder))
-    composed = groups
-    if any("." in place for place in at_hand):
+    composed = _composed({place: choice for place, choice in at_hand.items() if "." not in place}, folder)
+    known = (composed or defaults)["choices"]  # what else there is has to be added with a +
+    if composed is not None and any("." in place for place in at_hand):
         composed = _composed({_word(place, choice, known): choice for place, choice in at_hand.items()}, folder)
-    if composed is None:
-        return words
-    own_nodes = {place: _at(run.config, place) for place in lost}
-    for key, value in _changes(run.config, composed, own_nodes):
-        if not key.startswith(_NOT_TYPED):
-            words[key] = _hydra(value, shown)
-    for place, node in own_nodes.items():
-        words |= {key: _hydra(value) for key, value in leaves(node, place) if isinstance(value, int | float)}
-    return words
+    words = {_word(place, choice, known): for_hydra(choice) for place, choice in typed.items()}
+    return _Base(words, composed, folder, lost)
 
 
 def _changes(
@@ -167,9 +201,11 @@ def _at(config: Any, place: str) -> Any:
 def _of_no_machine(text: str) -> str:
     """A path as `./PATH` from the working directory where it is below that, else as `./NAME`; what is no path as it is.
 
-    Without the ./ a model's folder could be the name of one of the hub's.
+    Without the ./ a model's folder could be the name of one of the hub's. What is not here is taken for a path where a name and a
+    second / stand at its beginning: `/think` and `/` may be words of a prompt.
     """
-    if not re.fullmatch(r"/[^\s{}]+", text) and not (text.startswith("/") and Path(text).exists()):
+    is_path = re.fullmatch(r"/[^\s{}/]+/[^{}\n]+", text) or (re.match("/+[^/]", text) and os.path.exists(text))
+    if not is_path:
         return text
     path = Path(text)
     return f"./{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}"
