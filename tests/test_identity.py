@@ -267,6 +267,25 @@ def test_a_run_whose_reward_has_changed_says_so(
     assert "changed since it was planned: reward's code; the command that planned it makes a run of its own" in reason
 
 
+def test_a_run_knows_the_folder_of_its_choices_also_where_that_has_moved(
+    small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong versions: a relative one, which means another folder elsewhere; that of the first start for ever."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/ppo").mkdir(parents=True)
+    (tmp_path / "conf/ppo/mine.yaml").write_text("defaults: [sound, _self_]\nentropy_coef: 0.02\n")
+    made = plan_words("--config-dir=conf", *small, "ppo=mine")
+    made.freeze()
+    assert (made.folder.status() or {})["config_dir"] == str(tmp_path / "conf")
+    (tmp_path / "conf").rename(tmp_path / "moved")
+    again = plan_words("--config-dir=moved", *small, "ppo=mine")
+    made.folder.write_status(state="stopped", update=2)
+    again.freeze()
+    status = made.folder.status() or {}
+    assert again.folder.path == made.folder.path and status["config_dir"] == str(tmp_path / "moved")
+    assert (status["state"], status["update"]) == ("stopped", 2)
+
+
 def test_a_run_of_an_earlier_version_is_shown_and_not_resumed(
     small: Sequence[str], run_cli: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -161,7 +161,8 @@ def plan_words(*words: str | DictConfig, reward: Callable[..., Any] | None = Non
 
     keys = [word.lstrip("+").partition("=")[0] for word in words if isinstance(word, str)]
     _, folder = plain_run([word for word in words if isinstance(word, str)])
-    return plan(*composed, model=_model_in(words), keys=keys, config_dir=None if folder is None else str(folder))
+    config_dir = None if folder is None else str(folder.absolute())
+    return plan(*composed, model=_model_in(words), keys=keys, config_dir=config_dir)
 
 
 def _model_in(words: Sequence[str | DictConfig]) -> str | None:

@@ -92,7 +92,9 @@ class Plan:
         try:
             with writing(self.folder.path):
                 replace(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
-            if self.folder.status() is None:
+            status = self.folder.status()
+            given = {} if self.config_dir is None else {"config_dir": self.config_dir}
+            if status is None:
                 begun = self.beginning if self.beginning is not None and self.beginning.copy_to(self.folder) else None
                 update = 0 if begun is None else begun.update
                 self.folder.write_status(
@@ -109,9 +111,11 @@ class Plan:
                     parts=self.parts,
                     sweep=sweep,
                     label=self.label,
-                    **({} if self.config_dir is None else {"config_dir": self.config_dir}),
+                    **given,
                     seconds=0.0,
                 )
+            elif status | given != status:
+                self.folder.write_status(**given)
         finally:
             self.folder.release()
 
