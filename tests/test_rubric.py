@@ -1,5 +1,6 @@
 """A rubric of verifiers as a reward: by stand-ins with the attributes that verifiers 0.1 and later versions of it have."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,20 @@ def test_functions_of_one_name_have_a_metric_each() -> None:
     rewards, metrics = call(RubricReward(rubric))
     assert metrics == {"right": 0.5, "right_3": 2.0, "right_2": 16.0, "right_4": 4.0} and rewards == [23.0, 22.0]
     assert list(metrics) == ["right", "right_3", "right_2", "right_4"]
+
+
+@pytest.mark.parametrize("references", [["cold", "icy"], ["icy", "cold"]])
+def test_what_is_no_number_is_told_whichever_reference_it_is_of(references: list[str]) -> None:
+    """Wrong version: NaN is hidden behind a number where its reference is not the first."""
+
+    def broken(completion: Any, info: dict[str, str]) -> float:
+        return math.nan if info["reference"] == "icy" else 0.5
+
+    reward = RubricReward(SimpleNamespace(funcs=[broken], weights=[1.0]))
+    rewards, _ = reward(
+        prompts=["hot?"], references=references[:1], all_references=[references], responses=["x"], inputs=[{}]
+    )
+    assert math.isnan(rewards[0])
 
 
 def test_a_response_is_judged_by_each_of_several_references_or_by_all_in_a_list() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,7 +73,8 @@ class RubricReward:
                 self._judged(self._arguments(prompt, response, {**columns, "reference": reference}))
                 for reference in as_asked(texts, self._references)
             ]
-            values = max(judged, key=self._total)
+            # NaN is the largest, so that it is told whichever reference it is of
+            values = max(judged, key=lambda each: (math.isnan(self._total(each)), self._total(each)))
             totals.append(self._total(values))
             for name, value in zip(self._names, values, strict=True):
                 sums[name] += value
