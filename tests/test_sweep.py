@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from pgsrm.config.compose import Composer, plan_words
 from pgsrm.config.libyaml import reading_by_libyaml
-from pgsrm.config.plan import Plan
+from pgsrm.config.plan import Plan, Shared, build_objects
 from pgsrm.launch import status
 from pgsrm.launch.local import Slot, make_slots
 from pgsrm.launch.slurm import queue as slurm_queue
@@ -557,3 +557,22 @@ def test_sync_sends_what_mlflow_lacks_and_only_that(
     cut.mlflow.unlink()
     with pytest.raises(UserError, match=r"MLflow at http://127.0.0.1:1.* does not answer .*pgsrm.sync .*` sends what"):
         sync.sync(folders)
+
+
+def test_a_reward_of_several_runs_is_checked_once(small: Sequence[str]) -> None:
+    """Wrong version: what was checked is kept under another key than it is looked for, and each run of a sweep checks anew."""
+    plan = plan_words(*small, "task=antonym")
+    task, _ = build_objects(plan.config)
+    asked = list[int]()
+
+    class Reward:
+        def check(self, references: Sequence[str]) -> None:
+            asked.append(len(references))
+
+        def __call__(self, **_: Any) -> list[float]:
+            return []
+
+    shared = Shared()
+    for _ in range(3):
+        shared.check(plan.config, plan.settings, task, Reward())
+    assert asked == [len(task.train + task.holdout)]

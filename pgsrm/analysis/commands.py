@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def _base(run: Run) -> _Base:
 
 def _composed_from(run: Run, folder: Path | None) -> _Base:
     chosen, lost = _chosen(run), dict(_own(run, folder))
-    defaults = _composed({})
+    defaults = _defaults()
     if defaults is None:
         return _Base({place: for_hydra(choice) for place, choice in chosen.items()}, None, folder, lost)
     typed = {
@@ -272,6 +273,12 @@ def _same(value: Any, usual: Any) -> bool:
     if isinstance(value, str) and isinstance(usual, str) and Path(value).is_absolute():
         return Path(usual).expanduser().absolute() == Path(value)
     return bool(value == usual)
+
+
+@cache
+def _defaults() -> dict[str, Any] | None:
+    """The config of no words at all, the same for every run."""
+    return _composed({})
 
 
 def _composed(words: Mapping[str, str], folder: Path | None = None) -> dict[str, Any] | None:

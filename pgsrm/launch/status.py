@@ -79,17 +79,8 @@ def table(folders: Sequence[RunFolder], unfinished: bool = False) -> str:
     reasons = [(folders[i].name, queue.reason(folders[i], runs[i].state)) for i in shown]
     counts = Counter(run.state for run in runs)
     summary = ", ".join(f"{counts[state]} {state}" for state in reversed(ORDER) if counts[state])
-    return (
-        "\n".join(
-            [
-                *lines,
-                *_grouped(reasons),
-                *_cost(runs),
-                f"{len(folders)} run{'s' if len(folders) > 1 else ''}: {summary}",
-            ]
-        )
-        + note
-    )
+    total = f"{len(folders)} run{'s' if len(folders) > 1 else ''}: {summary}"
+    return "\n".join([*lines, *_grouped(reasons), *_cost(runs), total]) + note
 
 
 def _cost(runs: Sequence[Summary]) -> list[str]:
