@@ -419,7 +419,10 @@ def test_the_command_and_the_run_that_reads(
             "parent.base_url=null: api.openai.com needs a key; set the environment variable OPENAI_API_KEY",
         ),
         (["parent=openai", "parent.max_calls=-1"], "parent.max_calls=-1: expected `int` >= 0"),
-        (["parent=openai", "parent.max_cost=1", "parent.input_price=null"], "parent.max_cost=1.0: can't be kept"),
+        (
+            ["parent=openai", "parent.max_cost=1", "parent.model=m"],
+            "parent.max_cost=1.0: can't be kept, parent.input_price",
+        ),
         (["parent=openai", "parent.base_url=localhost"], "parent.base_url=localhost: not a URL"),
         (["parent=openai", "task.instruction=null"], "task.instruction=null: the parent must be told what to do"),
         (["parent=transformers", "parent.model=/nowhere"], "parent.model=/nowhere: no such folder"),

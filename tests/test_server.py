@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fake_openai import FAILURES, VECTOR_FAILURES, FakeOpenAI, vector
 
+from pgsrm.models.prices import prices
 from pgsrm.models.server import Budget, BudgetExceeded, RequestRefused, Server, ServerError
 from pgsrm.util.errors import UserError
 
@@ -255,3 +256,20 @@ def test_max_cost_needs_prices() -> None:
     assert "parent.max_cost=1: can't be kept, parent.output_price is null" in refusal(
         UserError, lambda: Budget(max_cost=1, input_price=0.15)
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "base_url", "given", "right"),
+    [
+        ("gpt-4o-mini", None, (None, None), (0.15, 0.60)),
+        ("gpt-4o-mini", "https://api.openai.com/v1/", (None, 0.3), (0.15, 0.3)),
+        ("gpt-4o", None, (None, None), (None, None)),
+        ("gpt-4o-mini", "http://localhost:8000/v1", (None, None), (None, None)),
+        ("gpt-4o-mini", "http://localhost:8000/v1", (0.0, 0.0), (0.0, 0.0)),
+    ],
+)
+def test_a_list_price_is_that_of_its_model_at_its_provider(
+    model: str, base_url: str | None, given: tuple[float | None, float | None], right: tuple[float | None, float | None]
+) -> None:
+    """Wrong version: gpt-4o, or a server of one's own, at gpt-4o-mini's prices."""
+    assert prices(model, base_url, *given) == right

@@ -17,6 +17,7 @@ from pgsrm.models.asking import Estimate, TokenLimit, answers_as_they_come
 from pgsrm.models.asking import token_limit as limit_of
 from pgsrm.models.budget import Budget
 from pgsrm.models.ledger import Ledger
+from pgsrm.models.prices import prices
 from pgsrm.models.server import OPENAI, Server
 from pgsrm.util.numbers import Count, NonNegative, Positive
 from pgsrm.util.store import Store
@@ -68,9 +69,8 @@ class RemoteCritic(AskedCritic):
         self._model, self._base_url, self._revision = model, (base_url or OPENAI).rstrip("/"), revision
         self._structured, self._concurrency = structured, concurrency
         kept = Ledger.at(ledger, "critic", f"{self._base_url} {model}")
-        self.budget = Budget(
-            max_calls, max_cost, input_price, output_price, "critic", max_total_tokens=max_total_tokens, ledger=kept
-        )
+        given = prices(model, base_url, input_price, output_price)
+        self.budget = Budget(max_calls, max_cost, *given, "critic", max_total_tokens=max_total_tokens, ledger=kept)
         self._server = Server(base_url, api_key_env, timeout, retries, concurrency, backoff, self.budget, "critic")
         self._options = limit_of(token_limit, max_tokens, base_url)
         if temperature is not None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from pgsrm.models.asking import Estimate, answers_as_they_come, token_limit
+from pgsrm.models.prices import prices
 from pgsrm.models.server import Budget, Completion, Server
 from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.question import RESPONSE_FORMAT, Answer, Questions
@@ -23,7 +24,8 @@ class RemoteParent:
         self._model: str = settings.model
         self._questions = questions
         self._workers = settings.concurrency
-        self.budget = Budget(settings.max_calls, settings.max_cost, settings.input_price, settings.output_price)
+        given = prices(self._model, settings.base_url, settings.input_price, settings.output_price)
+        self.budget = Budget(settings.max_calls, settings.max_cost, *given)
         self._server = Server(
             settings.base_url,
             settings.api_key_env,

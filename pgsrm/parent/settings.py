@@ -43,9 +43,9 @@ class ParentSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
     # The name under which max_tokens is sent; auto = max_completion_tokens for api.openai.com, max_tokens for others, and the
     # other one where a server refuses it.
     token_limit: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
-    # Price of a million tokens that are sent; null = unknown.
+    # Price of a million tokens that are sent; null = the list price where `pgsrm.models.prices` knows it.
     input_price: Amount | None = None
-    # Price of a million tokens that are answered; null = unknown.
+    # Price of a million tokens that are answered; null likewise.
     output_price: Amount | None = None
     # Cost of a references' file over all starts, in the prices' currency; null = no limit.
     max_cost: Amount | None = None
