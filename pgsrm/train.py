@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pgsrm.record import Onlooker, RunFolder
 from pgsrm.record.links import run_path
 from pgsrm.util.errors import UserError
+from pgsrm.util.memory import keep_freed_memory, says_what_takes_less
 
 if TYPE_CHECKING:
     from pgsrm.config.schema import Settings
@@ -225,7 +226,8 @@ def _train_together(
 ) -> str | None:
     from pgsrm.util.distributed import together  # torch
 
-    with together(settings.processes, ["-m", "pgsrm.train", str(folder.path)]) as processes:
+    fitting = says_what_takes_less(settings.ppo.micro_batch, settings.ppo.batch_size // settings.processes)
+    with fitting, together(settings.processes, ["-m", "pgsrm.train", str(folder.path)]) as processes:
         return train(folder, show, stop, processes)
 
 
@@ -244,8 +246,6 @@ def follow(path: Path) -> None:
 
 def _set_up(settings: "Settings") -> None:
     """Set the process up as the run's settings say."""
-    from pgsrm.util.memory import keep_freed_memory
-
     keep_freed_memory()
     if settings.threads is not None:
         import torch

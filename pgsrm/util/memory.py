@@ -4,7 +4,11 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from pgsrm.util.errors import UserError, reason
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +49,31 @@ def peak_memory(device: "torch.device") -> dict[str, float]:
 
         metrics["memory/cuda_peak"] = torch.cuda.max_memory_allocated(device) / GIB
     return metrics
+
+
+@contextmanager
+def says_what_takes_less(micro_batch: int | None, batch: int) -> Iterator[None]:
+    """Around a run: a lack of memory, of a GPU or of this machine, becomes a UserError that names what takes less.
+
+    micro_batch: the setting; without it all rows of the process, `batch`, are computed at once.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        rows = min(micro_batch or batch, batch)
+        fewer = f"set it to {rows // 2}, or " if rows > 1 else "set "
+        raise UserError(
+            f"ppo.micro_batch={micro_batch or 'null'}: {rows} rows at once are too many for the memory ({reason(error)}); "
+            f"{fewer}model.gradient_checkpointing=true or model.lora={{rank: 8}}, or free some memory and start again"
+        ) from error
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """A GPU's is a class of torch's; a CPU's allocator raises a RuntimeError."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
 
 
 def _resident_peak() -> int:
