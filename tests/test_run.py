@@ -639,7 +639,7 @@ def test_a_sweep_outlives_a_run_that_is_killed_and_stops_when_asked(
     assert "3 of 3 runs did not finish" in err.splitlines()[-1]
     folders = {RunFolder(path).state(): RunFolder(path) for path in (tmp_path / "outputs/runs").iterdir()}
     assert set(folders) == {"failed", "stopped", "waiting"}
-    assert "killed by SIGKILL" in out
+    assert "killed by SIGKILL; if memory ran out: a smaller hydra.launcher.slots or ppo.micro_batch" in out
     assert list(folders["stopped"].checkpoints.iterdir())
 
 

@@ -230,5 +230,9 @@ def _note_crash(process: "subprocess.Popen[bytes]", folder: RunFolder) -> None:
     if folder.acquire():
         killed = process.returncode < 0
         by = f"killed by {signal.Signals(-process.returncode).name}" if killed else f"exit code {process.returncode}"
-        folder.write_status(state="failed", reason=f"{by}; see {folder.path / 'log.txt'}")
+        # What a full memory looks like from outside: the kernel ends its largest process.
+        hint = (
+            "; if memory ran out: a smaller hydra.launcher.slots or ppo.micro_batch" if by.endswith("SIGKILL") else ""
+        )
+        folder.write_status(state="failed", reason=f"{by}{hint}; see {folder.path / 'log.txt'}")
         folder.release()
