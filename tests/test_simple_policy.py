@@ -205,6 +205,32 @@ def test_a_model_that_sees_later_tokens_suits_neither() -> None:
         build_policy(model, None, (0,), PROMPTS, 3, ModelSettings(policy="simple"))
 
 
+@pytest.mark.parametrize("policy", ["auto", "simple"])
+def test_a_model_that_fails_by_itself_is_named_in_one_line(policy: str) -> None:
+    """Wrong version: a traceback through transformers."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = tiny_of("camembert", pad_token_id=None, **sizes)
+    with pytest.raises(
+        UserError, match=r"^model\.path: Camembert\w+ can't compute a response \(ne\(\) received .*\); name a"
+    ):
+        build_policy(model, None, (0,), PROMPTS, 3, ModelSettings(policy=policy))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: ")]
+)
+def test_a_lack_of_memory_is_no_fault_of_the_model(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong version: `auto` takes it for a model without a cache, and goes on with the policy that needs more."""
+    model = tiny_of("bloom", **BLOOM)
+
+    def forward(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(model, "forward", forward)
+    with pytest.raises(type(error), match=str(error)):
+        build_policy(model, None, (0,), PROMPTS, 3, ModelSettings())
+
+
 def test_dropout_bfloat16_and_adapters(load_policy: LoadPolicy) -> None:
     from pgsrm.models.lora import add_adapters
 

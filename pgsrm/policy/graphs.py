@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pgsrm.policy.refusal import refusing
 from pgsrm.util.determinism import in_one_order
-from pgsrm.util.errors import UserError
 
 WARM_UP = 2  # passes before the capture, in which libraries set themselves up
 
@@ -50,16 +50,9 @@ class Pass:
 @contextmanager
 def _refusing_clearly(device: torch.device) -> Iterator[None]:
     """Within it, what can't be captured is a UserError."""
-    try:
-        with torch.cuda.device(device):
-            yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0][:160]
-        raise UserError(
-            f"model.policy=graphed: the model can't be recorded as CUDA graphs ({reason}); set model.policy=fast"
-        ) from error
+    refused = refusing("model.policy=graphed: the model can't be recorded as CUDA graphs", "set model.policy=fast")
+    with refused, torch.cuda.device(device):
+        yield
 
 
 def _warm_up(compute: Callable[[], Any]) -> None:

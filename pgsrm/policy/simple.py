@@ -15,6 +15,7 @@ from pgsrm.policy.base import BasePolicy
 from pgsrm.policy.batch import Contexts, PaddedBatch, Side, pad_rows
 from pgsrm.policy.checkpointing import checkpointable_layers, checkpointing
 from pgsrm.policy.protocol import Sampled, Scores
+from pgsrm.policy.refusal import refusing
 from pgsrm.policy.sampling import Sampling, cut, draw, is_end, truncate
 from pgsrm.util.distributed import ALONE, Processes
 from pgsrm.util.errors import UserError
@@ -131,7 +132,11 @@ class SimplePolicy(BasePolicy):
         """
         pair = [min(prompts, key=len), max(prompts, key=len)]
         responses = [(list(prompt) * length)[:length] for prompt in pair]  # any tokens will do
-        with torch.no_grad(), self.without_dropout():
+        name = type(self.model).__name__
+        refused = refusing(
+            f"model.path: {name} can't compute a response", "name a model that transformers computes alone"
+        )
+        with refused, torch.no_grad(), self.without_dropout():
             together = self.score(self.pad(pair, responses)).logits.log_softmax(-1)
             alone = [
                 self.score(self.pad([p], [r])).logits.log_softmax(-1) for p, r in zip(pair, responses, strict=True)
@@ -139,6 +144,6 @@ class SimplePolicy(BasePolicy):
         difference = (together - torch.cat(alone)).abs().max().item()
         if self.padding == "left" and not difference <= (0.5 if self._bfloat16 else 1e-3):
             raise UserError(
-                f"model.path: {type(self.model).__name__} scores a response otherwise beside others than alone "
+                f"model.path: {name} scores a response otherwise beside others than alone "
                 f"(log-probabilities differ by {difference:.2g}); name a causal language model"
             )

@@ -60,7 +60,7 @@ def says_what_takes_less(micro_batch: int | None, batch: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        if not is_lack_of_memory(error):
             raise
         rows = min(micro_batch or batch, batch)
         fewer = f"set it to {rows // 2}, or " if rows > 1 else "set "
@@ -70,8 +70,8 @@ def says_what_takes_less(micro_batch: int | None, batch: int) -> Iterator[None]:
         ) from error
 
 
-def _is_lack_of_memory(error: BaseException) -> bool:
-    """A GPU's is a class of torch's; a CPU's allocator raises a RuntimeError."""
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch has a class for a GPU's, and its allocator for a CPU raises a RuntimeError."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
 

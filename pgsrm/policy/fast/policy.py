@@ -21,6 +21,7 @@ from pgsrm.policy.checkpointing import checkpointable_layers, checkpointing
 from pgsrm.policy.fast.batch import Packing, SharedBatch, common_prefix, distinct
 from pgsrm.policy.fast.forward import Forward, Prefill, extend, filled, forward_whole, prefill
 from pgsrm.policy.protocol import Sampled, Scores
+from pgsrm.policy.refusal import refusing
 from pgsrm.policy.sampling import Sampling, cut, draw, is_end, truncate
 from pgsrm.util.distributed import Processes
 from pgsrm.util.errors import UserError
@@ -112,17 +113,12 @@ class FastPolicy(BasePolicy):
         whose rounding is far below the error of such a model.
         """
         name = type(self.model).__name__
-        try:
-            with torch.no_grad(), self.without_dropout(), self._forward.matrices.in_float32():
-                difference = self._cache_error(length)
-        except torch.OutOfMemoryError:
-            raise
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-            raise UserError(
-                f"model.path: {name} can't be computed on top of a cache of keys and values ({reason}); "
-                "set model.policy=simple, or name a model with full attention"
-            ) from error
+        refused = refusing(
+            f"model.path: {name} can't be computed on top of a cache of keys and values",
+            "set model.policy=simple, or name a model with full attention",
+        )
+        with refused, torch.no_grad(), self.without_dropout(), self._forward.matrices.in_float32():
+            difference = self._cache_error(length)
         if not difference <= 1e-3:
             raise UserError(
                 f"model.path: {name} scores {max(map(len, self.prompts))} prompt and {length} response tokens otherwise on "
