@@ -458,6 +458,25 @@ def test_a_finished_run_is_evaluated_by_the_scale_that_its_reward_had(
     )
 
 
+def test_a_run_whose_reward_asks_the_policy_is_evaluated_again(
+    train_here: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: the reward is given no policy."""
+    from pgsrm.evaluation.__main__ import evaluate_run
+
+    (tmp_path / "asking_reward.py").write_text(
+        "class Asking:\n"
+        "    def attach(self, policy, codec):\n"
+        "        self.policy, self.codec = policy, codec\n\n"
+        "    def __call__(self, *, prompts, responses, **_):\n"
+        "        greedy = self.policy.greedy([self.codec.encode(prompt) for prompt in prompts], 2)\n"
+        "        return [float(sum(ids) + len(text)) for ids, text in zip(greedy, responses, strict=True)]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = train_here("~reward", "+reward._target_=asking_reward.Asking", "ppo.actor_lr=1e-3")
+    assert evaluate_run(folder) == pytest.approx(evaluations(folder)[-1], rel=1e-6)
+
+
 def test_only_a_finished_run_is_evaluated_again(run_cli: Callable[..., Any]) -> None:
     result = run_cli("nowhere", module="pgsrm.evaluation")
     assert result.code == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.record import RunFolder
-from pgsrm.util.objects import remember, state_of
+from pgsrm.util.objects import attach_object, remember, state_of
 
 
 def evaluate_run(folder: RunFolder, best: bool = False) -> dict[str, float]:
@@ -44,6 +44,7 @@ def evaluate_run(folder: RunFolder, best: bool = False) -> dict[str, float]:
         settings.ppo.padding,
         settings.ppo.dropout,
     )
+    attach_object(reward, policy, codec)
     evaluated_with = build_evaluation(settings.evaluation)
     _remember(folder, reward, evaluated_with.measures)
     scorer = Scorer(reward, task.checker, codec.eos)
