@@ -1,5 +1,6 @@
 """PPO: pure functions against numbers worked by hand, and `step` against its plain definition (`pgsrm.ppo.plain`)."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from conftest import in_float64, spread
 
 from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.advantages import (
+    advantages_and_targets,
     generalized_advantages,
     group_baseline,
     group_deviation,
@@ -20,6 +22,7 @@ from pgsrm.ppo.advantages import (
 )
 from pgsrm.ppo.kl_control import next_coefficient
 from pgsrm.ppo.losses import kl_divergence, masked_mean, policy_loss, token_entropy, token_logprobs, value_loss
+from pgsrm.ppo.metrics import explained_variance
 from pgsrm.ppo.plain import PlainLearner
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.ppo.statistics import token_statistics
@@ -199,6 +202,32 @@ def test_group_baselines_by_hand() -> None:
     close(group_baseline(totals, 3, leave_one_out=False), [4.0, 4.0, 4.0, 0.2, 0.2, 0.2])
     close(group_baseline(totals, 3, leave_one_out=True), [5.5, 4.5, 2.0, 0.3, 0.3, 0.0])
     close(group_deviation(totals, 3), [math.sqrt(13) + 1e-4] * 3 + [math.sqrt(0.12) + 1e-4] * 3)
+
+
+@pytest.mark.parametrize("baseline", ["group_mean", "leave_one_out"])
+def test_a_group_of_equal_rewards_has_no_advantage(baseline: Any) -> None:
+    """Wrong version: the mean of seven rewards of 0.7 is off by a rounding, and whitening makes 1.2 of it."""
+    for size, reward in itertools.product(range(2, 9), (0.1, 0.7, 2.3, 33.33)):
+        how = {"batch_size": 2 * size, "group_size": size, "scale_by_group": True, "whiten_advantages": True}
+        settings = msgspec.structs.replace(PAPER, baseline=baseline, **how)
+        mask = torch.ones(2 * size, 2, dtype=torch.bool)
+        totals = torch.tensor([reward] * size + [reward / 3] * size)
+        rewards, nothing = token_rewards(totals, mask), torch.zeros(2 * size, 2)
+        advantages, _ = advantages_and_targets(settings, rewards, nothing[:, 0], nothing, 0.0, mask, mask)
+        assert advantages.eq(0).all(), (size, reward)
+
+
+def test_explained_variance() -> None:
+    """By hand; and 0 where the returns are equal but for rounding, as those of a sparse reward that all or none earn."""
+    mask = torch.tensor([[True, True], [True, False]])
+    targets, values = torch.tensor([[1.0, 2.0], [3.0, 9.0]]), torch.tensor([[1.0, 2.0], [2.0, 9.0]])
+    assert explained_variance(values, targets, mask).item() == pytest.approx(1 - (2 / 9) / (2 / 3))
+    assert explained_variance(targets, targets, mask) == 1
+    whole, values = torch.ones(8, 5, dtype=torch.bool), torch.linspace(-0.2, 0.3, 40).view(8, 5)
+    for reward in (0.0, 0.3, -7.0):
+        rewards = token_rewards(torch.full((8,), reward), whole)
+        targets = generalized_advantages(rewards, values, whole, 1.0, 1.0) + values
+        assert explained_variance(values, targets, whole) == 0, reward
 
 
 def test_whitening_is_masked_with_biased_variance() -> None:

@@ -48,9 +48,11 @@ def group_baseline(totals: Tensor, size: int, leave_one_out: bool) -> Tensor:
     With it: GRPO (Shao et al. 2024, 4.1); without: RLOO (Ahmadian et al. 2024, eq. 7).
     """
     groups = totals.view(-1, size)
-    total = groups.sum(-1, keepdim=True)
+    total, first = groups.sum(-1, keepdim=True), groups[:, :1]
     mean = (total - groups) / (size - 1) if leave_one_out else (total / size).expand_as(groups)
-    return mean.reshape(-1)
+    # of equal ones, whose mean rounding moves: a division by their deviation, which is none, would blow that up
+    equal = (groups == first).all(-1, keepdim=True)
+    return torch.where(equal, first, mean).reshape(-1)
 
 
 def group_deviation(totals: Tensor, size: int) -> Tensor:

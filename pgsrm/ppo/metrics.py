@@ -9,6 +9,7 @@ from pgsrm.util.distributed import Processes
 
 LARGEST = "policy/ratio_max"
 SAMPLED_KL = "kl of the policy that sampled"  # what the KL coefficient goes by; on no line of the record
+FLAT = 1e-5  # a deviation this small beside the largest number is rounding alone: targets are sums over a response
 
 
 class Totals:
@@ -45,7 +46,8 @@ def explained_variance(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         return masked_mean((numbers - masked_mean(numbers, mask)).square(), mask)
 
     of_returns = variance(targets)
-    return torch.where(of_returns > 0, 1 - variance(targets - values) / of_returns, 0.0)
+    largest = (torch.maximum(targets.abs(), values.abs()) * mask).max()
+    return torch.where(of_returns > (FLAT * largest) ** 2, 1 - variance(targets - values) / of_returns, 0.0)
 
 
 def token_metrics(
