@@ -478,6 +478,14 @@ def test_step_with_equal_rewards_and_whitening(load_policy: LoadPolicy, monkeypa
     )
 
 
+def test_the_deviation_of_equal_advantages_is_0_however_large_they_are(load_policy: LoadPolicy) -> None:
+    """Wrong version: their mean square, less the square of their mean, in float32: 0.02 for advantages of 100.1."""
+    settings = msgspec.structs.replace(PAPER, baseline="none")
+    learner = Learner(load_policy("gpt2"), settings, torch.Generator())
+    metrics = step(learner, PROMPTS, RESPONSES, at_last_token([100.1] * 4, RESPONSES))
+    assert metrics["advantage/mean"] == pytest.approx(100.1) and metrics["advantage/std"] < 1e-5
+
+
 def test_step_with_one_response(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = msgspec.structs.replace(PAPER, **SOUND)
     compare(load_policy, monkeypatch, settings, rewards=[[0.0, 0.0, 0.7]], prompts=PROMPTS[:1], responses=RESPONSES[:1])

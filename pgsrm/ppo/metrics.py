@@ -32,7 +32,8 @@ class Totals:
 
     def floats(self) -> dict[str, float]:
         """The step's metrics."""
-        numbers = torch.stack([value.float() for value in self.values.values()]).tolist()  # a step's one wait for a GPU
+        values = [value.double() for value in self.values.values()]
+        numbers = torch.stack(values).tolist()  # a step's one wait for a GPU
         metrics = dict(zip(self.values, numbers, strict=True))
         square = metrics.pop("advantage/square") - metrics["advantage/mean"] ** 2
         metrics["advantage/std"] = max(0.0, square) ** 0.5
@@ -56,11 +57,12 @@ def token_metrics(
     """Of n responses, parts of the means over `count` tokens and `responses` responses; `old` are log-probabilities (n, T)."""
     logprobs, values = tokens.logprobs.detach(), tokens.values
     ratio = (logprobs - old).exp()
+    precise = advantages.double()  # their deviation is a difference, which float32 has lost where the mean is large
     metrics = {
         "policy/kl": masked_mean(tokens.full.detach() - tokens.reference, mask, count),
         "value/mean": masked_mean(values, mask, count) if values.dim() == 2 else values.sum() / responses,
-        "advantage/mean": masked_mean(advantages, mask, count),
-        "advantage/square": masked_mean(advantages.square(), mask, count),
+        "advantage/mean": masked_mean(precise, mask, count),
+        "advantage/square": masked_mean(precise.square(), mask, count),
         LARGEST: (ratio * mask).max(),
         "policy/kl_previous": masked_mean(old - logprobs, mask, count),
     }
