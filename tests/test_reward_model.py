@@ -162,6 +162,8 @@ def test_accuracy_by_margin_by_hand() -> None:
     bins = margin_bins(margins)
     assert list(bins) == ["margin 1 to 1.9", "margin 1.9 to 2.8", "margin 2.8 to 3.6", "margin 3.6 to 4.5"]
     assert [right(differences)[inside].mean() for inside in bins.values()] == [0.5, 0.75, 0.5, 1]
+    near = margin_bins([1 + place / 1000 for place in range(1, 9)])  # wrong version: one name, so one quarter
+    assert [int(inside.sum()) for inside in near.values()] == [2, 2, 2, 2] and "margin 1.001 to 1.003" in near
     assert margin_bins([1.0, 1.0, 0.0]) == margin_bins([None, 1.0, 2.0, 3.0, 4.0, 5.0]) == {}  # few, or not known
 
 
@@ -174,6 +176,7 @@ def test_an_interval_is_that_of_whole_prompts() -> None:
         (0.5 - 1.96 * math.sqrt(0.5) / 6, 0.5 + 1.96 * math.sqrt(0.5) / 6)
     )
     assert share(values, list("aaabbb"))[:3] == (0.5, 0.0, 1.0)
+    assert share(values[:4], list("aaaa")) == (0.75, 0.0, 1.0, 4)  # wrong version: 0.75 to 0.75, as if all were known
 
 
 def test_the_calibration_error_by_hand() -> None:

@@ -35,10 +35,12 @@ def share(values: Floats, groups: Sequence[str]) -> Accuracy:
     """The mean of n values from 0 to 1, and 1.96 standard errors to either side.
 
     The error is that of whole groups (prompts), whose pairs are not independent: sqrt(sum over groups of (sum of values - mean *
-    number)^2) / n.
+    number)^2) / n. One group says nothing of others: the bounds are then 0 and 1.
     """
-    _, place = np.unique(np.array(groups), return_inverse=True)
+    names, place = np.unique(np.array(groups), return_inverse=True)
     mean = float(values.mean())
+    if len(names) == 1:
+        return Accuracy(mean, 0.0, 1.0, len(values))
     half = NORMAL * float(np.sqrt((np.bincount(place, values - mean) ** 2).sum())) / len(values)
     return Accuracy(mean, max(0.0, mean - half), min(1.0, mean + half), len(values))
 
@@ -50,8 +52,16 @@ def margin_bins(margins: Sequence[float | None]) -> dict[str, NDArray[np.bool_]]
         return {}
     edges = np.quantile(known, np.linspace(0, 1, QUARTERS + 1))
     bins = np.clip(np.searchsorted(edges, known, side="right") - 1, 0, QUARTERS - 1)
-    names = [f"margin {low:.2g} to {high:.2g}" for low, high in pairwise(edges)]
-    return {name: bins == place for place, name in enumerate(names) if (bins == place).any()}
+    filled = {place: edge for place, edge in enumerate(pairwise(edges)) if (bins == place).any()}
+    digits = 2  # or as many as tell the quarters apart
+    while len({_quarter(edge, digits) for edge in filled.values()}) < len(filled):
+        digits += 1
+    return {_quarter(edge, digits): bins == place for place, edge in filled.items()}
+
+
+def _quarter(edges: tuple[float, float], digits: int) -> str:
+    low, high = edges
+    return f"margin {low:.{digits}g} to {high:.{digits}g}"
 
 
 def calibration_error(differences: Floats, bins: int = BINS) -> float:
