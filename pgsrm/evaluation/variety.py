@@ -23,8 +23,9 @@ def variety(texts: Sequence[str]) -> dict[str, float]:
 def self_bleu(texts: Sequence[Sequence[str]]) -> float:
     """Mean over n texts, as words, of the BLEU of each with all others as its references (Texygen, Zhu et al. 2018).
 
-    1 where all texts are the same, 0 where no two have a word in common. BLEU is that of sacrebleu for a sentence with its
-    defaults: of up to four words, of shorter texts of as many as they have; precisions of 0 are taken as 1/2, 1/4 ... of a match.
+    1 where all texts are the same, 0 where no two have a word in common; a text without words counts 0. BLEU is that of sacrebleu
+    for a sentence with its defaults: of up to four words, of shorter texts of as many as they have; precisions of 0 are taken as
+    1/2, 1/4 ... of a match.
     """
     if len(texts) < 2:
         return 0.0
