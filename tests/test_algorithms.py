@@ -169,6 +169,14 @@ def test_pairs_by_reward_leave_ties_out() -> None:
     assert ordered_by_reward(rollout(), [1.0] * 10, 5) == []
 
 
+def test_rounding_of_sums_of_token_rewards_is_no_preference() -> None:
+    """Wrong version: 0.1 + 0.2 is more than 0.3, so a response is preferred to another of the same reward."""
+    totals = [0.3, 0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2] * 2
+    assert totals[1] > totals[0]
+    assert ordered_by_reward(rollout(), totals, 5) == []
+    assert [pair.answer for pair in best_of_groups(rollout(), totals, 5)] == [RESPONSES[0], RESPONSES[5]]
+
+
 def test_pairs_with_references_leave_equal_texts_out() -> None:
     batch = rollout()
     pairs = against_references(batch, [REFERENCES[example.prompt] for example in batch.examples])

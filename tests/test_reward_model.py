@@ -55,6 +55,7 @@ def test_two_samples_are_ordered_by_their_labels_and_ties_are_dropped() -> None:
 
     pairs = ordered([example("a"), example("b")], [["xx", "y", "xx", "zz"], ["p", "q"]], labels, 9, random.Random(0))
     assert pairs == [Preference("a: ", "xx", "y", 1.0), Preference("a: ", "zz", "y", 1.0)]
+    assert ordered([example("a")], [["x", "y"]], lambda *_: [0.1 + 0.2, 0.3], 9, random.Random(0)) == []
 
 
 def test_no_prompt_is_on_both_sides_of_a_split() -> None:

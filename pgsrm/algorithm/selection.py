@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pgsrm.rollout import Rollout
+from pgsrm.util.numbers import in_float32
 
 
 class Pair(NamedTuple):
@@ -23,14 +24,18 @@ class Preference(NamedTuple):
 
 
 def best_of_groups(rollout: Rollout, totals: Sequence[float], size: int) -> list[Pair]:
-    """The response with the largest reward of each group of `size` rows; of several, the first."""
+    """The response with the largest reward (`in_float32`) of each group of `size` rows; of several, the first."""
+    totals = in_float32(totals)
     rows = [max(group, key=totals.__getitem__) for group in _groups(rollout, size)]
     return [Pair(rollout.prompt_ids[row], rollout.response_ids[row]) for row in rows]
 
 
 def ordered_by_reward(rollout: Rollout, totals: Sequence[float], size: int) -> list[Preference]:
-    """The best response of each group of `size` rows against its worst; none of a group whose rewards are all equal."""
-    preferences = []
+    """The best response of each group of `size` rows against its worst; none of a group whose rewards are all equal.
+
+    Rewards are compared `in_float32`: those per token add up to totals that may differ in their last digit alone.
+    """
+    totals, preferences = in_float32(totals), []
     for group in _groups(rollout, size):
         best, worst = max(group, key=totals.__getitem__), min(group, key=totals.__getitem__)
         if totals[best] > totals[worst]:

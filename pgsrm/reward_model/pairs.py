@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pgsrm.task import Example, read_objects, read_table
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import in_float32
 from pgsrm.util.text import nfc
 
 SPLIT = "by threshold"  # how `split` splits, for the cards of reward models
@@ -62,14 +63,14 @@ def ordered(
 ) -> list[Preference]:
     """Two different samples of the same prompt, the one with the higher label first; at most `most` for each prompt, at random.
 
-    margin: the difference of the labels. Ties are dropped.
+    margin: the difference of the labels. Ties are dropped, also those that differ beyond float32's digits alone.
     """
     texts = [(example, text) for example, row in zip(examples, samples, strict=True) for text in dict.fromkeys(row)]
     values = iter(labels([example for example, _ in texts], [text for _, text in texts]))
     pairs = []
     for example, row in zip(examples, samples, strict=True):
         worth = [(text, next(values)) for text in dict.fromkeys(row)]
-        unequal = [(one, two) for one, two in combinations(worth, 2) if one[1] != two[1]]
+        unequal = [(one, two) for one, two in combinations(worth, 2) if len(set(in_float32([one[1], two[1]]))) == 2]
         for one, two in _some(unequal, most, draw):
             (better, high), (worse, low) = (one, two) if one[1] > two[1] else (two, one)
             pairs.append(Preference(example.prompt, better, worse, high - low))

@@ -1,6 +1,7 @@
 """Types of numbers in the typed settings, which msgspec checks when a config is read; how a number is shown."""
 
 import re
+from array import array
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -16,6 +17,11 @@ Count = Annotated[int, Meta(ge=1)]
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean; `values` must not be empty."""
     return sum(values) / len(values)
+
+
+def in_float32(values: Sequence[float]) -> list[float]:
+    """Each as float32 has it, which an update computes with: sums that are equal but for their order are equal then."""
+    return array("f", values).tolist()
 
 
 def number_text(value: float | str) -> str:
