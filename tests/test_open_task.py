@@ -183,3 +183,25 @@ def test_a_language_model_is_no_classifier(tiny: Path) -> None:
     """Wrong version: transformers makes up the head that it lacks, at random."""
     with pytest.raises(UserError, match=r"lacks weights of a classifier \(score.weight\)"):
         ClassifierReward(str(tiny)).check()
+
+
+def test_a_long_text_is_cut_to_the_positions_that_roberta_has_behind_its_paddings(tiny: Path, tmp_path: Path) -> None:
+    """Wrong version: it is cut to `max_position_embeddings`, and its last two tokens have no position."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny, model_max_length=32)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(1)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=34,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    long = "word " * 60
+    cut = tokenizer.decode(tokenizer(long)["input_ids"][:32])
+    earned = ClassifierReward(str(tmp_path), label=1)(prompts=["", "", ""], responses=["good", long, cut])
+    assert earned[1] == pytest.approx(earned[2], abs=1e-5) != earned[0]

@@ -394,6 +394,22 @@ def test_a_model_of_another_origin_reads_as_its_tokenizer_says(scalar: Callable[
     assert chat == pytest.approx(by_hand(tokenizer("user: hot is .assistant: cold.")["input_ids"]), abs=1e-5)
 
 
+@pytest.mark.parametrize("pad", [5, -1])
+def test_a_response_earns_the_same_beside_others_whatever_the_tokenizer_pads_with(
+    scalar: Callable[..., Any], tmp_path: Path, pad: int
+) -> None:
+    """Wrong version: texts are padded with the tokenizer's token, and transformers looks for another one, or for none."""
+    model, codec = scalar()
+    model.config.pad_token_id, tokenizer = pad, codec.tokenizer
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(7)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reward = LearnedReward(str(tmp_path), mean=0.0, std=1.0)
+    alone, _ = reward(prompts=["a"], responses=["cold"])
+    beside, _ = reward(prompts=["a", "a"], responses=["cold", "rather warm, and then hot again"])
+    assert beside[0] == pytest.approx(alone[0], abs=1e-5) != beside[1]
+
+
 def test_what_decides_is_in_the_digest() -> None:
     one, two = Fake(digest="a"), Fake(digest="b")
     digests = [

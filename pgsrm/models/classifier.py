@@ -114,11 +114,17 @@ class TransformersClassifier:
             )
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        if model.config.pad_token_id is None:
+        # a causal model reads its output in front of the padding that its config names: texts are padded with that
+        pad = model.config.pad_token_id
+        if pad is None or not 0 <= pad < len(self.tokenizer):
             model.config.pad_token_id = self.tokenizer.pad_token_id
+        elif pad != self.tokenizer.pad_token_id:
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(pad)
         self.tokenizer.padding_side = "right"
         self._read, self._device, self._batch = model.eval(), device, batch_size
-        self._longest = getattr(model.config, "max_position_embeddings", None) or 512
+        positions = getattr(model.config, "max_position_embeddings", None) or 512
+        # RoBERTa's positions begin behind that of its padding: its tokenizer says how many are left
+        self._longest = min(positions, self.tokenizer.model_max_length)
         self.labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
         self._name, self._folder = name, folder
 
