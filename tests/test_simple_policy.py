@@ -59,9 +59,9 @@ def updates(policy: Any, settings: PPOSettings, double: bool, count: int) -> tup
     return seen, [p.detach() for p in parameters] + [p.grad for p in parameters if p.grad is not None]
 
 
-def assert_equal_training(fast: Any, simple: Any, settings: PPOSettings, tolerance: float) -> None:
+def assert_equal_training(fast: Any, simple: Any, settings: PPOSettings, tolerance: float, count: int = 3) -> None:
     double = tolerance < 1e-8
-    (mine, tensors), (theirs, others) = (updates(policy, settings, double, 3) for policy in (simple, fast))
+    (mine, tensors), (theirs, others) = (updates(policy, settings, double, count) for policy in (simple, fast))
     for (responses, logprobs, metrics), (given, others_logprobs, expected) in zip(mine, theirs, strict=True):
         assert responses == given
         width = max(map(len, given))
@@ -96,6 +96,29 @@ def test_simple_and_fast_are_equal_for(
     model = copy.deepcopy(fast.model)
     simple = SimplePolicy(model, copy.deepcopy(model), eos=(0,), gradient_checkpointing=True)
     assert_equal_training(fast, simple, msgspec.structs.replace(ppo_settings("sound"), **changes), 1e-10)
+
+
+MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("minicpm3", {**FOUR_HEADS, **MLA, "num_key_value_heads": 4, "dim_model_base": 16}),  # scales by 16 / 32
+        (
+            "opt",
+            {**FOUR_HEADS, "ffn_dim": 32, "word_embed_proj_dim": 16},
+        ),  # projects from 32 to 16, as facebook/opt-350m
+    ],
+)
+def test_a_value_is_of_what_the_output_layer_takes(kind: str, sizes: dict[str, Any]) -> None:
+    """Wrong version: the simple policy's is of the last layer's output, before what the model makes of it."""
+    model = tiny_of(kind, **sizes)
+    fast = FastPolicy(model, copy.deepcopy(model), eos=(0,), prompts=PROMPTS)
+    other = copy.deepcopy(model)
+    simple = SimplePolicy(other, copy.deepcopy(other), eos=(0,))
+    assert fast.width == simple.width == model.get_output_embeddings().in_features
+    assert_equal_training(fast, simple, ppo_settings("sound"), 1e-4, count=1)
 
 
 @pytest.mark.usefixtures("width")

@@ -41,8 +41,9 @@ class BasePolicy(ABC):
 
     @property
     def width(self) -> int:
-        """Size W of the last layer's hidden state."""
-        return self.model.get_input_embeddings().embedding_dim
+        """Size W of the last hidden state, which the output layer takes; an embedding may be narrower."""
+        layer = self.model.get_output_embeddings()
+        return (self.model.get_input_embeddings() if layer is None else layer).weight.shape[-1]
 
     @property
     def positions(self) -> int | None:

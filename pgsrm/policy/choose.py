@@ -94,9 +94,9 @@ def _check_graphed(device: torch.device, padding: Side, dropout: bool) -> None:
 
 
 def check_lengths(positions: int | None, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Raise UserError where the longest prompt and its response exceed the model's positions (None: there is no limit)."""
+    """Raise UserError where the longest prompt and its response exceed the model's positions (None or -1: no limit)."""
     longest = max(map(len, prompts))
-    if positions and longest + max_new_tokens > positions:
+    if positions is not None and 0 < positions < longest + max_new_tokens:
         raise UserError(too_long(longest, max_new_tokens, positions))
 
 

@@ -19,8 +19,8 @@ class Scores:
     logits: Tensor  # (C, V) float32, of the distribution that follows each context
     contexts: Contexts
     states: Tensor  # (C, W) last layer at the end of each context, without gradient
-    prompt_hidden: Tensor  # (B, W) last layer at the last position before the response
-    value_hidden: Tensor | None  # (B, W) last layer after the asked-for number of response tokens
+    prompt_hidden: Tensor  # (B, W) what the output layer takes at the last position before the response
+    value_hidden: Tensor | None  # (B, W) the same after the asked-for number of response tokens
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Policy(Protocol):
 
     @property
     def width(self) -> int:
-        """Size W of the last layer's hidden state."""
+        """Size W of the last hidden state, which the output layer takes."""
 
     @property
     def positions(self) -> int | None:

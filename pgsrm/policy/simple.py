@@ -4,7 +4,8 @@ It asks nothing of a model but that it is causal: no cache of keys and values, n
 and models whose state is no cache (Mamba) run on it as GPT-2 does. `pgsrm.policy.fast` gives the same numbers sooner.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -81,9 +82,10 @@ class SimplePolicy(BasePolicy):
 
     def score(self, batch: PaddedBatch, value_place: Tensor | None = None, prefill: None = None) -> Scores:
         """The policy's logits and hidden states on given responses, with gradient."""
-        with checkpointing(self._checkpointed):
+        with checkpointing(self._checkpointed), self._entering_output_layer() as entering:
             out, last = self._forward_batch(self.model, batch, output_hidden_states=True)
-        rows, hidden = torch.arange(len(batch), device=self.device), out.hidden_states[-1]  # (B, L, W)
+        hidden = entering[-1] if entering else out.hidden_states[-1]  # (B, L, W)
+        rows = torch.arange(len(batch), device=self.device)
         contexts = Contexts.one_per_token(batch.response_mask)
         place = contexts.row, last[contexts.row] + contexts.position
         return Scores(
@@ -93,6 +95,20 @@ class SimplePolicy(BasePolicy):
             prompt_hidden=hidden[rows, last],
             value_hidden=None if value_place is None else hidden[rows, last + value_place],
         )
+
+    @contextmanager
+    def _entering_output_layer(self) -> Iterator[list[Tensor]]:
+        """A list that what the output layer takes is added to. Some models scale or project the last layer's output before it."""
+        entering: list[Tensor] = []
+        layer = self.model.get_output_embeddings()
+        if layer is None:
+            yield entering
+            return
+        hook = layer.register_forward_pre_hook(lambda _, arguments: entering.append(arguments[0]))
+        try:
+            yield entering
+        finally:
+            hook.remove()
 
     def score_reference(self, batch: PaddedBatch) -> tuple[Tensor, Contexts]:
         """The reference's logits (C, V), without gradient, and which contexts they follow."""
