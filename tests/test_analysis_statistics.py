@@ -282,6 +282,34 @@ def test_runs_of_several_commits_are_compared_together(tmp_path: Path) -> None:
     assert (row["runs PGSRM"], row["runs Binary"], row["P, color"]) == ("6", "3", "0.50")
 
 
+def test_two_exponents_are_two_rewards_to_compare_with(tmp_path: Path) -> None:
+    """Wrong version: six runs under PGSRM, as good as binary on average."""
+    for seed in range(3):
+        for task, alphas in (("color", {2: 0.9, 8: 0.1}), ("antonym", {2: 0.7})):
+            for alpha, right in alphas.items():
+                write_run(tmp_path, task, "pgsrm", seed, exact=(0.0, right), config={"reward": {"alpha": alpha}})
+            write_run(tmp_path, task, "binary", seed, exact=(0.0, 0.5), config={"reward": {}})
+    (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
+    rows = [row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out"]
+    found = [(row["setup"], row["tasks"], row["runs PGSRM"], row["P, color"], row["P, antonym"]) for row in rows]
+    assert found == [("reward.alpha=2", "2", "6", "1.00", "1.00"), ("reward.alpha=8", "1", "3", "0.00", "-")]
+
+
+def test_two_embedders_of_a_reward_are_not_taken_together(tmp_path: Path) -> None:
+    """Also where it is the second one of a comparison: binary is the same whichever embedder was chosen."""
+    for seed in range(3):
+        write_run(tmp_path, "color", "binary", seed, exact=(0.0, 0.5), config={"reward": {}}, choices={"embedder": "a"})
+        for embedder, right in (("a", 0.9), ("b", 0.1)):
+            config = {"reward": {"embedder": {"path": embedder}}}
+            write_run(tmp_path, "color", "near", seed, exact=(0.0, right), config=config, choices={"embedder": embedder})
+    (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
+    rows = [row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out"]
+    assert [(row["setup"], row["runs near"], row["P, color"]) for row in rows] == [
+        ("embedder=a", "3", "0.00"),
+        ("embedder=b", "3", "1.00"),
+    ]
+
+
 def test_a_reward_of_which_every_run_diverged_is_compared_too(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path, "color", "pgsrm", seed, exact=(0.0, 0.8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from pgsrm.analysis.intervals import MIN_SEEDS, Estimate, interquartile_mean, probability_of_improvement
@@ -31,7 +31,7 @@ def comparisons(variants: Sequence[Variant]) -> list[Table]:
 def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
     setups = _pairs(a, b, variants)
     tasks = list(dict.fromkeys(variant.task for variant in variants))
-    labels = setup_labels([pairs[0][0] for pairs in setups]) if setups else []
+    labels = _labels(setups) if setups else []
     first, second = (REWARD_TITLES.get(reward, reward) for reward in (a, b))
     rows: list[list[Cell]] = []
     for label, pairs in zip(labels, setups, strict=True):
@@ -61,20 +61,49 @@ def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
     )
 
 
-def _pairs(a: str, b: str, variants: Sequence[Variant]) -> list[list[tuple[Variant, Variant]]]:
-    """Pairs of variants with runs that ended, which differ in the reward alone; those of one setup together."""
-    setups: list[list[tuple[Variant, Variant]]] = []
+Pair = tuple[Variant, Variant]
+
+
+def _pairs(a: str, b: str, variants: Sequence[Variant]) -> list[list[Pair]]:
+    """Pairs of variants with runs that ended, which differ in the reward alone.
+
+    Those of one setup stand together, if either reward has the same values in all of them: two exponents are two rewards.
+    """
+    setups: list[list[Pair]] = []
+    values = {reward: _own_values([v for v in variants if v.reward == reward]) for reward in (a, b)}
+
+    def alike(one: Variant, other: Variant) -> bool:
+        return one.same_setup(other) and values[one.reward](one) == values[one.reward](other)
+
     ended = [variant for variant in variants if any(run.complete or run.diverged for run in variant.runs)]
     for one in (v for v in ended if v.reward == a):
         for other in (v for v in ended if v.reward == b):
             if one.task != other.task or not one.same_setup(other):
                 continue
-            group = next((pairs for pairs in setups if pairs[0][0].same_setup(one)), None)
+            group = next((g for g in setups if alike(g[0][0], one) and alike(g[0][1], other)), None)
             if group is None:
                 setups.append([(one, other)])
             else:
                 group.append((one, other))
     return setups
+
+
+def _own_values(variants: Sequence[Variant]) -> Callable[[Variant], tuple[tuple[str, str], ...]]:
+    """The values of a reward's own settings, of those that tell any two of its variants apart."""
+    keys = sorted({part.partition("=")[0] for v in variants for part in v.parts if part.startswith("reward.")})
+    return lambda variant: tuple((key, variant.runs[0].settings.get(key, "")) for key in keys)
+
+
+def _labels(setups: Sequence[Sequence[Pair]]) -> list[str]:
+    """What tells the setups apart: by the settings that both rewards share, and by those of either reward."""
+    pairs = [group[0] for group in setups]
+    shared = setup_labels([other if other.embeds and not one.embeds else one for one, other in pairs])
+    own = [[part for v in pair for part in v.parts if part.startswith("reward.")] for pair in pairs]
+    labels = []
+    for text, parts in zip(shared, own, strict=True):
+        telling = [part for part in dict.fromkeys(parts) if not all(part in others for others in own)]
+        labels.append(", ".join([*([text] if text != "all" or not telling else []), *telling]))
+    return labels
 
 
 WORST = -float("inf")

@@ -46,7 +46,8 @@ class Variant:
 
     `settings` names what tells this variant from the others of its task ("ppo=sound"), and is empty where
     nothing does. `setup` is the same in full, as "name=value" with every choice, but without task and reward:
-    what is compared under two rewards, or taken together over tasks, has the same setup.
+    what is compared under two rewards, or taken together over tasks, has the same setup. `parts` are those of `settings`,
+    one by one: "name=value".
     """
 
     task: str
@@ -54,6 +55,7 @@ class Variant:
     settings: str
     runs: tuple[Run, ...]
     setup: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     @property
     def complete(self) -> tuple[Run, ...]:
@@ -85,12 +87,13 @@ class Variant:
 
         A reward without an embedder is the same reward whichever embedder was chosen.
         """
-        unimportant = ("commit ",) if self._embeds and other._embeds else ("commit ", "embedder")
+        unimportant = ("commit ",) if self.embeds and other.embeds else ("commit ", "embedder")
         own, others = ([p for p in v.setup if not p.startswith(unimportant)] for v in (self, other))
         return own == others
 
     @property
-    def _embeds(self) -> bool:
+    def embeds(self) -> bool:
+        """Whether its reward has an embedder."""
         reward = self.runs[0].config.get("reward")
         return isinstance(reward, dict) and "embedder" in reward
 
@@ -159,7 +162,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
         for key in keys:
             members = tuple(groups[key][seed] for seed in sorted(groups[key]))
             setup = (*_other_choices(examples[key]), *values[key])
-            variants.append(Variant(task, key.reward, labels[key], members, setup))
+            variants.append(Variant(task, key.reward, ", ".join(labels[key]), members, setup, tuple(labels[key])))
             notes += _mixed(variants[-1])
     variants.sort(key=lambda v: (rank(v.task, TASK_ORDER), rank(v.reward, REWARD_ORDER), natural(v.settings)))
     return variants, notes
@@ -232,8 +235,8 @@ def _other_choices(run: Run) -> list[str]:
     return [f"{group}={shown[group]}" for group in run.choices if group not in ("task", "reward")]
 
 
-def _labels(examples: Mapping[Key, Run]) -> tuple[dict[Key, str], dict[Key, list[str]]]:
-    """What tells the variants of one task apart: a label for each, and the values in it that rewards can share."""
+def _labels(examples: Mapping[Key, Run]) -> tuple[dict[Key, list[str]], dict[Key, list[str]]]:
+    """What tells the variants of one task apart: the parts of a label for each, and the values that rewards can share."""
     keys = list(examples)
     differences = differing([examples[key].config for key in keys], seed=False)
     parts = {
@@ -253,7 +256,7 @@ def _labels(examples: Mapping[Key, Run]) -> tuple[dict[Key, str], dict[Key, list
         for key, name in zip(alike, _last_names(alike, examples), strict=True) if len(alike) > 1 else []:
             parts[key].append(name)
             values[key] = [*values[key], name]
-    return {key: ", ".join(parts[key]) for key in keys}, values
+    return parts, values
 
 
 def _last_names(keys: list[Key], examples: Mapping[Key, Run]) -> list[str]:
