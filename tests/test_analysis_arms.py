@@ -115,6 +115,14 @@ def test_arms_are_compared_under_one_setting(tmp_path: Path) -> None:
     assert all(len(arms.variants) == 2 for arms in found)
 
 
+def test_arms_may_differ_in_a_list(tmp_path: Path) -> None:
+    """Wrong version: what stands behind a comma in a value is a setting of its own, and the two are no arms."""
+    for paths in (["one"], ["one", "other one"]):
+        write_arm(tmp_path, "critic", 0, path([0, 1, 4], [0, 0.2, 0.5]), reward={"paths": paths})
+    (arms,) = arms_of(tmp_path)
+    assert len(arms.variants) == 2 and arms.shared == ""
+
+
 def test_two_rewards_of_a_task_are_arms_and_named_as_they_are_chosen(tmp_path: Path) -> None:
     for reward in ("critic", "sparse"):
         write_run(tmp_path, "sentiment_control", reward, evaluations=path([0, 1, 4], [0, 0.2, 0.5]))

@@ -87,9 +87,7 @@ class Arms:
 
     def label(self, variant: Variant) -> str:
         """What an arm is, in the config's words: "reward=sparse", "reward.arm=uniform"."""
-        parts = [
-            part for part in variant.settings.split(", ") if part != "critic=null"
-        ]  # nobody is asked: no part of it
+        parts = [part for part in variant.parts if part != "critic=null"]  # nobody is asked: no part of it
         own = [part for part in parts if part.startswith(OF_THE_REWARD)]
         alone = len({other.reward for other in self.variants}) == 1
         return ", ".join(own if alone and own else [f"reward={variant.reward}", *own])
@@ -117,7 +115,7 @@ def _alike(name: str, variants: Sequence[Variant]) -> list[Arms]:
     setups: dict[str, list[Variant]] = {}
     for variant in variants:
         if any(EXTRINSIC in run.metrics and DISTANCE in run.metrics for run in variant.complete):
-            parts = [part for part in variant.settings.split(", ") if part and not part.startswith(OF_THE_REWARD)]
+            parts = [part for part in variant.parts if not part.startswith(OF_THE_REWARD)]
             setups.setdefault(", ".join(parts), []).append(variant)
     # The arm without a critic comes first; others keep their order.
     return [
@@ -129,7 +127,7 @@ def _alike(name: str, variants: Sequence[Variant]) -> list[Arms]:
 
 def _is_base(variant: Variant) -> bool:
     """Whether the critic is not asked, and the extrinsic reward stands at the last token."""
-    return variant.reward == "sparse" or "reward.arm=sparse" in variant.settings.split(", ")
+    return variant.reward == "sparse" or "reward.arm=sparse" in variant.parts
 
 
 # Numbers

@@ -80,10 +80,9 @@ class Experiment:
     @property
     def factor(self) -> str:
         """What was swept, if it is one thing under one name: "fidelity", "reward.alpha"; else ""."""
-        names = {variant.settings.partition("=")[0] for variant in self.variants if variant.settings}
-        single = all(
-            "," not in variant.settings and "=" in variant.settings for variant in self.variants if variant.settings
-        )
+        named = [variant.parts for variant in self.variants if variant.parts]
+        names = {parts[0].partition("=")[0] for parts in named}
+        single = all(len(parts) == 1 and "=" in parts[0] for parts in named)
         return names.pop() if len(names) == 1 and single else ""
 
     @functools.cached_property
