@@ -246,8 +246,8 @@ def _times(variant: Variant, goal: float) -> list[Cell]:
     reached = sum(map(math.isfinite, times))
     if not reached:
         return [f"0 of {len(times)}", NONE]
-    planned = max(run.updates for run in variant.complete)
-    known = censored_mean_interval(times, planned) if reached < len(times) else mean_interval(times)
+    ends = [run.updates for run in variant.complete]
+    known = censored_mean_interval(times, ends) if reached < len(times) else mean_interval(times)
     return [f"{reached} of {len(times)}", known]
 
 
