@@ -44,8 +44,8 @@ _DRAWN = {KL, LENGTH, MATCH}
 MOST = len(COLOURS) + len(MARKERS)  # variants in a figure
 _POINTS = 60  # along a way: more would show the noise of a batch as knots
 TEXT = (
-    "By the square root of the KL per response. A dot is the end of training. A reward is divided by its mean over the last "
-    "tenth: rewards have different units."
+    "By the square root of the KL per response. A dot is the end of training. A reward is divided by the size of its mean "
+    "over the last tenth: rewards have different units."
 )
 
 
@@ -124,7 +124,7 @@ def _draw(
         if along is None or values is None:
             continue
         if column == PANELS[0][0]:
-            end = np.nanmean(values[-max(1, len(values) // 10) :])
+            end = abs(np.nanmean(values[-max(1, len(values) // 10) :]))  # by its size: a loss that shrinks still rises
             values = values / end if end else values
         colour = DARK[look.colour] if dark else look.colour
         axes.plot(along.distance, values, **(look.line() | {"marker": "", "color": colour}))
