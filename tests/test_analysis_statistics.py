@@ -16,7 +16,7 @@ from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.measures import MEASURES, Series
 from pgsrm.analysis.results import COLUMNS
 from pgsrm.analysis.variants import load_variants
-from pgsrm.analysis.verdicts import HOLDS, UNDECIDED, check_all
+from pgsrm.analysis.verdicts import NO_VERDICT, HOLDS, UNDECIDED, check_all
 
 # --- measures -----------------------------------------------------------------------------------------------
 
@@ -129,6 +129,20 @@ def test_a_binary_reward_is_not_rougher_for_being_binary(tmp_path: Path) -> None
     assert found.verdict == UNDECIDED
     (by_oscillation,) = check_all([dataclasses.replace(claims[0], measure="oscillation")], variants)
     assert by_oscillation.verdict == HOLDS
+
+
+def test_the_noise_of_responses_to_one_prompt_is_not_known(tmp_path: Path) -> None:
+    """Wrong version: they count as independent, and binary, whose groups are all right or all wrong, is the rougher one."""
+    rng, rewards = np.random.default_rng(0), np.array(ramp(0.1, 0.8, 400))
+    for seed in range(5):
+        for reward, scale in (("binary", 1.0), ("pgsrm", 0.4)):
+            right = rng.binomial(10, rewards) / 10  # ten prompts, to each of which all five responses are alike
+            mean, std = 0.5 + scale * (right - 0.5), scale * np.sqrt(right * (1 - right))
+            config = {"ppo": {"group_size": 5}}
+            write_run(tmp_path, "color", reward, seed, rewards=list(mean), std=list(std), config=config)
+    claims = [claim for claim in read_claims(PAPER) if claim.name == "smoother reward"]
+    (found,) = check_all(claims, load_variants([tmp_path], COLUMNS)[0])
+    assert found.verdict == NO_VERDICT and "several responses per prompt" in found.reason
 
 
 def test_spikes_are_counted_and_noise_is_not() -> None:
