@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pgsrm.analysis.runs import NoRunsError, Run, find_run_folders, print_notes, read_run
-from pgsrm.record.differences import differing, words
+from pgsrm.record.differences import differing, leaves, words
 from pgsrm.record.model_name import shown_choices
 
 T = TypeVar("T")
@@ -183,8 +183,9 @@ def _keyed(runs: Sequence[Run], notes: list[str]) -> list[tuple[Key, Run]]:
     by_claim = _partition(list(runs), lambda run: (run.task, run.reward, run.variant))
     for claimed in by_claim:
         shared = functools.reduce(set.intersection, [set(run.settings) for run in claimed])
-        names = sorted(n for n in shared if n.startswith(DECIDING) and not n.startswith("reward.embedder"))
+        names = sorted(n for n in shared if n.startswith(DECIDING))
         differing = [n for n in names if len({run.settings[n] for run in claimed}) > 1]
+        differing = [n for n in differing if not n.startswith("reward.") or n in _reward_values(claimed[0])]
         lengths = len({run.planned for run in claimed}) > 1
         for run in claimed:
             deciding = [f"{name}={run.settings[name]}" for name in differing]
@@ -197,6 +198,13 @@ def _keyed(runs: Sequence[Run], notes: list[str]) -> list[tuple[Key, Run]]:
                 "told apart"
             )
     return keyed
+
+
+def _reward_values(run: Run) -> set[str]:
+    """The keys below reward. that decide by their values, and not by the contents behind them, which the identity holds."""
+    from pgsrm.config.identity import decides_by_value
+
+    return {key for key, _ in leaves(decides_by_value(run.config.get("reward")), "reward")}
 
 
 def _mixed(variant: Variant) -> list[str]:
