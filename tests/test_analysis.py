@@ -676,7 +676,10 @@ PGSRM = {"_target_": "pgsrm.reward.SemanticReward", "embedder": {"_target_": "a.
     ("reward", "other"),
     [
         (REWARD_MODEL, {**REWARD_MODEL, "path": "/there/model", "device": "cuda"}),
-        ({"arm": "critic", "critic": CRITIC}, {"arm": "critic", "critic": {**CRITIC, "path": "/there", "batch_size": 8}}),
+        (
+            {"arm": "critic", "critic": CRITIC},
+            {"arm": "critic", "critic": {**CRITIC, "path": "/there", "batch_size": 8}},
+        ),
         ({"parts": {"near": PGSRM}}, {"parts": {"near": {**PGSRM, "embedder": {"_target_": "a.B", "path": "/there"}}}}),
     ],
     ids=["reward model", "critic", "embedder of a part"],

@@ -16,7 +16,7 @@ from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.measures import MEASURES, Series
 from pgsrm.analysis.results import COLUMNS
 from pgsrm.analysis.variants import load_variants
-from pgsrm.analysis.verdicts import NO_VERDICT, HOLDS, UNDECIDED, check_all
+from pgsrm.analysis.verdicts import HOLDS, NO_VERDICT, UNDECIDED, check_all
 
 # --- measures -----------------------------------------------------------------------------------------------
 
@@ -315,7 +315,9 @@ def test_two_embedders_of_a_reward_are_not_taken_together(tmp_path: Path) -> Non
         write_run(tmp_path, "color", "binary", seed, exact=(0.0, 0.5), config={"reward": {}}, choices={"embedder": "a"})
         for embedder, right in (("a", 0.9), ("b", 0.1)):
             config = {"reward": {"embedder": {"path": embedder}}}
-            write_run(tmp_path, "color", "near", seed, exact=(0.0, right), config=config, choices={"embedder": embedder})
+            write_run(
+                tmp_path, "color", "near", seed, exact=(0.0, right), config=config, choices={"embedder": embedder}
+            )
     (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
     rows = [row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out"]
     assert [(row["setup"], row["runs near"], row["P, color"]) for row in rows] == [

@@ -28,6 +28,7 @@ from pgsrm.analysis.results import (
     INTERVAL,
     over_seeds,
     seeds,
+    stopped_early,
 )
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.style import GRID, NOTE, REPORT_SIZE, STYLE, WIDTHS, Look, looks, style
@@ -222,6 +223,7 @@ def arms_table(arms: Arms) -> Table:
         "Of sampled answers to held-out prompts. Area: mean extrinsic reward over the updates. KL: nats per response.",
         "At a KL: where a run first comes to it, on a straight line between two evaluations; a mean of all finished seeds, or "
         "how many of them come to it.",
+        *stopped_early(arms.variants),
         INTERVAL,
     ]
     if wanted:

@@ -7,9 +7,9 @@ from itertools import combinations
 
 from pgsrm.analysis.intervals import MIN_SEEDS, Estimate, interquartile_mean, probability_of_improvement
 from pgsrm.analysis.measures import area, drawdown, end, last, oscillation, series
-from pgsrm.analysis.results import ENTROPY, HELD_OUT, KL, MATCH, Measure
+from pgsrm.analysis.results import ENTROPY, HELD_OUT, KL, MATCH, Measure, stopped_early
 from pgsrm.analysis.tables import NONE, Cell, Table
-from pgsrm.analysis.variants import REWARD_ORDER, REWARD_TITLES, Variant, rank, setup_labels
+from pgsrm.analysis.variants import REWARD_ORDER, REWARD_TITLES, Variant, differ_in_length, rank, setup_labels
 
 # What can be compared between rewards of different scale: right answers, and the course of entropy and KL.
 COMPARED: tuple[tuple[str, str, Measure, bool], ...] = (
@@ -57,11 +57,17 @@ def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
             f"P: probability that a run under {first} does better than one under {second}, ties half, mean over tasks; "
             "0.5 is no difference, and a run that diverged is the worst.",
             "In brackets the 95% bootstrap interval, seeds drawn within their task (none below three seeds a task).",
+            *_early(setups),
         ),
     )
 
 
 Pair = tuple[Variant, Variant]
+
+
+def _early(setups: Sequence[Sequence[Pair]]) -> list[str]:
+    told = stopped_early(_distinct([variant for pairs in setups for pair in pairs for variant in pair]))
+    return [*told, "Oscillation adds up over a run: of tasks whose runs are of one length alone."] if told else []
 
 
 def _pairs(a: str, b: str, variants: Sequence[Variant]) -> list[list[Pair]]:
@@ -120,7 +126,7 @@ def _row(
             [score for variant in _distinct(side) for score in _scores(variant, column, measure, more)]
             for side in zip(*of_task, strict=True)
         ]
-        if all(sides):
+        if all(sides) and not (measure is oscillation and differ_in_length([v for pair in of_task for v in pair])):
             scored[task] = sides
     both = list(zip(*scored.values(), strict=True))
     if not any(score > WORST for side in both for scores in side for score in scores):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -103,6 +103,11 @@ def shortfall(runs: Sequence[Run]) -> str:
     failed = sum(run.failed for run in runs)
     counts = {"failed": failed, "unfinished": len(runs) - failed}
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def differ_in_length(variants: Iterable[Variant]) -> bool:
+    """Whether their finished runs are not all as long, as where some stopped early: what adds up over a run then differs."""
+    return len({run.updates for variant in variants for run in variant.complete}) > 1
 
 
 def task_title(task: str) -> str:

@@ -27,7 +27,7 @@ from pgsrm.analysis.measures import MEASURES, NAN, NO_VALUE, late_change, lowest
 from pgsrm.analysis.results import KL
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.tables import NONE, Cell, Table
-from pgsrm.analysis.variants import Variant
+from pgsrm.analysis.variants import Variant, differ_in_length
 
 HOLDS, FAILS, UNDECIDED, NO_VERDICT = "holds", "does not hold", "not enough runs", "no verdict"
 INSIDE, OUTSIDE = "inside", "outside"
@@ -35,6 +35,7 @@ INSIDE, OUTSIDE = "inside", "outside"
 # drawn from the policy that is scored (top-k, an EOS without a gradient): what is measured is no divergence any more.
 LOWEST_KL = -0.1  # nats per token
 NO_TASK = "-"
+ADDS_UP = ("oscillation", "unsteadiness")  # more in a longer run, however steady
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,10 @@ def _verdict(
     length = min(run.length for run in groups[0].complete)
     if claim.measure == "rise_time" and claim.minus is None and length <= claim.high < math.inf:
         return NO_VERDICT, f"runs of {length:,.0f} episodes can't go beyond {claim.high:,.0f}"
+    if claim.measure in ADDS_UP and len(groups) > 1 and differ_in_length(groups):
+        lengths = [run.length for group in groups for run in group.complete]
+        ends = f"runs of {min(lengths):,.0f} to {max(lengths):,.0f} episodes"
+        return NO_VERDICT, "; ".join([f"{ends}, over which {claim.measure} adds up", *problems])
     notes = [_seeds(counts)]
     never = sum(math.isinf(value) for group_values in values for value in group_values)
     if never == sum(counts) and len(groups) > 1:

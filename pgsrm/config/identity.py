@@ -155,7 +155,9 @@ def decides_by_value(node: Any) -> Any:
     """A reward's config node, as a run's folder has it, without the options that its digest may hold by content."""
     if isinstance(node, dict):
         node = without_critics_options(node)
-        return {key: decides_by_value(_embedder_alone(inner) if key == "embedder" else inner) for key, inner in node.items()}
+        return {
+            key: decides_by_value(_embedder_alone(inner) if key == "embedder" else inner) for key, inner in node.items()
+        }
     return [decides_by_value(inner) for inner in node] if isinstance(node, list) else node
 
 
