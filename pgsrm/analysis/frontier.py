@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pgsrm.analysis.curves import curve
@@ -64,9 +64,11 @@ class Way:
 
 
 def way(variant: Variant) -> Way | None:
-    """None where the distance is not recorded; a column that is not recorded is left out."""
+    """Of the seeds that have all that is drawn. None where the distance is not recorded; a column that is not is left out."""
     import numpy as np
 
+    runs = variant.complete or variant.runs
+    variant = replace(variant, runs=tuple(run for run in runs if run.metrics.keys() >= _DRAWN) or runs)
     kl, length = curve(variant, KL, _POINTS), curve(variant, LENGTH, _POINTS)
     if kl is None or length is None:
         return None
