@@ -669,7 +669,11 @@ def test_runs_of_one_identity_that_differ_are_told_apart_and_said(tmp_path: Path
 
 REWARD_MODEL = {"_target_": "pgsrm.reward.LearnedReward", "path": "/here/model", "device": "cpu", "reads": "both"}
 CRITIC = {"_target_": "pgsrm.critic.LocalCritic", "path": "/here/critic", "batch_size": 64}
-PGSRM = {"_target_": "pgsrm.reward.SemanticReward", "embedder": {"_target_": "a.B", "path": "/here/words"}, "alpha": 4}
+SEMANTIC = {
+    "_target_": "pgsrm.reward.SemanticReward",
+    "embedder": {"_target_": "a.B", "path": "/here/words"},
+    "alpha": 4,
+}
 
 
 @pytest.mark.parametrize(
@@ -680,7 +684,10 @@ PGSRM = {"_target_": "pgsrm.reward.SemanticReward", "embedder": {"_target_": "a.
             {"arm": "critic", "critic": CRITIC},
             {"arm": "critic", "critic": {**CRITIC, "path": "/there", "batch_size": 8}},
         ),
-        ({"parts": {"near": PGSRM}}, {"parts": {"near": {**PGSRM, "embedder": {"_target_": "a.B", "path": "/there"}}}}),
+        (
+            {"parts": {"near": SEMANTIC}},
+            {"parts": {"near": {**SEMANTIC, "embedder": {"_target_": "a.B", "path": "/there"}}}},
+        ),
     ],
     ids=["reward model", "critic", "embedder of a part"],
 )
@@ -695,7 +702,7 @@ def test_seeds_of_two_machines_are_one_variant(tmp_path: Path, reward: dict[str,
 
 def test_a_value_of_a_reward_under_one_identity_tells_runs_apart(tmp_path: Path) -> None:
     for seed, alpha in enumerate((4, 4, 2)):
-        write_run(tmp_path, seed=seed, variant="1" * 64, config={"reward": {**PGSRM, "alpha": alpha}})
+        write_run(tmp_path, seed=seed, variant="1" * 64, config={"reward": {**SEMANTIC, "alpha": alpha}})
     variants, _ = load_variants([tmp_path], COLUMNS)
     assert [(v.settings, len(v.runs)) for v in variants] == [("reward.alpha=2", 1), ("reward.alpha=4", 2)]
 
