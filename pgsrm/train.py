@@ -4,6 +4,7 @@
 """
 
 import argparse
+import math
 import os
 import shutil
 import signal
@@ -157,7 +158,7 @@ def _train_to_an_end(
     from pgsrm.record.mlflow_store import is_sqlite
     from pgsrm.record.trackers import MLFLOW, make_mirror, trackers_of
 
-    before, started = (folder.status() or {}).get("seconds", 0.0), time.monotonic()
+    before, started = max((folder.status() or {}).get("seconds", 0.0), _seconds_on_file(folder)), time.monotonic()
     mirrors: list[Mirror] = []
     state, reason, early, keep = "failed", None, False, True
     try:
@@ -192,6 +193,12 @@ def _train_to_an_end(
         for mirror in mirrors:
             mirror.finish(state, reason)
     return state
+
+
+def _seconds_on_file(folder: RunFolder) -> float:
+    """What the recorded updates took: a start that was killed wrote no time, and a shorter run's are in its own status."""
+    parts = [row.get(f"time/{part}", 0.0) for row in folder.read_metrics() for part in ("update", "evaluation")]
+    return math.fsum(part for part in parts if math.isfinite(part))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -664,6 +665,46 @@ def test_runs_of_one_identity_that_differ_are_told_apart_and_said(tmp_path: Path
     variants, notes = load_variants([tmp_path], COLUMNS)
     assert [(v.settings, len(v.runs)) for v in variants] == [("ppo.lr=1e-5", 2), ("ppo.lr=3e-5", 1)]
     assert notes == ["color, pgsrm: 3 runs carry one identity but differ in ppo.lr; told apart"]
+
+
+REWARD_MODEL = {"_target_": "pgsrm.reward.LearnedReward", "path": "/here/model", "device": "cpu", "reads": "both"}
+CRITIC = {"_target_": "pgsrm.critic.LocalCritic", "path": "/here/critic", "batch_size": 64}
+SEMANTIC = {
+    "_target_": "pgsrm.reward.SemanticReward",
+    "embedder": {"_target_": "a.B", "path": "/here/words"},
+    "alpha": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("reward", "other"),
+    [
+        (REWARD_MODEL, {**REWARD_MODEL, "path": "/there/model", "device": "cuda"}),
+        (
+            {"arm": "critic", "critic": CRITIC},
+            {"arm": "critic", "critic": {**CRITIC, "path": "/there", "batch_size": 8}},
+        ),
+        (
+            {"parts": {"near": SEMANTIC}},
+            {"parts": {"near": {**SEMANTIC, "embedder": {"_target_": "a.B", "path": "/there"}}}},
+        ),
+    ],
+    ids=["reward model", "critic", "embedder of a part"],
+)
+def test_seeds_of_two_machines_are_one_variant(tmp_path: Path, reward: dict[str, Any], other: dict[str, Any]) -> None:
+    """Wrong version: the same files in another place, which the identity holds by content, are another variant."""
+    for seed in range(4):
+        config = {"reward": reward if seed < 2 else other}
+        write_run(tmp_path, reward="learned", seed=seed, variant="1" * 64, config=config)
+    variants, notes = load_variants([tmp_path], COLUMNS)
+    assert [len(v.runs) for v in variants] == [4] and notes == []
+
+
+def test_a_value_of_a_reward_under_one_identity_tells_runs_apart(tmp_path: Path) -> None:
+    for seed, alpha in enumerate((4, 4, 2)):
+        write_run(tmp_path, seed=seed, variant="1" * 64, config={"reward": {**SEMANTIC, "alpha": alpha}})
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    assert [(v.settings, len(v.runs)) for v in variants] == [("reward.alpha=2", 1), ("reward.alpha=4", 2)]
 
 
 def test_runs_of_one_identity_with_other_lengths_are_told_apart_and_said(tmp_path: Path) -> None:

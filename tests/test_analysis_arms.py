@@ -102,6 +102,21 @@ def test_a_seed_that_does_not_get_there_bounds_the_mean_from_below_alone(tmp_pat
     assert updates.value == pytest.approx((100 + 20 + 20) / 3) and updates.high == float("inf")
 
 
+def test_a_seed_that_stopped_early_counts_as_its_own_length(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_arm(tmp_path, "sparse", seed, path([0, 1, 4], [0, 0.2, 0.5]))
+    reached = [[0, 0.1, 0.2], [0, 0.5, 0.5], [0, 0.5, 0.5]]
+    stopped, *_ = [write_arm(tmp_path, "critic", seed, path([0, 1, 4], reached[seed])) for seed in range(3)]
+    lines = (stopped / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["update"] <= 20))
+    status = json.loads((stopped / "status.json").read_text())
+    (stopped / "status.json").write_text(json.dumps({**status, "stopped_early": True, "update": 20}))
+    (arms,) = arms_of(tmp_path)
+    table = arms_table(arms)
+    row = dict(zip(table.head, table.rows[1], strict=True))
+    assert row["reach 0.50"] == "2 of 3" and row["updates to 0.50"].value == pytest.approx(20)
+
+
 def test_arms_are_compared_under_one_setting(tmp_path: Path) -> None:
     for arm in ("critic", "sparse"):
         for gae_lambda in (1.0, 0.95):
@@ -113,6 +128,14 @@ def test_arms_are_compared_under_one_setting(tmp_path: Path) -> None:
         "arms_arms_sentiment_control_gae_lambda_1",
     ]
     assert all(len(arms.variants) == 2 for arms in found)
+
+
+def test_arms_may_differ_in_a_list(tmp_path: Path) -> None:
+    """Wrong version: what stands behind a comma in a value is a setting of its own, and the two are no arms."""
+    for paths in (["one"], ["one", "other one"]):
+        write_arm(tmp_path, "critic", 0, path([0, 1, 4], [0, 0.2, 0.5]), reward={"paths": paths})
+    (arms,) = arms_of(tmp_path)
+    assert len(arms.variants) == 2 and arms.shared == ""
 
 
 def test_two_rewards_of_a_task_are_arms_and_named_as_they_are_chosen(tmp_path: Path) -> None:

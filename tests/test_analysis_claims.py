@@ -10,6 +10,8 @@ from analysis_runs import DIVERGED, UPDATES, ramp, table_rows, write_run
 
 from pgsrm.analysis import intervals
 from pgsrm.analysis.claims import PAPER, ClaimsError, read_claims
+from pgsrm.analysis.comparison import comparisons
+from pgsrm.analysis.findings import find
 from pgsrm.analysis.results import COLUMNS
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.variants import Variant, load_variants
@@ -290,6 +292,17 @@ def test_a_rise_time_has_a_bound_that_runs_of_this_length_can_pass(tmp_path: Pat
     assert verdicts == [HOLDS, HOLDS, NO_VERDICT]
 
 
+def test_quickly_is_not_said_of_runs_that_stopped_before_it_could_fail(tmp_path: Path) -> None:
+    status = {"stopped_early": True, "update": 350}
+    for seed in range(3):
+        write_run(
+            tmp_path / "runs", "sentiment", seed=seed, rewards=[0.1] * 35 + [0.4] * 315, updates=2000, status=status
+        )
+    quickly = [claim for claim in read_claims(PAPER) if claim.name == "sentiment quickly"]
+    (found,) = check_all(quickly, load_variants([tmp_path / "runs"], COLUMNS)[0])
+    assert (found.verdict, found.reason) == (NO_VERDICT, "runs of 17,500 episodes can't go beyond 20,000")
+
+
 REACHES = """
 - name: faster
   says: PGSRM reaches half of the reward in fewer episodes.
@@ -342,15 +355,71 @@ def test_what_is_never_reached_is_known_to_take_longer_than_the_run(tmp_path: Pa
     assert found.estimate.value == pytest.approx(np.mean([3050, 3150, 3250, 5000, 5000]), abs=30)
 
 
+STOPPED = {"updates": 10 * UPDATES, "status": {"stopped_early": True, "update": UPDATES}}
+
+
+@pytest.mark.parametrize(
+    ("expect", "verdict"), [("at_least: 4900", HOLDS), ("at_least: 40000", UNDECIDED), ("at_most: 40000", UNDECIDED)]
+)
+def test_a_run_that_stopped_early_is_known_to_its_own_end_alone(tmp_path: Path, expect: str, verdict: str) -> None:
+    """Wrong version: it counts as the 50,000 episodes that were planned, of which it made 5,000."""
+    for seed in range(4):
+        write_run(tmp_path / "runs", seed=seed, rewards=[0.1] * UPDATES, **STOPPED)
+    text = RISES.replace("change", "{episodes_to: 0.5}").replace("at_least: 0.1", expect)
+    (found,) = check(tmp_path, text)
+    assert (found.verdict, found.estimate.value, found.episodes) == (verdict, 5000, "5,000")
+
+
+def test_who_stopped_early_is_not_slower_than_who_took_longer(tmp_path: Path) -> None:
+    """Wrong version: binary, which stopped at 5,000 episodes, is slower than PGSRM, which took 45,000."""
+    for seed in range(5):
+        rewards = [0.1] * (9 * UPDATES + seed) + [0.9] * (UPDATES - seed)
+        write_run(tmp_path / "runs", seed=seed, rewards=rewards)
+        write_run(tmp_path / "runs", reward="binary", seed=seed, rewards=[0.1] * UPDATES, **STOPPED)
+    (found,) = check(tmp_path, REACHES)
+    assert (found.verdict, found.episodes) == (UNDECIDED, "5,000 to 50,000")
+
+
+def test_what_adds_up_is_not_compared_between_runs_of_two_lengths(tmp_path: Path) -> None:
+    """Wrong version: binary, which is as steady and goes on four times as long, oscillates more."""
+    rng = np.random.default_rng(0)
+    for seed in range(4):
+        early = {"stopped_early": True, "update": UPDATES}
+        for reward, n, status in (("pgsrm", UPDATES, early), ("binary", 4 * UPDATES, {})):
+            noise = list(1 + 0.1 * rng.standard_normal(n))
+            write_run(tmp_path / "runs", "color", reward, seed, rewards=[0.5] * n, entropy=noise, kl=noise, status=status,
+                      updates=4 * UPDATES)  # fmt: skip
+    variants, _ = load_variants([tmp_path / "runs"], COLUMNS)
+    (found,) = check_all([claim for claim in read_claims(PAPER) if claim.name == "binary entropy oscillates"], variants)
+    assert found.verdict == NO_VERDICT
+    assert found.reason == "runs of 5,000 to 20,000 episodes, over which oscillation adds up"
+    (table,) = comparisons(variants)
+    assert {row["measure"] for row in table_rows(table.markdown())} == {"KL drawdown (less is better)"}
+    for each in (table, *find(variants, [], []).results):
+        assert any("4 runs stopped early: their numbers" in note for note in each.notes)
+
+
+def test_a_difference_to_who_never_gets_there_is_known_to_the_end_of_the_run(tmp_path: Path) -> None:
+    """Wrong version: infinitely much longer, where no more than 250 of 5,000 episodes are known."""
+    reaching(tmp_path, "pgsrm", *(None,) * 5)
+    reaching(tmp_path, "binary", 94, 95, 95, 96, 96)
+    (small,) = check(tmp_path, REACHES.replace("below: 0", "above: 100"))
+    (large,) = check(tmp_path, REACHES.replace("below: 0", "above: 1000"))
+    assert (small.verdict, large.verdict) == (HOLDS, UNDECIDED)
+    assert small.estimate.low == pytest.approx(200, abs=60) and small.estimate.high == float("inf")
+
+
 def test_the_rank_interval_covers_the_shift_of_skewed_times() -> None:
     rng = np.random.default_rng(0)
     held = []
     for _ in range(1000):
         a, b = rng.exponential(1, 6) + 0.5, rng.exponential(1, 6)
-        e = intervals.rank_difference_interval(a.tolist(), b.tolist())
+        e = intervals.rank_difference_interval(a.tolist(), b.tolist(), [100.0] * 6, [100.0] * 6)
         held.append(e.low <= 0.5 <= e.high)
     assert 0.94 < np.mean(held) < 0.985
-    e = intervals.rank_difference_interval([1.0, 2.0, 3.0, 4.0], [11.0, 12.0, 13.0, float("inf")])
+    e = intervals.rank_difference_interval(
+        [1.0, 2.0, 3.0, 4.0], [11.0, 12.0, 13.0, float("inf")], [20.0] * 4, [20.0] * 4
+    )
     assert (e.value, e.low, e.high) == (-10.0, -float("inf"), -7.0)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from analysis_runs import UPDATES, write_run
+from analysis_runs import UPDATES, ramp, write_run
 
 from pgsrm.analysis.curves import curve
 from pgsrm.analysis.findings import find
@@ -64,6 +64,27 @@ def test_it_is_drawn_where_answers_are_right_or_wrong(variants: list[Variant], t
         add(write_run(open_task, task="detox", reward=reward), response__length=LENGTH)
     others = load_variants([open_task], list(COLUMNS))[0]
     assert "detox_frontier" not in dict(find(others, [], []).figures("text"))
+
+
+def test_a_way_is_that_of_the_seeds_which_have_all_that_is_drawn(tmp_path: Path) -> None:
+    """Wrong version: the KL of both seeds up to the end of the one without lengths, and no report, as those go on longer."""
+    early = {"stopped_early": True, "update": 50}
+    write_run(tmp_path, seed=0, rewards=[0.1] * 50, kl=[9.0] * 50, updates=UPDATES, status=early)
+    add(write_run(tmp_path, seed=1, kl=[KL] * UPDATES), response__length=LENGTH, reward__exact_match=0.25)
+    (variant,) = load_variants([tmp_path], list(COLUMNS))[0]
+    gone = way(variant)
+    assert gone is not None and gone.distance == pytest.approx(np.full(60, np.sqrt(KL * LENGTH)))
+    assert {len(values) for values in gone.values.values()} == {60}
+
+
+def test_a_reward_below_zero_rises_where_it_rises(tmp_path: Path) -> None:
+    """Wrong version: divided by its end of -1 the way from -2 to -1 leads down from 2 to 1."""
+    for reward in ("near", "far"):
+        folder = write_run(tmp_path / "runs", reward=reward, kl=[KL] * UPDATES, rewards=ramp(-2.0, -1.0))
+        add(folder, response__length=LENGTH, reward__exact_match=0.25)
+    figure = plot_frontier(load_variants([tmp_path / "runs"], list(COLUMNS))[0])
+    values = figure.axes[0].lines[0].get_ydata()
+    assert values[0] == pytest.approx(-2, abs=0.05) and values[-1] == pytest.approx(-1, abs=0.05)
 
 
 @pytest.mark.parametrize("width", ["text", "column"])

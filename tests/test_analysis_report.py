@@ -17,6 +17,8 @@ from matplotlib.text import Text
 from pgsrm.analysis import plot_figures, report, style
 from pgsrm.analysis.configs import differences
 from pgsrm.analysis.experiments import difference_table, experiments, level_table, main_runs
+from pgsrm.analysis.findings import find
+from pgsrm.analysis.overview import overview
 from pgsrm.analysis.results import COLUMNS
 from pgsrm.analysis.samples import read_samples, shared_ends
 from pgsrm.analysis.variants import group_runs, load_variants
@@ -309,6 +311,20 @@ def test_a_level_is_compared_with_the_first_seed_by_seed(tmp_path: Path) -> None
     (row,) = table_rows(table.markdown())
     assert (row["ppo.lr"], row["reward"], row["seeds"]) == ("2", "PGSRM", "3")
     assert row["Reward, last tenth"] == "+0.100 [0.100, 0.100]"
+
+
+def test_every_table_says_which_runs_stopped_early(tmp_path: Path) -> None:
+    """Wrong version: two of them do, and the first screen says 5,000 episodes per run."""
+    for lr in (1, 2):
+        early = {"status": {"stopped_early": True, "update": 50}, "updates": UPDATES} if lr == 2 else {}
+        write_run(
+            tmp_path / "runs", rewards=ramp(0.1, 0.7, 50 if early else UPDATES), config={"ppo": {"lr": lr}}, **early
+        )
+    variants, _ = load_variants([tmp_path / "runs"], COLUMNS)
+    found, first = find(variants, [], []), overview(variants)
+    told = "1 run stopped early: its numbers, tenths too, are of the updates that it made."
+    assert all(told in table.notes for table in (*found.results, *found.levels, *found.differences, first.table))
+    assert found.levels and first.setting.endswith("up to 5,000 episodes (sampled responses) per run")
 
 
 def test_a_level_that_ran_before_belongs_only_if_nothing_else_differs(tmp_path: Path) -> None:

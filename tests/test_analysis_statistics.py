@@ -16,7 +16,7 @@ from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.measures import MEASURES, Series
 from pgsrm.analysis.results import COLUMNS
 from pgsrm.analysis.variants import load_variants
-from pgsrm.analysis.verdicts import HOLDS, UNDECIDED, check_all
+from pgsrm.analysis.verdicts import HOLDS, NO_VERDICT, UNDECIDED, check_all
 
 # --- measures -----------------------------------------------------------------------------------------------
 
@@ -129,6 +129,20 @@ def test_a_binary_reward_is_not_rougher_for_being_binary(tmp_path: Path) -> None
     assert found.verdict == UNDECIDED
     (by_oscillation,) = check_all([dataclasses.replace(claims[0], measure="oscillation")], variants)
     assert by_oscillation.verdict == HOLDS
+
+
+def test_the_noise_of_responses_to_one_prompt_is_not_known(tmp_path: Path) -> None:
+    """Wrong version: they count as independent, and binary, whose groups are all right or all wrong, is the rougher one."""
+    rng, rewards = np.random.default_rng(0), np.array(ramp(0.1, 0.8, 400))
+    for seed in range(5):
+        for reward, scale in (("binary", 1.0), ("pgsrm", 0.4)):
+            right = rng.binomial(10, rewards) / 10  # ten prompts, to each of which all five responses are alike
+            mean, std = 0.5 + scale * (right - 0.5), scale * np.sqrt(right * (1 - right))
+            config = {"ppo": {"group_size": 5}}
+            write_run(tmp_path, "color", reward, seed, rewards=list(mean), std=list(std), config=config)
+    claims = [claim for claim in read_claims(PAPER) if claim.name == "smoother reward"]
+    (found,) = check_all(claims, load_variants([tmp_path], COLUMNS)[0])
+    assert found.verdict == NO_VERDICT and "several responses per prompt" in found.reason
 
 
 def test_spikes_are_counted_and_noise_is_not() -> None:
@@ -280,6 +294,36 @@ def test_runs_of_several_commits_are_compared_together(tmp_path: Path) -> None:
     (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
     row = next(row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out")
     assert (row["runs PGSRM"], row["runs Binary"], row["P, color"]) == ("6", "3", "0.50")
+
+
+def test_two_exponents_are_two_rewards_to_compare_with(tmp_path: Path) -> None:
+    """Wrong version: six runs under PGSRM, as good as binary on average."""
+    for seed in range(3):
+        for task, alphas in (("color", {2: 0.9, 8: 0.1}), ("antonym", {2: 0.7})):
+            for alpha, right in alphas.items():
+                write_run(tmp_path, task, "pgsrm", seed, exact=(0.0, right), config={"reward": {"alpha": alpha}})
+            write_run(tmp_path, task, "binary", seed, exact=(0.0, 0.5), config={"reward": {}})
+    (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
+    rows = [row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out"]
+    found = [(row["setup"], row["tasks"], row["runs PGSRM"], row["P, color"], row["P, antonym"]) for row in rows]
+    assert found == [("reward.alpha=2", "2", "6", "1.00", "1.00"), ("reward.alpha=8", "1", "3", "0.00", "-")]
+
+
+def test_two_embedders_of_a_reward_are_not_taken_together(tmp_path: Path) -> None:
+    """Also where it is the second one of a comparison: binary is the same whichever embedder was chosen."""
+    for seed in range(3):
+        write_run(tmp_path, "color", "binary", seed, exact=(0.0, 0.5), config={"reward": {}}, choices={"embedder": "a"})
+        for embedder, right in (("a", 0.9), ("b", 0.1)):
+            config = {"reward": {"embedder": {"path": embedder}}}
+            write_run(
+                tmp_path, "color", "near", seed, exact=(0.0, right), config=config, choices={"embedder": embedder}
+            )
+    (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
+    rows = [row for row in table_rows(table.markdown()) if row["measure"] == "right greedy answers, held out"]
+    assert [(row["setup"], row["runs near"], row["P, color"]) for row in rows] == [
+        ("embedder=a", "3", "0.00"),
+        ("embedder=b", "3", "1.00"),
+    ]
 
 
 def test_a_reward_of_which_every_run_diverged_is_compared_too(tmp_path: Path) -> None:

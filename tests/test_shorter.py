@@ -110,6 +110,32 @@ def test_a_run_that_was_interrupted_is_a_beginning_too(
     same(train(longer(words)), train(elsewhere(longer(words), tmp_path / "whole")))
 
 
+def slow(folder: Path) -> None:
+    """A thousand seconds for each recorded update, and as many for each evaluation."""
+    path = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row | {name: 1000.0 for name in ("time/update", "time/evaluation") if name in row} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_time_of_a_longer_run_is_that_of_all_its_updates(words: list[str]) -> None:
+    """Wrong version: that of those which were not taken over."""
+    shorter = train([*words, KEEP])
+    slow(shorter.folder)
+    status = RunFolder(train(longer(words)).folder).status()
+    assert status is not None and 7000 < status["seconds"] < 7600  # four updates and three evaluations
+
+
+def test_the_time_of_a_killed_run_has_what_was_made_before(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(words)
+    interrupt_again(run.folder, words, 2, monkeypatch)
+    slow(run.folder)
+    RunFolder(run.folder).write_status(state="running", seconds=0.0, pid=2**22)  # as a kill leaves it
+    train(words)
+    status = RunFolder(run.folder).status()
+    assert status is not None and 5000 < status["seconds"] < 5600  # three updates and two evaluations
+
+
 @pytest.mark.parametrize(
     "besides", [["seed=4"], ["reward.alpha=2"], ["ppo.batch_size=8", "ppo.episodes=64"], ["evaluation.every=3"]]
 )

@@ -28,6 +28,7 @@ from pgsrm.analysis.results import (
     INTERVAL,
     over_seeds,
     seeds,
+    stopped_early,
 )
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.style import GRID, NOTE, REPORT_SIZE, STYLE, WIDTHS, Look, looks, style
@@ -87,9 +88,7 @@ class Arms:
 
     def label(self, variant: Variant) -> str:
         """What an arm is, in the config's words: "reward=sparse", "reward.arm=uniform"."""
-        parts = [
-            part for part in variant.settings.split(", ") if part != "critic=null"
-        ]  # nobody is asked: no part of it
+        parts = [part for part in variant.parts if part != "critic=null"]  # nobody is asked: no part of it
         own = [part for part in parts if part.startswith(OF_THE_REWARD)]
         alone = len({other.reward for other in self.variants}) == 1
         return ", ".join(own if alone and own else [f"reward={variant.reward}", *own])
@@ -117,7 +116,7 @@ def _alike(name: str, variants: Sequence[Variant]) -> list[Arms]:
     setups: dict[str, list[Variant]] = {}
     for variant in variants:
         if any(EXTRINSIC in run.metrics and DISTANCE in run.metrics for run in variant.complete):
-            parts = [part for part in variant.settings.split(", ") if part and not part.startswith(OF_THE_REWARD)]
+            parts = [part for part in variant.parts if not part.startswith(OF_THE_REWARD)]
             setups.setdefault(", ".join(parts), []).append(variant)
     # The arm without a critic comes first; others keep their order.
     return [
@@ -129,7 +128,7 @@ def _alike(name: str, variants: Sequence[Variant]) -> list[Arms]:
 
 def _is_base(variant: Variant) -> bool:
     """Whether the critic is not asked, and the extrinsic reward stands at the last token."""
-    return variant.reward == "sparse" or "reward.arm=sparse" in variant.settings.split(", ")
+    return variant.reward == "sparse" or "reward.arm=sparse" in variant.parts
 
 
 # Numbers
@@ -224,6 +223,7 @@ def arms_table(arms: Arms) -> Table:
         "Of sampled answers to held-out prompts. Area: mean extrinsic reward over the updates. KL: nats per response.",
         "At a KL: where a run first comes to it, on a straight line between two evaluations; a mean of all finished seeds, or "
         "how many of them come to it.",
+        *stopped_early(arms.variants),
         INTERVAL,
     ]
     if wanted:
@@ -248,8 +248,8 @@ def _times(variant: Variant, goal: float) -> list[Cell]:
     reached = sum(map(math.isfinite, times))
     if not reached:
         return [f"0 of {len(times)}", NONE]
-    planned = max(run.updates for run in variant.complete)
-    known = censored_mean_interval(times, planned) if reached < len(times) else mean_interval(times)
+    ends = [run.updates for run in variant.complete]
+    known = censored_mean_interval(times, ends) if reached < len(times) else mean_interval(times)
     return [f"{reached} of {len(times)}", known]
 
 

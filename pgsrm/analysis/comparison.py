@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from pgsrm.analysis.intervals import MIN_SEEDS, Estimate, interquartile_mean, probability_of_improvement
 from pgsrm.analysis.measures import area, drawdown, end, last, oscillation, series
-from pgsrm.analysis.results import ENTROPY, HELD_OUT, KL, MATCH, Measure
+from pgsrm.analysis.results import ENTROPY, HELD_OUT, KL, MATCH, Measure, stopped_early
 from pgsrm.analysis.tables import NONE, Cell, Table
-from pgsrm.analysis.variants import REWARD_ORDER, REWARD_TITLES, Variant, rank, setup_labels
+from pgsrm.analysis.variants import REWARD_ORDER, REWARD_TITLES, Variant, differ_in_length, rank, setup_labels
 
 # What can be compared between rewards of different scale: right answers, and the course of entropy and KL.
 COMPARED: tuple[tuple[str, str, Measure, bool], ...] = (
@@ -31,7 +31,7 @@ def comparisons(variants: Sequence[Variant]) -> list[Table]:
 def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
     setups = _pairs(a, b, variants)
     tasks = list(dict.fromkeys(variant.task for variant in variants))
-    labels = setup_labels([pairs[0][0] for pairs in setups]) if setups else []
+    labels = _labels(setups) if setups else []
     first, second = (REWARD_TITLES.get(reward, reward) for reward in (a, b))
     rows: list[list[Cell]] = []
     for label, pairs in zip(labels, setups, strict=True):
@@ -57,24 +57,59 @@ def _compare(a: str, b: str, variants: Sequence[Variant]) -> Table | None:
             f"P: probability that a run under {first} does better than one under {second}, ties half, mean over tasks; "
             "0.5 is no difference, and a run that diverged is the worst.",
             "In brackets the 95% bootstrap interval, seeds drawn within their task (none below three seeds a task).",
+            *_early(setups),
         ),
     )
 
 
-def _pairs(a: str, b: str, variants: Sequence[Variant]) -> list[list[tuple[Variant, Variant]]]:
-    """Pairs of variants with runs that ended, which differ in the reward alone; those of one setup together."""
-    setups: list[list[tuple[Variant, Variant]]] = []
+Pair = tuple[Variant, Variant]
+
+
+def _early(setups: Sequence[Sequence[Pair]]) -> list[str]:
+    told = stopped_early(_distinct([variant for pairs in setups for pair in pairs for variant in pair]))
+    return [*told, "Oscillation adds up over a run: of tasks whose runs are of one length alone."] if told else []
+
+
+def _pairs(a: str, b: str, variants: Sequence[Variant]) -> list[list[Pair]]:
+    """Pairs of variants with runs that ended, which differ in the reward alone.
+
+    Those of one setup stand together, if either reward has the same values in all of them: two exponents are two rewards.
+    """
+    setups: list[list[Pair]] = []
+    values = {reward: _own_values([v for v in variants if v.reward == reward]) for reward in (a, b)}
+
+    def alike(one: Variant, other: Variant) -> bool:
+        return one.same_setup(other) and values[one.reward](one) == values[one.reward](other)
+
     ended = [variant for variant in variants if any(run.complete or run.diverged for run in variant.runs)]
     for one in (v for v in ended if v.reward == a):
         for other in (v for v in ended if v.reward == b):
             if one.task != other.task or not one.same_setup(other):
                 continue
-            group = next((pairs for pairs in setups if pairs[0][0].same_setup(one)), None)
+            group = next((g for g in setups if alike(g[0][0], one) and alike(g[0][1], other)), None)
             if group is None:
                 setups.append([(one, other)])
             else:
                 group.append((one, other))
     return setups
+
+
+def _own_values(variants: Sequence[Variant]) -> Callable[[Variant], tuple[tuple[str, str], ...]]:
+    """The values of a reward's own settings, of those that tell any two of its variants apart."""
+    keys = sorted({part.partition("=")[0] for v in variants for part in v.parts if part.startswith("reward.")})
+    return lambda variant: tuple((key, variant.runs[0].settings.get(key, "")) for key in keys)
+
+
+def _labels(setups: Sequence[Sequence[Pair]]) -> list[str]:
+    """What tells the setups apart: by the settings that both rewards share, and by those of either reward."""
+    pairs = [group[0] for group in setups]
+    shared = setup_labels([other if other.embeds and not one.embeds else one for one, other in pairs])
+    own = [[part for v in pair for part in v.parts if part.startswith("reward.")] for pair in pairs]
+    labels = []
+    for text, parts in zip(shared, own, strict=True):
+        telling = [part for part in dict.fromkeys(parts) if not all(part in others for others in own)]
+        labels.append(", ".join([*([text] if text != "all" or not telling else []), *telling]))
+    return labels
 
 
 WORST = -float("inf")
@@ -91,7 +126,7 @@ def _row(
             [score for variant in _distinct(side) for score in _scores(variant, column, measure, more)]
             for side in zip(*of_task, strict=True)
         ]
-        if all(sides):
+        if all(sides) and not (measure is oscillation and differ_in_length([v for pair in of_task for v in pair])):
             scored[task] = sides
     both = list(zip(*scored.values(), strict=True))
     if not any(score > WORST for side in both for scores in side for score in scores):

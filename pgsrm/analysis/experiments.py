@@ -27,6 +27,7 @@ from pgsrm.analysis.results import (
     TRAINED,
     Measure,
     seeds,
+    stopped_early,
 )
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.style import looks
@@ -80,10 +81,9 @@ class Experiment:
     @property
     def factor(self) -> str:
         """What was swept, if it is one thing under one name: "fidelity", "reward.alpha"; else ""."""
-        names = {variant.settings.partition("=")[0] for variant in self.variants if variant.settings}
-        single = all(
-            "," not in variant.settings and "=" in variant.settings for variant in self.variants if variant.settings
-        )
+        named = [variant.parts for variant in self.variants if variant.parts]
+        names = {parts[0].partition("=")[0] for parts in named}
+        single = all(len(parts) == 1 and "=" in parts[0] for parts in named)
         return names.pop() if len(names) == 1 and single else ""
 
     @functools.cached_property
@@ -216,7 +216,9 @@ def level_table(experiment: Experiment) -> Table:
             failed = sum(run.failed for run in variant.runs)
             rows.append([label, variant.reward_title, seeds(variant), str(failed) if failed else NONE, *cells])
     head = [experiment.factor or "level", "reward", "seeds", "failed", *(name for name, _, _ in (*OUTCOMES, *FURTHER))]
-    return Table(experiment.stem, f"Experiment {experiment.title}", head, rows, left=2, formats={"Perplexity": ".1f"})
+    early = stopped_early(experiment.variants)
+    title = f"Experiment {experiment.title}"
+    return Table(experiment.stem, title, head, rows, left=2, formats={"Perplexity": ".1f"}, notes=early)
 
 
 def difference_table(experiment: Experiment) -> Table:
@@ -235,7 +237,8 @@ def difference_table(experiment: Experiment) -> Table:
     title = f"Experiment {experiment.title}, difference from {first}"
     head = [experiment.factor or "level", "reward", "seeds", *(name for name, _, _ in measured)]
     signed = {name: "+.3f" for name, _, _ in measured}
-    return Table(f"{experiment.stem}_differences", title, head, rows, left=2, formats=signed)
+    early = stopped_early(experiment.variants)
+    return Table(f"{experiment.stem}_differences", title, head, rows, left=2, formats=signed, notes=early)
 
 
 def _shared(one: Variant, other: Variant) -> list[tuple[Run, Run]]:

@@ -305,4 +305,4 @@ def by_setting(variants: Iterable[Variant]) -> list[tuple[str, list[Variant]]]:
 
 
 def _without_commit(variant: Variant) -> list[str]:
-    return [part for part in variant.settings.split(", ") if not part.startswith("commit ")]
+    return [part for part in variant.parts if not part.startswith("commit ")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pgsrm.analysis.curves import curve
@@ -44,8 +44,8 @@ _DRAWN = {KL, LENGTH, MATCH}
 MOST = len(COLOURS) + len(MARKERS)  # variants in a figure
 _POINTS = 60  # along a way: more would show the noise of a batch as knots
 TEXT = (
-    "By the square root of the KL per response. A dot is the end of training. A reward is divided by its mean over the last "
-    "tenth: rewards have different units."
+    "By the square root of the KL per response. A dot is the end of training. A reward is divided by the size of its mean "
+    "over the last tenth: rewards have different units."
 )
 
 
@@ -64,9 +64,11 @@ class Way:
 
 
 def way(variant: Variant) -> Way | None:
-    """None where the distance is not recorded; a column that is not recorded is left out."""
+    """Of the seeds that have all that is drawn. None where the distance is not recorded; a column that is not is left out."""
     import numpy as np
 
+    runs = variant.complete or variant.runs
+    variant = replace(variant, runs=tuple(run for run in runs if run.metrics.keys() >= _DRAWN) or runs)
     kl, length = curve(variant, KL, _POINTS), curve(variant, LENGTH, _POINTS)
     if kl is None or length is None:
         return None
@@ -124,7 +126,7 @@ def _draw(
         if along is None or values is None:
             continue
         if column == PANELS[0][0]:
-            end = np.nanmean(values[-max(1, len(values) // 10) :])
+            end = abs(np.nanmean(values[-max(1, len(values) // 10) :]))  # by its size: a loss that shrinks still rises
             values = values / end if end else values
         colour = DARK[look.colour] if dark else look.colour
         axes.plot(along.distance, values, **(look.line() | {"marker": "", "color": colour}))

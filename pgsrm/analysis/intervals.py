@@ -64,21 +64,24 @@ def difference_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
     return Estimate(difference, difference - half, difference + half, n)
 
 
-def censored_mean_interval(values: Sequence[float], limit: float) -> Estimate:
-    """The mean of times, some of which are infinite: these are only known to lie beyond `limit`.
+def censored_mean_interval(values: Sequence[float], ends: Sequence[float]) -> Estimate:
+    """The mean of times, some of which are infinite: such a one is only known to lie beyond its run's end, in `ends`.
 
-    They count as `limit`. So the value and the lower bound are on the safe side, and there is no upper bound.
+    It counts as that end. So the value and the lower bound are on the safe side, and there is no upper bound.
     """
-    known = mean_interval([min(value, limit) for value in values])
+    known = mean_interval([min(value, end) for value, end in zip(values, ends, strict=True)])
     return known if known.n < MIN_SEEDS else Estimate(known.value, known.low, math.inf, known.n)
 
 
-def rank_difference_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
+def rank_difference_interval(
+    a: Sequence[float], b: Sequence[float], a_ends: Sequence[float], b_ends: Sequence[float]
+) -> Estimate:
     """How much larger a is than b, where some values are infinite: the median of all pairs' differences.
 
     This is Hodges and Lehmann's estimate. The interval inverts Mann and Whitney's test by its normal approximation; it
-    is unbounded below four seeds per side. The difference of two infinite values is not known: it counts against
-    either bound.
+    is unbounded below four seeds per side. An infinite value is only known to lie beyond its run's end, in `a_ends` and
+    `b_ends`: a pair with it counts as the least difference for the lower bound and as the largest for the upper one. The
+    difference of two infinite values is not known: it counts against either bound.
     """
     import numpy as np
 
@@ -88,7 +91,8 @@ def rank_difference_interval(a: Sequence[float], b: Sequence[float]) -> Estimate
     with np.errstate(invalid="ignore"):
         pairs = np.subtract.outer(np.asarray(a), np.asarray(b)).ravel()
         value = float(np.nanmedian(pairs)) if not np.isnan(pairs).all() else NAN
-    low, high = (np.sort(np.where(np.isnan(pairs), bound, pairs)) for bound in (-np.inf, np.inf))
+    low = np.sort(np.subtract.outer(np.minimum(a, a_ends), np.asarray(b)).ravel())
+    high = np.sort(np.subtract.outer(np.asarray(a), np.minimum(b, b_ends)).ravel())
     rank = int(n * m / 2 - NORMAL * math.sqrt(n * m * (n + m + 1) / 12))
     if rank < 1:
         return Estimate(value, -math.inf, math.inf, min(n, m))

@@ -6,7 +6,7 @@ of the planned updates; "smoothed" is the centred rolling mean over 2% of them, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -67,11 +67,17 @@ def series(run: Run, column: str) -> Series:
     updates, values = run.series(column)
     lines = np.searchsorted(run.metrics["update"], updates)
     noise = None
-    if column in SPREAD and SPREAD[column] in run.metrics:
+    if column in SPREAD and SPREAD[column] in run.metrics and _draws_alone(run):
         # The spread divides by B, an unbiased variance of a response by B - 1, and that of their mean by B once more.
         batch = run.episodes / run.planned
         noise = run.metrics[SPREAD[column]][lines] / max(batch - 1, 1) ** 0.5
     return Series(updates, run.metrics["episodes"][lines], values, run.updates, noise)
+
+
+def _draws_alone(run: Run) -> bool:
+    """Whether each response of a batch has a prompt that was drawn for it: the rewards of one prompt's are alike."""
+    ppo = run.config.get("ppo")
+    return not isinstance(ppo, Mapping) or ppo.get("group_size", 1) == 1
 
 
 def tenth_means(updates: np.ndarray, values: np.ndarray, planned: int) -> list[float]:
@@ -236,7 +242,7 @@ def oscillation(s: Series) -> float:
 
 
 def unsteadiness(s: Series) -> float:
-    """Oscillation minus what sampling one batch per update adds to it; NaN where the spread in a batch is not known.
+    """Oscillation minus what sampling one batch per update adds to it; NaN where that is not known.
 
     It is 0 for samples drawn around any trend, whatever the reward's variance.
 
@@ -315,7 +321,7 @@ NO_VALUE = {
     "kept": f"less than {GAINED:g} was gained",
     "remains": "the start is next to nothing",
     "rise_time": "it does not rise",
-    "unsteadiness": "the spread in the batch is not recorded",
+    "unsteadiness": "how far sampling moves a batch's mean is not known (no reward/std, or several responses per prompt)",
     "growth": "what was before is next to nothing",
 }
 MEASURES: dict[str, Callable[..., float]] = {

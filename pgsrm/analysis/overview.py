@@ -9,7 +9,7 @@ from typing import Any
 from pgsrm.analysis.commands import missing, more_seeds
 from pgsrm.analysis.intervals import MIN_SEEDS, difference_interval
 from pgsrm.analysis.measures import end, first, last, series, start
-from pgsrm.analysis.results import HELD_OUT, REWARD, TRAINED, Measure, over_seeds, seeds
+from pgsrm.analysis.results import HELD_OUT, REWARD, TRAINED, Measure, over_seeds, seeds, stopped_early
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.samples import as_text, sample_rows, shared_ends
 from pgsrm.analysis.tables import NONE, Table
@@ -45,10 +45,11 @@ def overview(variants: Sequence[Variant]) -> Overview:
     shared = in_common([run.config for variant in variants for run in variant.runs])
     setting = words({key: shared[key] for key in ("model", "ppo", "embedder") if key in shared}, ", ")
     lengths = sorted({round(variant.runs[0].episodes) for variant in variants})
+    most = "up to " if stopped_early(variants) else ""
     episodes = " to ".join(f"{length:,}" for length in (lengths if len(lengths) < 3 else (lengths[0], lengths[-1])))
     return Overview(
         title=f"{_listed(rewards)} on {_listed([task_title(task).lower() for task in tasks])}",
-        setting=f"{setting}{', ' if setting else ''}{episodes} episodes (sampled responses) per run",
+        setting=f"{setting}{', ' if setting else ''}{most}{episodes} episodes (sampled responses) per run",
         sentences=[_sentence(task, [v for v in variants if v.task == task]) for task in tasks],
         table=_table(variants),
         glossary=_glossary(variants),
@@ -83,7 +84,7 @@ def _table(variants: Sequence[Variant]) -> Table:
         "the same on held-out prompts",
         "finished seeds",
     ]
-    return Table("overview", "What came out", head, rows, left=2)
+    return Table("overview", "What came out", head, rows, left=2, notes=stopped_early(variants))
 
 
 def _arrow(variant: Variant, column: str, before: Measure, after: Measure, spec: str) -> str:

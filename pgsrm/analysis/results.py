@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pgsrm.analysis import measures
 from pgsrm.analysis.intervals import Estimate, mean_interval
@@ -99,7 +99,7 @@ def learning(variants: Sequence[Variant]) -> Table:
         rows,
         len(_name_head(variants)),
         {"change": "+z.3f", "gain kept": ".2f", matched[1]: ",.0f", "minutes per run": ".1f"},
-        ("Tenth: mean of `reward/mean` over that tenth of the updates.", *_stopped_early(variants), *matches, INTERVAL),
+        ("Tenth: mean of `reward/mean` over that tenth of the updates.", *stopped_early(variants), *matches, INTERVAL),
     )
 
 
@@ -122,17 +122,18 @@ def evaluation(variants: Sequence[Variant]) -> Table:
         rows,
         len(_name_head(variants)),
         formats,
-        (f"Greedy answers on all prompts, unless sampled is said{sampled}.", *_stopped_early(variants), INTERVAL),
+        (f"Greedy answers on all prompts, unless sampled is said{sampled}.", *stopped_early(variants), INTERVAL),
     )
 
 
-def _stopped_early(variants: Sequence[Variant]) -> list[str]:
+def stopped_early(variants: Iterable[Variant]) -> list[str]:
     """What the numbers of runs that stopped early are, as a list of one line; empty where there are none."""
     runs = [run for variant in variants for run in variant.complete if run.stopped_early]
     if not runs:
         return []
-    who = "1 run stopped early" if len(runs) == 1 else f"{len(runs)} runs stopped early"
-    return [f"{who}: start, end and tenths are of the updates that were made."]
+    if len(runs) == 1:
+        return ["1 run stopped early: its numbers, tenths too, are of the updates that it made."]
+    return [f"{len(runs)} runs stopped early: their numbers, tenths too, are of the updates that they made."]
 
 
 def _recorded(variants: Sequence[Variant], column: str) -> bool:
@@ -154,7 +155,11 @@ def stability(variants: Sequence[Variant]) -> Table:
         rows,
         len(_name_head(variants)),
         dict.fromkeys((f"{metric}: spikes" for metric in metrics), ".1f"),
-        ("Less is steadier. Spikes: per 1,000 updates. The measures are defined in docs/analysis.md.", INTERVAL),
+        (
+            "Less is steadier. Spikes: per 1,000 updates. The measures are defined in docs/analysis.md.",
+            *stopped_early(variants),
+            INTERVAL,
+        ),
     )
 
 

@@ -131,6 +131,11 @@ class Run:
         return float(self.metrics["episodes"][-1]) * self.planned / self.last_update
 
     @property
+    def length(self) -> float:
+        """Episodes of the run's course: those planned, or those made where it stopped early."""
+        return self.episodes * self.updates / self.planned
+
+    @property
     def state(self) -> str:
         """The state in status.json, "unknown" without one. It can say "running" of a run that was killed."""
         return str(self.status.get("state", "unknown"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pgsrm.analysis.runs import NoRunsError, Run, find_run_folders, print_notes, read_run
-from pgsrm.record.differences import differing, words
+from pgsrm.record.differences import differing, leaves, words
 from pgsrm.record.model_name import shown_choices
 
 T = TypeVar("T")
@@ -46,7 +46,8 @@ class Variant:
 
     `settings` names what tells this variant from the others of its task ("ppo=sound"), and is empty where
     nothing does. `setup` is the same in full, as "name=value" with every choice, but without task and reward:
-    what is compared under two rewards, or taken together over tasks, has the same setup.
+    what is compared under two rewards, or taken together over tasks, has the same setup. `parts` are those of `settings`,
+    one by one: "name=value".
     """
 
     task: str
@@ -54,6 +55,7 @@ class Variant:
     settings: str
     runs: tuple[Run, ...]
     setup: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     @property
     def complete(self) -> tuple[Run, ...]:
@@ -85,12 +87,13 @@ class Variant:
 
         A reward without an embedder is the same reward whichever embedder was chosen.
         """
-        unimportant = ("commit ",) if self._embeds and other._embeds else ("commit ", "embedder")
+        unimportant = ("commit ",) if self.embeds and other.embeds else ("commit ", "embedder")
         own, others = ([p for p in v.setup if not p.startswith(unimportant)] for v in (self, other))
         return own == others
 
     @property
-    def _embeds(self) -> bool:
+    def embeds(self) -> bool:
+        """Whether its reward has an embedder."""
         reward = self.runs[0].config.get("reward")
         return isinstance(reward, dict) and "embedder" in reward
 
@@ -100,6 +103,11 @@ def shortfall(runs: Sequence[Run]) -> str:
     failed = sum(run.failed for run in runs)
     counts = {"failed": failed, "unfinished": len(runs) - failed}
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def differ_in_length(variants: Iterable[Variant]) -> bool:
+    """Whether their finished runs are not all as long, as where some stopped early: what adds up over a run then differs."""
+    return len({run.updates for variant in variants for run in variant.complete}) > 1
 
 
 def task_title(task: str) -> str:
@@ -159,7 +167,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
         for key in keys:
             members = tuple(groups[key][seed] for seed in sorted(groups[key]))
             setup = (*_other_choices(examples[key]), *values[key])
-            variants.append(Variant(task, key.reward, labels[key], members, setup))
+            variants.append(Variant(task, key.reward, ", ".join(labels[key]), members, setup, tuple(labels[key])))
             notes += _mixed(variants[-1])
     variants.sort(key=lambda v: (rank(v.task, TASK_ORDER), rank(v.reward, REWARD_ORDER), natural(v.settings)))
     return variants, notes
@@ -180,8 +188,9 @@ def _keyed(runs: Sequence[Run], notes: list[str]) -> list[tuple[Key, Run]]:
     by_claim = _partition(list(runs), lambda run: (run.task, run.reward, run.variant))
     for claimed in by_claim:
         shared = functools.reduce(set.intersection, [set(run.settings) for run in claimed])
-        names = sorted(n for n in shared if n.startswith(DECIDING) and not n.startswith("reward.embedder"))
+        names = sorted(n for n in shared if n.startswith(DECIDING))
         differing = [n for n in names if len({run.settings[n] for run in claimed}) > 1]
+        differing = [n for n in differing if not n.startswith("reward.") or n in _reward_values(claimed[0])]
         lengths = len({run.planned for run in claimed}) > 1
         for run in claimed:
             deciding = [f"{name}={run.settings[name]}" for name in differing]
@@ -194,6 +203,13 @@ def _keyed(runs: Sequence[Run], notes: list[str]) -> list[tuple[Key, Run]]:
                 "told apart"
             )
     return keyed
+
+
+def _reward_values(run: Run) -> set[str]:
+    """The keys below reward. that decide by their values, and not by the contents behind them, which the identity holds."""
+    from pgsrm.config.identity import decides_by_value
+
+    return {key for key, _ in leaves(decides_by_value(run.config.get("reward")), "reward")}
 
 
 def _mixed(variant: Variant) -> list[str]:
@@ -232,8 +248,8 @@ def _other_choices(run: Run) -> list[str]:
     return [f"{group}={shown[group]}" for group in run.choices if group not in ("task", "reward")]
 
 
-def _labels(examples: Mapping[Key, Run]) -> tuple[dict[Key, str], dict[Key, list[str]]]:
-    """What tells the variants of one task apart: a label for each, and the values in it that rewards can share."""
+def _labels(examples: Mapping[Key, Run]) -> tuple[dict[Key, list[str]], dict[Key, list[str]]]:
+    """What tells the variants of one task apart: the parts of a label for each, and the values that rewards can share."""
     keys = list(examples)
     differences = differing([examples[key].config for key in keys], seed=False)
     parts = {
@@ -253,7 +269,7 @@ def _labels(examples: Mapping[Key, Run]) -> tuple[dict[Key, str], dict[Key, list
         for key, name in zip(alike, _last_names(alike, examples), strict=True) if len(alike) > 1 else []:
             parts[key].append(name)
             values[key] = [*values[key], name]
-    return {key: ", ".join(parts[key]) for key in keys}, values
+    return parts, values
 
 
 def _last_names(keys: list[Key], examples: Mapping[Key, Run]) -> list[str]:

@@ -27,7 +27,7 @@ from pgsrm.analysis.measures import MEASURES, NAN, NO_VALUE, late_change, lowest
 from pgsrm.analysis.results import KL
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.tables import NONE, Cell, Table
-from pgsrm.analysis.variants import Variant
+from pgsrm.analysis.variants import Variant, differ_in_length
 
 HOLDS, FAILS, UNDECIDED, NO_VERDICT = "holds", "does not hold", "not enough runs", "no verdict"
 INSIDE, OUTSIDE = "inside", "outside"
@@ -35,6 +35,7 @@ INSIDE, OUTSIDE = "inside", "outside"
 # drawn from the policy that is scored (top-k, an EOS without a gradient): what is measured is no divergence any more.
 LOWEST_KL = -0.1  # nats per token
 NO_TASK = "-"
+ADDS_UP = ("oscillation", "unsteadiness")  # more in a longer run, however steady
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Check:
 
     @property
     def episodes(self) -> str:
-        """Planned episodes per run: what a curve does within a run depends on the run's length."""
-        return f"{self.variants[0].runs[0].episodes:,.0f}" if self.variants else NONE
+        """Episodes per run: what a curve does within a run depends on the run's length. Of runs that stopped early a range."""
+        lengths = {round(run.length) for variant in self.variants for run in variant.complete or variant.runs}
+        return " to ".join(f"{length:,}" for length in sorted({min(lengths), max(lengths)})) if lengths else NONE
 
 
 def check_all(claims: Iterable[Claim], variants: Sequence[Variant]) -> list[Check]:
@@ -94,7 +96,11 @@ def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
     groups = [variant] if other is None else [variant, other]
     measured = [[_value(claim, run) for run in group.complete] for group in groups]
     values = [[value for value, _ in pairs if value == value] for pairs in measured]
-    estimate = _estimate(values, groups)
+    ends = [
+        [run.length for run, (value, _) in zip(group.complete, pairs, strict=True) if value == value]
+        for group, pairs in zip(groups, measured, strict=True)
+    ]
+    estimate = _estimate(values, ends)
     missing = Counter(reason for pairs in measured for value, reason in pairs if value != value)
     verdict, reason = _verdict(claim, estimate, groups, values, missing)
     settings = variant.settings
@@ -104,13 +110,12 @@ def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
     return Check(claim, variant.task, reward, settings, estimate, verdict, reason, tuple(groups))
 
 
-def _estimate(values: Sequence[Sequence[float]], groups: Sequence[Variant]) -> Estimate:
-    """A group's mean, or the first minus the second. Infinite values are those of runs that never got there."""
+def _estimate(values: Sequence[Sequence[float]], ends: Sequence[Sequence[float]]) -> Estimate:
+    """A group's mean, or the first minus the second. Infinite values are those of runs that had not got there at their ends."""
     censored = any(math.isinf(value) for group_values in values for value in group_values)
     if len(values) == 1:
-        ends = groups[0].runs[0].episodes
-        return censored_mean_interval(values[0], ends) if censored else mean_interval(values[0])
-    return rank_difference_interval(*values) if censored else difference_interval(*values)
+        return censored_mean_interval(values[0], ends[0]) if censored else mean_interval(values[0])
+    return rank_difference_interval(*values, *ends) if censored else difference_interval(*values)
 
 
 def _value(claim: Claim, run: Run) -> tuple[float, str]:
@@ -148,9 +153,13 @@ def _verdict(
     moving = next(filter(None, (_still_moving(claim, group) for group in groups)), "")
     if moving:
         return NO_VERDICT, "; ".join([moving, *problems])
-    length = groups[0].runs[0].episodes
+    length = min(run.length for run in groups[0].complete)
     if claim.measure == "rise_time" and claim.minus is None and length <= claim.high < math.inf:
         return NO_VERDICT, f"runs of {length:,.0f} episodes can't go beyond {claim.high:,.0f}"
+    if claim.measure in ADDS_UP and len(groups) > 1 and differ_in_length(groups):
+        lengths = [run.length for group in groups for run in group.complete]
+        ends = f"runs of {min(lengths):,.0f} to {max(lengths):,.0f} episodes"
+        return NO_VERDICT, "; ".join([f"{ends}, over which {claim.measure} adds up", *problems])
     notes = [_seeds(counts)]
     never = sum(math.isinf(value) for group_values in values for value in group_values)
     if never == sum(counts) and len(groups) > 1:

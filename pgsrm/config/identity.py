@@ -151,6 +151,20 @@ def without_critics_options(node: Any) -> Any:
     return {key: without_critics_options(inner) for key, inner in node.items()}
 
 
+def decides_by_value(node: Any) -> Any:
+    """A reward's config node, as a run's folder has it, without the options that its digest may hold by content."""
+    if isinstance(node, dict):
+        node = without_critics_options(node)
+        return {
+            key: decides_by_value(_embedder_alone(inner) if key == "embedder" else inner) for key, inner in node.items()
+        }
+    return [decides_by_value(inner) for inner in node] if isinstance(node, list) else node
+
+
+def _embedder_alone(embedder: Any) -> Any:
+    return {"_target_": embedder.get("_target_")} if isinstance(embedder, dict) else embedder
+
+
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(_floats(value), sort_keys=True).encode()).hexdigest()
 
