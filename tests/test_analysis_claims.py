@@ -66,7 +66,7 @@ def rising(rises: np.ndarray) -> Variant:
         metrics = {"update": updates, "episodes": 50 * updates, "reward/mean": np.linspace(0, rise, 10)}
         config = {"seed": seed, "choices": {"task": "color", "reward": "pgsrm"}}
         runs.append(Run(Path(f"run{seed}"), config, {"state": "finished", "updates": 10}, metrics))
-    return Variant("color", "pgsrm", "", tuple(runs))
+    return Variant("color", "pgsrm", (), tuple(runs))
 
 
 def test_a_true_claim_is_seldom_judged_false_and_with_enough_seeds_found_true(tmp_path: Path) -> None:

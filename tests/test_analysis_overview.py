@@ -141,7 +141,7 @@ def test_the_command_of_a_run_with_choices_of_ones_own(
     assert missing(run) == "" and set(texts) <= set(typed) and "--config-dir=./conf" in typed
     assert not [word for word in typed if word.startswith(("reward.embedder", "reward.checker", "task.checker"))]
     assert identity(place, *[word for word in typed if not word.startswith("--")]) == planned.identity
-    variant = Variant("mine", "mine", "", (run,), ())
+    variant = Variant("mine", "mine", (), (run,), ())
     (command,) = more_seeds([variant])
     again = [word.replace("seed=0,1,2", "seed=0") for word in shlex.split(command)[4:]]
     assert place in again and identity(*again) == planned.identity

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from pgsrm.analysis.intervals import MIN_SEEDS, Estimate, interquartile_mean, probability_of_improvement
-from pgsrm.analysis.measures import area, drawdown, end, last, oscillation, series
+from pgsrm.analysis.measures import ADDS_UP, area, drawdown, end, last, oscillation, series
 from pgsrm.analysis.results import ENTROPY, HELD_OUT, KL, MATCH, Measure, stopped_early
 from pgsrm.analysis.tables import NONE, Cell, Table
 from pgsrm.analysis.variants import REWARD_ORDER, REWARD_TITLES, Variant, differ_in_length, rank, setup_labels
@@ -126,7 +126,7 @@ def _row(
             [score for variant in _distinct(side) for score in _scores(variant, column, measure, more)]
             for side in zip(*of_task, strict=True)
         ]
-        if all(sides) and not (measure is oscillation and differ_in_length([v for pair in of_task for v in pair])):
+        if all(sides) and not (measure in ADDS_UP and differ_in_length([v for pair in of_task for v in pair])):
             scored[task] = sides
     both = list(zip(*scored.values(), strict=True))
     if not any(score > WORST for side in both for scores in side for score in scores):

@@ -324,6 +324,7 @@ NO_VALUE = {
     "unsteadiness": "how far sampling moves a batch's mean is not known (no reward/std, or several responses per prompt)",
     "growth": "what was before is next to nothing",
 }
+ADDS_UP = (oscillation, unsteadiness)  # more in a longer run, however steady
 MEASURES: dict[str, Callable[..., float]] = {
     measure.__name__: measure
     for measure in (

@@ -44,18 +44,21 @@ REWARD_TITLES = {"pgsrm": "PGSRM", "binary": "Binary"}
 class Variant:
     """Runs that differ in nothing but the seed, in the order of their seeds.
 
-    `settings` names what tells this variant from the others of its task ("ppo=sound"), and is empty where
-    nothing does. `setup` is the same in full, as "name=value" with every choice, but without task and reward:
-    what is compared under two rewards, or taken together over tasks, has the same setup. `parts` are those of `settings`,
-    one by one: "name=value".
+    `parts` tell this variant from the others of its task ("ppo=sound"), and are none where nothing does. `setup` is the same
+    in full, as "name=value" with every choice, but without task and reward: what is compared under two rewards, or taken
+    together over tasks, has the same setup.
     """
 
     task: str
     reward: str
-    settings: str
+    parts: tuple[str, ...]
     runs: tuple[Run, ...]
     setup: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> str:
+        """The parts in one text, as labels show them."""
+        return ", ".join(self.parts)
 
     @property
     def complete(self) -> tuple[Run, ...]:
@@ -167,7 +170,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
         for key in keys:
             members = tuple(groups[key][seed] for seed in sorted(groups[key]))
             setup = (*_other_choices(examples[key]), *values[key])
-            variants.append(Variant(task, key.reward, ", ".join(labels[key]), members, setup, tuple(labels[key])))
+            variants.append(Variant(task, key.reward, tuple(labels[key]), members, setup))
             notes += _mixed(variants[-1])
     variants.sort(key=lambda v: (rank(v.task, TASK_ORDER), rank(v.reward, REWARD_ORDER), natural(v.settings)))
     return variants, notes
@@ -190,7 +193,8 @@ def _keyed(runs: Sequence[Run], notes: list[str]) -> list[tuple[Key, Run]]:
         shared = functools.reduce(set.intersection, [set(run.settings) for run in claimed])
         names = sorted(n for n in shared if n.startswith(DECIDING))
         differing = [n for n in names if len({run.settings[n] for run in claimed}) > 1]
-        differing = [n for n in differing if not n.startswith("reward.") or n in _reward_values(claimed[0])]
+        by_value = _reward_values(claimed[0]) if differing else set()
+        differing = [n for n in differing if not n.startswith("reward.") or n in by_value]
         lengths = len({run.planned for run in claimed}) > 1
         for run in claimed:
             deciding = [f"{name}={run.settings[name]}" for name in differing]

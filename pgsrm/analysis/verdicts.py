@@ -23,7 +23,7 @@ from pgsrm.analysis.intervals import (
     mean_interval,
     rank_difference_interval,
 )
-from pgsrm.analysis.measures import MEASURES, NAN, NO_VALUE, late_change, lowest, series
+from pgsrm.analysis.measures import ADDS_UP, MEASURES, NAN, NO_VALUE, late_change, lowest, series
 from pgsrm.analysis.results import KL
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.tables import NONE, Cell, Table
@@ -35,7 +35,6 @@ INSIDE, OUTSIDE = "inside", "outside"
 # drawn from the policy that is scored (top-k, an EOS without a gradient): what is measured is no divergence any more.
 LOWEST_KL = -0.1  # nats per token
 NO_TASK = "-"
-ADDS_UP = ("oscillation", "unsteadiness")  # more in a longer run, however steady
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _verdict(
     length = min(run.length for run in groups[0].complete)
     if claim.measure == "rise_time" and claim.minus is None and length <= claim.high < math.inf:
         return NO_VERDICT, f"runs of {length:,.0f} episodes can't go beyond {claim.high:,.0f}"
-    if claim.measure in ADDS_UP and len(groups) > 1 and differ_in_length(groups):
+    if MEASURES.get(claim.measure) in ADDS_UP and len(groups) > 1 and differ_in_length(groups):
         lengths = [run.length for group in groups for run in group.complete]
         ends = f"runs of {min(lengths):,.0f} to {max(lengths):,.0f} episodes"
         return NO_VERDICT, "; ".join([f"{ends}, over which {claim.measure} adds up", *problems])

@@ -137,7 +137,7 @@ def _without_options(node: dict[str, Any]) -> dict[str, Any]:
     embedder = node.get("embedder")
     if not isinstance(embedder, dict):
         return node
-    return {**node, "embedder": {"_target_": embedder["_target_"]}}
+    return {**node, "embedder": {"_target_": embedder.get("_target_")}}
 
 
 def without_critics_options(node: Any) -> Any:
@@ -154,15 +154,9 @@ def without_critics_options(node: Any) -> Any:
 def decides_by_value(node: Any) -> Any:
     """A reward's config node, as a run's folder has it, without the options that its digest may hold by content."""
     if isinstance(node, dict):
-        node = without_critics_options(node)
-        return {
-            key: decides_by_value(_embedder_alone(inner) if key == "embedder" else inner) for key, inner in node.items()
-        }
+        node = _without_options(without_critics_options(node))
+        return {key: decides_by_value(inner) for key, inner in node.items()}
     return [decides_by_value(inner) for inner in node] if isinstance(node, list) else node
-
-
-def _embedder_alone(embedder: Any) -> Any:
-    return {"_target_": embedder.get("_target_")} if isinstance(embedder, dict) else embedder
 
 
 def _hash(value: Any) -> str:

@@ -231,8 +231,7 @@ def _note_crash(process: "subprocess.Popen[bytes]", folder: RunFolder) -> None:
         killed = process.returncode < 0
         by = f"killed by {signal.Signals(-process.returncode).name}" if killed else f"exit code {process.returncode}"
         # What a full memory looks like from outside: the kernel ends its largest process.
-        hint = (
-            "; if memory ran out: a smaller hydra.launcher.slots or ppo.micro_batch" if by.endswith("SIGKILL") else ""
-        )
+        full = process.returncode == -signal.SIGKILL
+        hint = "; if memory ran out: a smaller hydra.launcher.slots or ppo.micro_batch" if full else ""
         folder.write_status(state="failed", reason=f"{by}{hint}; see {folder.path / 'log.txt'}")
         folder.release()
