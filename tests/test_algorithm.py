@@ -16,6 +16,7 @@ from pgsrm.algorithm.settings import SFTSettings
 from pgsrm.algorithm.sft import Pair, encode_pairs, mean_loss, tune
 from pgsrm.config.compose import plan_words
 from pgsrm.models.text import Codec
+from pgsrm.models.tuning import steps
 from pgsrm.task import Example
 
 PAIRS = [Pair([5, 6, 7], [8, 9, 0]), Pair([5, 6], [10, 0]), Pair([11, 12, 13, 14], [15, 16, 17, 0]), Pair([9], [8, 0])]
@@ -33,8 +34,10 @@ def test_the_loss_is_that_of_the_references_and_eos_alone(tiny: Path, load_polic
 
 def test_tuning_repeats_itself_and_does_not_depend_on_the_micro_batch(load_policy: Callable[..., Any]) -> None:
     def tuned(seed: int, **settings: Any) -> tuple[Any, list[float]]:
-        policy, losses = load_policy(), list[float]()
-        tune(policy, PAIRS, SFTSettings(batch_size=3, lr=0.01, **settings), seed, lambda _, loss: losses.append(loss))
+        policy, losses, made = load_policy(), list[float](), list[int]()
+        how = SFTSettings(batch_size=3, lr=0.01, **settings)
+        tune(policy, PAIRS, how, seed, lambda _, loss: losses.append(loss), made.append)
+        assert made == list(range(1, steps(len(PAIRS), how) + 1))
         return policy, losses
 
     policy, losses = tuned(0)
@@ -69,7 +72,11 @@ def test_the_command_saves_a_model_that_a_run_starts_from(
     out = tmp_path / "new" / "tuned"
     out.mkdir(parents=True)  # an empty folder may be there
     command.sft([*words, f"out={out}"])
-    told = capsys.readouterr().out
+    told, progress = capsys.readouterr()
+    assert [line.split("  ")[:2] for line in progress.splitlines()] == [
+        ["gradient steps", "1/2"],
+        ["gradient steps", "2/2"],
+    ]
     before, after = json.loads((out / "sft.json").read_text())["held-out loss"]
     assert after < before and f"held-out loss before: {before:.3f}" in told and "epoch 2/2" in told
     assert f"{after:.3f}" in told and [path.name for path in out.parent.iterdir()] == ["tuned"]

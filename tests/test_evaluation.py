@@ -112,6 +112,14 @@ def test_windows_are_whole_and_a_rest_is_left_out(codec: Codec) -> None:
     assert text_windows(codec, "in want of a wife", positions=None).tolist() == [short]
 
 
+def test_a_config_that_names_minus_one_positions_names_no_limit(load_policy: Callable[..., Any], codec: Codec) -> None:
+    """As some models' configs do. Wrong version: a text is cut into windows of -1 tokens."""
+    policy = load_policy()
+    assert policy.positions == 128
+    policy.model.config.max_position_embeddings = -1
+    assert policy.positions is None and text_windows(codec, read_text(AUSTEN), policy.positions).shape[1] == WINDOW
+
+
 def plain_words(text: str) -> str:
     """Lower-case words between single spaces, one at either end: what is in another text is there as whole words."""
     return f" {' '.join(re.findall(r'[a-z]+', text.lower()))} "

@@ -32,7 +32,7 @@ from pgsrm.record.environment import commit, environment
 from pgsrm.record.mlflow_mirror import MlflowMirror, is_complete
 from pgsrm.record.mlflow_store import prepare, tracking_uri, ui_hint
 from pgsrm.record.params import run_params, run_tags
-from pgsrm.record.progress import RunProgress, SweepTable
+from pgsrm.record.progress import CountProgress, RunProgress, SweepTable
 from pgsrm.record.summary import end_of_run_line, end_of_sweep_table, summarise
 from pgsrm.record.tenths import tenth_bounds
 from pgsrm.util.errors import UserError
@@ -796,6 +796,19 @@ def test_a_plain_line_has_throughput_and_memory() -> None:
         ["12346 tokens/s", "21.0 GiB"],
     ]
     assert max(map(len, lines)) <= 106
+
+
+def test_what_is_counted_says_how_long_it_still_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 of 100 were there before: only the new ones say how fast it goes."""
+    now, stream = [50.0], io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with CountProgress("answers", 100, done=20, stream=stream) as progress:
+        for done in range(20, 101):
+            progress.show(done)
+            now[0] += 3.0
+    lines = stream.getvalue().splitlines()
+    assert lines[:3] == ["answers  20/100", "answers  30/100  left 3:30", "answers  40/100  left 3:00"]
+    assert len(lines) == 9 and lines[-1] == "answers  100/100"
 
 
 def test_plain_lines_where_there_is_no_terminal(sweep: list[RunFolder]) -> None:

@@ -24,7 +24,8 @@ Supervised fine-tuning: trains a model on a task's training prompts and their re
   seed=N             order of the prompts
   --config-dir DIR   more choices, of your own
 
-All other words are those of python -m pgsrm.run. docs/summary.md has an example."""
+All other words are those of python -m pgsrm.run. docs/summary.md has an example. Nothing is saved before the end: a training of
+hours is better a run, which has checkpoints (python -m pgsrm.run algorithm=sft)."""
 COMMAND = "python -m pgsrm.algorithm sft"
 
 
@@ -58,7 +59,9 @@ def _train(settings: "Settings", task: "Task", out: Path) -> None:
     from pgsrm.algorithm.sft import encode_pairs, mean_loss, tune
     from pgsrm.models.load import load_codec, load_model, resolve_device
     from pgsrm.models.lora import add_adapters, merged
+    from pgsrm.models.tuning import steps
     from pgsrm.policy.choose import build_policy
+    from pgsrm.record.progress import CountProgress
     from pgsrm.util.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -84,7 +87,8 @@ def _train(settings: "Settings", task: "Task", out: Path) -> None:
         passed = time.monotonic() - started
         print(f"epoch {epoch}/{settings.sft.epochs}: training loss {loss:.3f}, {passed:.0f} s", flush=True)
 
-    tune(policy, pairs, settings.sft, settings.seed, tell)
+    with CountProgress("gradient steps", steps(len(pairs), settings.sft)) as progress:
+        tune(policy, pairs, settings.sft, settings.seed, tell, progress.show)
     after = mean_loss(policy, measured)
     print(f"{on} loss after: {after:.3f} nats per token", flush=True)
     card = {"task": task.digest, "seed": settings.seed, f"{on} loss": [before, after], **numbers}

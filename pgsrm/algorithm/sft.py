@@ -55,19 +55,23 @@ def tune(
     settings: SFTSettings,
     seed: int,
     after_epoch: Callable[[int, float], None],
+    after_step: Callable[[int], None],
 ) -> None:
     """Train the policy's model on the pairs, as `pgsrm.models.tuning` does.
 
     after_epoch: called with the number of epochs made and the mean loss of the last one, in nats per token.
+    after_step: called with the number of gradient steps made.
     """
 
     def losses(rows: Sequence[int]) -> Iterator[Tensor]:
         return mean_losses(policy, [pairs[row] for row in rows], settings.micro_batch)
 
+    def changed(made: int) -> None:
+        policy.weights_changed()
+        after_step(made)
+
     tokens = [len(pair.answer) for pair in pairs]
-    train_on(
-        policy.model, tokens, settings, seed, losses, "sft.lr", after_epoch, policy.in_one_order, policy.weights_changed
-    )
+    train_on(policy.model, tokens, settings, seed, losses, "sft.lr", after_epoch, policy.in_one_order, changed)
 
 
 def mean_losses(policy: Policy, pairs: Sequence[Pair], micro_batch: int | None) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from pgsrm.critic.critique import OUTCOMES, Critic, Critique
 from pgsrm.critic.marked import Marked, as_line, text_of_line
 from pgsrm.models.asking import estimates_of
 from pgsrm.record.lines import Lines
-from pgsrm.record.progress import AskingProgress
+from pgsrm.record.progress import CountProgress
 from pgsrm.util.errors import UserError
 
 BATCH = 64  # texts that a critic is given at a time
@@ -52,7 +52,7 @@ def ask(critic: Critic, texts: Sequence[Marked], out: Path, identity: str, size:
         missing = [text for key, text in wanted.items() if key not in known]
         if missing:
             print(_announce(critic, missing, len(wanted)), flush=True)
-        with AskingProgress("critiques", len(wanted), len(wanted) - len(missing)) as progress:
+        with CountProgress("critiques", len(wanted), len(wanted) - len(missing)) as progress:
             for batch in in_batches(critic, missing, size):
                 made = [replace(text, critique=one) for text, one in zip(batch.texts, batch.critiques, strict=True)]
                 lines.add(*({**as_line(text), "critic": identity} for text in made))

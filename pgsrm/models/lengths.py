@@ -49,12 +49,18 @@ def too_long(longest: int, max_new_tokens: int, positions: int, words: int | Non
     )
 
 
+def position_limit(config: Any) -> int | None:
+    """Most tokens that a model takes, by its transformers config; None where that names no limit: none at all, or -1."""
+    named = getattr(config, "max_position_embeddings", None)
+    return named if named is not None and named > 0 else None
+
+
 def _positions(folder: Path) -> int | None:
-    """Most tokens that the model takes, by its config; None where that names no limit."""
+    """As `position_limit`, by the config's file."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return None
     names = ("max_position_embeddings", "n_positions")
     found = [config[name] for name in names if isinstance(config, dict) and isinstance(config.get(name), int)]
-    return found[0] if found else None
+    return found[0] if found and found[0] > 0 else None

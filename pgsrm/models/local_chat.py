@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from pgsrm.models.greedy import GreedyDecoder, common_prefix
+from pgsrm.models.lengths import position_limit
 from pgsrm.models.load import declared_eos, load_tokenizer, read_model, resolve_device
 from pgsrm.models.settings import ModelSettings, named_as
 from pgsrm.models.text import ChatTemplate, encode_prompt, ids_behind
@@ -91,7 +92,7 @@ class LocalChat:
 
     def _check_room(self, prompts: Sequence[Sequence[int]]) -> None:
         name, model = f"{self._key}={self._settings.path}", self._model
-        room = getattr(model.config, "max_position_embeddings", None)
+        room = position_limit(model.config)
         needed = max(map(len, prompts)) + self._longest
         section = self._key.partition(".")[0]
         if room is not None and needed > room:

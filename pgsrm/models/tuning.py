@@ -33,6 +33,11 @@ class TuningSettings(Protocol):
         """Learning rate at the first step."""
 
 
+def steps(examples: int, settings: TuningSettings) -> int:
+    """Gradient steps of a training on so many examples."""
+    return settings.epochs * math.ceil(examples / settings.batch_size)
+
+
 def tune(
     model: Any,
     weights: Sequence[int],
@@ -42,7 +47,7 @@ def tune(
     lr_key: str,
     after_epoch: Callable[[int, float], None],
     one_order: bool = False,
-    after_step: Callable[[], None] = lambda: None,
+    after_step: Callable[[int], None] = lambda made: None,
 ) -> None:
     """Train the model on examples 0 to n - 1; the same seed gives the same weights.
 
@@ -55,23 +60,25 @@ def tune(
         lr_key: the key of the learning rate, which an error names.
         after_epoch: called with the number of epochs made and the mean loss of the last one.
         one_order: as in `gradient_step`.
-        after_step: called when the weights have changed.
+        after_step: called when the weights have changed, with the number of steps made, of `steps`.
 
     Raises UserError for a gradient that is not finite.
     """
     order = torch.Generator().manual_seed(seed)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0, fused=True)
-    steps = settings.epochs * math.ceil(len(weights) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    planned = steps(len(weights), settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / planned)
     named = f"{lr_key}={settings.lr:g}"
+    made = 0
     for epoch in range(1, settings.epochs + 1):
         total = 0.0
         for drawn in torch.randperm(len(weights), generator=order).split(settings.batch_size):
             rows = drawn.tolist()
             metrics = gradient_step(model, optimizer, losses(rows), _LARGEST_NORM, named, one_order)
             total += metrics["loss/actor"] * sum(weights[row] for row in rows)
-            after_step()
+            made += 1
+            after_step(made)
             schedule.step()
         after_epoch(epoch, total / sum(weights))
 

@@ -16,7 +16,7 @@ from pgsrm.parent.remote import RemoteParent
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.parent.summary import doubts, summarise
 from pgsrm.record.files import replace
-from pgsrm.record.progress import AskingProgress
+from pgsrm.record.progress import CountProgress
 from pgsrm.task import Task, accepts, load_task
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import significant
@@ -110,7 +110,7 @@ def _keep_out_of_others_files(path: Path) -> None:
 
 def _ask(parent: RemoteParent | LocalParent, missing: list[str], answers: Answers, total: int) -> None:
     bad, done = [], total - len(missing)
-    with AskingProgress("references", total, done) as progress:
+    with CountProgress("references", total, done) as progress:
         for answer in parent.answers(missing):
             if answer.reference is None:
                 bad.append(answer)

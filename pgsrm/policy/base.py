@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from pgsrm.models.lengths import position_limit
 from pgsrm.models.precision import without_cudnn_attention
 from pgsrm.policy.batch import Side
 from pgsrm.policy.protocol import Sampled
@@ -48,7 +49,7 @@ class BasePolicy(ABC):
     @property
     def positions(self) -> int | None:
         """Most tokens of prompt and response together; None where the model's config names no limit."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return position_limit(self.model.config)
 
     @abstractmethod
     def sample(

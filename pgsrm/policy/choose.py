@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pgsrm.models.lengths import too_long
+from pgsrm.models.lengths import position_limit, too_long
 from pgsrm.models.precision import multiply_in_tf32
 from pgsrm.models.settings import ModelSettings
 from pgsrm.policy.batch import Side, is_asynchronous
@@ -37,7 +37,7 @@ def build_policy(
     `prompts` are the task's, tokenised. `sharded_with`: processes that the models' weights are divided among.
     Raises UserError for a model that suits none, or not the one that is named.
     """
-    check_lengths(getattr(model.config, "max_position_embeddings", None), prompts, max_new_tokens)
+    check_lengths(position_limit(model.config), prompts, max_new_tokens)
     check_ids(model, prompts)
     options: dict[str, Any] = {
         "padding": padding,
@@ -94,9 +94,9 @@ def _check_graphed(device: torch.device, padding: Side, dropout: bool) -> None:
 
 
 def check_lengths(positions: int | None, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Raise UserError where the longest prompt and its response exceed the model's positions (None or -1: no limit)."""
+    """Raise UserError where the longest prompt and its response exceed the model's positions (None: no limit)."""
     longest = max(map(len, prompts))
-    if positions is not None and 0 < positions < longest + max_new_tokens:
+    if positions is not None and positions < longest + max_new_tokens:
         raise UserError(too_long(longest, max_new_tokens, positions))
 
 

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar for a run or for questions, a live table for a sweep; plain lines off a terminal.
+"""Progress on standard error: a bar for a run or for what is counted, a live table for a sweep; plain lines off a terminal.
 
 In a notebook a run has one line below its cell, which is rewritten in place.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-_SHARE_A_LINE = 10  # percent of a run, or of the questions, between two plain lines
+_SHARE_A_LINE = 10  # percent of a run, or of what is counted, between two plain lines
 _SECONDS_BETWEEN = 0.25  # two rewritings of a notebook's line
 _SECONDS_A_LINE = 60.0  # between two plain lines of a sweep
 _BESIDE_BAR = 62  # columns that a bar of 6 and the numbers take beside a run's name
@@ -129,19 +129,20 @@ def _bar(stream: TextIO) -> "Progress":
     )
 
 
-class AskingProgress:
-    """The questions answered so far, on standard error: a bar, or plain lines off a terminal. A context manager.
+class CountProgress:
+    """How many of something are done, on standard error: a bar, or plain lines off a terminal. A context manager.
 
-    what: the answers' name; done: how many of the `total` there were before.
+    what: their name in the plural, as `references` or `gradient steps`; done: how many of the `total` there were before.
     """
 
-    def __init__(self, what: str, total: int, done: int, stream: TextIO | None = None) -> None:
+    def __init__(self, what: str, total: int, done: int = 0, stream: TextIO | None = None) -> None:
         self._what, self._total, self._before = what, total, done
         self._stream = stream or sys.stderr
         self._bar: Progress | None = None
         self._next_line = 0.0
 
     def __enter__(self) -> Self:
+        self._started = time.monotonic()
         if self._stream.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -157,13 +158,20 @@ class AskingProgress:
             self._bar.stop()
 
     def show(self, done: int) -> None:
-        """Shows that `done` of all are answered."""
+        """Shows that `done` of all are done."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
         elif done >= self._next_line:
             step = self._total * _SHARE_A_LINE / 100
             self._next_line = (done // step + 1) * step
-            print(f"{self._what}  {done}/{self._total}", file=self._stream, flush=True)
+            print(f"{self._what}  {done}/{self._total}{self._left(done)}", file=self._stream, flush=True)
+
+    def _left(self, done: int) -> str:
+        """The time that is left at the speed since the start; nothing before the first one and after the last one."""
+        new = done - self._before
+        if new <= 0 or done >= self._total:
+            return ""
+        return f"  left {clock((time.monotonic() - self._started) / new * (self._total - done))}"
 
 
 class SweepTable:

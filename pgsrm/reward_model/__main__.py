@@ -172,15 +172,18 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
     """Train a model on the pairs and save it with its tokenizer."""
     import torch
 
+    from pgsrm.models.lengths import position_limit
     from pgsrm.models.load import load_codec, load_model, resolve_device
     from pgsrm.models.reward_model import encode
+    from pgsrm.models.tuning import steps
+    from pgsrm.record.progress import CountProgress
     from pgsrm.reward_model.training import Encoded, tune, with_scalar_head
 
     torch.manual_seed(settings.seed)  # draws the head
     causal = load_model(settings.model, resolve_device(settings.model.device))
     codec = load_codec(settings.model, causal)
     model = with_scalar_head(causal, codec, settings.model.path)
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = position_limit(model.config)
     encoded, cut = [], 0
     for pair in train:
         chosen, rejected = (encode(codec, pair.prompt, text) for text in (pair.chosen, pair.rejected))
@@ -197,7 +200,8 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
         passed = time.monotonic() - started
         print(f"epoch {epoch}/{s.epochs}: training loss {loss:.3f}, {passed:.0f} s", flush=True)
 
-    tune(model, encoded, s, settings.seed, tell)
+    with CountProgress("gradient steps", steps(len(encoded), s)) as progress:
+        tune(model, encoded, s, settings.seed, tell, progress.show)
     model.save_pretrained(work)
     codec.tokenizer.save_pretrained(work)
 

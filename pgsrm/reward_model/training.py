@@ -63,10 +63,12 @@ def tune(
     settings: RewardModelSettings,
     seed: int,
     after_epoch: Callable[[int, float], None],
+    after_step: Callable[[int], None],
 ) -> None:
     """Train a model with one output on the pairs, as `pgsrm.models.tuning` does.
 
     after_epoch: called with the number of epochs made and the mean loss of the last one.
+    after_step: called with the number of gradient steps made.
     """
 
     def losses(rows: Sequence[int]) -> Iterator[Tensor]:
@@ -75,7 +77,7 @@ def tune(
             part = [pairs[row] for row in rows[start : start + size]]
             yield _summed_loss(model, part, settings) / len(rows)
 
-    train_on(model, [1] * len(pairs), settings, seed, losses, "reward_model.lr", after_epoch)
+    train_on(model, [1] * len(pairs), settings, seed, losses, "reward_model.lr", after_epoch, after_step=after_step)
 
 
 def _summed_loss(model: Any, batch: Sequence[Encoded], settings: RewardModelSettings) -> Tensor:
