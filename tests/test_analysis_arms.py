@@ -12,6 +12,7 @@ from analysis_runs import UPDATES, ramp, table_rows, write_run
 from test_analysis_report import Page, make_report
 
 from pgsrm.analysis import report
+from pgsrm.analysis.arm_differences import arm_differences, mean_up_to, up_to_distance
 from pgsrm.analysis.arms import arms_table, at_distance, find_arms, kl_levels, plot_arms, threshold, value_at
 from pgsrm.analysis.curves import curve
 from pgsrm.analysis.experiments import experiments
@@ -88,6 +89,52 @@ def test_the_table_of_arms_by_hand(tmp_path: Path) -> None:
     assert (uniform["reach 0.80"], uniform["updates to 0.80"]) == ("0 of 3", "-")
     assert uniform["extrinsic reward at KL 3"] == "1 of 3"  # no mean of those alone that came so far
     assert table.csv() and table.latex() and table.markdown()
+
+
+def test_the_mean_up_to_a_level_by_hand() -> None:
+    assert mean_up_to([0, 2, 4], [0, 1, 5], 2) == 0.5  # the line from 0 to 1
+    assert mean_up_to([0, 2, 4], [0, 1, 5], 4) == (2 * 0.5 + 2 * 3) / 4
+    assert mean_up_to([0, 2, 4], [0, 1, 5], 3) == pytest.approx((2 * 0.5 + 1 * 2) / 3)
+    # back to 1, and from 4 to 5 on the line from -9 to 1: -3 to -1
+    assert mean_up_to([0, 4, 1, 6], [0, 8, -9, 1], 5) == pytest.approx((4 * 4 - 2) / 5)
+    assert mean_up_to([1, 3], [2, 4], 3) == 3  # from where it begins
+    assert mean_up_to([0, 1], [0, 8], 2) != mean_up_to([0, 1], [0, 8], 2)  # NaN: never there
+    assert mean_up_to([2, 3], [0, 8], 2) != mean_up_to([2, 3], [0, 8], 2)  # NaN: there from the beginning
+
+
+def test_arms_less_the_one_without_a_critic_by_hand(tmp_path: Path) -> None:
+    """Seed 3 has no partner. Both end 1 higher; at equal KL one is equal, and the other behind by a third of its KL."""
+    for seed in range(3):
+        write_arm(tmp_path, "sparse", seed, path([0, 1, 2], [0, 1 + seed, 2 + 2 * seed]))
+        write_arm(tmp_path, "critic", seed, path([0, 2, 3 + seed], [0, 2 + 2 * seed, 3 + 2 * seed]))
+        write_arm(tmp_path, "uniform", seed, path([0, 3, 6], [0, 2 + 3 * seed, 3 + 2 * seed]))
+    write_arm(tmp_path, "critic", 3, path([0, 0.1, 0.2], [0, 5, 9]))
+    (arms,) = arms_of(tmp_path)
+    table = arm_differences(arms)
+    assert table is not None and table.name == f"{arms.stem}_differences"
+    critic, uniform = (dict(zip(table.head, row, strict=True)) for row in table.rows)
+    assert (critic["arm"], uniform["arm"]) == ("reward.arm=critic", "reward.arm=uniform")
+    assert critic["seeds"] == uniform["seeds"] == "3" and critic["up to KL"] == uniform["up to KL"] == "2"
+    for row in (critic, uniform):
+        assert row["extrinsic, end"].value == pytest.approx(1) and row["extrinsic, end"].low == pytest.approx(1)
+    assert critic["KL, end"].value == pytest.approx(4 - 2)
+    # up to a KL of 2 sparse is the line (1 + seed) * KL with mean 1 + seed, critic the same, uniform (2 + 3 * seed) / 3 * KL
+    assert critic["extrinsic reward at equal KL"].value == pytest.approx(0)
+    assert uniform["extrinsic reward at equal KL"].value == pytest.approx(-1 / 3)
+    assert uniform["gold share at equal KL"].value == pytest.approx(-1 / 12)
+    assert "+1.00 [1.00, 1.00]" in table.markdown() and table.csv() and table.latex()
+    run = next(run for run in arms.variants[1].complete if run.seed == 3)
+    assert up_to_distance(run, EXTRINSIC, 0.2) == pytest.approx((0.1 * 2.5 + 0.1 * 7) / 0.2)
+
+
+def test_arms_without_one_that_asks_no_critic_have_no_differences(tmp_path: Path) -> None:
+    for arm in ("critic", "uniform"):
+        write_arm(tmp_path, arm, 0, path([0, 1, 2], [0, 1, 2]))
+    (arms,) = arms_of(tmp_path)
+    assert arms.base is None and arm_differences(arms) is None
+    write_arm(tmp_path / "more", "sparse", 1, path([0, 1, 2], [0, 1, 2]))
+    (arms,) = arms_of(tmp_path)
+    assert arms.base is not None and arm_differences(arms) is None  # no seed of both
 
 
 def test_a_seed_that_does_not_get_there_bounds_the_mean_from_below_alone(tmp_path: Path) -> None:

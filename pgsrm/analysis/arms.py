@@ -75,6 +75,11 @@ class Arms:
         return "".join(letter if letter.isalnum() or letter in "_.-" else "_" for letter in words)
 
     @property
+    def base(self) -> Variant | None:
+        """The arm without a critic; None without such an arm."""
+        return next((variant for variant in self.variants if _is_base(variant)), None)
+
+    @property
     def outcomes(self) -> tuple[Outcome, Outcome, Outcome]:
         """What the arms are compared by: the reward, what judges it, and how varied the answers are."""
         runs = [run for variant in self.variants for run in variant.complete]
@@ -174,7 +179,7 @@ def total(s: Series) -> float:
 
 def kl_levels(arms: Arms) -> list[float]:
     """Two round levels of KL, one at most half of the other, that all seeds of at least half of the arms, and of two, come to."""
-    reached = sorted((min(map(_furthest, variant.complete), default=0.0) for variant in arms.variants), reverse=True)
+    reached = sorted((min(map(furthest, variant.complete), default=0.0) for variant in arms.variants), reverse=True)
     most = reached[max(1, math.ceil(len(reached) / 2) - 1)]
     if not most > 0:
         return []
@@ -184,17 +189,17 @@ def kl_levels(arms: Arms) -> list[float]:
     return [lower, highest]
 
 
-def _furthest(run: Run) -> float:
+def furthest(run: Run) -> float:
+    """The largest KL of a run's evaluations, in nats per response; 0 without any."""
     _, values = run.series(DISTANCE)
     return float(values.max()) if len(values) else 0.0
 
 
 def threshold(arms: Arms) -> float:
     """What the arm without a critic ends at, as the mean over its seeds; NaN without such an arm, or where it did not rise."""
-    base = [variant for variant in arms.variants if _is_base(variant)]
-    if not base:
+    if arms.base is None:
         return NAN
-    before, after = (over_seeds(base[0], EXTRINSIC, measure).value for measure in (start, end))
+    before, after = (over_seeds(arms.base, EXTRINSIC, measure).value for measure in (start, end))
     return after if after > before else NAN
 
 

@@ -232,8 +232,10 @@ def difference_table(experiment: Experiment) -> Table:
     rows: list[list[Cell]] = []
     for label, variants in others:
         for variant in (candidate for candidate in variants if candidate.reward in bases):
-            cells = [_difference(variant, bases[variant.reward], column, measure) for _, column, measure in measured]
-            rows.append([label, variant.reward_title, str(len(_shared(variant, bases[variant.reward]))), *cells])
+            cells = [
+                difference_by_seed(variant, bases[variant.reward], column, measure) for _, column, measure in measured
+            ]
+            rows.append([label, variant.reward_title, str(len(shared_seeds(variant, bases[variant.reward]))), *cells])
     title = f"Experiment {experiment.title}, difference from {first}"
     head = [experiment.factor or "level", "reward", "seeds", *(name for name, _, _ in measured)]
     signed = {name: "+.3f" for name, _, _ in measured}
@@ -241,14 +243,15 @@ def difference_table(experiment: Experiment) -> Table:
     return Table(f"{experiment.stem}_differences", title, head, rows, left=2, formats=signed, notes=early)
 
 
-def _shared(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
+def shared_seeds(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
     """Finished runs of the same seed."""
     by_seed = {run.seed: run for run in other.complete}
     return [(run, by_seed[run.seed]) for run in one.complete if run.seed in by_seed]
 
 
-def _difference(one: Variant, other: Variant, column: str, measure: Measure) -> Estimate:
-    differences = [measure(series(a, column)) - measure(series(b, column)) for a, b in _shared(one, other)]
+def difference_by_seed(one: Variant, other: Variant, column: str, measure: Measure) -> Estimate:
+    """The mean over their common seeds of how much more a measure is in one variant than in the other."""
+    differences = [measure(series(a, column)) - measure(series(b, column)) for a, b in shared_seeds(one, other)]
     return mean_interval([value for value in differences if value == value])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pgsrm.analysis.arm_differences import arm_differences
 from pgsrm.analysis.arms import Arms, arms_table, find_arms, plot_arms
 from pgsrm.analysis.claims import Claim
 from pgsrm.analysis.comparison import comparisons
@@ -31,7 +32,8 @@ class Findings:
     `shown` are the variants of the tasks' own figures, tables and checks; variants that are levels of a named
     experiment are not among them. Each of `experiments` has levels, with tables of its own in `levels` and
     `differences`, and checks in `experiment_checks`. Those of `plain` have no levels: they compare tasks and rewards,
-    and the tasks' own figures show them. `arms` are what is compared at the same KL, each with its table in `arm_tables`.
+    and the tasks' own figures show them. `arms` are what is compared at the same KL, each with its tables in `arm_tables`:
+    the arms one by one, and less the one without a critic where there is one.
     """
 
     variants: Sequence[Variant]
@@ -48,7 +50,7 @@ class Findings:
     differences: Sequence[Table]
     experiment_checks: Sequence[Sequence[Check]]
     arms: Sequence[Arms]
-    arm_tables: Sequence[Table]
+    arm_tables: Sequence[Sequence[Table]]
 
     @property
     def tasks(self) -> list[str]:
@@ -62,7 +64,7 @@ class Findings:
         for experiment, experiment_checks in zip(self.experiments, self.experiment_checks, strict=True):
             checks.setdefault(experiment.name, []).extend(experiment_checks)
         tables = [*self.paper, *self.results, self.by_seed, *self.comparisons, *self.levels, *self.differences]
-        tables += self.arm_tables
+        tables += [table for of_arms in self.arm_tables for table in of_arms]
         tables.append(claims_table(checks))
         return [table for table in tables if table.rows]
 
@@ -109,8 +111,12 @@ def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Cla
             [check for check in check_all(claims, e.variants) if check.variants] if e.name else [] for e in swept
         ],
         arms=arms,
-        arm_tables=[arms_table(compared_arms) for compared_arms in arms],
+        arm_tables=[_arm_tables(compared_arms) for compared_arms in arms],
     )
+
+
+def _arm_tables(arms: Arms) -> list[Table]:
+    return [arms_table(arms), *filter(None, [arm_differences(arms)])]
 
 
 def _of_task(task: str, variants: Sequence[Variant], width: str) -> Callable[[], list[Figure]]:

@@ -180,10 +180,10 @@ def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
     return {"name": task, "title": task_title(task), "blocks": blocks}
 
 
-def _arms(arms: Arms, table: Table) -> dict[str, Any]:
+def _arms(arms: Arms, tables: Sequence[Table]) -> dict[str, Any]:
     pictures = [picture(draw, alt) for alt, draw in arm_panels(arms)]
     legend = _legend(arms.legend_label, arms.variants, arms.looks)
-    return {"title": arms.title, "legend": legend, "pictures": pictures, "table": table}
+    return {"title": arms.title, "legend": legend, "pictures": pictures, "tables": tables}
 
 
 def _legend(

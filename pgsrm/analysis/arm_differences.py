@@ -1,0 +1,71 @@
+"""Arms less the one without a critic, seed by seed: over training, and over all distances that both come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pgsrm.analysis.arms import Arms, area, furthest
+from pgsrm.analysis.curves import shared_evaluations
+from pgsrm.analysis.experiments import difference_by_seed, shared_seeds
+from pgsrm.analysis.intervals import NAN, Estimate, mean_interval
+from pgsrm.analysis.measures import end
+from pgsrm.analysis.results import DISTANCE, DISTINCT, EXTRINSIC, stopped_early
+from pgsrm.analysis.runs import Run
+from pgsrm.analysis.tables import Cell, Table
+
+NOTES = (
+    "Each arm less the arm without a critic, runs of one seed: mean of the differences, in brackets Student's t 95% interval (none "
+    "below three seeds). An interval with 0 in it shows no difference.",
+    "At equal KL: mean over all KL, in nats per response, from where the runs begin to what all of both arms come to (up to KL).",
+)
+
+
+def mean_up_to(path: Sequence[float], values: Sequence[float], level: float) -> float:
+    """Mean, over the levels from the path's first point to `level`, of the value where the path first comes to each.
+
+    Between two points it is a straight line. NaN where the path never comes to `level`, or begins there or beyond.
+    """
+    total, reached = 0.0, path[0]
+    for place in range(len(path) - 1):
+        before, after = path[place], path[place + 1]
+        top = min(after, level)
+        if top > reached:
+            slope = (values[place + 1] - values[place]) / (after - before)
+            total += (top - reached) * (values[place] + slope * ((reached + top) / 2 - before))
+            reached = top
+    return total / (level - path[0]) if path[0] < level <= reached else NAN
+
+
+def arm_differences(arms: Arms) -> Table | None:
+    """A row for each arm but that without a critic; None where there is no such arm, or no other one with a seed of it."""
+    base, (judged, judge, _) = arms.base, arms.outcomes[1]
+    if base is None:
+        return None
+    ends = {"extrinsic": EXTRINSIC, judge.lower(): judged, "KL": DISTANCE, "distinct-2": DISTINCT}
+    measured = [("extrinsic, area", EXTRINSIC, area), *((f"{name}, end", column, end) for name, column in ends.items())]
+    at = {f"{title.lower()} at equal KL": column for column, title, _ in arms.outcomes[:2]}
+    rows: list[list[Cell]] = []
+    for variant in arms.variants:
+        pairs = shared_seeds(variant, base)
+        if variant is base or not pairs:
+            continue
+        level = min(furthest(run) for pair in pairs for run in pair)
+        over = [difference_by_seed(variant, base, column, measure) for _, column, measure in measured]
+        equal = [_at_equal_distance(pairs, column, level) for column in at.values()]
+        rows.append([arms.label(variant), str(len(pairs)), *over, f"{level:.2g}", *equal])
+    head = ["arm", "seeds", *(name for name, _, _ in measured), "up to KL", *at]
+    title = f"Arms, {arms.title}, difference from {arms.label(base)}"
+    formats = {**dict.fromkeys(head[2:], "+.2f"), "KL, end": "+.1f"}
+    notes = [*NOTES, *stopped_early(arms.variants)]
+    return Table(f"{arms.stem}_differences", title, head, rows, 1, formats, notes) if rows else None
+
+
+def up_to_distance(run: Run, column: str, kl: float) -> float:
+    """Mean of a run's metric of evaluations over all KL up to `kl`, where the run first is at each."""
+    _, ((distance,), (values,)) = shared_evaluations([run], (DISTANCE, column))
+    return mean_up_to(distance.tolist(), values.tolist(), kl) if len(distance) else NAN
+
+
+def _at_equal_distance(pairs: Sequence[tuple[Run, Run]], column: str, kl: float) -> Estimate:
+    differences = [up_to_distance(one, column, kl) - up_to_distance(other, column, kl) for one, other in pairs]
+    return mean_interval([value for value in differences if value == value])
