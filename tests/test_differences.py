@@ -45,6 +45,18 @@ def test_a_varied_value_is_its_key_and_value() -> None:
     assert said(("reward=learned", ensemble), ("reward=learned", same)) != ["reward.path=[a,b]"] * 2
 
 
+def test_a_choice_within_a_choice_is_named_where_it_was_made() -> None:
+    """Wrong version: `critic.critic=null` of a run with another critic."""
+    task = "task=sentiment_control"
+    gold = "critic=gold critic@critic.critic=lexicon"
+    assert said((task, "reward=sparse"), (task, "reward=critic", "critic=gold")) == [
+        "reward=sparse critic=nano",
+        f"reward=critic {gold}",
+    ]
+    critics = said((task, "reward=critic", "critic=nano"), (task, "reward=critic", "critic=gold"))
+    assert critics == ["critic=nano", gold]
+
+
 def test_a_choice_explains_the_values_below_it() -> None:
     """Else `ppo=sound` and `ppo=textbook` would differ in eleven values."""
     assert said(("ppo=sound",), ("ppo=textbook",)) == ["ppo=sound", "ppo=textbook"]

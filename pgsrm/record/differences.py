@@ -50,7 +50,10 @@ def differing(configs: Sequence[Mapping[str, Any]], *, seed: bool = True) -> lis
     values = [settings(config) for config in configs]
     groups = sorted({group for row in chosen for group in row}, key=reading_order)
     varied = [group for group in groups if len({row.get(group, _NO_CHOICE) for row in chosen}) > 1]
-    parts = [{group: row.get(group, _NO_CHOICE) for group in varied} for row in chosen]
+    # A group below a key, as `critic.critic`, is there with the choice that brings it, and with no other.
+    parts = [
+        {group: row.get(group, _NO_CHOICE) for group in varied if group in row or "." not in group} for row in chosen
+    ]
     keys = sorted(_varied_keys(chosen, values), key=reading_order)
     seeds = [str(config.get("seed")) for config in configs]
     for key in keys:
