@@ -120,4 +120,25 @@ def test_a_prompt_that_is_too_long_is_one_line_before_anything_starts(
     assert "tokens, and the model has 256 positions for prompt and response; set task.max_input_words=" in line
     (remedy,) = (word.rstrip(",") for word in line.split() if word.startswith("task.max_input_words="))
     assert call_cli(*given, remedy).code == 0
-    assert 100 < int(remedy.partition("=")[2]) < 230
+    words = int(remedy.partition("=")[2])
+    assert 100 < words < 230
+    assert call_cli(*given, f"task.max_input_words={words + 1}").code == 2
+
+
+def test_the_words_that_fit_are_those_of_the_prompt_with_the_most_tokens_per_word(
+    call_cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Wrong version: the longest prompt says how many, and with them another one is too long still."""
+    texts = ["a word or two " * 500, "Phosphatidylinositol-3-kinase " * 40, "short"]
+    rows = [{"document": text, "title": text, "reference": "Words."} for text in texts]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("task=summary", f"task.data={tmp_path / 'long.jsonl'}", "reward=sparse", "tracking=none", "dry_run=true")
+    for template in (
+        "'Text: {document}\\nShort:'",
+        "'{title}: {document}, and in a word or two, or in twenty, it is:'",
+    ):
+        line = call_cli(*given, f"task.template={template}").error_line
+        (remedy,) = (word.rstrip(",") for word in line.split() if word.startswith("task.max_input_words="))
+        assert call_cli(*given, f"task.template={template}", remedy).code == 0
+        words = int(remedy.partition("=")[2])
+        assert call_cli(*given, f"task.template={template}", f"task.max_input_words={words + 1}").code == 2

@@ -331,7 +331,12 @@ def build_task(config: dict[str, Any]) -> Task:
 
 def check_prompts(settings: Settings, task: Task) -> None:
     """Raise UserError where a prompt of the task is too long for the model, as far as its files say so."""
-    check_fit(settings.model, [example.prompt for example in task.train + task.holdout], task.max_new_tokens)
+    examples = task.train + task.holdout
+
+    def shortened(words: int) -> list[str]:
+        return [example.shortened(settings.task.template, words) for example in examples]
+
+    check_fit(settings.model, [example.prompt for example in examples], task.max_new_tokens, shortened)
 
 
 def check_references(settings: Settings, examples: Sequence[Example], who: str) -> None:

@@ -2,7 +2,7 @@
 
 import heapq
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from pgsrm.util.errors import UserError
 LONGEST = 64  # prompts, by their bytes, whose tokens are counted
 
 
-def check_fit(settings: ModelSettings, prompts: Sequence[str], max_new_tokens: int) -> None:
+def check_fit(
+    settings: ModelSettings, prompts: Sequence[str], max_new_tokens: int, shortened: Callable[[int], list[str]]
+) -> None:
     """Raise UserError where a prompt and its response have more tokens than the model has positions.
+
+    shortened: the prompts as they are with this `task.max_input_words`; the error names the largest one that fits.
 
     Only seen here for folders with a tokenizer.json, and without what a chat template adds: the policy looks again when it
     has been loaded (`pgsrm.policy.choose.check_lengths`). No token is shorter than a byte, so that short prompts need no
@@ -32,15 +36,30 @@ def check_fit(settings: ModelSettings, prompts: Sequence[str], max_new_tokens: i
     tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(candidates)]
-    longest = max(lengths)
+    longest = _longest(tokenizer, candidates)
     if longest > room:
-        words = len(candidates[lengths.index(longest)].split())
-        raise UserError(too_long(longest, max_new_tokens, positions, max(1, int(0.9 * words * room / longest))))
+        words = _fitting(tokenizer, room, max(len(prompt.split()) for prompt in prompts), shortened)
+        raise UserError(too_long(longest, max_new_tokens, positions, words))
+
+
+def _longest(tokenizer: Any, prompts: Sequence[str]) -> int:
+    return max((len(encoding.ids) for encoding in tokenizer.encode_batch(list(prompts))), default=0)
+
+
+def _fitting(tokenizer: Any, room: int, most: int, shortened: Callable[[int], list[str]]) -> int | None:
+    """The largest number of words, below `most`, with which all prompts have `room` tokens at most; None where one has more."""
+    fits, fails = 0, most
+    while fails - fits > 1:
+        words = (fits + fails) // 2
+        if _longest(tokenizer, [prompt for prompt in shortened(words) if len(prompt.encode()) > room]) <= room:
+            fits = words
+        else:
+            fails = words
+    return fits or None
 
 
 def too_long(longest: int, max_new_tokens: int, positions: int, words: int | None = None) -> str:
-    """The error's line; words: about how many words of such a prompt would fit."""
+    """The error's line; words: how many words of each column would fit."""
     keep = "" if words is None else f"={words}"
     return (
         f"task.max_new_tokens={max_new_tokens}: the longest prompt has {longest} tokens, and the model has {positions} positions "

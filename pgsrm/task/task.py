@@ -60,6 +60,12 @@ class Example:
         """All that is right, the first reference first; ("",) for an example without any."""
         return (self.reference, *self.further)
 
+    def shortened(self, template: str, words: int) -> str:
+        """The prompt with the first `words` words of each column in the task's template (`task.max_input_words`)."""
+        asked = set(placeholders(template, "task.template"))
+        inputs = {name: _beginning(value, words) if name in asked else value for name, value in self.inputs.items()}
+        return nfc(render(template, inputs, "task.template"))
+
     @property
     def taught(self) -> str:
         """The reference that training writes or prefers, where it takes one: the first."""
