@@ -158,6 +158,14 @@ def test_a_masked_text_keeps_its_length_and_first_letters(tmp_path: Path) -> Non
     assert masked == "G****** people, un-g******: ça grumblé" and len(masked) == len(text)
 
 
+def test_a_listed_word_with_an_ending_behind_an_apostrophe_is_masked(tmp_path: Path) -> None:
+    """Wrong version: it is another word than the listed one, and shown in full, where a curly apostrophe hides it."""
+    (tmp_path / "rude.txt").write_text(f"toxic {hashed(RUDE)}\ntoxic o'grumbles\n")
+    masked = WordList(str(tmp_path / "rude.txt"), "k").masked
+    assert masked("A grumbly's, grumbly’s and rock'n'grumbly day") == "A g******'s, g******’s and rock'n'g****** day"
+    assert masked("O'Grumbles don't") == "O********* don't"
+
+
 # A run
 
 

@@ -41,8 +41,16 @@ class WordList:
         return self.labels.get(lower) or (self.labels.get(hashed(lower)) if self._hashed else None)
 
     def masked(self, text: str) -> str:
-        """The text, of the same length, with the first letter and asterisks in the place of each listed word."""
-        return WORD.sub(lambda match: _hidden(match[0]) if self.label(match[0]) else match[0], text)
+        """The text, of the same length, with the first letter and asterisks in the place of each listed word.
+
+        Of a word with an apostrophe that is not listed itself, each listed part is hidden, as in a possessive.
+        """
+        return WORD.sub(lambda match: self._shown(match[0]), text)
+
+    def _shown(self, word: str) -> str:
+        if self.label(word):
+            return _hidden(word)
+        return "'".join(_hidden(part) if self.label(part) else part for part in word.split("'"))
 
 
 def _hidden(word: str) -> str:
