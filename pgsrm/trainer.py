@@ -54,8 +54,8 @@ from pgsrm.training_state import TrainingState
 from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
 from pgsrm.util.errors import under
 from pgsrm.util.memory import peak_memory
-from pgsrm.util.objects import attach_object, is_standardised, remembered_by, standardise_object
-from pgsrm.util.words import WordList
+from pgsrm.util.objects import attach_object, is_standardised, mask_object, remembered_by, standardise_object
+from pgsrm.util.words import mask_of
 
 
 class Trainer:
@@ -91,7 +91,8 @@ class Trainer:
         self.evaluate = Evaluation(
             task, policy, codec, self.prompt_ids, self.score, self.sampling, settings.seed, evaluated_with
         )
-        self._masked = WordList(settings.task.mask, "task.mask").masked if settings.task.mask else str
+        self._masked = mask_of(settings.task.mask)
+        mask_object(reward, self._masked)
         self.update, self.updates = 0, settings.ppo.updates
         self._began: tuple[int, float] | None = None  # the update at which this start began, and when
         self._stopping = Stopping(settings.stop)

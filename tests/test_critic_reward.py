@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from pgsrm.critic import Critique
-from pgsrm.reward import CriticReward, normalise
+from pgsrm.reward import CriticReward, SumReward, normalise
 from pgsrm.reward.spans import token_values, tokens_of
 from pgsrm.rollout import Span
 from pgsrm.util.errors import UserError
+from pgsrm.util.objects import mask_object
 
 GOOD, BAD = "positive", "negative"
 VALUES = {GOOD: 0.5, BAD: -0.5}
@@ -133,6 +134,15 @@ def test_a_critic_of_no_use_is_told_once(
     rewards_of(reward, 8)
     assert len(caplog.messages) == (line is not None)
     assert line is None or (caplog.messages[0].startswith(line) and repr(critiques[0].reply) in caplog.messages[0])
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_reply_in_a_warning_is_masked_as_samples_are(caplog: pytest.LogCaptureFixture, within: bool) -> None:
+    """Wrong version: the console shows the offensive words that samples hide, quoted by the critic."""
+    inner = CriticReward(extrinsic, Given(Critique((), "unparsed", "I won't say grumbly.")))
+    mask_object(SumReward({"inner": inner}) if within else inner, lambda text: text.replace("grumbly", "g******"))
+    rewards_of(inner, 8)
+    assert 'one is "I won\'t say g******."' in caplog.messages[0]
 
 
 def test_streams_and_annotations() -> None:

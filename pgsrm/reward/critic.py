@@ -92,6 +92,7 @@ class CriticReward:
         self._gate = msgspec.convert(gate, Gate) if gate else Gate()
         self._seed = arm_seed
         self._told = False  # that the critic's replies are of no use
+        self._masked: Callable[[str], str] = str
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -121,6 +122,10 @@ class CriticReward:
     def attach(self, policy: Any, codec: Any) -> None:
         """Hand policy and tokenizer to a critic that is the policy itself."""
         attach_object(self._critic, policy, codec)
+
+    def mask_messages(self, masked: Callable[[str], str]) -> None:
+        """Have warnings quote replies as `masked` makes them."""
+        self._masked = masked
 
     def standardise(self, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
         """Give the reference policy's samples to an extrinsic reward that is standardised by them."""
@@ -193,7 +198,7 @@ class CriticReward:
         )
         if len(critiques) != len(rows):
             raise UserError(f"critic: {len(critiques)} critiques for {len(rows)} responses; return one for each")
-        if not self._told and (problem := _useless(critiques)):
+        if not self._told and (problem := _useless(critiques, self._masked)):
             self._told = True
             logger.warning(
                 "%s; `python -m pgsrm.critic ask` shows more, and critic.instruction says what is asked", problem
@@ -314,11 +319,11 @@ def _streams(marks: Sequence[Marks]) -> dict[str, float]:
     }
 
 
-def _useless(critiques: Sequence[Critique]) -> str:
+def _useless(critiques: Sequence[Critique], masked: Callable[[str], str]) -> str:
     """What is wrong with replies of which none marks anything that could be marked; empty if nothing is, or if they are few."""
     if len(critiques) < _ENOUGH:
         return ""
-    shown = shorten(critiques[0].reply, 80, placeholder=" ...")
+    shown = shorten(masked(critiques[0].reply), 80, placeholder=" ...")
     if all(critique.outcome == "unparsed" for critique in critiques):
         return f"critic: none of {len(critiques)} replies has a form that is read, so none earns anything; one is {shown!r}"
     quotes = sum(critique.quotes for critique in critiques)

@@ -14,7 +14,7 @@ from pgsrm.reward.output import OWNED, RESERVED, normalise
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, under
 from pgsrm.util.numbers import Finite
-from pgsrm.util.objects import attach_object, digest_of, restore_object, standardise_object, state_of
+from pgsrm.util.objects import attach_object, digest_of, mask_object, restore_object, standardise_object, state_of
 
 Scale = Literal["batch", "running"]
 TAKEN = RESERVED | {prefix.rstrip("/") for prefix in OWNED} | {"time"}
@@ -82,6 +82,11 @@ class SumReward:
         """Hand policy and tokenizer to the parts that ask the policy itself."""
         for part in self.parts.values():
             attach_object(part, policy, codec)
+
+    def mask_messages(self, masked: Callable[[str], str]) -> None:
+        """Tell the parts how texts are shown."""
+        for part in self.parts.values():
+            mask_object(part, masked)
 
     def standardise(self, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
         """Give the reference policy's samples to the parts that are standardised by them."""

@@ -1,4 +1,4 @@
-"""Optional attributes of an object that a `_target_` names: `check`, `attach`, `standardise`, `digest`, `state`, with defaults.
+"""Optional attributes of an object that a `_target_` names, with defaults: `check`, `attach`, `standardise`, `digest`, `state`.
 
 Rewards, checkers, embedders and critics are such objects.
 """
@@ -51,6 +51,13 @@ def attach_object(target: Any, policy: Any, codec: Any) -> None:
     attach = getattr(target, "attach", None)
     if callable(attach):
         attach(policy, codec)
+
+
+def mask_object(target: Any, masked: Callable[[str], str]) -> None:
+    """Call the object's `mask_messages` with what masks a text (`task.mask`), for one whose messages quote texts."""
+    mask = getattr(target, "mask_messages", None)
+    if callable(mask):
+        mask(masked)
 
 
 def is_standardised(target: Any) -> bool:

@@ -6,6 +6,7 @@ UTF-8. So a list of offensive words can be kept, and passed on, without anybody 
 
 import hashlib
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,6 +52,11 @@ class WordList:
         if self.label(word):
             return _hidden(word)
         return "'".join(_hidden(part) if self.label(part) else part for part in word.split("'"))
+
+
+def mask_of(name: str | None) -> Callable[[str], str]:
+    """What texts are shown through: with the words of the list `task.mask` masked, or, for None, as they are."""
+    return str if name is None else WordList(name, "task.mask").masked
 
 
 def _hidden(word: str) -> str:
