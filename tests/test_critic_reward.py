@@ -136,6 +136,19 @@ def test_a_critic_of_no_use_is_told_once(
     assert line is None or (caplog.messages[0].startswith(line) and repr(critiques[0].reply) in caplog.messages[0])
 
 
+def test_a_label_that_is_worth_nothing_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Wrong version: a critic whose labels are not those of the task earns nothing, and nobody says so."""
+    odd = Critique((Span(3, 7, "made_up"), Span(9, 13, BAD)), "parsed", quotes=2)
+    reward = CriticReward(extrinsic, Given(odd), values={GOOD: 0.5, "unsupported": -0.5, BAD: 0.0})
+    for _ in range(2):
+        assert rewards_of(reward).totals == [18]
+    (line,) = caplog.messages
+    assert line.startswith(
+        "critic: marks made_up, which earns nothing, since reward.values has positive, unsupported, negative;"
+    )
+    assert "'reward.values={made_up: -0.5}'" in line
+
+
 @pytest.mark.parametrize("within", [False, True])
 def test_a_reply_in_a_warning_is_masked_as_samples_are(caplog: pytest.LogCaptureFixture, within: bool) -> None:
     """Wrong version: the console shows the offensive words that samples hide, quoted by the critic."""

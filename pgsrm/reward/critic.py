@@ -92,6 +92,7 @@ class CriticReward:
         self._gate = msgspec.convert(gate, Gate) if gate else Gate()
         self._seed = arm_seed
         self._told = False  # that the critic's replies are of no use
+        self._unpaid: set[str] = set()  # labels without a value that it was told of
         self._masked: Callable[[str], str] = str
         self._check_settings()
 
@@ -203,12 +204,26 @@ class CriticReward:
             logger.warning(
                 "%s; `python -m pgsrm.critic ask` shows more, and critic.instruction says what is asked", problem
             )
+        self._tell_of_labels(critiques)
         after = _counters(self._critic)
         spent = {f"critic/{name}": after[name] - before.get(name, 0.0) for name in after}
         marks = [Marks((), None, [0.0] * len(pairs), 0) for pairs in offsets]
         for row, critique in zip(rows, critiques, strict=True):
             marks[row] = self._marks(critique, responses[row], offsets[row])
         return marks, {"critic/asked": len(rows) / len(responses), **({"critic/calls": float(len(rows))} | spent)}
+
+    def _tell_of_labels(self, critiques: Sequence[Critique]) -> None:
+        """A line, once for each label, where spans have a label that nothing is paid for."""
+        labels = {span.label for critique in critiques for span in critique.spans}
+        if unpaid := sorted(labels - self._values.keys() - self._unpaid):
+            self._unpaid |= set(unpaid)
+            logger.warning(
+                "critic: marks %s, which earns nothing, since reward.values has %s; name each label there, as "
+                "'reward.values={%s: -0.5}', with 0 for one that is to earn nothing",
+                ", ".join(unpaid),
+                ", ".join(self._values) or "no label",
+                unpaid[0],
+            )
 
     def _through_gate(self, count: int, extrinsic: list[float] | None, draw: random.Random) -> list[int]:
         gate = self._gate
