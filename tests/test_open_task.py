@@ -185,8 +185,8 @@ def test_a_language_model_is_no_classifier(tiny: Path) -> None:
         ClassifierReward(str(tiny)).check()
 
 
-def test_a_long_text_is_cut_to_the_positions_that_roberta_has_behind_its_paddings(tiny: Path, tmp_path: Path) -> None:
-    """Wrong version: it is cut to `max_position_embeddings`, and its last two tokens have no position."""
+def save_roberta(tiny: Path, folder: Path) -> Any:
+    """A classifier with random weights, in the hub's layout; its tokenizer."""
     from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(tiny, model_max_length=32)
@@ -199,9 +199,30 @@ def test_a_long_text_is_cut_to_the_positions_that_roberta_has_behind_its_padding
         intermediate_size=16,
         max_position_embeddings=34,
     )
-    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    RobertaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def test_a_long_text_is_cut_to_the_positions_that_roberta_has_behind_its_paddings(tiny: Path, tmp_path: Path) -> None:
+    """Wrong version: it is cut to `max_position_embeddings`, and its last two tokens have no position."""
+    tokenizer = save_roberta(tiny, tmp_path)
     long = "word " * 60
     cut = tokenizer.decode(tokenizer(long)["input_ids"][:32])
     earned = ClassifierReward(str(tmp_path), label=1)(prompts=["", "", ""], responses=["good", long, cut])
     assert earned[1] == pytest.approx(earned[2], abs=1e-5) != earned[0]
+
+
+def test_an_extrinsic_reward_in_a_folder_beside_the_command_trains(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As RELC's tasks have it, the reward is a measure too. Wrong version: `changed since it was planned: evaluation`."""
+    monkeypatch.chdir(tmp_path)
+    save_roberta(tiny, tmp_path / "mine")
+    words = ["task=sentiment_control", "reward=sparse", "task.extrinsic.model=mine", "task.extrinsic.label=1"]
+    words += ["ppo.batch_size=4", "ppo.episodes=4", "evaluation.text=null", "evaluation.prompts=2", "tracking=none"]
+    words += ["task.measures.gold=null", "threads=1", f"model.path={tiny}", f"paths.outputs={tmp_path / 'outputs'}"]
+    made = pgsrm.train(*words, progress=False)
+    assert made.state == "finished"
+    absolute = pgsrm.train(*words, f"task.extrinsic.model={tmp_path / 'mine'}", progress=False)
+    assert absolute.folder == made.folder

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.algorithm.settings import Algorithm, DistillAlgorithm, PPOAlgorithm, unread
@@ -229,6 +230,9 @@ def plan(
     try:
         frozen = _complete(plain, choices)
         task, reward = shared.objects(frozen)
+        # the paths of its measures and embedder as the run will read them: they are in the identity
+        objects = {key: frozen["evaluation"].get(key) for key in ("measures", "embedder")}
+        settings = msgspec.structs.replace(settings, evaluation=msgspec.structs.replace(settings.evaluation, **objects))
     except LacksReferencesError as error:
         raise UserError(f"{error}; `{parent_command(plain, choices)}` asks a parent for them") from error
     check_trackers(settings.trackers)
