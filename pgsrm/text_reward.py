@@ -38,16 +38,16 @@ class TextReward:
         self.name = str(choices["reward"])  # of a reward of one's own: the function's
         self._reward = build_objects(resolve(config, choices))[1]
         self._codec = None if tokenizer is None else Codec(tokenizer)
-        self._checked: set[str] = set()
+        self._checked: set[tuple[str, ...]] = set()
 
     @property
     def asks_server(self) -> bool:
         """Whether a call asks a server about new texts."""
         return bool(estimates_of(self._reward, ["a"], ["a"]))
 
-    def check(self, references: Sequence[str]) -> None:
-        """Raise UserError where the reward can't work with these references; those that were checked are not checked again."""
-        new = [reference for reference in dict.fromkeys(references) if reference not in self._checked]
+    def check(self, references: Sequence[Sequence[str]]) -> None:
+        """Raise UserError where the reward can't work with the references of these rows; those that were checked are not again."""
+        new = [row for row in dict.fromkeys(map(tuple, references)) if row not in self._checked]
         if new:
             with under("reward"):
                 check_before(self._reward, new)
@@ -74,7 +74,7 @@ class TextReward:
             UserError: for references or texts that the reward can't work with.
         """
         several = [_texts(given, row) for row, given in enumerate(references)]
-        self.check([text for each in several for text in each])
+        self.check(several)
         texts: list[str] = [nfc(response) for response in responses]
         ids = [[0]] * len(texts) if token_ids is None else [list(row) for row in token_ids]
         offsets: Any = _NoPlaces()

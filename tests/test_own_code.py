@@ -132,19 +132,43 @@ def test_before_anything_starts(
     assert not (tmp_path / "outputs/runs").exists()
 
 
+OWN = f"{{_target_:{MODULE}.own,_partial_:true}}"
+
+
+@pytest.mark.parametrize(
+    ("reward", "key"),
+    [
+        (["~reward", f"+reward={OWN}"], "reward."),
+        (["reward=sum", f"+reward.parts.mine={OWN}"], "reward.parts.mine."),
+        (["reward=sparse", f"task.extrinsic={OWN}"], "task.extrinsic."),
+        (
+            [
+                "reward=sum",
+                f"+reward.parts.dense={{_target_:pgsrm.reward.CriticReward,arm:decomposed,extrinsic:{OWN}}}",
+            ],
+            "reward.parts.dense.extrinsic.",
+        ),
+    ],
+)
 def test_a_reward_is_to_take_all_references_where_there_are_several(
-    call_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], None], tmp_path: Path
+    call_cli: Callable[..., Any],
+    small: Sequence[str],
+    own_module: Callable[[str], None],
+    tmp_path: Path,
+    reward: list[str],
+    key: str,
 ) -> None:
     """Wrong version: the first batch ends in a traceback."""
     own_module(
         "def own(*, prompts, references, responses, inputs, token_ids, offsets):\n    return [0.0 for _ in responses]\n"
     )
-    words = [*small, "~reward", f"+reward={{_target_:{MODULE}.own,_partial_:true}}", "dry_run=true"]
+    words = [*(word for word in small if not word.startswith("reward=")), *reward, "dry_run=true"]
     assert call_cli(*words, "task=antonym").code == 0
     data = tmp_path / "several.jsonl"
     data.write_text('{"word": "hot", "reference": ["cold", "icy"]}\n{"word": "big", "reference": "small"}\n')
     result = call_cli(*words, "task=antonym", f"task.data={data}")
     assert result.code == 2 and "(got an unexpected keyword argument 'all_references')" in result.error_line
+    assert f"{key}_target_=own: can't be called with" in result.error_line
 
 
 def test_hydra_adds_no_lines_of_its_own(run_cli: Callable[..., Any], small: Sequence[str], tmp_path: Path) -> None:

@@ -284,6 +284,21 @@ def test_texts_of_other_trainers() -> None:
             score(["p"], ["a"], [none])  # type: ignore[list-item]
 
 
+def of_one_reference(
+    *, prompts: Any, references: Any, responses: Any, inputs: Any, token_ids: Any, offsets: Any
+) -> list[float]:
+    """A reward without a keyword for several."""
+    return [0.0 for _ in responses]
+
+
+def test_a_reward_of_ones_own_is_asked_about_several_when_they_come() -> None:
+    """Wrong version: a traceback in the trainer's first batch that has several."""
+    score = TextReward("task=antonym", reward=of_one_reference)
+    assert score(["p", "p"], ["a", "b"], ["cold", "icy"]).totals == [0.0, 0.0]
+    with pytest.raises(UserError, match=r"^reward\._target_=of_one_reference: can't be called with .*'all_references'"):
+        score(["p"], ["a"], [["cold", "icy"]])
+
+
 def test_a_column_of_lists_in_trl(tmp_path: Path) -> None:
     words = ("task=antonym", f"task.data={written(tmp_path / 'a.jsonl', *WORDS)}", "task.holdout=0")
     rows = dataset_rows(*words)

@@ -153,10 +153,10 @@ class Shared:
                 check_call(task.checker, "response", "reference", "inputs", by_name=False)
             check_object(task.checker, examples)
         measures = {f"evaluation.measures.{name}": measure for name, measure in evaluated_with.measures.items()}
-        references, several = every_reference(examples), any(len(each.references) > 1 for each in examples)
+        references = [example.references for example in examples]
         for part, scoring in {"reward": reward, "evaluation": evaluated_with.other, **measures}.items():
             with under(part):
-                check_before(scoring, references, several)
+                check_before(scoring, references)
         self._checked.add(key)
 
     def check_prompts(self, settings: Settings, task: Task) -> None:

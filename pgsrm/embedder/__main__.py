@@ -57,13 +57,12 @@ def _check(config: dict[str, Any]) -> Any:
     from pgsrm.config.plan import build_objects
     from pgsrm.reward.calling import check_before
     from pgsrm.reward.check import check_reward
-    from pgsrm.task import every_reference
     from pgsrm.util.errors import under
 
     task, reward = build_objects(config)
     examples = task.train + task.holdout
     with under("reward"):
-        check_before(reward, every_reference(examples))
+        check_before(reward, [example.references for example in examples])
     return check_reward(reward, examples)
 
 

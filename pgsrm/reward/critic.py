@@ -17,7 +17,6 @@ import msgspec
 
 from pgsrm.critic import OUTCOMES, Critic, Critique, Outcome
 from pgsrm.models.asking import CHARACTERS, Estimate, estimates_of
-from pgsrm.reward.calling import check_before
 from pgsrm.reward.output import normalise
 from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
@@ -114,10 +113,15 @@ class CriticReward:
         if self._outcomes.get("parsed"):
             raise ParameterError("outcomes.parsed: what a critique marks is paid by `values`; leave it out")
 
+    @property
+    def inner_rewards(self) -> dict[str, Any]:
+        """The extrinsic reward by its key in the config, where there is one."""
+        return {} if self._extrinsic is None else {"extrinsic": self._extrinsic}
+
     def check(self, references: Sequence[str]) -> None:
         """Have the extrinsic reward and the critic say what would keep them from working."""
         with under("extrinsic"):
-            check_before(self._extrinsic, references)
+            check_object(self._extrinsic, references)
         check_object(self._critic)
 
     def attach(self, policy: Any, codec: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pgsrm.reward.calling import check_before
 from pgsrm.reward.check import PROMPTS, NoPolicy, rewards_of
-from pgsrm.task import SHIPPED, Example, Task, accepts, every_reference, normalize, read_table
+from pgsrm.task import SHIPPED, Example, Task, accepts, normalize, read_table
 from pgsrm.util.errors import UserError, under
 from pgsrm.util.numbers import mean
 from pgsrm.util.objects import as_before, attach_object
@@ -109,7 +109,7 @@ def probe(task: Task, reward: Any) -> Result:
     answers = Answers(tuple(dict.fromkeys(example.reference for example in examples)), _opposites())
     with as_before(reward), under("reward"):
         attach_object(reward, NoPolicy(), NoPolicy())
-        check_before(reward, every_reference(examples))
+        check_before(reward, [example.references for example in examples])
         judged = _Judged.of(task, reward, examples)
         constant, constant_mean = _best_constant(reward, examples, answers)
         made = {**PROBES, CONSTANT: lambda *_: constant}

@@ -9,12 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pgsrm.models.asking import Estimate, estimates_of
-from pgsrm.reward.calling import check_before
 from pgsrm.reward.output import OWNED, RESERVED, normalise
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, under
 from pgsrm.util.numbers import Finite
-from pgsrm.util.objects import attach_object, digest_of, mask_object, restore_object, standardise_object, state_of
+from pgsrm.util.objects import (
+    attach_object,
+    check_object,
+    digest_of,
+    mask_object,
+    restore_object,
+    standardise_object,
+    state_of,
+)
 
 Scale = Literal["batch", "running"]
 TAKEN = RESERVED | {prefix.rstrip("/") for prefix in OWNED} | {"time"}
@@ -68,6 +75,11 @@ class SumReward:
         return "; ".join(f"{name} {digest}" for name, digest in digests.items() if digest is not None) or None
 
     @property
+    def inner_rewards(self) -> dict[str, Any]:
+        """The parts by their keys in the config."""
+        return {f"parts.{name}": part for name, part in self.parts.items()}
+
+    @property
     def scaled(self) -> bool:
         """Whether the rewards of some texts depend on which others they are given with."""
         return bool(self._scales)
@@ -76,7 +88,7 @@ class SumReward:
         """Have each part say what would keep it from working."""
         for name, part in self.parts.items():
             with under(f"parts.{name}"):
-                check_before(part, references)
+                check_object(part, references)
 
     def attach(self, policy: Any, codec: Any) -> None:
         """Hand policy and tokenizer to the parts that ask the policy itself."""

@@ -65,7 +65,7 @@ class Composed:
         from pgsrm.evaluation import build_object
         from pgsrm.reward.calling import check_before
         from pgsrm.reward.check import NoPolicy, rewards_of
-        from pgsrm.task import accepts, every_reference
+        from pgsrm.task import accepts
         from pgsrm.util.errors import UserError, under
         from pgsrm.util.objects import attach_object
 
@@ -79,7 +79,7 @@ class Composed:
         reward = build_object(self.config["reward"], "reward")
         with under("reward"):
             attach_object(reward, NoPolicy(), NoPolicy())
-            check_before(reward, every_reference(self.task.train))
+            check_before(reward, [example.references for example in self.task.train])
         return lambda examples, texts: rewards_of(reward, examples, texts)
 
     def draw(self, model: "ModelSettings", examples: "Sequence[Example]", count: int) -> list[list[str]]:
