@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from pgsrm.analysis.frames import describe
 from pgsrm.config.compose import plan_words
-from pgsrm.config.naming import Folders, label, model_of, run_name, words_of
+from pgsrm.config.naming import Folders, label, model_of, run_name, without_asking, words_of
 from pgsrm.record import RunFolder
 from pgsrm.record.differences import differing
 from pgsrm.record.model_name import model_name, path_name
@@ -48,8 +49,29 @@ def test_no_secret_is_in_a_name() -> None:
 
 def test_what_decides_no_answer_is_in_no_name() -> None:
     """Wrong version: the name keeps `max_cost=1` when the limit is raised and the run resumes."""
-    words = ["critic.max_cost=1", "critic.cache=/tmp/x", "embedder.retries=9", "parent.timeout=3", "reward.retries=2"]
-    assert words_of([parsed(*words)]) == [["retries=2"]]  # a reward of a user's own may do otherwise by it
+    critic, embedder = "pgsrm.critic.RemoteCritic", "pgsrm.embedder.OpenAIEmbeddings"
+    parts = {"mild": {"_target_": "pgsrm.reward.ModerationReward"}, "own": {"_target_": "mine.Reward"}}
+    config = OmegaConf.create(
+        {
+            "critic": {"_target_": critic},
+            "embedder": {"_target_": embedder},
+            "reward": {"_target_": "pgsrm.reward.SumReward", "critic": "${critic}", "parts": parts},
+            "task": {"extrinsic": parts["mild"]},
+            "parent": {},
+        }
+    )
+    ours = ["critic.max_cost=1", "critic.cache=/tmp/x", "embedder.retries=9", "parent.timeout=3"]
+    ours += [
+        "reward.critic.max_cost=2",
+        "reward.parts.mild.max_calls=9",
+        "task.extrinsic.timeout=3",
+        "+reward.critic.backoff=1",
+    ]
+    own = ["reward.retries=2", "reward.parts.own.cache=/tmp/y", "+reward.parts.mild.label=civil"]
+    assert without_asking(parsed(*ours), lambda: config) == []
+    config.reward._target_ = "mine.Reward"  # a reward of a user's own may do otherwise by it
+    assert words_of([without_asking(parsed(*own, *ours), lambda: config)]) == [["retries=2", "cache=y", "label=civil"]]
+    assert len(without_asking(parsed("seed=1", "reward.alpha=2"), lambda: pytest.fail("composed for nothing"))) == 2
 
 
 def test_a_server_is_named_by_its_host() -> None:

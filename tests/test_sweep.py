@@ -155,6 +155,15 @@ def test_a_bad_value_of_the_last_run_is_told_before_the_first_is_planned(
         composer.plans([["seed=1", "ppo.batch_size=4"], ["seed=2", "ppo.batch_size=4"], ["seed=1", "ppo.batch_size=0"]])
 
 
+def test_where_a_rewards_critic_keeps_replies_is_in_no_runs_name(composer: Composer, tmp_path: Path) -> None:
+    """Nor does it make another run; a single run is named by the same words."""
+    words = ["task=sentiment_control", "reward=critic", "+critic@reward.critic=nano", "tracking=none"]
+    words += [f"paths.outputs={tmp_path}", "reward.arm_seed=1"]
+    runs = [[*words, f"reward.critic.cache={tmp_path}/{name}"] for name in "ab"]
+    names = [plan.folder.name for part in (runs, runs[:1]) for plan in composer.plans(part)]
+    assert names[0] == names[1] and "cache" not in names[2] and "-arm_seed=1-" in names[2]
+
+
 # Slots
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from pgsrm.config.command_line import config_dir_of, plain_run, refuse_sweep, search_path
 from pgsrm.config.libyaml import reading_by_libyaml
 from pgsrm.config.messages import one_line
-from pgsrm.config.naming import model_of, words_of
+from pgsrm.config.naming import model_of, without_asking, words_of
 from pgsrm.config.own_data import own_data
 from pgsrm.config.own_reward import own_reward
 from pgsrm.config.schema import CRITIC_PATHS, LAUNCH, REWARD_PATHS, read_config, read_settings
@@ -178,11 +178,11 @@ def plan_run(config: DictConfig) -> "Plan":
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    (words,) = words_of([overrides])
     folder = config_dir_of(config.hydra)
     with _interpolations_parsed_once():
         composed = _read_paths(*_without_hydra(config))
         read_settings(composed[0])
+        (words,) = words_of([without_asking(overrides, lambda: composed[0])])
         from pgsrm.config.plan import plan  # as in `compose_tasks`
 
         keys = _keys(overrides)
@@ -232,15 +232,19 @@ class Composer:
 
         shared = Shared(checked)
         parsed = [self._parse(overrides) for overrides in runs]
+        deciding = [self._deciding(overrides, in_all) for overrides in runs]
         if named is None:
-            words = words_of(parsed)
+            words = words_of(deciding)
         else:
-            words = [words_of([[one for one in run if one.key_or_group in named]])[0] for run in parsed]
+            words = [words_of([[one for one in run if one.key_or_group in named]])[0] for run in deciding]
         folder = config_dir_of(self._config.hydra)
         return [
             plan(*self.compose(overrides, in_all), shared, own_words, model_of(run), _keys(run), folder)
             for overrides, run, own_words in zip(runs, parsed, words, strict=True)
         ]
+
+    def _deciding(self, overrides: Sequence[str], in_all: Collection[str]) -> list[Any]:
+        return without_asking(self._parse(overrides), lambda: self.compose(overrides, in_all)[0])
 
     def compose(self, overrides: Sequence[str], in_all: Collection[str] = ()) -> tuple[DictConfig, dict[str, str]]:
         """The config of the run with these overrides, without Hydra's node, and the choice of each group.

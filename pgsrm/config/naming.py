@@ -1,12 +1,14 @@
 """What a run's folder is called. The name is for people; a run is found by its identity (`identity`), whatever its name."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from pgsrm.record import RunFolder
-from pgsrm.record.differences import HOW_ASKED
+from pgsrm.record.differences import HOW_ASKED, only_asks
 from pgsrm.record.model_name import DEFAULTS, path_name
 from pgsrm.record.params import is_secret
 from pgsrm.util.numbers import number_text
@@ -36,6 +38,24 @@ def words_of(runs: Sequence[Sequence[Any]]) -> list[list[str]]:
     last = [key.rpartition(".")[2] for key in keys]
     short = {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
     return [[f"{short[key]}={run[key]}" for key in keys if key in run] for run in given]
+
+
+def without_asking(overrides: Sequence[Any], config: Callable[[], Any]) -> list[Any]:
+    """Hydra's parsed overrides of a run without those that only say how a model or server is asked.
+
+    config: gives the run's composed config. It is called where an override may be such a one.
+    """
+    asking = [o for o in overrides if o.key_or_group.rpartition(".")[2] in HOW_ASKED]
+    if not asking:
+        return list(overrides)
+    composed = config()
+    return [o for o in overrides if o not in asking or not _only_asks(o.key_or_group, composed)]
+
+
+def _only_asks(key: str, config: Any) -> bool:
+    place, _, last = key.rpartition(".")
+    target = OmegaConf.select(config, f"{place}._target_") if place else None
+    return only_asks(last, place.rpartition(".")[2], target)
 
 
 def model_of(overrides: Sequence[Any]) -> str | None:
@@ -91,8 +111,6 @@ def _is_named(key: str) -> bool:
     `stop.keep_best` decides nothing of a run.
     """
     group, _, below = key.partition(".")
-    if group in ("critic", "embedder", "parent") and below in HOW_ASKED:
-        return False
     has_name = (*NAMED, *NAMED_IF_CHOSEN)
     return key not in ("model.path", "algorithm.name", "stop.keep_best") and (
         group not in _UNNAMED or (group in has_name and below != "")

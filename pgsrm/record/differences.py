@@ -158,11 +158,19 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _without_asking(name: str, value: Any) -> Any:
-    """A config's value without `HOW_ASKED` of the parent and of this package's objects: of a user's own they may decide."""
+    """A config's value without what only says how a model or server is asked."""
     if not isinstance(value, Mapping):
         return value
-    ours = name == "parent" or str(value.get("_target_", "")).startswith("pgsrm.")
-    return {key: _without_asking(key, below) for key, below in value.items() if not (ours and key in HOW_ASKED)}
+    target = value.get("_target_")
+    return {key: _without_asking(key, below) for key, below in value.items() if not only_asks(key, name, target)}
+
+
+def only_asks(key: str, holder: str, target: Any) -> bool:
+    """Whether a key is one of `HOW_ASKED` below the parent or an object of this package's: of a user's own it may decide.
+
+    holder: the name of the node that has the key; target: its `_target_`.
+    """
+    return key in HOW_ASKED and (holder == "parent" or str(target).startswith("pgsrm."))
 
 
 def _choices(config: Mapping[str, Any]) -> dict[str, str]:
