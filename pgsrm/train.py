@@ -87,6 +87,7 @@ def train(
 
     run = Trainer.from_folder(folder, processes)
     run.resume()
+    folder.write_status(began_at=run.update)
     if run.agreed(folder.last_metrics() is None and not stop.ending):
         run.record_evaluation()
     saved = time.monotonic()
@@ -268,7 +269,7 @@ def _begin(folder: RunFolder, settings: "Settings") -> None:
     _set_up(settings)
     device = str(resolve_device(settings.model.device))
     started = (folder.status() or {}).get("started") or _now()
-    folder.write_status(state="running", reason=None, started=started, ended=None, **environment(device))
+    folder.write_status(state="running", reason=None, started=started, ended=None, began_at=None, **environment(device))
 
 
 def _write_end(folder: RunFolder, **fields: Any) -> None:

@@ -575,6 +575,8 @@ def test_a_run_that_is_cut_off_goes_on_as_if_nothing_had_happened(
     monkeypatch.delenv("INTERRUPT")
     resume(folder)
     assert folder.state() == "finished"
+    if signals.startswith("SIGTERM"):
+        assert (folder.status() or {})["began_at"] == 3
     assert without_times(folder) == without_times(undisturbed)
     assert folder.samples.read_text() == undisturbed.samples.read_text()
     assert torch.equal(weights(folder), weights(undisturbed))

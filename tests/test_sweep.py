@@ -34,6 +34,7 @@ from pgsrm.launch.slurm.queue import Job, Queue
 from pgsrm.launch.slurm.submit import check_cluster, submit
 from pgsrm.launch.sweep import launching, survey
 from pgsrm.record import RunFolder, lock
+from pgsrm.record.progress import SweepTable
 from pgsrm.record.summary import end_of_sweep_table, summarise
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder
@@ -471,6 +472,13 @@ def test_status_says_how_long_a_running_run_has_left(some_runs: Path) -> None:
     assert lines[-2] == "running: 20 tokens/s, at most 1.4 GiB"
     running.append_metrics({"update": 15, "reward/mean": 0.25, **cost, "memory/cuda_peak": 30.25})
     assert "\nrunning: 20 tokens/s, at most 30.2 GiB\n" in status.table(status.find_runs([some_runs]))
+    # It loads, it goes on from the last update, it has made one.
+    for began, left in ((None, "-"), (15, "-"), (14, "0:18")):
+        running.write_status(began_at=began)
+        (line,) = (line for line in status.table(status.find_runs([some_runs])).splitlines() if " running " in line)
+        assert line.split()[-1] == left
+        with SweepTable([running]) as table:
+            assert table._cells(0, "running")[-1] == f"{left} left"
     running.write_status(state="stopped")
     assert summarise(running).left != summarise(running).left  # nothing is said of a run that does not run
     running.release()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from pgsrm.record.differences import labels, short_names
 from pgsrm.record.run_folder import RunFolder
-from pgsrm.record.summary import clock, number
+from pgsrm.record.summary import clock, number, seconds_left
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -259,8 +259,9 @@ class SweepTable:
         status = self._runs[index].status() or {}
         metrics = self._runs[index].last_metrics() or {"update": 0}
         update, updates = int(metrics["update"]), status.get("updates", 0)
-        left, passed = clock(metrics.get("time/left", nan)), clock(status.get("seconds") or nan)
-        return [f"{update}/{updates}", *_numbers(metrics), f"{left} left" if state == "running" else passed]
+        left, passed = seconds_left(state, status, update, metrics.get("time/left")), status.get("seconds") or nan
+        time_text = f"{clock(left)} left" if state == "running" else clock(passed)
+        return [f"{update}/{updates}", *_numbers(metrics), time_text]
 
 
 def _fitted(name: str, width: int) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -131,10 +132,21 @@ def summarise(folder: RunFolder, state: str | None = None) -> Summary:
         extrinsic=_number(evaluated.extrinsic),
         gold=_number(evaluated.gold),
         gold_mean=_number(evaluated.gold_mean),
-        left=_number(newest.left) if state == "running" else math.nan,
+        left=seconds_left(state, status, newest.update, newest.left),
         tokens_per_second=_number(newest.tokens_per_second),
         memory=_number(newest.resident if newest.cuda is None else newest.cuda),
     )
+
+
+def seconds_left(state: str, status: Mapping[str, Any], update: int, left: float | None) -> float:
+    """What a run's last line of metrics says of the time that is left; NaN where the run has made no update since it started.
+
+    state, status: the run's; update, left: of its last line. `began_at` is the update from which this start goes on, null until it
+    has read its checkpoint; a folder of an earlier version has none.
+    """
+    began = status.get("began_at", 0)
+    is_stale = began is None or update <= began
+    return math.nan if state != "running" or is_stale else _number(left)
 
 
 def end_of_run_line(run: Summary) -> str:
