@@ -32,6 +32,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from pgsrm.nano.corpus import STAGES, TASKS, Document, Mixture, is_withheld, load_task_text, read_jsonl
+from pgsrm.util.errors import end_with_line
 from pgsrm.util.memory import keep_freed_memory
 
 END_OF_TEXT = "<|endoftext|>"
@@ -195,9 +196,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if not args.corpus.is_file():
-        parser.exit(2, f"--corpus={args.corpus}: no such file\n")
+        end_with_line("pgsrm.nano.pretrain", f"--corpus={args.corpus}: no such file")
     if args.start and not (args.start / "config.json").is_file():
-        parser.exit(2, f"--start={args.start}: no model there (no config.json)\n")
+        end_with_line("pgsrm.nano.pretrain", f"--start={args.start}: no model there (no config.json)")
     args.steps = args.steps or (5000 if args.stage == "learn" else 600)
     args.lr = args.lr or (1.5e-3 if args.stage == "learn" else 8e-4)
     keep_freed_memory()

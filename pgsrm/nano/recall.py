@@ -16,7 +16,9 @@ from pgsrm.models.load import load_codec, load_model
 from pgsrm.models.settings import ModelSettings
 from pgsrm.nano.corpus import TaskText, is_withheld, load_task_text
 from pgsrm.policy.fast.policy import FastPolicy
+from pgsrm.util.errors import end_with_line
 
+COMMAND = "pgsrm.nano.recall"
 ONE_WORD = ("color", "antonym", "category")
 
 
@@ -45,11 +47,11 @@ def main() -> None:
     args = parser.parse_args()
     for run in args.runs:
         if not (run / "model" / "config.json").is_file():
-            parser.exit(2, f"{run}: no finished run (no model/config.json)\n")
+            end_with_line(COMMAND, f"{run}: no finished run (no model/config.json); train it to its end first")
         config: Any = OmegaConf.load(run / "config.yaml")
         name = config.choices.task
         if name not in ONE_WORD:
-            parser.exit(2, f"{run}: task={name}; only {', '.join(ONE_WORD)} have withheld facts of one word\n")
+            end_with_line(COMMAND, f"{run}: task={name}; only {', '.join(ONE_WORD)} have withheld facts of one word")
         task = load_task_text(name)
         answered = answers(run / "model", [task.prompt(row) for row in task.rows], config.task.max_new_tokens)
         (told, of_told), (withheld, of_withheld) = count_right(task, answered).values()
