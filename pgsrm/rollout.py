@@ -11,6 +11,7 @@ from typing import Any
 
 from pgsrm.task import Example
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Rollout:
                 raise UserError(f"rollout: row {row} has no token in its {'prompt' if ids else 'response'}")
             if len(offsets) != len(ids):
                 raise UserError(
-                    f"rollout: row {row} has {len(offsets)} offsets for {len(ids)} tokens; give one per token"
+                    f"rollout: row {row} has {counted(len(offsets), 'offset')} for {counted(len(ids), 'token')}; give one per token"
                 )
             if any(not 0 <= start <= end <= len(text) for start, end in offsets):
                 raise UserError(f"rollout: row {row} has an offset outside its text of {len(text)} characters")
@@ -97,7 +98,9 @@ class Scored:
 
     def __post_init__(self) -> None:
         if self.annotations and len(self.annotations) != len(self.token_rewards):
-            counts = f"{len(self.annotations)} annotations for {len(self.token_rewards)} responses"
+            counts = (
+                f"{counted(len(self.annotations), 'annotation')} for {counted(len(self.token_rewards), 'response')}"
+            )
             raise UserError(f"scored: {counts}; give one for each, or none")
         for row, rewards in enumerate(self.token_rewards):
             if not rewards or not all(map(math.isfinite, rewards)):

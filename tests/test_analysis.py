@@ -63,9 +63,9 @@ def test_broken_repeated_and_non_finite_lines_are_said(tmp_path: Path) -> None:
     np.testing.assert_equal(metrics["reward/mean"], [0.1, 0.5, np.nan])
     assert metrics["episodes"].tolist() == [5, 10, 15]
     assert notes == [
-        "metrics.jsonl: 2 broken line(s) left out, the first is line 2",
-        "metrics.jsonl: 1 update(s) written twice, the later line counts",
-        "metrics.jsonl: reward/mean is no finite number in 1 line(s), left out",
+        "metrics.jsonl: 2 broken lines left out, the first is line 2",
+        "metrics.jsonl: 1 update written twice, the later line counts",
+        "metrics.jsonl: reward/mean is no finite number in 1 line, left out",
     ]
 
 
@@ -783,7 +783,7 @@ def test_runs_of_another_schema_are_named_by_their_commit(tmp_path: Path) -> Non
 def test_load_raises_for_folders_without_a_readable_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path)
     (folder / "metrics.jsonl").write_text("")
-    with pytest.raises(NoRunsError, match=r"none of the 1 run folder\(s\)"):
+    with pytest.raises(NoRunsError, match=r"no run in it can be read \(1 run folder looked at\)"):
         load_variants([tmp_path], COLUMNS)
     assert "it has no update yet" in capsys.readouterr().err
 

@@ -107,7 +107,7 @@ def test_a_finished_seed_without_a_value_keeps_a_claim_from_holding(tmp_path: Pa
     (found,) = check(tmp_path, RISES.replace("change", "kept"))  # no ratio to nothing
     assert (found.verdict, found.reason) == (
         UNDECIDED,
-        "3 seeds would hold, but less than 0.1 was gained in 1 finished run(s)",
+        "3 seeds would hold, but less than 0.1 was gained in 1 finished run",
     )
 
 
@@ -157,7 +157,7 @@ def test_what_was_gained_is_kept(tmp_path: Path, course: list[float], verdict: s
         write_run(tmp_path, seed=seed, rewards=course)
     found = paper_checks(tmp_path)["PGSRM keeps"]
     assert found.verdict == verdict
-    assert verdict != NO_VERDICT or found.reason == "less than 0.1 was gained in 3 finished run(s)"
+    assert verdict != NO_VERDICT or found.reason == "less than 0.1 was gained in 3 finished runs"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ KL_CLAIMS = ("PGSRM KL bounded", "PGSRM KL stable")
         (list(np.linspace(0, 60, UPDATES)), FAILS, FAILS, "3 seeds"),
         # Wrong version: the highest late value over the highest early one, -60 / 1, is below 1.25.
         (list(np.linspace(1, -60, UPDATES)), NO_VERDICT, NO_VERDICT,
-         "policy/kl goes below -0.1, so that it is no divergence, in 3 finished run(s)"),
+         "policy/kl goes below -0.1, so that it is no divergence, in 3 finished runs"),
         # A KL that noise alone takes below zero is still one.
         ([-0.02] * 50 + [1.0] * 50, HOLDS, HOLDS, "3 seeds"),
     ],
@@ -226,7 +226,7 @@ def test_a_metric_that_no_run_recorded_is_named(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / "runs", seed=seed)
     (found,) = check(tmp_path, RISES.replace("reward/mean", "reward/other"))
-    assert (found.verdict, found.reason) == (NO_VERDICT, "reward/other is not recorded in 3 finished run(s)")
+    assert (found.verdict, found.reason) == (NO_VERDICT, "reward/other is not recorded in 3 finished runs")
 
 
 COMPARES = """

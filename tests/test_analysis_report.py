@@ -540,9 +540,9 @@ def test_gaps_and_what_is_no_number_are_said_of_mlflow_too(tmp_path: Path) -> No
     assert sorted((v.runs[0].folder.name, len(v.complete)) for v in variants) == [("holes", 0), ("whole", 1)]
     assert set(notes) == {
         f"{uri}/holes: 6 of the updates up to 10 are missing; taken as unfinished",
-        f"{uri}/holes: reward/mean is no finite number in 1 update(s), left out",
-        f"{uri}/whole: reward/mean is no finite number in 1 update(s), left out",
-        f"{uri}/no seed: reward/mean is no finite number in 1 update(s), left out",
+        f"{uri}/holes: reward/mean is no finite number in 1 update, left out",
+        f"{uri}/whole: reward/mean is no finite number in 1 update, left out",
+        f"{uri}/no seed: reward/mean is no finite number in 1 update, left out",
         f"{uri}/no seed: left out, seed=null in its config is no whole number",
     }
 

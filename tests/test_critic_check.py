@@ -16,7 +16,7 @@ from pgsrm.critic.check import ALL, ANY, check, compare, habits, kappa
 from pgsrm.critic.marked import Marked
 from pgsrm.rollout import Span
 from pgsrm.util.errors import UserError
-from pgsrm.util.numbers import significant
+from pgsrm.util.numbers import counted, significant
 
 GOOD, BAD = "positive", "negative"
 Command = Callable[..., tuple[int, str, str]]
@@ -137,10 +137,18 @@ def test_asking_resumes_where_a_kill_cut_the_file_off(tmp_path: Path, capsys: py
     assert out.read_bytes() == content
     assert "2 of 6 texts were asked about before; 4 to ask about" in capsys.readouterr().out
     assert summary(whole) == (
-        "7 texts: 7 parsed, 0 clean, 0 unparsed; 0 of 7 quotes are not in their text; 1.00 spans a text"
+        "7 texts: 7 parsed, 0 clean, 0 unparsed; 0 of 7 quotes not in their text; 1.00 spans a text"
     )
     with pytest.raises(UserError, match=r"out=.*: line 1 is of another critic"):
         ask(again, texts, out, "another", size=2)
+
+
+def test_one_text_is_no_texts() -> None:
+    critique = Critique((Span(2, 11, GOOD),), "parsed", quotes=2, lost=1)
+    one = Marked("a wonderful film", "How?", critique=critique)
+    assert summary([one]) == "1 text: 1 parsed, 0 clean, 0 unparsed; 1 of 2 quotes not in their text; 1.00 spans a text"
+    assert check([one], {"lexicon": [critique]})["title"] == "critic=lexicon, 1 text"
+    assert [counted(0, "run"), counted("1", "call"), counted("1,234", "call")] == ["0 runs", "1 call", "1,234 calls"]
 
 
 @pytest.mark.parametrize("content", ['{"response": "mine"}', '{"response": "mine"}\n', "mine\n"])

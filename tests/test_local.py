@@ -49,7 +49,7 @@ def test_slots(
     ("given", "count", "line"),
     [
         (plans(9), 3, "hydra.launcher.slots=3: 2 GPUs take 2 runs"),
-        (plans(9, processes=2), 2, "hydra.launcher.slots=2: 2 GPUs take 1 runs"),
+        (plans(9, processes=2), 2, "hydra.launcher.slots=2: 2 GPUs take 1 run"),
         (plans(9, processes=3), None, "processes=3: there are 2 GPUs"),
     ],
 )

@@ -183,12 +183,12 @@ def test_hydra_adds_no_lines_of_its_own(run_cli: Callable[..., Any], small: Sequ
 def test_a_function_is_called_by_its_name(
     call_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], None]
 ) -> None:
-    """Wrong version: `reward=_DeferredTarget: it returned 1 rewards`."""
+    """Wrong version: `reward=_DeferredTarget: it returned 1 reward`."""
     own_module("def own(*, responses, **_):\n    return [1.0]\n")
     words = [word for word in small if not word.startswith("reward=")]
     result = call_cli(*words, "~reward", f"+reward={{_target_:{MODULE}.own,_partial_:true}}")
     assert result.code == 2
-    assert "reward=own: it returned 1 rewards for " in result.error_line
+    assert "reward=own: it returned 1 reward for " in result.error_line
 
 
 class Gives:

@@ -525,11 +525,11 @@ def test_step_on_the_samplings_own_pass(
 @pytest.mark.parametrize(
     ("given", "switches", "what"),
     [
-        ((PROMPTS, RESPONSES, REWARDS[:1]), {}, "4 prompts, 4 responses, 1 rewards"),
-        ((PROMPTS, RESPONSES[:1], REWARDS), {}, "4 prompts, 1 responses, 4 rewards"),
+        ((PROMPTS, RESPONSES, REWARDS[:1]), {}, "4 prompts, 4 responses, 1 reward"),
+        ((PROMPTS, RESPONSES[:1], REWARDS), {}, "4 prompts, 1 response, 4 rewards"),
         (([], [], []), {}, "0 prompts"),
         ((PROMPTS, [[50], [], [0], [0]], [[1.0]] * 4), {}, "row 1 has no token in its response"),
-        ((PROMPTS, RESPONSES, [[1.0], *TOKEN_REWARDS[1:]]), {}, "row 0 has 1 rewards for 3 tokens"),
+        ((PROMPTS, RESPONSES, [[1.0], *TOKEN_REWARDS[1:]]), {}, "row 0 has 1 reward for 3 tokens"),
         ((PROMPTS, RESPONSES, [1.0, *TOKEN_REWARDS[1:]]), {}, r"row 0 has the reward 1\.0; give a list.*at_last_token"),
         ((PROMPTS[:3], RESPONSES[:3], REWARDS[:3]), {"baseline": "group_mean", "group_size": 2}, "no multiple"),
     ],

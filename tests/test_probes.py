@@ -256,7 +256,7 @@ def test_shares_are_counted_from_a_negative_reward_of_the_empty_response() -> No
 def test_a_reference_that_earns_nothing_is_left_out() -> None:
     result = probe(WORDS, lambda *, responses, **_: [float("cold" in text or "small" in text) for text in responses])
     assert result.unpaid == 1 and _by_name(result)["empty"].prompts == 2
-    assert "Left out: 1 prompts" in markdown(result)
+    assert "Left out: 1 prompt whose" in markdown(result)
     with pytest.raises(UserError, match="pays nothing for any reference"):
         probe(WORDS, lambda *, responses, **_: [0.0] * len(responses))
 

@@ -173,7 +173,7 @@ class TestNormalise:
     @pytest.mark.parametrize(
         ("output", "message"),
         [
-            ([1.0], "returned 1 rewards for 2 responses; return one for each"),
+            ([1.0], "returned 1 reward for 2 responses; return one for each"),
             ([1.0, 2.0, 3.0], "returned 3 rewards for 2 responses"),
             ([1.0, math.nan], "the reward of response 1 is nan; it must be a finite number"),
             ([math.inf, 1.0], "the reward of response 0 is inf"),
@@ -183,11 +183,11 @@ class TestNormalise:
             (None, "it returned None; return a list"),
             ({"a": 1, "b": 2}, "return a list"),
             ([1.0, [1.0, 2.0]], "numbers and lists side by side"),
-            ([[1.0], [1.0]], "the reward of response 1 has 1 numbers for 2 tokens"),
+            ([[1.0], [1.0]], "the reward of response 1 has 1 number for 2 tokens"),
             ([[1.0], [0.0, math.nan]], "the reward of response 1, token 1, is nan"),
             (([1.0, 2.0], {"length": math.nan}), "the metric length is nan"),
             (([1.0, 2.0], {"mean": 1.0}), "reward/mean is a metric that every run has; call its mean otherwise"),
-            (([1.0, 2.0], {}, [{}]), "it returned 1 annotations for 2 responses"),
+            (([1.0, 2.0], {}, [{}]), "it returned 1 annotation for 2 responses"),
             (([1.0, 2.0], {}, 7), "its annotations are 7; return a list"),
             (
                 ([1.0, 2.0], {}, [{}, {"span": []}]),
@@ -246,7 +246,7 @@ class TestWhatFlows:
             ),
             ({"response_ids": [[5, 6], []], "offsets": [[(0, 2), (2, 4)], []]}, "row 1 has no token in its response"),
             ({"prompt_ids": [[1], []]}, "row 1 has no token in its prompt"),
-            ({"offsets": [[(0, 2)], [(0, 1)]]}, "row 0 has 1 offsets for 2 tokens"),
+            ({"offsets": [[(0, 2)], [(0, 1)]]}, "row 0 has 1 offset for 2 tokens"),
             ({"offsets": [[(0, 2), (2, 4)], [(0, 2)]]}, "row 1 has an offset outside its text of 1 characters"),
         ],
     )
@@ -260,7 +260,7 @@ class TestWhatFlows:
         [
             ({"token_rewards": [[1.0], []]}, r"row 1 has the rewards \[\]"),
             ({"token_rewards": [[1.0, math.inf]]}, "row 0 has the rewards"),
-            ({"token_rewards": [[1.0]], "annotations": [Annotation(), Annotation()]}, "2 annotations for 1 responses"),
+            ({"token_rewards": [[1.0]], "annotations": [Annotation(), Annotation()]}, "2 annotations for 1 response"),
             (
                 {"token_rewards": [[1.0]], "annotations": [Annotation((Span(2, 1, "a"),))]},
                 "row 0 has a span from 2 to 1",

@@ -69,7 +69,7 @@ def test_no_prompt_is_on_both_sides_of_a_split() -> None:
     alone = [Preference("", "a", str(place)) for place in range(1000)]  # without prompts each pair is its own
     assert 160 <= len(split(alone, 0.2)[1]) <= 240
     assert all(split(pairs, 0.001)) and all(split(pairs, 0.999))  # neither side is ever empty
-    with pytest.raises(UserError, match="1 prompts with a pair"):
+    with pytest.raises(UserError, match="1 prompt with a pair"):
         split(pairs[:1], 0.2)
 
 
@@ -621,7 +621,7 @@ def test_what_is_no_reward_model(
             "pairs=nowhere.jsonl: no such file or folder; there are reference, gold",
         ),
         (["train", "pairs=few.jsonl", "out=x"], "line 1: no column `rejected`"),
-        (["train", "pairs=one.jsonl", "out=x"], "pairs: 1 prompts with a pair"),
+        (["train", "pairs=one.jsonl", "out=x"], "pairs: 1 prompt with a pair"),
         (["train", "out=x", "model.dtype=bfloat16"], "model.dtype=bfloat16: a reward model is trained in one process"),
         (["train", "out=x", "model.dtype=tfloat32"], "model.dtype=tfloat32: a reward model is trained in one process"),
         (["train", "out=x", "reward_model.lr=0"], "reward_model.lr=0: expected `float` > 0.0"),

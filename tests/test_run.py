@@ -596,7 +596,7 @@ def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_again(train_h
 @pytest.mark.parametrize(
     ("returns", "what"),
     [
-        ("[1.0]", "it returned 1 rewards for 90 responses; return one for each"),
+        ("[1.0]", "it returned 1 reward for 90 responses; return one for each"),
         ("1 / 0", "ZeroDivisionError: division by"),
     ],
 )

@@ -261,7 +261,7 @@ def test_a_function_is_asked_with_each_of_several_references_or_with_all_in_a_li
 
 
 def test_what_a_function_returns_is_one_number_for_each_completion() -> None:
-    for output, line in (([1.0], "it returned 1 rewards for 2 completions"), (None, "it returned None; return a list")):
+    for output, line in (([1.0], "it returned 1 reward for 2 completions"), (None, "it returned None; return a list")):
         with pytest.raises(UserError, match=f"function: {line}"):
             call(TRLReward(lambda given=output, **_: given), ["cold", "hot"])
 

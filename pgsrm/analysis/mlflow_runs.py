@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pgsrm.analysis.runs import NoRunsError, Run, examine, has_choices
 from pgsrm.analysis.variants import Variant, group_runs
 from pgsrm.record.mlflow_store import sqlite_file
+from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,7 @@ def load_mlflow_variants(uri: str, columns: Sequence[str]) -> tuple[list[Variant
         raise NoRunsError(f"--tracking={uri}: can't be read ({lines[0][:200]}); check that it answers") from error
     if not runs:
         raise NoRunsError(
-            f"--tracking={uri}: no run of pgsrm in it ({len(mlflow_runs)} run(s) looked at); check the address"
+            f"--tracking={uri}: no run of pgsrm in it ({counted(len(mlflow_runs), 'run')} looked at); check the address"
         )
     variants, mixed = group_runs(runs)
     return variants, notes + mixed
@@ -132,7 +133,7 @@ def _metrics(client: MlflowClient, run: MlflowRun, columns: Sequence[str]) -> tu
     for name, values in points.items():
         finite = {step: value for step, value in values.items() if abs(value) < LARGEST}
         if len(finite) < len(values):
-            notes.append(f"{name} is no finite number in {len(values) - len(finite)} update(s), left out")
+            notes.append(f"{name} is no finite number in {counted(len(values) - len(finite), 'update')}, left out")
         points[name] = finite | dict.fromkeys(values.keys() - finite.keys(), float("nan"))
     updates = sorted({step for values in points.values() for step in values})
     table = {

@@ -11,6 +11,7 @@ from pgsrm.analysis.measures import Series, episodes_to, series
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.tables import NONE, Cell, Table
 from pgsrm.analysis.variants import Variant, shortfall
+from pgsrm.util.numbers import counted
 
 REWARD, MATCH, ENTROPY, KL = "reward/mean", "reward/exact_match", "policy/entropy", "policy/kl"
 THRESHOLD = 0.5
@@ -131,9 +132,10 @@ def stopped_early(variants: Iterable[Variant]) -> list[str]:
     runs = [run for variant in variants for run in variant.complete if run.stopped_early]
     if not runs:
         return []
-    if len(runs) == 1:
-        return ["1 run stopped early: its numbers, tenths too, are of the updates that it made."]
-    return [f"{len(runs)} runs stopped early: their numbers, tenths too, are of the updates that they made."]
+    whose, who = ("its", "it") if len(runs) == 1 else ("their", "they")
+    return [
+        f"{counted(len(runs), 'run')} stopped early: {whose} numbers, tenths too, are of the updates that {who} made."
+    ]
 
 
 def _recorded(variants: Sequence[Variant], column: str) -> bool:

@@ -25,6 +25,7 @@ from pgsrm.record.links import run_path
 from pgsrm.record.model_name import DEFAULTS
 from pgsrm.record.tenths import course
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -276,11 +277,11 @@ def read_metrics(path: Path, columns: Sequence[str]) -> tuple[dict[str, np.ndarr
     if broken == [len(content.splitlines())]:
         notes.append(f"metrics.jsonl: line {broken[0]}, the last one, is half-written; left out")
     elif broken:
-        notes.append(f"metrics.jsonl: {len(broken)} broken line(s) left out, the first is line {broken[0]}")
+        notes.append(f"metrics.jsonl: {counted(len(broken), 'broken line')} left out, the first is line {broken[0]}")
     by_update = {row.update: row for row in rows}
     if len(by_update) < len(rows):
         repeated = len(rows) - len(by_update)
-        notes.append(f"metrics.jsonl: {repeated} update(s) written twice, the later line counts")
+        notes.append(f"metrics.jsonl: {counted(repeated, 'update')} written twice, the later line counts")
     values = np.array([msgspec.structs.astuple(by_update[u]) for u in sorted(by_update)], dtype=float)
     values = values.reshape(-1, 2 + len(decoder.type.__struct_fields__[2:]))
     # Before training no episode has passed, whether the line says so or not.
@@ -288,7 +289,7 @@ def read_metrics(path: Path, columns: Sequence[str]) -> tuple[dict[str, np.ndarr
     for name, column in zip(decoder.type.__struct_encode_fields__[2:], values[:, 2:].T, strict=True):
         bad = int(np.isnan(column).sum())
         if bad:
-            notes.append(f"metrics.jsonl: {name} is no finite number in {bad} line(s), left out")
+            notes.append(f"metrics.jsonl: {name} is no finite number in {counted(bad, 'line')}, left out")
         if bad < len(column) and not np.isinf(column).all():
             table[name] = np.where(np.isinf(column), np.nan, column)
     return table, notes

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from pgsrm.analysis.runs import NoRunsError, Run, find_run_folders, print_notes, read_run
 from pgsrm.record.differences import differing, leaves, words
 from pgsrm.record.model_name import shown_choices
+from pgsrm.util.numbers import counted
 
 T = TypeVar("T")
 
@@ -146,7 +147,7 @@ def load_variants(
             runs.append(run)
     if not runs:
         print_notes(notes)
-        raise NoRunsError(f"--runs={where}: none of the {len(folders)} run folder(s) in it can be read")
+        raise NoRunsError(f"--runs={where}: no run in it can be read ({counted(len(folders), 'run folder')} looked at)")
     variants, problems = group_runs(runs)
     return variants, notes + problems
 

@@ -28,6 +28,7 @@ from pgsrm.analysis.results import KL
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.tables import NONE, Cell, Table
 from pgsrm.analysis.variants import Variant, differ_in_length
+from pgsrm.util.numbers import counted
 
 HOLDS, FAILS, UNDECIDED, NO_VERDICT = "holds", "does not hold", "not enough runs", "no verdict"
 INSIDE, OUTSIDE = "inside", "outside"
@@ -139,8 +140,8 @@ def _verdict(
     counts = [len(group_values) for group_values in values]
     runs = [run for group in groups for run in group.runs]
     failed = sum(run.failed for run in runs)
-    problems = [f"{failed} of {len(runs)} runs failed"] if failed else []
-    problems += [f"{reason} in {count} finished run(s)" for reason, count in missing.items()]
+    problems = [f"{failed} of {counted(len(runs), 'run')} failed"] if failed else []
+    problems += [f"{reason} in {counted(count, 'finished run')}" for reason, count in missing.items()]
     if min(counts) < claim.min_seeds:
         if claim.must_finish and sum(run.diverged for run in groups[0].runs) >= claim.min_seeds:
             return FAILS, "; ".join(problems)

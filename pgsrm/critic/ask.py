@@ -14,6 +14,7 @@ from pgsrm.models.asking import estimates_of
 from pgsrm.record.lines import Lines
 from pgsrm.record.progress import CountProgress
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 BATCH = 64  # texts that a critic is given at a time
 
@@ -36,7 +37,9 @@ def in_batches(critic: Critic, texts: Sequence[Marked], size: int = BATCH) -> It
             prompts=[text.prompt or "" for text in some], responses=[text.response for text in some], extrinsic=None
         )
         if len(critiques) != len(some):
-            raise UserError(f"critic: {len(critiques)} critiques for {len(some)} responses; return one for each")
+            raise UserError(
+                f"critic: {counted(len(critiques), 'critique')} for {counted(len(some), 'response')}; return one for each"
+            )
         yield Batch(some, list(critiques), time.perf_counter() - started)
 
 
@@ -68,9 +71,8 @@ def summary(texts: Sequence[Marked]) -> str:
     quotes, lost = (sum(getattr(critique, name) for critique in critiques) for name in ("quotes", "lost"))
     spans = sum(len(critique.spans) for critique in critiques) / max(1, len(critiques))
     counts = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in OUTCOMES)
-    return (
-        f"{len(critiques)} texts: {counts}; {lost} of {quotes} quotes are not in their text; {spans:.2f} spans a text"
-    )
+    lost_of = f"{lost} of {counted(quotes, 'quote')} not in their text"
+    return f"{counted(len(critiques), 'text')}: {counts}; {lost_of}; {spans:.2f} spans a text"
 
 
 def _key(text: Marked) -> tuple[str, str]:
@@ -90,6 +92,8 @@ def _known(lines: Lines, out: Path, identity: str) -> dict[tuple[str, str], Mark
 
 def _announce(critic: Critic, missing: Sequence[Marked], total: int) -> str:
     """What is about to be asked, with the critic's own estimate where it makes one."""
-    so_far = f"{total - len(missing)} of {total} texts were asked about before; " if len(missing) < total else ""
+    so_far = (
+        f"{total - len(missing)} of {counted(total, 'text')} were asked about before; " if len(missing) < total else ""
+    )
     estimates = estimates_of(critic, [text.prompt or "" for text in missing], [text.response for text in missing])
     return so_far + ("; ".join(map(str, estimates)) or f"{len(missing)} to ask about")

@@ -13,7 +13,7 @@ from pgsrm.critic.critique import OUTCOMES, Critique
 from pgsrm.critic.marked import Marked
 from pgsrm.critic.quotes import Quote, locate
 from pgsrm.rollout import Span
-from pgsrm.util.numbers import significant
+from pgsrm.util.numbers import counted, significant
 
 ALL, ANY = "all labels", "any label"  # a mark counts with its label; without it
 UNITS = ("spans", "characters")
@@ -28,7 +28,10 @@ def check(texts: Sequence[Marked], sides: Mapping[str, Sequence[Critique]]) -> d
     `habits` of each side; where there are two also their `agreement` (`compare`, of the first against the second) and
     `kappa`. All of it is what JSON holds.
     """
-    result: dict[str, Any] = {"title": f"critic={' against '.join(sides)}, {len(texts)} texts", "texts": len(texts)}
+    result: dict[str, Any] = {
+        "title": f"critic={' against '.join(sides)}, {counted(len(texts), 'text')}",
+        "texts": len(texts),
+    }
     if len(sides) == 2:
         ours, theirs = sides.values()
         result |= {"agreement": compare(ours, theirs), "kappa": kappa(texts, ours, theirs)}

@@ -26,6 +26,7 @@ from pgsrm.launch.sweep import (
 from pgsrm.record import RunFolder
 from pgsrm.train import OTHERS
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:  # a wrong value is told before what a plan needs is imported
     from pgsrm.config.plan import Plan
@@ -125,7 +126,7 @@ def make_slots(plans: Sequence[Plan], count: int | None, gpus: Sequence[str], ru
         raise UserError(f"processes={processes}: there are {len(gpus)} GPUs; choose fewer, or set model.device=cpu")
     if on_gpu and count is not None and count > len(groups) * runs_per_gpu:
         raise UserError(
-            f"hydra.launcher.slots={count}: {len(gpus)} GPUs take {len(groups) * runs_per_gpu} runs; "
+            f"hydra.launcher.slots={count}: {len(gpus)} GPUs take {counted(len(groups) * runs_per_gpu, 'run')}; "
             "raise hydra.launcher.runs_per_gpu, or set model.device=cpu"
         )
     if count is None:

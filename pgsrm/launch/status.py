@@ -15,6 +15,7 @@ from pgsrm.record.differences import labels
 from pgsrm.record.links import run_path
 from pgsrm.record.summary import Summary, answers, clock, how_far, in_columns, number, shared_line, summarise
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 from pgsrm.util.paths import local_path
 
 # What needs a look stands last, where a terminal shows it.
@@ -79,7 +80,7 @@ def table(folders: Sequence[RunFolder], unfinished: bool = False) -> str:
     reasons = [(folders[i].name, queue.reason(folders[i], runs[i].state)) for i in shown]
     counts = Counter(run.state for run in runs)
     summary = ", ".join(f"{counts[state]} {state}" for state in reversed(ORDER) if counts[state])
-    total = f"{len(folders)} run{'s' if len(folders) > 1 else ''}: {summary}"
+    total = f"{counted(len(folders), 'run')}: {summary}"
     return "\n".join([*lines, *_grouped(reasons), *_cost(runs), total]) + note
 
 

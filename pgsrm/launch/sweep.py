@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.record import RunFolder, lock
 from pgsrm.util.errors import UserError, unwritable
+from pgsrm.util.numbers import counted
 from pgsrm.util.shell import python, quoted
 
 if TYPE_CHECKING:  # a wrong value is told before what a plan needs is imported
@@ -60,7 +61,7 @@ class Survey:
             parts["failed before"] += f" ({again})"
         if begun := sum(map(bool, self._beginnings())):
             parts["new"] += f" ({begun} from where a shorter run left off)"
-        return f"{len(self.plans)} run{'s' if len(self.plans) > 1 else ''}: {', '.join(parts.values())}"
+        return f"{counted(len(self.plans), 'run')}: {', '.join(parts.values())}"
 
     def lines(self) -> str:
         """The same, then one line per run: what a dry run shows."""
@@ -178,6 +179,6 @@ def report(plans: Sequence[Plan], experiment: str | None) -> None:
     unfinished = [folder for folder in folders if folder.state() != "finished"]
     if unfinished:
         raise SweepFailed(
-            f"{len(unfinished)} of {len(folders)} runs did not finish ({unfinished[0].name}: "
+            f"{len(unfinished)} of {counted(len(folders), 'run')} did not finish ({unfinished[0].name}: "
             f"{(unfinished[0].status() or {}).get('reason')}); the same command resumes them"
         )

@@ -16,6 +16,7 @@ from pgsrm.launch.slurm.queue import Queue
 from pgsrm.launch.status import find_runs, outputs_folder
 from pgsrm.record import RunFolder
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 _ENDED = ("finished", "failed", "stopped")
 
@@ -31,7 +32,7 @@ class Sent:
 
     def __str__(self) -> str:
         return (
-            f"{self.new} runs sent, {self.complete} complete before, {self.themselves} are running and send themselves, "
+            f"{counted(self.new, 'run')} sent, {self.complete} complete before, {self.themselves} are running and send themselves, "
             f"{self.without} have nothing to send"
         )
 

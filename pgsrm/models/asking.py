@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from pgsrm.models.server import Server, ServerError
-from pgsrm.util.numbers import significant
+from pgsrm.util.numbers import counted, significant
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -94,8 +94,7 @@ class Estimate:
         return replace(self, calls=self.calls + other.calls, tokens_in=tokens_in, tokens_out=tokens_out, cost=cost)
 
     def __str__(self) -> str:
-        calls = "1 call" if round(self.calls) == 1 else f"{self.calls:,.0f} calls"
-        line = f"{calls} of {self.of}"
+        line = f"{counted(f'{self.calls:,.0f}', 'call')} of {self.of}"
         if self.section is None:
             return line
         price = f"unknown cost ({self.section}.input_price, {self.section}.output_price)"

@@ -14,6 +14,7 @@ from pgsrm.parent.clean import BadAnswer
 from pgsrm.parent.question import Answer, Questions
 from pgsrm.parent.settings import ParentSettings
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:
     from pgsrm.models.local_chat import LocalChat
@@ -48,7 +49,7 @@ class LocalParent:
     def estimate(self, asked: Sequence[str]) -> str:
         """One line on what the questions will take."""
         longest = len(asked) * self._settings.max_tokens
-        return f"{len(asked)} prompts for {self._name} on {self._device}: at most {longest:,} tokens out"
+        return f"{counted(len(asked), 'prompt')} for {self._name} on {self._device}: at most {longest:,} tokens out"
 
     def answers(self, asked: Sequence[str]) -> Iterator[Answer]:
         """An answer to each question, in their order.

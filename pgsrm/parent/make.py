@@ -19,7 +19,7 @@ from pgsrm.record.files import replace
 from pgsrm.record.progress import CountProgress
 from pgsrm.task import Task, accepts, load_task
 from pgsrm.util.errors import UserError
-from pgsrm.util.numbers import significant
+from pgsrm.util.numbers import counted, significant
 from pgsrm.util.paths import local_path
 
 
@@ -98,7 +98,7 @@ def _so_far(budget: Budget, answered: int, total: int) -> str:
     """What earlier starts came to, if there were any."""
     if not budget.calls:
         return ""
-    calls = "1 call" if budget.calls == 1 else f"{budget.calls} calls"
+    calls = counted(budget.calls, "call")
     cost = "" if budget.spent is None else f", cost {significant(budget.spent, 2)}"
     return f"{answered} of {total} answered before ({calls}{cost}); "
 

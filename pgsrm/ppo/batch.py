@@ -11,6 +11,7 @@ from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import is_end
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def check_batch(
 ) -> None:
     """Raise UserError where tensors would be broadcast to a number that means nothing."""
     if not 0 < len(prompts) == len(responses) == len(rewards):
-        counts = f"{len(prompts)} prompts, {len(responses)} responses, {len(rewards)} rewards"
+        counts = f"{counted(len(prompts), 'prompt')}, {counted(len(responses), 'response')}, {counted(len(rewards), 'reward')}"
         raise UserError(f"ppo.step: {counts}; give one of each a row")
     for row, (prompt, response, reward) in enumerate(zip(prompts, responses, rewards, strict=True)):
         if not len(prompt) or not len(response):
@@ -58,9 +59,8 @@ def check_batch(
                 "pgsrm.rollout.at_last_token makes of one number per response"
             )
         if len(reward) != len(response):
-            raise UserError(
-                f"ppo.step: row {row} has {len(reward)} rewards for {len(response)} tokens; give one per token"
-            )
+            counts = f"{counted(len(reward), 'reward')} for {counted(len(response), 'token')}"
+            raise UserError(f"ppo.step: row {row} has {counts}; give one per token")
     if len(prompts) % settings.group_size:
         raise UserError(f"ppo.step: {len(prompts)} rows are no multiple of ppo.group_size={settings.group_size}")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from pgsrm.record.differences import labels, short_names
 from pgsrm.record.run_folder import RunFolder
 from pgsrm.record.summary import clock, number, seconds_left
+from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -230,7 +231,7 @@ class SweepTable:
                 reward, entropy, kl = _numbers(metrics)
                 so_far = f"{int(metrics['update'])}/{updates}"
                 running.append(f"  {name}  {so_far}  reward {reward}  entropy {entropy}  KL {kl}")
-        return "\n".join([f"{len(states)} runs: {counts}", *running])
+        return "\n".join([f"{counted(len(states), 'run')}: {counts}", *running])
 
     def _table(self, states: list[str], width: int, height: int) -> "Table":
         from rich.table import Table

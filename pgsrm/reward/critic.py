@@ -21,7 +21,7 @@ from pgsrm.reward.output import normalise
 from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, UserError, under
-from pgsrm.util.numbers import Finite, Fraction, mean
+from pgsrm.util.numbers import Finite, Fraction, counted, mean
 from pgsrm.util.objects import attach_object, check_object, name_of, restore_object, standardise_object, state_of
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,9 @@ class CriticReward:
             else ()
         )
         if len(critiques) != len(rows):
-            raise UserError(f"critic: {len(critiques)} critiques for {len(rows)} responses; return one for each")
+            raise UserError(
+                f"critic: {counted(len(critiques), 'critique')} for {counted(len(rows), 'response')}; return one for each"
+            )
         if not self._told and (problem := _useless(critiques, self._masked)):
             self._told = True
             logger.warning(

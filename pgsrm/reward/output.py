@@ -8,6 +8,7 @@ from typing import Any
 
 from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 RESERVED = frozenset(("mean", "std", "no_signal", "exact_match", "token_mean", "token_std", "token_share", "spans"))
 # Prefixes of metrics that every run has.
@@ -42,7 +43,7 @@ def normalise(
     rewards, metrics, annotations = _parts(output)
     rewards = _as_list(rewards, f"reward={name}: it returned")
     if len(rewards) != len(token_ids):
-        counts = f"{len(rewards)} rewards for {len(token_ids)} responses"
+        counts = f"{counted(len(rewards), 'reward')} for {counted(len(token_ids), 'response')}"
         raise UserError(f"reward={name}: it returned {counts}; return one for each")
     per_token = [_is_sequence(reward) for reward in rewards]
     if any(per_token) and not all(per_token):
@@ -70,9 +71,8 @@ def _parts(output: Any) -> tuple[Any, Mapping[Any, Any], Any]:
 def _token_rewards(row: Any, token_ids: Sequence[int], where: str) -> list[float]:
     row = _as_list(row, where)
     if len(row) != len(token_ids):
-        raise UserError(
-            f"{where} has {len(row)} numbers for {len(token_ids)} tokens; return one for each token, or one number"
-        )
+        counts = f"{counted(len(row), 'number')} for {counted(len(token_ids), 'token')}"
+        raise UserError(f"{where} has {counts}; return one for each token, or one number")
     return [_number(reward, f"{where}, token {t},") for t, reward in enumerate(row)]
 
 
@@ -96,7 +96,7 @@ def _annotations(
     if not given:
         return []
     if len(given) != len(token_ids):
-        counts = f"{len(given)} annotations for {len(token_ids)} responses"
+        counts = f"{counted(len(given), 'annotation')} for {counted(len(token_ids), 'response')}"
         raise UserError(f"reward={name}: it returned {counts}; return one for each")
     ends = [math.inf] * len(given) if responses is None else map(len, responses)
     return [

@@ -16,7 +16,7 @@ from pgsrm.reward.calling import check_before
 from pgsrm.reward.check import PROMPTS, NoPolicy, rewards_of
 from pgsrm.task import SHIPPED, Example, Task, accepts, normalize, read_table
 from pgsrm.util.errors import UserError, under
-from pgsrm.util.numbers import mean
+from pgsrm.util.numbers import counted, mean
 from pgsrm.util.objects import as_before, attach_object
 
 # A response that earns this share of the reference's reward is paid; `_Judged.floors` says what it is counted from.
@@ -326,7 +326,7 @@ def markdown(result: Result) -> str:
         "to which it is right."
     )
     if result.unpaid:
-        lines.append(f"Left out: {result.unpaid} prompts whose own reference earns nothing.")
+        lines.append(f"Left out: {counted(result.unpaid, 'prompt')} whose own reference earns nothing.")
     return "\n".join(lines)
 
 

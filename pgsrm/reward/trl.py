@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pgsrm.reward.references import compared
 from pgsrm.util.errors import ParameterError
+from pgsrm.util.numbers import counted
 
 References = Literal["each", "list"]  # what a function of another trainer gets of a prompt with several
 _OF_TRL = frozenset(("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra"))
@@ -97,7 +98,7 @@ def _largest(output: Any, rows: Sequence[int], count: int) -> list[Any]:
         raise ParameterError(f"function: it returned {output!r}; return a list with a number for each completion")
     output = list(output)
     if len(output) != len(rows):
-        counts = f"{len(output)} rewards for {len(rows)} completions"
+        counts = f"{counted(len(output), 'reward')} for {counted(len(rows), 'completion')}"
         raise ParameterError(f"function: it returned {counts}; return one for each")
     applicable: list[list[Any]] = [[] for _ in range(count)]
     for row, reward in zip(rows, output, strict=True):

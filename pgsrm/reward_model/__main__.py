@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgsrm.util.numbers import counted
+
 if TYPE_CHECKING:
     from pgsrm.analysis.tables import Table
     from pgsrm.config.schema import Settings
@@ -108,7 +110,7 @@ def pairs_command(words: Sequence[str]) -> None:
     check_writable(out, "out")
     pairs = _pairs(own.get("pairs", "reference"), _composed(others, "pairs"))
     replace(out, as_lines(pairs).encode())
-    print(f"{len(pairs)} pairs in {out}")
+    print(f"{counted(len(pairs), 'pair')} in {out}")
 
 
 def train_command(words: Sequence[str]) -> None:
@@ -193,7 +195,10 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
         encoded.append(Encoded(chosen, rejected, pair.margin or 0.0))
     s = settings.reward_model
     longer = f"; {cut} texts are longer than the model's {longest} tokens and lose their beginnings" if cut else ""
-    print(f"{len(train)} pairs, {held_out} held out; batches of {s.batch_size}, lr {s.lr:g}{longer}", flush=True)
+    print(
+        f"{counted(len(train), 'pair')}, {held_out} held out; batches of {s.batch_size}, lr {s.lr:g}{longer}",
+        flush=True,
+    )
     started = time.monotonic()
 
     def tell(epoch: int, loss: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pgsrm.task import Example, read_objects, read_table
 from pgsrm.util.errors import UserError
-from pgsrm.util.numbers import in_float32
+from pgsrm.util.numbers import counted, in_float32
 from pgsrm.util.text import nfc
 
 SPLIT = "by threshold"  # how `split` splits, for the cards of reward models
@@ -93,7 +93,7 @@ def split(pairs: Sequence[Preference], share: float) -> tuple[list[Preference], 
     places = {group: _place(group) for group in dict.fromkeys(pair.group for pair in pairs)}
     if len(places) < 2:
         raise UserError(
-            f"pairs: {len(places)} prompts with a pair; some are trained on and some kept out, so give more"
+            f"pairs: {counted(len(places), 'prompt')} with a pair; some are trained on and some kept out, so give more"
         )
     first, last = min(places, key=places.__getitem__), max(places, key=places.__getitem__)
     kept_out = ({group for group, place in places.items() if place < share} | {first}) - {last}

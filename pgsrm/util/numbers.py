@@ -29,6 +29,11 @@ def number_text(value: float | str) -> str:
     return re.sub(r"(?<=\de)([+-])0+(?=\d)", r"\1", str(value))
 
 
+def counted(number: int | str, thing: str) -> str:
+    """`1 run`, `2 runs`: a number, or its text, and the thing in the singular or with the plural's s."""
+    return f"{number} {thing}{'' if str(number) == '1' else 's'}"
+
+
 def significant(value: float, digits: int) -> str:
     """A number for people, to so many significant digits, but no power of ten where it is large: 0.031; 1,240 and not 1.2e+03."""
     short = f"{value:.{digits}g}"

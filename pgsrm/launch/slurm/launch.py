@@ -21,6 +21,7 @@ from pgsrm.launch.sweep import (
 )
 from pgsrm.record import RunFolder
 from pgsrm.record.mlflow_store import is_sqlite
+from pgsrm.util.numbers import counted
 from pgsrm.util.shell import python, quoted
 
 if TYPE_CHECKING:  # a wrong value is told before what a plan needs is imported
@@ -48,7 +49,10 @@ def run_sweep(plans: Sequence[Plan], slots: int | None, wait: bool, retry_failed
         freeze(surveyed.to_start)
         ids = submit(surveyed.to_start, slots) if surveyed.to_start else []
     if ids:
-        print(f"submitted {len(surveyed.to_start)} runs: job{'s' if len(ids) > 1 else ''} {', '.join(ids)}", flush=True)
+        print(
+            f"submitted {counted(len(surveyed.to_start), 'run')}: job{'s' if len(ids) > 1 else ''} {', '.join(ids)}",
+            flush=True,
+        )
     tracking = plans[0].config["tracking"]
     if wait:
         _watch([plan.folder for plan in surveyed.plans])
