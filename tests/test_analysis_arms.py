@@ -187,7 +187,8 @@ def test_arms_may_differ_in_a_list(tmp_path: Path) -> None:
 
 def test_two_rewards_of_a_task_are_arms_and_named_as_they_are_chosen(tmp_path: Path) -> None:
     for reward in ("critic", "sparse"):
-        write_run(tmp_path, "sentiment_control", reward, evaluations=path([0, 1, 4], [0, 0.2, 0.5]))
+        evaluated = path([0, 1, 4], [0, 0.2, 0.5])
+        write_run(tmp_path, "sentiment_control", reward, evaluations=evaluated, config={"reward": {"arm": reward}})
     variants, _ = load_variants([tmp_path], COLUMNS)
     (arms,) = find_arms(variants, [])
     assert [arms.label(variant) for variant in arms.variants] == ["reward=sparse", "reward=critic"]

@@ -255,6 +255,41 @@ def test_a_comparison_is_made_task_by_task_in_the_same_setup(tmp_path: Path) -> 
     ]
 
 
+def test_who_asks_no_critic_is_compared_with_each_critic(tmp_path: Path) -> None:
+    """reward=sparse is the arm of reward=critic whose critic is not asked: its runs have none. Wrong version: no run of both."""
+    runs = {
+        "sparse": [("sparse", "sparse", None)],
+        "critics": [("sparse", "sparse", None), ("critic", "critic", "lexicon"), ("critic", "critic", "nano")],
+        "arms": [("critic", "sparse", "nano"), ("critic", "critic", "nano"), ("critic", "critic", "lexicon")],
+    }
+    text = RISES.replace("where: {reward: pgsrm}", "where: {reward.arm: critic}\n  minus: {reward.arm: sparse}")
+    compared = {}
+    for name, made in runs.items():
+        for reward, arm, critic in made:
+            chosen = {} if critic is None else {"critic": critic}
+            node = {"arm": arm, **({} if critic is None else {"critic": {"words": critic}})}
+            for seed in range(3):
+                levels = ramp(0.0, 0.5 if arm == "sparse" else 0.9)
+                write_run(
+                    tmp_path / name / "runs",
+                    "sentiment_control",
+                    reward,
+                    seed,
+                    rewards=levels,
+                    choices=chosen,
+                    config={"reward": node},
+                )
+        compared[name] = [
+            (found.verdict, found.variants and [v.arm for v in found.variants])
+            for found in check(tmp_path / name, text)
+        ]
+    assert compared == {
+        "sparse": [(UNDECIDED, ())],
+        "critics": [(HOLDS, ["critic", "sparse"])] * 2,
+        "arms": [(HOLDS, ["critic", "sparse"])],  # another critic is another setup
+    }
+
+
 def test_equal_is_not_less(tmp_path: Path) -> None:
     for seed in range(3):
         for reward in ("pgsrm", "binary"):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BASE = "sparse"  # the critic is not asked, and the extrinsic reward stands at the last token
 OF_THE_REWARD = ("reward.", "critic=", "critic.")  # parts of a variant's name that say what is rewarded
 Outcome = tuple[str, str, str]  # a column, its title, its unit
 REWARDED: Outcome = (EXTRINSIC, "Extrinsic reward", "reward")
@@ -77,7 +78,7 @@ class Arms:
     @property
     def base(self) -> Variant | None:
         """The arm without a critic; None without such an arm."""
-        return next((variant for variant in self.variants if _is_base(variant)), None)
+        return next((variant for variant in self.variants if variant.arm == BASE), None)
 
     @property
     def outcomes(self) -> tuple[Outcome, Outcome, Outcome]:
@@ -125,15 +126,10 @@ def _alike(name: str, variants: Sequence[Variant]) -> list[Arms]:
             setups.setdefault(", ".join(parts), []).append(variant)
     # The arm without a critic comes first; others keep their order.
     return [
-        Arms(name, shared, tuple(sorted(members, key=lambda variant: not _is_base(variant))))
+        Arms(name, shared, tuple(sorted(members, key=lambda variant: variant.arm != BASE)))
         for shared, members in setups.items()
         if len(members) > 1
     ]
-
-
-def _is_base(variant: Variant) -> bool:
-    """Whether the critic is not asked, and the extrinsic reward stands at the last token."""
-    return variant.reward == "sparse" or "reward.arm=sparse" in variant.parts
 
 
 # Numbers

@@ -103,7 +103,9 @@ def _own_values(variants: Sequence[Variant]) -> Callable[[Variant], tuple[tuple[
 def _labels(setups: Sequence[Sequence[Pair]]) -> list[str]:
     """What tells the setups apart: by the settings that both rewards share, and by those of either reward."""
     pairs = [group[0] for group in setups]
-    shared = setup_labels([other if other.embeds and not one.embeds else one for one, other in pairs])
+    shared = setup_labels(
+        [other if other.holds("embedder") and not one.holds("embedder") else one for one, other in pairs]
+    )
     own = [[part for v in pair for part in v.parts if part.startswith("reward.")] for pair in pairs]
     labels = []
     for text, parts in zip(shared, own, strict=True):

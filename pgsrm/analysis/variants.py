@@ -89,17 +89,29 @@ class Variant:
     def same_setup(self, other: Variant) -> bool:
         """Whether two variants differ at most in task and reward (and in the commit, where nothing else tells).
 
-        A reward without an embedder is the same reward whichever embedder was chosen.
+        A reward without an embedder is the same reward whichever embedder was chosen, and one without a critic (reward=sparse)
+        whichever critic was.
         """
-        unimportant = ("commit ",) if self.embeds and other.embeds else ("commit ", "embedder")
+        unimportant = (
+            "commit ",
+            *(part for part in ("embedder", "critic") if not (self.holds(part) and other.holds(part))),
+        )
         own, others = ([p for p in v.setup if not p.startswith(unimportant)] for v in (self, other))
         return own == others
 
+    def holds(self, part: str) -> bool:
+        """Whether its reward has such a part, an `embedder` or a `critic`."""
+        return self._reward.get(part) is not None
+
     @property
-    def embeds(self) -> bool:
-        """Whether its reward has an embedder."""
+    def arm(self) -> str | None:
+        """The arm of a reward from a critic (`reward.arm`), "sparse" under reward=sparse too; None of any other reward."""
+        return self._reward.get("arm")
+
+    @property
+    def _reward(self) -> Mapping[str, Any]:
         reward = self.runs[0].config.get("reward")
-        return isinstance(reward, dict) and "embedder" in reward
+        return reward if isinstance(reward, dict) else {}
 
 
 def shortfall(runs: Sequence[Run]) -> str:
