@@ -29,7 +29,7 @@ from pgsrm.reward import CriticReward, LearnedReward, SumReward
 from pgsrm.reward.learned import combined, moments
 from pgsrm.reward_model import __main__ as command
 from pgsrm.reward_model.judge import ALL, CALIBRATION, LENGTH, MODEL, PEOPLE, WORDS, judge
-from pgsrm.reward_model.measures import bag_of_words, calibration_error, length_only, margin_bins, right, share
+from pgsrm.reward_model.measures import bag_of_words, calibration_error, length_only, margin_bins, right, share, wilson
 from pgsrm.reward_model.pairs import Preference, as_lines, ordered, over_samples, read_pairs, split
 from pgsrm.reward_model.ratings import Rated, pairs_of, read_ratings, split_half_agreement
 from pgsrm.reward_model.settings import RewardModelSettings
@@ -179,6 +179,15 @@ def test_an_interval_is_that_of_whole_prompts() -> None:
         (0.5 - 1.96 * math.sqrt(0.5) / 6, 0.5 + 1.96 * math.sqrt(0.5) / 6)
     )
     assert share(values, list("aaabbb"))[:3] == (0.5, 0.0, 1.0)
+    # Wrong version: 1 to 1. Wilson: of n right ones n / (n + 1.96^2) to 1; of n halves 1/2 -+ 0.98 / sqrt(n + 1.96^2).
+    assert share(np.ones(10), list("abcdefghij")) == (1.0, pytest.approx(10 / 13.8416), pytest.approx(1.0), 10)
+    assert share(np.zeros(10), list("abcdefghij"))[:3] == (0.0, pytest.approx(0.0), pytest.approx(3.8416 / 13.8416))
+    assert share(np.ones(10), list("aaaaabbbbb"))[1] == pytest.approx(2 / 5.8416)  # two prompts, whatever the pairs
+    assert share(np.full(4, 0.5), list("abcd"))[1:3] == pytest.approx(
+        (0.5 - 0.98 / 7.8416**0.5, 0.5 + 0.98 / 7.8416**0.5)
+    )
+    # Of 81 in 263 right the score interval is 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine 17, table I).
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert share(values[:4], list("aaaa")) == (0.75, 0.0, 1.0, 4)  # wrong version: 0.75 to 0.75, as if all were known
 
 

@@ -1,5 +1,6 @@
 """How good rewards are that order pairs: accuracy, by margin, calibration; and what a length or words alone would do."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from pgsrm.reward_model.pairs import Preference
 BINS = 10  # of the confidence, for the calibration error
 QUARTERS = 4
 NORMAL = 1.96  # standard errors on either side that hold the true value in 95 % of the cases
+FLAT = 1e-9  # an error this small is rounding alone
 _PENALTY = 1e-3  # L2, of the weights of the models to compare with
 Floats = NDArray[np.float64]
 
@@ -35,14 +37,25 @@ def share(values: Floats, groups: Sequence[str]) -> Accuracy:
     """The mean of n values from 0 to 1, and 1.96 standard errors to either side.
 
     The error is that of whole groups (prompts), whose pairs are not independent: sqrt(sum over groups of (sum of values - mean *
-    number)^2) / n. One group says nothing of others: the bounds are then 0 and 1.
+    number)^2) / n. One group says nothing of others: the bounds are then 0 and 1. Where no group differs from the mean, as where
+    all are right, the error is 0 and says as little: the bounds are then Wilson's, of as many values as there are groups.
     """
     names, place = np.unique(np.array(groups), return_inverse=True)
     mean = float(values.mean())
     if len(names) == 1:
         return Accuracy(mean, 0.0, 1.0, len(values))
     half = NORMAL * float(np.sqrt((np.bincount(place, values - mean) ** 2).sum())) / len(values)
+    if half < FLAT:
+        return Accuracy(mean, *wilson(mean, len(names)), len(values))
     return Accuracy(mean, max(0.0, mean - half), min(1.0, mean + half), len(values))
+
+
+def wilson(share: float, number: int) -> tuple[float, float]:
+    """The bounds that hold the probability behind a share of `number` values in 95 % of the cases (Wilson 1927, score interval)."""
+    more = NORMAL**2 / number
+    middle = (share + more / 2) / (1 + more)
+    half = NORMAL / (1 + more) * math.sqrt(share * (1 - share) / number + more / (4 * number))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def margin_bins(margins: Sequence[float | None]) -> dict[str, NDArray[np.bool_]]:
