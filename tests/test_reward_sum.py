@@ -247,3 +247,20 @@ def test_words_of_the_command_line(
     result = call_cli(*sum_of(*words, "dry_run=true"))
     assert result.code == (0 if line is None else 2), result.err
     assert line is None or line in result.error_line
+
+
+def test_each_critics_seconds_have_a_name_of_their_own_and_are_known_as_measured() -> None:
+    """Wrong versions: `a/time/critic`, which a comparison of two runs takes for a result; a critic within a critic unseen."""
+
+    def metrics(reward: Any) -> set[str]:
+        given = {"responses": ["so good", "bad"], "token_ids": [[1, 2], [3]], "offsets": [[(0, 3), (3, 7)], [(0, 3)]]}
+        made = reward(prompts=["", ""], references=["", ""], inputs=[{}, {}], **given)
+        return {name for name in normalise(made, [[1, 2], [3]]).metrics if "spans" in name or "time" in name}
+
+    one, other = CriticReward(length, LexiconCritic()), CriticReward(length, LexiconCritic(), arm="critic_only")
+    assert metrics(SumReward({"a": one})) == {"critic/spans", "time/critic"}
+    two = {"a/critic/spans", "b/critic/spans", "time/a/critic", "time/b/critic"}
+    assert metrics(SumReward({"a": one, "b": other})) == two
+    assert all(is_measured(name) == ("time" in name) for name in two)
+    within = {"critic/spans", "time/critic", "extrinsic/critic/spans", "time/extrinsic/critic"}
+    assert metrics(CriticReward(one, LexiconCritic())) == within

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pgsrm.record.measured import is_measured
 from pgsrm.rollout import Annotation, Scored, Span, at_last_token
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import counted
@@ -58,6 +59,12 @@ def normalise(
     return Scored(
         token_rewards, any(per_token), _metrics(metrics, name), _annotations(annotations, token_ids, responses, name)
     )
+
+
+def of_part(part: str, metric: str) -> str:
+    """The name of a metric that another part of a reward has too: `NAME/metric`; what is measured stays so, `time/NAME/critic`."""
+    kind, slash, rest = metric.partition("/")
+    return f"{kind}/{part}/{rest}" if slash and is_measured(metric) else f"{part}/{metric}"
 
 
 def _parts(output: Any) -> tuple[Any, Mapping[Any, Any], Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pgsrm.models.asking import Estimate, estimates_of
-from pgsrm.reward.output import OWNED, RESERVED, normalise
+from pgsrm.reward.output import OWNED, RESERVED, normalise, of_part
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, under
 from pgsrm.util.numbers import Finite
@@ -43,8 +43,9 @@ class SumReward:
     counted for the other tokens of a reward per response, and there is no padding. Numbers that are all equal are not scaled.
 
     Metrics: `NAME`, the mean of the part's totals before scale and weight; `NAME_scale`, what it was divided by. A part's own
-    metrics keep their names; one that two parts have becomes `NAME/metric`. Annotations: the parts' spans, whose values are
-    scaled and weighted; as components what each part adds to the total, by its name, and its own as `NAME.component`.
+    metrics keep their names; one that two parts have becomes `NAME/metric`, and a critic's seconds `time/NAME/critic`.
+    Annotations: the parts' spans, whose values are scaled and weighted; as components what each part adds to the total, by its
+    name, and its own as `NAME.component`.
 
     Raises ParameterError for a part that is no reward, for a name that can't be one, and for weights or scales of no part.
     """
@@ -203,7 +204,7 @@ def _metrics(given: Mapping[str, Scored]) -> dict[str, float]:
     means = {name: sum(scored.totals) / len(scored) for name, scored in given.items()}
     times = Counter([*means, *(metric for scored in given.values() for metric in scored.metrics)])
     own = {
-        metric if times[metric] == 1 else f"{name}/{metric}": value
+        metric if times[metric] == 1 else of_part(name, metric): value
         for name, scored in given.items()
         for metric, value in scored.metrics.items()
     }
