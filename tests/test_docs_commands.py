@@ -13,12 +13,13 @@ from hydra.core.override_parser.types import Override
 from pgsrm.config.command_line import WITH_VALUE
 from pgsrm.config.compose import compose_words
 from pgsrm.config.known_keys import _known_keys, instead, meant
+from pgsrm.config.messages import one_line
 from pgsrm.config.schema import read_settings
 from pgsrm.util.errors import UserError
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a reader fills in or writes first: no command as it stands.
-PLACEHOLDER = re.compile(r"\.\.\.|…|[$<{]\w|\bKEY\b|\btask=a\b|my_\w+\.|--config-dir[ =]mine|myconf")
+PLACEHOLDER = re.compile(r"\.\.\.|…|[$<]\w|\{\w+\}|\bKEY\b|\btask=a\b|my_\w+\.|--config-dir[ =]mine|myconf")
 
 
 def commands(page: Path) -> Iterator[list[str]]:
@@ -82,6 +83,20 @@ def test_the_commands_are_found() -> None:
     assert one_run(["-m", "task=color,antonym", "seed=0,1", "--config-dir", "x"], -1) == [
         "task=antonym", "seed=1", "--config-dir=x",
     ]  # fmt: skip
+
+
+def test_a_checker_with_keys_of_its_own_is_written_with_a_plus() -> None:
+    """As docs/tasks.md says; without it, the error does."""
+    (words,) = (
+        words for words in commands(ROOT / "docs/tasks.md") if any(word.startswith("+task.checker=") for word in words)
+    )
+    config, _ = compose_words(words, "a run")
+    read_settings(config)
+    assert config.task.checker == {"_target_": "pgsrm.task.SentimentInversion", "column": "sentence"}
+    bare = [word.removeprefix("+") for word in words]
+    with pytest.raises(Exception, match=r"append to your config use \+task.checker") as refused:
+        compose_words(bare, "a run")
+    assert "not among the keys of the chosen config; +task.checker={" in (one_line(refused.value, bare) or "")
 
 
 def rows(section: str) -> list[list[list[str]]]:
