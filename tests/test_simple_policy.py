@@ -298,3 +298,27 @@ def test_a_model_that_the_fast_policy_refuses_trains_from_the_command_line(
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["update"] for line in lines] == [0, 1, 2, 3, 4]
     assert lines[1]["policy/kl"] == pytest.approx(0, abs=1e-4) and abs(lines[4]["policy/kl"]) > 1e-4
+
+
+def test_every_layers_output_is_asked_for_only_where_the_output_layers_input_is_not_seen(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are the same to the last digit, also where nothing is seen and the last layer's output is taken."""
+    model, asked, scores = load_policy().model, list[bool](), []
+    for output_layer_is_known in (True, False):
+        policy = SimplePolicy(model, None, eos=(0,))
+        batch, place = policy.pad(PROMPTS, [[8, 9], [3], [4, 0], [7], [1, 2]]), torch.tensor([1, 0, 1, 0, 1])
+        forward = policy._forward
+
+        def noted(*given: Any, forward: Any = forward, **options: Any) -> Any:
+            asked.append(options["output_hidden_states"])
+            return forward(*given, **options)
+
+        monkeypatch.setattr(policy, "_forward", noted)
+        if not output_layer_is_known:
+            monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
+        scores += [policy.score(batch, place), policy.score(batch, place)]
+    assert asked == [True, False, True, True]
+    for other in scores[1:]:
+        for name in ("logits", "states", "prompt_hidden", "value_hidden"):
+            assert torch.equal(getattr(scores[0], name), getattr(other, name))

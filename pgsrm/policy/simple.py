@@ -38,6 +38,8 @@ class SimplePolicy(BasePolicy):
         """`sharded_with`: processes that the weights are divided among, which make all forward passes together."""
         super().__init__(model, reference, eos, padding)
         self._bfloat16, self._sharded_with = bfloat16, sharded_with or ALONE
+        # Whether the last pass showed what the output layer takes, so that the next need not keep every layer's output beside it.
+        self._caught = False
         self._checkpointed = checkpointable_layers(model) if gradient_checkpointing else []
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # without its adapters
         self._takes_positions = "position_ids" in signature(plain.forward).parameters
@@ -83,8 +85,9 @@ class SimplePolicy(BasePolicy):
     def score(self, batch: PaddedBatch, value_place: Tensor | None = None, prefill: None = None) -> Scores:
         """The policy's logits and hidden states on given responses, with gradient."""
         with checkpointing(self._checkpointed), self._entering_output_layer() as entering:
-            out, last = self._forward_batch(self.model, batch, output_hidden_states=True)
+            out, last = self._forward_batch(self.model, batch, output_hidden_states=not self._caught)
         hidden = entering[-1] if entering else out.hidden_states[-1]  # (B, L, W)
+        self._caught = bool(entering)
         rows = torch.arange(len(batch), device=self.device)
         contexts = Contexts.one_per_token(batch.response_mask)
         place = contexts.row, last[contexts.row] + contexts.position
