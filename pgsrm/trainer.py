@@ -42,6 +42,7 @@ from pgsrm.models.text import Codec
 from pgsrm.policy.choose import build_policy, check_lengths
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import Sampling
+from pgsrm.ppo.settings import GROUP_BASELINES
 from pgsrm.ppo.update import Learner, step
 from pgsrm.record import RunFolder, best, checkpoint
 from pgsrm.record.files import writing
@@ -76,7 +77,9 @@ class Trainer:
         """evaluated_with: what the policy is measured by besides its reward. teacher: of `algorithm=distill`."""
         self.folder, self.settings, self.task = folder, settings, task
         self.policy, self.codec, self.processes = policy, codec, processes
-        self.score = Scorer(reward, task.checker, codec.eos, processes)
+        by_group = isinstance(settings.algorithm, PPOAlgorithm) and settings.ppo.baseline in GROUP_BASELINES
+        group_size = settings.ppo.group_size if by_group else None
+        self.score = Scorer(reward, task.checker, codec.eos, processes, group_size=group_size)
         # no generator of one seed is one of another seed's
         self.data_rng = torch.Generator().manual_seed(2 * settings.seed)
         self.sampling_rng = torch.Generator().manual_seed(2 * settings.seed + 1)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from pgsrm.embedder import WordVectors
 from pgsrm.reward import Annotation, BinaryReward, Reward, Scored, SemanticReward, Span, at_last_token, normalise
-from pgsrm.reward.scorer import Scorer
+from pgsrm.reward.scorer import Scorer, _no_signal
 from pgsrm.rollout import Rollout
 from pgsrm.task import Example
 from pgsrm.util.errors import UserError
@@ -293,6 +293,8 @@ class TestWhatFlows:
         assert metrics["reward/spans"] == 0.5
         assert (metrics["reward/component_near"], metrics["reward/component_own"]) == (1.0, 2.0)
         assert metrics["response/length"] == 1.5 and metrics["response/eos"] == 0.5
+        of_groups = Scorer(lambda **_: [0.5, -1.0], None, eos=(6,), group_size=1)(self.rollout()).metrics
+        assert of_groups["reward/no_signal"] == 1.0  # each of its groups is equal in itself
         plain = Scorer(lambda **_: [0.5, -1.0], lambda *_: True, eos=(6,))(self.rollout()).metrics
         assert not [name for name in plain if "token" in name or "component" in name or "spans" in name]
 
@@ -330,3 +332,17 @@ class TestConfig:
         config = {"_target_": f"{__name__}.brevity", "_partial_": True, "weight": 0.5}
         reward: Callable[..., Any] = instantiate(OmegaConf.create(config))
         assert normalise(reward(**batch(["ab", ""])), [[7, 8]] * 2).totals == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "size", "share"),
+    [
+        ([1.0, 1.0, 2.0, 2.0], 4, 0.0),
+        ([1.0, 1.0, 2.0, 2.0], 2, 1.0),
+        ([1.0, 1.0, 2.0, 3.0], 2, 0.5),
+        ([[1.0], [0.0, 1.0], [2.0], [1.0, 1.0]], 2, 0.5),  # still to come: 1, 1 and 1; then 2, 2 and 1
+    ],
+)
+def test_no_signal_is_the_share_of_groups_that_are_equal_in_themselves(rewards: Any, size: int, share: float) -> None:
+    ids = [[7] * (len(row) if isinstance(row, list) else 1) for row in rewards]
+    assert _no_signal(normalise(rewards, ids), size) == share

@@ -391,6 +391,24 @@ def test_a_class_with_parameters(train_here: Train, own_module: Callable[[str], 
     assert [line["reward/no_signal"] for line in lines] == [1.0] * 4  # nothing to learn from
 
 
+@pytest.mark.parametrize(("ppo", "silent"), [("grpo", 1.0), ("rloo", 1.0), ("sound", 0.0)])
+def test_a_group_of_equal_rewards_has_no_signal(
+    train_here: Train, own_module: Callable[[str], str], ppo: str, silent: float
+) -> None:
+    """Each prompt's responses earn the same, and each prompt something else: no signal where a group is the baseline."""
+    module = own_module(
+        "def own(*, prompts, **_):\n    return [sum(map(ord, prompt)) % 97 / 97 for prompt in prompts]\n"
+    )
+    folder = train_here(
+        "~reward", f"+reward={{_target_:{module}.own,_partial_:true}}", f"ppo={ppo}", "ppo.group_size=2"
+    )
+    lines = [line for line in rows(folder.metrics)[1:] if line["reward/std"] > 0]
+    assert lines and [line["reward/no_signal"] for line in lines] == [silent] * len(lines)
+    if silent:
+        # rloo takes the KL from the reward, and that alone is left
+        assert [line["advantage/std"] for line in lines] == pytest.approx([0.0] * len(lines), abs=1e-3)
+
+
 def test_a_reward_a_token(train_here: Train, own_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A span's reward mapped onto tokens by offsets; what is trained on are the ids that were sampled."""
     import pgsrm.trainer

@@ -32,10 +32,14 @@ class Scorer:
         eos: Collection[int],
         processes: Processes = ALONE,
         key: str = "reward",
+        group_size: int | None = None,
     ) -> None:
-        """key: where the reward stands in the config, for its errors."""
+        """key: where the reward stands in the config, for its errors. group_size: of responses that are compared with each other.
+
+        None: all of a batch are.
+        """
         self.reward, self.checker, self.eos, self.processes = reward, checker, eos, processes
-        self._key = key
+        self._key, self._group_size = key, group_size
 
     def __call__(self, rollout: Rollout) -> Scored:
         """The rewards of the responses, and the metrics of both."""
@@ -46,7 +50,8 @@ class Scorer:
         scored = self.rewards(rollout)
         seconds = {"time/reward": time.perf_counter() - started}
         own = {name if "/" in name else f"reward/{name}": value for name, value in scored.metrics.items()}
-        return replace(scored, metrics={**_of_rewards(scored), **own, **self._of_responses(rollout), **seconds})
+        of_rewards = _of_rewards(scored, self._group_size or len(rollout))
+        return replace(scored, metrics={**of_rewards, **own, **self._of_responses(rollout), **seconds})
 
     def rewards(self, rollout: Rollout) -> Scored:
         """What the reward itself says."""
@@ -80,13 +85,13 @@ class Scorer:
         return [accepts(check, text, example) for example, text in zip(examples, texts, strict=True)]
 
 
-def _of_rewards(scored: Scored) -> dict[str, float]:
+def _of_rewards(scored: Scored, group_size: int) -> dict[str, float]:
     """Of the totals; of the tokens, where the reward is per token; of the annotations, where there are any."""
     totals = torch.tensor(scored.totals)
     metrics = {
         "reward/mean": totals.mean().item(),
         "reward/std": totals.std(unbiased=False).item(),
-        "reward/no_signal": float(_no_signal(scored)),
+        "reward/no_signal": _no_signal(scored, group_size),
     }
     if scored.per_token:
         tokens = torch.tensor([reward for rewards in scored.token_rewards for reward in rewards], dtype=torch.float64)
@@ -96,12 +101,17 @@ def _of_rewards(scored: Scored) -> dict[str, float]:
     return metrics | _of_annotations(scored.annotations)
 
 
-def _no_signal(scored: Scored) -> bool:
-    """Whether nothing in the batch earned more than anything else: every token has the same reward still to come."""
-    to_come = scored.totals
+def _no_signal(scored: Scored, group_size: int) -> float:
+    """Share of the responses in whose group nothing earned more than anything else: every token has the same reward still to come.
+
+    Groups are rows that follow one another.
+    """
+    to_come = [[total] for total in scored.totals]
     if scored.per_token:
-        to_come = [reward for rewards in scored.token_rewards for reward in accumulate(reversed(rewards))]
-    return len(torch.tensor(to_come).unique()) == 1  # float32, as the update has them
+        to_come = [list(accumulate(reversed(rewards))) for rewards in scored.token_rewards]
+    groups = [to_come[start : start + group_size] for start in range(0, len(to_come), group_size)]
+    # float32, as the update has them
+    return mean([len(torch.tensor([each for rows in group for each in rows]).unique()) == 1 for group in groups])
 
 
 def _of_annotations(annotations: Sequence[Annotation]) -> dict[str, float]:
