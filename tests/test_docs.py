@@ -119,3 +119,11 @@ def reference_pages() -> dict[str, tuple[str, list[str]]]:
 def is_module(target: str) -> bool:
     path = ROOT / target.replace(".", "/")
     return path.with_suffix(".py").is_file() or path.is_dir()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_of_prose_are_not_too_long(page: Path) -> None:
+    """At most 132 characters, as CONTRIBUTING.md says; not so tables, and commands: in blocks or indented."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "    "))]
+    assert [line for line in lines if len(line) > 132] == []
