@@ -12,14 +12,17 @@ from analysis_runs import UPDATES, ramp, table_rows, write_run
 from test_analysis_report import Page, make_report
 
 from pgsrm.analysis import report
-from pgsrm.analysis.arm_differences import arm_differences, mean_up_to, up_to_distance
-from pgsrm.analysis.arms import arms_table, at_distance, find_arms, kl_levels, plot_arms, threshold, value_at
+from pgsrm.analysis.arm_differences import arm_differences
+from pgsrm.analysis.arms import arms_table, find_arms, kl_levels, plot_arms, threshold
+from pgsrm.analysis.claims import PAPER, ClaimsError, read_claims
 from pgsrm.analysis.curves import curve
+from pgsrm.analysis.distance import at_distance, mean_up_to, up_to_distance, value_at
 from pgsrm.analysis.experiments import experiments
 from pgsrm.analysis.intervals import Estimate
 from pgsrm.analysis.results import COLUMNS, DISTANCE, EXTRINSIC
 from pgsrm.analysis.style import PAGE, WIDTHS
 from pgsrm.analysis.variants import load_variants
+from pgsrm.analysis.verdicts import FAILS, NO_VERDICT, check_all
 from pgsrm.record import RunFolder
 from pgsrm.record.summary import _last_lines, answers, end_of_run_line, summarise
 
@@ -125,6 +128,32 @@ def test_arms_less_the_one_without_a_critic_by_hand(tmp_path: Path) -> None:
     assert "+1.00 [1.00, 1.00]" in table.markdown() and table.csv() and table.latex()
     run = next(run for run in arms.variants[1].complete if run.seed == 3)
     assert up_to_distance(run, EXTRINSIC, 0.2) == pytest.approx((0.1 * 2.5 + 0.1 * 7) / 0.2)
+
+
+def test_a_claim_at_equal_kl(tmp_path: Path) -> None:
+    """More at the end, and less on the way there: up to a KL of 2 the arm is behind by a third of its KL in every seed."""
+    for seed in range(3):
+        write_arm(tmp_path, "sparse", seed, path([0, 1, 2], [0, 1 + seed / 100, 2 + seed / 50]))
+        write_arm(tmp_path, "critic", seed, path([0, 3, 6], [0, 2, 3]))
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    checks = {check.claim.name: check for check in check_all(read_claims(PAPER), variants)}
+    equal = checks["critic better at equal KL"]
+    assert equal.verdict == FAILS and equal.estimate.value == pytest.approx(2 / 3 - 1.01)
+    assert checks["critic ends better"].verdict == "holds"
+    (tmp_path / "mine.yaml").write_text(
+        "- {name: a, says: b, where: {}, metric: c, measure: at_equal_kl, expect: {above: 0}}"
+    )
+    with pytest.raises(ClaimsError, match="compares two groups of runs; name the other one under minus"):
+        read_claims(tmp_path / "mine.yaml")
+
+
+def test_a_claim_at_equal_kl_needs_a_distance(tmp_path: Path) -> None:
+    for seed in range(3):
+        for arm in ("sparse", "critic"):
+            write_arm(tmp_path, arm, seed, path([0, 0, 0], [0, 1, 2]))
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (check,) = (c for c in check_all(read_claims(PAPER), variants) if c.claim.name == "critic better at equal KL")
+    assert check.verdict == NO_VERDICT and "no distance to compare over" in check.reason
 
 
 def test_arms_without_one_that_asks_no_critic_have_no_differences(tmp_path: Path) -> None:

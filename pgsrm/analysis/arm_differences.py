@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pgsrm.analysis.arms import Arms, area, furthest
-from pgsrm.analysis.curves import shared_evaluations
+from pgsrm.analysis.arms import Arms, area
+from pgsrm.analysis.distance import common, up_to_distance
 from pgsrm.analysis.experiments import difference_by_seed, shared_seeds
-from pgsrm.analysis.intervals import NAN, Estimate, mean_interval
+from pgsrm.analysis.intervals import Estimate, mean_interval
 from pgsrm.analysis.measures import end
 from pgsrm.analysis.results import DISTANCE, DISTINCT, EXTRINSIC, stopped_early
 from pgsrm.analysis.runs import Run
@@ -18,22 +18,6 @@ NOTES = (
     "below three seeds). An interval with 0 in it shows no difference.",
     "At equal KL: mean over all KL, in nats per response, from where the runs begin to what all of both arms come to (up to KL).",
 )
-
-
-def mean_up_to(path: Sequence[float], values: Sequence[float], level: float) -> float:
-    """Mean, over the levels from the path's first point to `level`, of the value where the path first comes to each.
-
-    Between two points it is a straight line. NaN where the path never comes to `level`, or begins there or beyond.
-    """
-    total, reached = 0.0, path[0]
-    for place in range(len(path) - 1):
-        before, after = path[place], path[place + 1]
-        top = min(after, level)
-        if top > reached:
-            slope = (values[place + 1] - values[place]) / (after - before)
-            total += (top - reached) * (values[place] + slope * ((reached + top) / 2 - before))
-            reached = top
-    return total / (level - path[0]) if path[0] < level <= reached else NAN
 
 
 def arm_differences(arms: Arms) -> Table | None:
@@ -49,7 +33,7 @@ def arm_differences(arms: Arms) -> Table | None:
         pairs = shared_seeds(variant, base)
         if variant is base or not pairs:
             continue
-        level = min(furthest(run) for pair in pairs for run in pair)
+        level = common(run for pair in pairs for run in pair)
         over = [difference_by_seed(variant, base, column, measure) for _, column, measure in measured]
         equal = [_at_equal_distance(pairs, column, level) for column in at.values()]
         rows.append([arms.label(variant), str(len(pairs)), *over, f"{level:.2g}", *equal])
@@ -58,12 +42,6 @@ def arm_differences(arms: Arms) -> Table | None:
     formats = {**dict.fromkeys(head[2:], "+.2f"), "KL, end": "+.1f"}
     notes = [*NOTES, *stopped_early(arms.variants)]
     return Table(f"{arms.stem}_differences", title, head, rows, 1, formats, notes) if rows else None
-
-
-def up_to_distance(run: Run, column: str, kl: float) -> float:
-    """Mean of a run's metric of evaluations over all KL up to `kl`, where the run first is at each."""
-    _, ((distance,), (values,)) = shared_evaluations([run], (DISTANCE, column))
-    return mean_up_to(distance.tolist(), values.tolist(), kl) if len(distance) else NAN
 
 
 def _at_equal_distance(pairs: Sequence[tuple[Run, Run]], column: str, kl: float) -> Estimate:

@@ -1,7 +1,6 @@
 """Arms: variants that differ in what they reward, compared where they are equally far from the reference policy.
 
-A policy that moves further usually has more reward, so that an end says as much of the distance as of the reward. Each run
-is a path of evaluations, from a KL of 0 on; between two of them it is taken for a straight line.
+A policy that moves further usually has more reward, so that an end says as much of the distance as of the reward.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.analysis.curves import shared_evaluations
+from pgsrm.analysis.distance import at_distance, common, value_at
 from pgsrm.analysis.experiments import Experiment
 from pgsrm.analysis.figures import NOTE_WIDTH, RAW_CURVES, curve_handle, draw_panel, seeds_label
 from pgsrm.analysis.intervals import NAN, censored_mean_interval, mean_interval
@@ -135,21 +135,6 @@ def _alike(name: str, variants: Sequence[Variant]) -> list[Arms]:
 # Numbers
 
 
-def value_at(path: Sequence[float], values: Sequence[float], level: float) -> float:
-    """The value where a path first comes to a level from below, on a straight line between two points; NaN if it never does."""
-    for place in range(len(path) - 1):
-        before, after = path[place], path[place + 1]
-        if before <= level <= after and before < after:
-            return float(values[place] + (level - before) / (after - before) * (values[place + 1] - values[place]))
-    return NAN
-
-
-def at_distance(run: Run, column: str, kl: float) -> float:
-    """A run's value of an evaluation's metric where its KL first is `kl`."""
-    _, ((distance,), (values,)) = shared_evaluations([run], (DISTANCE, column))
-    return value_at(distance, values, kl)
-
-
 def updates_to(run: Run, level: float) -> float:
     """Updates until the extrinsic reward of sampled answers first is at `level`; infinite if it never is."""
     updates, ((values,),) = shared_evaluations([run], (EXTRINSIC,))
@@ -175,7 +160,7 @@ def total(s: Series) -> float:
 
 def kl_levels(arms: Arms) -> list[float]:
     """Two round levels of KL, one at most half of the other, that all seeds of at least half of the arms, and of two, come to."""
-    reached = sorted((min(map(furthest, variant.complete), default=0.0) for variant in arms.variants), reverse=True)
+    reached = sorted((common(variant.complete) for variant in arms.variants), reverse=True)
     most = reached[max(1, math.ceil(len(reached) / 2) - 1)]
     if not most > 0:
         return []
@@ -183,12 +168,6 @@ def kl_levels(arms: Arms) -> list[float]:
     highest = max(factor * power for factor in ROUND if factor * power <= most * (1 + 1e-9))
     lower = max(factor * p for p in (power / 10, power) for factor in ROUND if factor * p <= highest / 2 * (1 + 1e-9))
     return [lower, highest]
-
-
-def furthest(run: Run) -> float:
-    """The largest KL of a run's evaluations, in nats per response; 0 without any."""
-    _, values = run.series(DISTANCE)
-    return float(values.max()) if len(values) else 0.0
 
 
 def threshold(arms: Arms) -> float:

@@ -17,6 +17,10 @@ import yaml  # type: ignore[import-untyped]
 from pgsrm.analysis.intervals import MIN_SEEDS
 from pgsrm.analysis.measures import MEASURES
 
+EQUAL_KL = (
+    "at_equal_kl"  # the one measure that needs two groups of runs: the mean up to the KL that all of them come to
+)
+
 PAPER = Path(__file__).with_name("claims.yaml")
 REQUIRED = ("name", "says", "metric", "measure", "where", "expect")
 OPTIONAL = ("source", "minus", "min_seeds", "must_finish", "settled")
@@ -123,6 +127,8 @@ def _claim(entry: Any, where: str) -> Claim:
         if key not in REQUIRED + OPTIONAL:
             raise ClaimsError(f"{where}: {key} is unknown; there are {', '.join(REQUIRED + OPTIONAL)}")
     measure, level = _measure(entry["measure"], where)
+    if measure == EQUAL_KL and "minus" not in entry:
+        raise ClaimsError(f"{where}: measure={EQUAL_KL}: compares two groups of runs; name the other one under minus")
     low, high, strict = _bounds(entry["expect"], where)
     seeds = entry.get("min_seeds", MIN_SEEDS)
     if not isinstance(seeds, int) or seeds < MIN_SEEDS:
@@ -154,8 +160,8 @@ def _claim(entry: Any, where: str) -> Claim:
 
 def _measure(value: Any, where: str) -> tuple[str, float | None]:
     name, level = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (value, None)
-    if not isinstance(name, str) or name not in MEASURES:
-        raise ClaimsError(f"{where}: measure={name} is unknown; there are {', '.join(MEASURES)}")
+    if not isinstance(name, str) or name not in (*MEASURES, EQUAL_KL):
+        raise ClaimsError(f"{where}: measure={name} is unknown; there are {', '.join([*MEASURES, EQUAL_KL])}")
     if (name == "episodes_to") != (level is not None) or not (level is None or _is_number(level)):
         raise ClaimsError(f"{where}: measure={name}: only episodes_to takes a level, a number: {{episodes_to: 0.5}}")
     return name, level

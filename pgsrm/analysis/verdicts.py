@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pgsrm.analysis.claims import Claim, ClaimsError, conditions_text, value_text
+from pgsrm.analysis.claims import EQUAL_KL, Claim, ClaimsError, conditions_text, value_text
+from pgsrm.analysis.distance import common, up_to_distance
 from pgsrm.analysis.intervals import (
     Estimate,
     censored_mean_interval,
@@ -94,7 +95,8 @@ def claims_table(checks: Mapping[str, Sequence[Check]]) -> Table:
 
 def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
     groups = [variant] if other is None else [variant, other]
-    measured = [[_value(claim, run) for run in group.complete] for group in groups]
+    kl = common(run for group in groups for run in group.complete) if claim.measure == EQUAL_KL else NAN
+    measured = [[_value(claim, run, kl) for run in group.complete] for group in groups]
     values = [[value for value, _ in pairs if value == value] for pairs in measured]
     ends = [
         [run.length for run, (value, _) in zip(group.complete, pairs, strict=True) if value == value]
@@ -118,13 +120,15 @@ def _estimate(values: Sequence[Sequence[float]], ends: Sequence[Sequence[float]]
     return rank_difference_interval(*values, *ends) if censored else difference_interval(*values)
 
 
-def _value(claim: Claim, run: Run) -> tuple[float, str]:
-    """The claim's measure of a run, and why there is none where it is NaN."""
+def _value(claim: Claim, run: Run, kl: float) -> tuple[float, str]:
+    """The claim's measure of a run, and why there is none where it is NaN; kl: up to which `at_equal_kl` compares."""
     metric = series(run, claim.metric)
     if not len(metric.values):
         return NAN, f"{claim.metric} is not recorded"
     if claim.metric == KL and lowest(metric) < LOWEST_KL:
         return NAN, f"{KL} goes below {LOWEST_KL:g}, so that it is no divergence,"
+    if claim.measure == EQUAL_KL:
+        return up_to_distance(run, claim.metric, kl), "no distance to compare over"
     extra = () if claim.level is None else (claim.level,)
     return MEASURES[claim.measure](metric, *extra), NO_VALUE.get(claim.measure, "no value")
 
