@@ -288,21 +288,6 @@ def test_the_second_stage_goes_on_from_the_first(tmp_path: Path) -> None:
     assert str(start) not in card and json.loads(card)["settings"]["layers"] == 4  # the folder's
 
 
-def test_a_start_without_a_model_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "english.txt").write_text("text")
-    command = [sys.executable, "-m", "pgsrm.nano.pretrain", "--corpus", "english.txt", "--start", "nowhere"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == ["--start=nowhere: no model there (no config.json)"]
-
-
-def test_a_missing_corpus_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pgsrm.nano.pretrain", "--corpus", "nowhere.txt"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == ["--corpus=nowhere.txt: no such file"]
-
-
 # What is left of it after PPO
 
 
@@ -313,10 +298,3 @@ def test_right_answers_are_counted_apart(mixture: Mixture) -> None:
     hidden = len(withheld(task))
     found = [task.answer(row) if is_withheld("color", row) else "nothing" for row in task.rows]
     assert count_right(task, found) == {False: (0, len(task.rows) - hidden), True: (hidden, hidden)}
-
-
-def test_recall_of_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pgsrm.nano.recall", "nowhere"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == ["nowhere: no finished run (no model/config.json)"]
