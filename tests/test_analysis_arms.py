@@ -81,9 +81,10 @@ def test_the_table_of_arms_by_hand(tmp_path: Path) -> None:
     critic, sparse, uniform = (rows[f"reward.arm={arm}"] for arm in ("critic", "sparse", "uniform"))
     # by trapezoids: 20 updates from 0 to 0.2, and 80 from there to 0.8
     assert sparse["extrinsic, area"].value == pytest.approx((20 * 0.1 + 80 * 0.5) / 100)
-    assert sparse["extrinsic reward at KL 3"].value == pytest.approx(0.6)
-    assert sparse["gold share at KL 3"].value == pytest.approx(0.65)
-    assert critic["extrinsic reward at KL 3"].value == pytest.approx(0.4 + (0.6 + 0.1) / 6)
+    # on straight lines over the square root of KL: from 1 to 4 for sparse, from 2 to 8 for critic
+    assert sparse["extrinsic reward at KL 3"].value == pytest.approx(0.2 + 0.6 * (3**0.5 - 1))
+    assert sparse["gold share at KL 3"].value == pytest.approx(0.55 + 0.15 * (3**0.5 - 1))
+    assert critic["extrinsic reward at KL 3"].value == pytest.approx(0.4 + 0.7 * (1.5**0.5 - 1))
     assert critic["extrinsic reward at KL 3"].low < critic["extrinsic reward at KL 3"].value  # an interval over seeds
     assert critic["KL, end"].value == 8 and critic["distinct-2, end"].value == pytest.approx(0.82)
     # seeds end at 1.0, 1.1 and 1.2, and pass 0.8 on a straight line from 0.4 at update 20
@@ -106,35 +107,36 @@ def test_the_mean_up_to_a_level_by_hand() -> None:
 
 
 def test_arms_less_the_one_without_a_critic_by_hand(tmp_path: Path) -> None:
-    """Seed 3 has no partner. Both end 1 higher; at equal KL one is equal, and the other behind by a third of its KL."""
+    """Seed 3 has no partner. Both end 1 higher; at equal KL one is equal, and the other behind by a third of its root."""
     for seed in range(3):
-        write_arm(tmp_path, "sparse", seed, path([0, 1, 2], [0, 1 + seed, 2 + 2 * seed]))
-        write_arm(tmp_path, "critic", seed, path([0, 2, 3 + seed], [0, 2 + 2 * seed, 3 + 2 * seed]))
-        write_arm(tmp_path, "uniform", seed, path([0, 3, 6], [0, 2 + 3 * seed, 3 + 2 * seed]))
+        write_arm(tmp_path, "sparse", seed, path([0, 1, 4], [0, 1 + seed, 2 + 2 * seed]))
+        write_arm(tmp_path, "critic", seed, path([0, 4, (3 + seed) ** 2], [0, 2 + 2 * seed, 3 + 2 * seed]))
+        write_arm(tmp_path, "uniform", seed, path([0, 9, 36], [0, 2 + 3 * seed, 3 + 2 * seed]))
     write_arm(tmp_path, "critic", 3, path([0, 0.1, 0.2], [0, 5, 9]))
     (arms,) = arms_of(tmp_path)
     table = arm_differences(arms)
     assert table is not None and table.name == f"{arms.stem}_differences"
     critic, uniform = (dict(zip(table.head, row, strict=True)) for row in table.rows)
     assert (critic["arm"], uniform["arm"]) == ("reward.arm=critic", "reward.arm=uniform")
-    assert critic["seeds"] == uniform["seeds"] == "3" and critic["up to KL"] == uniform["up to KL"] == "2"
+    assert critic["seeds"] == uniform["seeds"] == "3" and critic["up to KL"] == uniform["up to KL"] == "4"
     for row in (critic, uniform):
         assert row["extrinsic, end"].value == pytest.approx(1) and row["extrinsic, end"].low == pytest.approx(1)
-    assert critic["KL, end"].value == pytest.approx(4 - 2)
-    # up to a KL of 2 sparse is the line (1 + seed) * KL with mean 1 + seed, critic the same, uniform (2 + 3 * seed) / 3 * KL
+    assert critic["KL, end"].value == pytest.approx((9 + 16 + 25) / 3 - 4)
+    # up to a KL of 4 sparse is (1 + seed) times the root, with mean 1 + seed, critic the same, uniform (2 + 3 * seed) / 3 times it
     assert critic["extrinsic reward at equal KL"].value == pytest.approx(0)
     assert uniform["extrinsic reward at equal KL"].value == pytest.approx(-1 / 3)
     assert uniform["gold share at equal KL"].value == pytest.approx(-1 / 12)
     assert "+1.00 [1.00, 1.00]" in table.markdown() and table.csv() and table.latex()
     run = next(run for run in arms.variants[1].complete if run.seed == 3)
-    assert up_to_distance(run, EXTRINSIC, 0.2) == pytest.approx((0.1 * 2.5 + 0.1 * 7) / 0.2)
+    first, last = 0.1**0.5, 0.2**0.5
+    assert up_to_distance(run, EXTRINSIC, 0.2) == pytest.approx((first * 2.5 + (last - first) * 7) / last)
 
 
 def test_a_claim_at_equal_kl(tmp_path: Path) -> None:
-    """More at the end, and less on the way there: up to a KL of 2 the arm is behind by a third of its KL in every seed."""
+    """More at the end, and less on the way there: up to a KL of 4 the arm is behind by a third of its root in every seed."""
     for seed in range(3):
-        write_arm(tmp_path, "sparse", seed, path([0, 1, 2], [0, 1 + seed / 100, 2 + seed / 50]))
-        write_arm(tmp_path, "critic", seed, path([0, 3, 6], [0, 2, 3]))
+        write_arm(tmp_path, "sparse", seed, path([0, 1, 4], [0, 1 + seed / 100, 2 + seed / 50]))
+        write_arm(tmp_path, "critic", seed, path([0, 9, 36], [0, 2, 3]))
     variants, _ = load_variants([tmp_path], COLUMNS)
     checks = {check.claim.name: check for check in check_all(read_claims(PAPER), variants)}
     equal = checks["critic better at equal KL"]

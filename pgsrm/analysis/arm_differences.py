@@ -16,7 +16,8 @@ from pgsrm.analysis.tables import Cell, Table
 NOTES = (
     "Each arm less the arm without a critic, runs of one seed: mean of the differences, in brackets Student's t 95% interval (none "
     "below three seeds). An interval with 0 in it shows no difference.",
-    "At equal KL: mean over all KL, in nats per response, from where the runs begin to what all of both arms come to (up to KL).",
+    "At equal KL: mean over all distances, square roots of KL, from where the runs begin to what all runs of both arms come to "
+    "(up to KL, in nats per response).",
 )
 
 

@@ -201,8 +201,8 @@ def arms_table(arms: Arms) -> Table:
     formats = {**dict.fromkeys((name for _, name, _ in at), ".2f"), **dict.fromkeys(ends, ".2f"), "KL, end": ".1f"}
     notes = [
         "Of sampled answers to held-out prompts. Area: mean extrinsic reward over the updates. KL: nats per response.",
-        "At a KL: where a run first comes to it, on a straight line between two evaluations; a mean of all finished seeds, or "
-        "how many of them come to it.",
+        "At a KL: where a run first comes to it, on a straight line over its square root between two evaluations; a mean of all "
+        "finished seeds, or how many of them come to it.",
         *stopped_early(arms.variants),
         INTERVAL,
     ]
@@ -324,6 +324,9 @@ def _draw_paths(axes: Axes, arms: Arms, styles: Sequence[Look], column: str, dar
         axes.plot(mean[0][-1], mean[1][-1], look.marker or "o", color=colour, markersize=5, markeredgewidth=0)
     for level in kl_levels(arms):
         axes.axvline(level, color=GRID[dark], linewidth=0.8, zorder=0)
+    axes.set_xscale(
+        "function", functions=(lambda kl: abs(kl) ** 0.5, lambda root: root**2)
+    )  # lines are straight as in the tables
     axes.set_xlim(left=0)
     axes.grid(axis="y", color=GRID[dark], linewidth=0.5)
     axes.set_axisbelow(True)

@@ -1,10 +1,14 @@
 """Runs at the same distance from the reference policy: KL in nats per response, at evaluations on held-out prompts.
 
-A run is a path of evaluations, from a KL of 0 on; between two of them it is taken for a straight line.
+A run is a path of evaluations, from a KL of 0 on. Between two of them a value is taken for a straight line over the square root of
+KL: near the reference policy a change of size d brings reward in proportion to d and KL in proportion to d^2 (Gao et al. 2023,
+https://arxiv.org/abs/2210.10760, measure by that root too). A line over KL itself would lie below such a path, and most for the run
+that is furthest at its first evaluation.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from pgsrm.analysis.curves import shared_evaluations
@@ -40,14 +44,21 @@ def mean_up_to(path: Sequence[float], values: Sequence[float], level: float) -> 
 
 def at_distance(run: Run, column: str, kl: float) -> float:
     """A run's value of an evaluation's metric where its KL first is `kl`."""
-    _, ((distance,), (values,)) = shared_evaluations([run], (DISTANCE, column))
-    return value_at(distance, values, kl)
+    return value_at(*_path(run, column), math.sqrt(kl))
 
 
 def up_to_distance(run: Run, column: str, kl: float) -> float:
-    """Mean of a run's metric of evaluations over all KL up to `kl`, where the run first is at each."""
+    """Mean of a run's metric of evaluations over all square roots of KL up to that of `kl`, where the run first is at each."""
+    roots, values = _path(run, column)
+    return mean_up_to(roots, values, math.sqrt(kl)) if len(roots) else NAN
+
+
+def _path(run: Run, column: str) -> tuple[list[float], list[float]]:
+    """Square roots of KL (n,), and a metric (n,), at the evaluations that have both."""
+    import numpy as np
+
     _, ((distance,), (values,)) = shared_evaluations([run], (DISTANCE, column))
-    return mean_up_to(distance.tolist(), values.tolist(), kl) if len(distance) else NAN
+    return np.sqrt(np.maximum(distance, 0.0)).tolist(), values.tolist()
 
 
 def furthest(run: Run) -> float:
