@@ -140,13 +140,34 @@ def test_a_claim_at_equal_kl(tmp_path: Path) -> None:
     variants, _ = load_variants([tmp_path], COLUMNS)
     checks = {check.claim.name: check for check in check_all(read_claims(PAPER), variants)}
     equal = checks["critic better at equal KL"]
-    assert equal.verdict == FAILS and equal.estimate.value == pytest.approx(2 / 3 - 1.01)
+    assert (
+        equal.verdict == FAILS
+        and equal.reason == "3 seeds, up to KL 4"
+        and equal.estimate.value == pytest.approx(2 / 3 - 1.01)
+    )
     assert checks["critic ends better"].verdict == "holds"
     (tmp_path / "mine.yaml").write_text(
         "- {name: a, says: b, where: {}, metric: c, measure: at_equal_kl, expect: {above: 0}}"
     )
     with pytest.raises(ClaimsError, match="compares two groups of runs; name the other one under minus"):
         read_claims(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text(
+        "- {name: a, says: b, where: {}, minus: {}, metric: reward/mean, measure: at_equal_kl, expect: {above: 0}}"
+    )
+    with pytest.raises(ClaimsError, match="is of evaluations, where KL is measured; name a metric of eval/"):
+        read_claims(tmp_path / "mine.yaml")
+
+
+def test_runs_that_were_first_evaluated_on_their_way_are_not_compared_over_it(tmp_path: Path) -> None:
+    """Wrong version: each run's mean is over another range, and equal runs differ."""
+    for seed in range(3):
+        write_arm(tmp_path, "sparse", seed, path([1, 4, 9], [1, 2, 3], at=(10, 20, 100)))
+        write_arm(tmp_path, "critic", seed, path([4, 9, 16], [2, 3, 4], at=(10, 20, 100)))
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (check,) = (c for c in check_all(read_claims(PAPER), variants) if c.claim.name == "critic better at equal KL")
+    assert (
+        check.verdict == NO_VERDICT and "not recorded from the reference policy on in 6 finished runs" in check.reason
+    )
 
 
 def test_a_claim_at_equal_kl_needs_a_distance(tmp_path: Path) -> None:
@@ -155,7 +176,7 @@ def test_a_claim_at_equal_kl_needs_a_distance(tmp_path: Path) -> None:
             write_arm(tmp_path, arm, seed, path([0, 0, 0], [0, 1, 2]))
     variants, _ = load_variants([tmp_path], COLUMNS)
     (check,) = (c for c in check_all(read_claims(PAPER), variants) if c.claim.name == "critic better at equal KL")
-    assert check.verdict == NO_VERDICT and "no distance to compare over" in check.reason
+    assert check.verdict == NO_VERDICT and "no distance that all runs come to in 6 finished runs" in check.reason
 
 
 def test_arms_without_one_that_asks_no_critic_have_no_differences(tmp_path: Path) -> None:

@@ -290,6 +290,32 @@ def test_who_asks_no_critic_is_compared_with_each_critic(tmp_path: Path) -> None
     }
 
 
+def test_a_critic_within_a_sum_tells_setups_apart(tmp_path: Path) -> None:
+    """Wrong version: a sum of a critic's reward counts as one without a critic, and runs of two critics are pooled."""
+    for critic, last in (("lexicon", 0.5), ("nano", 0.8)):
+        node = {"words": critic}
+        for reward, more in (("critic", {"critic": node}), ("sum", {"parts": {"relc": {"critic": node}}})):
+            for seed in range(3):
+                levels = ramp(0.0, last if reward == "critic" else 0.9)
+                config = {"reward": more, "critic": node}
+                write_run(tmp_path / "runs", "sentiment_control", reward, seed, rewards=levels, choices={"critic": critic},
+                          config=config)  # fmt: skip
+    found = check(tmp_path, RISES.replace("where: {reward: pgsrm}", "where: {reward: sum}\n  minus: {reward: critic}"))
+    assert sorted(round(c.estimate.value, 2) for c in found) == [0.1, 0.4]
+    variants, _ = load_variants([tmp_path / "runs"], COLUMNS)
+    assert all(variant.holds("critic") and not variant.holds("embedder") for variant in variants)
+
+
+def test_setups_of_one_reward_with_two_critics_have_two_labels(tmp_path: Path) -> None:
+    for reward, critic in (("classifier", None), ("critic", "lexicon"), ("critic", "nano")):
+        node = {} if critic is None else {"critic": {"words": critic}}
+        for seed in range(3):
+            write_run(tmp_path, "color", reward, seed, exact=(0.1, 0.5), config={"reward": node, **node},
+                      choices={} if critic is None else {"critic": critic})  # fmt: skip
+    (table,) = comparisons(load_variants([tmp_path], COLUMNS)[0])
+    assert list(dict.fromkeys(row[0] for row in table.rows)) == ["critic=lexicon", "critic=nano"]
+
+
 def test_equal_is_not_less(tmp_path: Path) -> None:
     for seed in range(3):
         for reward in ("pgsrm", "binary"):

@@ -811,6 +811,23 @@ def test_what_is_counted_says_how_long_it_still_takes(monkeypatch: pytest.Monkey
     assert len(lines) == 9 and lines[-1] == "answers  100/100"
 
 
+def test_a_bar_leaves_standard_output_where_it_goes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`sft ... > train.log` on a terminal. Wrong version: the lines that are printed meanwhile stand beside the bar alone."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def show(stream: Any) -> None:
+        with CountProgress("gradient steps", 2, stream=stream) as progress:
+            print("epoch 1/1: training loss 0.5")
+            progress.show(2)
+
+    lines = in_terminal(80, show)
+    assert "2/2" in "".join(lines) and "epoch" not in "".join(lines)
+    assert capsys.readouterr().out == "epoch 1/1: training loss 0.5\n"
+
+
 def test_plain_lines_where_there_is_no_terminal(sweep: list[RunFolder]) -> None:
     stream = io.StringIO()
     with RunProgress("sentiment-pgsrm-gpt2_small-released-s10-0123abcd", 2000, stream=stream) as progress:

@@ -12,6 +12,7 @@ from pgsrm.analysis.measures import end
 from pgsrm.analysis.results import DISTANCE, DISTINCT, EXTRINSIC, stopped_early
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.tables import Cell, Table
+from pgsrm.util.numbers import significant
 
 NOTES = (
     "Each arm less the arm without a critic, runs of one seed: mean of the differences, in brackets Student's t 95% interval (none "
@@ -37,7 +38,7 @@ def arm_differences(arms: Arms) -> Table | None:
         level = common(run for pair in pairs for run in pair)
         over = [difference_by_seed(variant, base, column, measure) for _, column, measure in measured]
         equal = [_at_equal_distance(pairs, column, level) for column in at.values()]
-        rows.append([arms.label(variant), str(len(pairs)), *over, f"{level:.2g}", *equal])
+        rows.append([arms.label(variant), str(len(pairs)), *over, significant(level, 2), *equal])
     head = ["arm", "seeds", *(name for name, _, _ in measured), "up to KL", *at]
     title = f"Arms, {arms.title}, difference from {arms.label(base)}"
     formats = {**dict.fromkeys(head[2:], "+.2f"), "KL, end": "+.1f"}

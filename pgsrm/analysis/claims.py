@@ -17,9 +17,8 @@ import yaml  # type: ignore[import-untyped]
 from pgsrm.analysis.intervals import MIN_SEEDS
 from pgsrm.analysis.measures import MEASURES
 
-EQUAL_KL = (
-    "at_equal_kl"  # the one measure that needs two groups of runs: the mean up to the KL that all of them come to
-)
+# The one measure that needs two groups of runs: the mean over all distances up to that which all of them come to.
+EQUAL_KL = "at_equal_kl"
 
 PAPER = Path(__file__).with_name("claims.yaml")
 REQUIRED = ("name", "says", "metric", "measure", "where", "expect")
@@ -129,6 +128,10 @@ def _claim(entry: Any, where: str) -> Claim:
     measure, level = _measure(entry["measure"], where)
     if measure == EQUAL_KL and "minus" not in entry:
         raise ClaimsError(f"{where}: measure={EQUAL_KL}: compares two groups of runs; name the other one under minus")
+    if measure == EQUAL_KL and not str(entry["metric"]).startswith("eval/"):
+        raise ClaimsError(
+            f"{where}: measure={EQUAL_KL}: is of evaluations, where KL is measured; name a metric of eval/"
+        )
     low, high, strict = _bounds(entry["expect"], where)
     seeds = entry.get("min_seeds", MIN_SEEDS)
     if not isinstance(seeds, int) or seeds < MIN_SEEDS:

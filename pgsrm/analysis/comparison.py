@@ -103,15 +103,18 @@ def _own_values(variants: Sequence[Variant]) -> Callable[[Variant], tuple[tuple[
 def _labels(setups: Sequence[Sequence[Pair]]) -> list[str]:
     """What tells the setups apart: by the settings that both rewards share, and by those of either reward."""
     pairs = [group[0] for group in setups]
-    shared = setup_labels(
-        [other if other.holds("embedder") and not one.holds("embedder") else one for one, other in pairs]
-    )
+    shared = setup_labels([max(pair, key=_parts_held) for pair in pairs])
     own = [[part for v in pair for part in v.parts if part.startswith("reward.")] for pair in pairs]
     labels = []
     for text, parts in zip(shared, own, strict=True):
         telling = [part for part in dict.fromkeys(parts) if not all(part in others for others in own)]
         labels.append(", ".join([*([text] if text != "all" or not telling else []), *telling]))
     return labels
+
+
+def _parts_held(variant: Variant) -> int:
+    """How many of the choices that not every reward has are its reward's: those of the one with more tell two setups apart."""
+    return sum(map(variant.holds, ("embedder", "critic")))
 
 
 WORST = -float("inf")

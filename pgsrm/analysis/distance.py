@@ -16,6 +16,8 @@ from pgsrm.analysis.intervals import NAN
 from pgsrm.analysis.results import DISTANCE
 from pgsrm.analysis.runs import Run
 
+NOWHERE = 1e-3  # a root of KL that is rounding alone
+
 
 def value_at(path: Sequence[float], values: Sequence[float], level: float) -> float:
     """The value where a path first comes to a level from below, on a straight line between two points; NaN if it never does."""
@@ -48,9 +50,12 @@ def at_distance(run: Run, column: str, kl: float) -> float:
 
 
 def up_to_distance(run: Run, column: str, kl: float) -> float:
-    """Mean of a run's metric of evaluations over all square roots of KL up to that of `kl`, where the run first is at each."""
+    """Mean of a run's metric of evaluations over all square roots of KL up to that of `kl`, where the run first is at each.
+
+    NaN for a run that does not come so far, or has no evaluation at the reference policy: its path would begin elsewhere.
+    """
     roots, values = _path(run, column)
-    return mean_up_to(roots, values, math.sqrt(kl)) if len(roots) else NAN
+    return mean_up_to(roots, values, math.sqrt(kl)) if roots and roots[0] < NOWHERE else NAN
 
 
 def _path(run: Run, column: str) -> tuple[list[float], list[float]]:

@@ -100,8 +100,11 @@ class Variant:
         return own == others
 
     def holds(self, part: str) -> bool:
-        """Whether its reward has such a part, an `embedder` or a `critic`."""
-        return self._reward.get(part) is not None
+        """Whether its reward has such a part, an `embedder` or a `critic`, in itself or in a reward within it.
+
+        Under its own key, or under any key of a user's own: then it is what was chosen.
+        """
+        return _holds(self._reward, part, self.runs[0].config.get(part))
 
     @property
     def arm(self) -> str | None:
@@ -112,6 +115,14 @@ class Variant:
     def _reward(self) -> Mapping[str, Any]:
         reward = self.runs[0].config.get("reward")
         return reward if isinstance(reward, dict) else {}
+
+
+def _holds(node: Any, part: str, chosen: Any) -> bool:
+    if isinstance(node, Mapping):
+        return (
+            node == chosen or node.get(part) is not None or any(_holds(below, part, chosen) for below in node.values())
+        )
+    return isinstance(node, list) and any(_holds(below, part, chosen) for below in node)
 
 
 def shortfall(runs: Sequence[Run]) -> str:

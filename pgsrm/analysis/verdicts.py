@@ -25,11 +25,11 @@ from pgsrm.analysis.intervals import (
     rank_difference_interval,
 )
 from pgsrm.analysis.measures import ADDS_UP, MEASURES, NAN, NO_VALUE, late_change, lowest, series
-from pgsrm.analysis.results import KL
+from pgsrm.analysis.results import DISTANCE, KL
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.tables import NONE, Cell, Table
 from pgsrm.analysis.variants import Variant, differ_in_length
-from pgsrm.util.numbers import counted
+from pgsrm.util.numbers import counted, significant
 
 HOLDS, FAILS, UNDECIDED, NO_VERDICT = "holds", "does not hold", "not enough runs", "no verdict"
 INSIDE, OUTSIDE = "inside", "outside"
@@ -105,6 +105,8 @@ def _judge(claim: Claim, variant: Variant, other: Variant | None) -> Check:
     estimate = _estimate(values, ends)
     missing = Counter(reason for pairs in measured for value, reason in pairs if value != value)
     verdict, reason = _verdict(claim, estimate, groups, values, missing)
+    if kl > 0:
+        reason += f", up to KL {significant(kl, 2)}"
     settings = variant.settings
     if other is not None and other.settings != settings:
         settings = " / ".join(group.settings or group.reward_title for group in groups)
@@ -128,9 +130,15 @@ def _value(claim: Claim, run: Run, kl: float) -> tuple[float, str]:
     if claim.metric == KL and lowest(metric) < LOWEST_KL:
         return NAN, f"{KL} goes below {LOWEST_KL:g}, so that it is no divergence,"
     if claim.measure == EQUAL_KL:
-        return up_to_distance(run, claim.metric, kl), "no distance to compare over"
+        return up_to_distance(run, claim.metric, kl), _no_distance(run, kl)
     extra = () if claim.level is None else (claim.level,)
     return MEASURES[claim.measure](metric, *extra), NO_VALUE.get(claim.measure, "no value")
+
+
+def _no_distance(run: Run, kl: float) -> str:
+    if DISTANCE not in run.metrics:
+        return f"{DISTANCE} is not recorded"
+    return "the metric is not recorded from the reference policy on" if kl else "no distance that all runs come to"
 
 
 def _verdict(

@@ -149,7 +149,8 @@ class CountProgress:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn(self._what), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(file=self._stream), expand=True)
+            own = sys.stdout.isatty()  # else what is printed meanwhile goes where stdout goes, and not beside the bar
+            self._bar = Progress(*columns, console=Console(file=self._stream), expand=True, redirect_stdout=own)
             self._task = self._bar.add_task(self._what, total=self._total, completed=self._before)
             self._bar.start()
         return self
