@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pgsrm.algorithm import __main__ as command
@@ -142,3 +143,50 @@ def test_the_words_that_fit_are_those_of_the_prompt_with_the_most_tokens_per_wor
         assert call_cli(*given, f"task.template={template}", remedy).code == 0
         words = int(remedy.partition("=")[2])
         assert call_cli(*given, f"task.template={template}", f"task.max_input_words={words + 1}").code == 2
+
+
+def test_the_words_that_fit_are_found_without_counting_all_prompts_at_each_step(
+    call_cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shortest prompt has the most tokens per word when it is cut, and still it is the one that counts."""
+    texts = [f"{number} " + "a word or two and " * 80 for number in range(600)] + ["7.3 " * 150 + "and so on " * 20]
+    rows = [{"document": text, "reference": "Words."} for text in texts]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("task=summary", f"task.data={tmp_path / 'long.jsonl'}", "reward=sparse", "tracking=none", "dry_run=true")
+    made, counted = list[str](), list[str]()
+
+    class Counting:
+        def __init__(self, tokenizer: Any) -> None:
+            self._tokenizer = tokenizer
+
+        @classmethod
+        def from_file(cls, path: str) -> "Counting":
+            return cls(Tokenizer.from_file(path))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._tokenizer, name)
+
+        def encode_batch(self, texts: list[str]) -> Any:
+            counted.extend(texts)
+            return self._tokenizer.encode_batch(texts)
+
+    shortened = Example.shortened
+    with monkeypatch.context() as patched:
+        patched.setattr("tokenizers.Tokenizer", Counting)
+        patched.setattr(Example, "shortened", lambda *what: (made.append(""), shortened(*what))[1])
+        line = call_cli(*given).error_line
+    (remedy,) = (word.rstrip(",") for word in line.split() if word.startswith("task.max_input_words="))
+    assert call_cli(*given, remedy).code == 0
+    assert call_cli(*given, f"task.max_input_words={int(remedy.partition('=')[2]) + 1}").code == 2
+    # In a step of the binary search 64; all of them when it begins and ends, and those that are too long then once more.
+    assert 601 < len(counted) < 4 * 601 and 601 < len(made) < 6 * 601
+
+
+def test_where_no_number_of_words_fits_none_is_named(call_cli: Callable[..., Any], tmp_path: Path) -> None:
+    """A text without blanks is one word."""
+    rows = [{"document": text, "reference": "Words."} for text in ("\u7814\u7a76" * 300, "Short.")]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("task=summary", f"task.data={tmp_path / 'long.jsonl'}", "reward=sparse", "tracking=none", "dry_run=true")
+    line = call_cli(*given).error_line
+    assert "for prompt and response; shorten the prompts, or choose another model" in line
+    assert "max_input_words" not in line

@@ -337,8 +337,8 @@ def check_prompts(settings: Settings, task: Task) -> None:
     """Raise UserError where a prompt of the task is too long for the model, as far as its files say so."""
     examples = task.train + task.holdout
 
-    def shortened(words: int) -> list[str]:
-        return [example.shortened(settings.task.template, words) for example in examples]
+    def shortened(row: int, words: int) -> str:
+        return examples[row].shortened(settings.task.template, words)
 
     check_fit(settings.model, [example.prompt for example in examples], task.max_new_tokens, shortened)
 

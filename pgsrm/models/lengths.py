@@ -2,7 +2,7 @@
 
 import heapq
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ from pgsrm.util.errors import UserError
 
 LONGEST = 64  # prompts, by their bytes, whose tokens are counted
 
+# Which prompt, how many words of each column -> the prompt as it is with this `task.max_input_words`.
+Shortened = Callable[[int, int], str]
 
-def check_fit(
-    settings: ModelSettings, prompts: Sequence[str], max_new_tokens: int, shortened: Callable[[int], list[str]]
-) -> None:
+
+def check_fit(settings: ModelSettings, prompts: Sequence[str], max_new_tokens: int, shortened: Shortened) -> None:
     """Raise UserError where a prompt and its response have more tokens than the model has positions.
 
-    shortened: the prompts as they are with this `task.max_input_words`; the error names the largest one that fits.
+    The error names the largest `task.max_input_words` with which all prompts fit, by what `shortened` makes of them.
 
     Only seen here for folders with a tokenizer.json, and without what a chat template adds: the policy looks again when it
     has been loaded (`pgsrm.policy.choose.check_lengths`). No token is shorter than a byte, so that short prompts need no
@@ -36,35 +37,56 @@ def check_fit(
     tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    longest = _longest(tokenizer, candidates)
+    longest = max(_lengths(tokenizer, candidates))
     if longest > room:
-        words = _fitting(tokenizer, room, max(len(prompt.split()) for prompt in prompts), shortened)
+        words = _fitting(tokenizer, room, prompts, shortened)
         raise UserError(too_long(longest, max_new_tokens, positions, words))
 
 
-def _longest(tokenizer: Any, prompts: Sequence[str]) -> int:
-    return max((len(encoding.ids) for encoding in tokenizer.encode_batch(list(prompts))), default=0)
+def _lengths(tokenizer: Any, texts: Iterable[str]) -> list[int]:
+    """How many tokens each text has."""
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))]
 
 
-def _fitting(tokenizer: Any, room: int, most: int, shortened: Callable[[int], list[str]]) -> int | None:
-    """The largest number of words, below `most`, with which all prompts have `room` tokens at most; None where one has more."""
+def _fitting(tokenizer: Any, room: int, prompts: Sequence[str], shortened: Shortened) -> int:
+    """The largest number of words with which all prompts have `room` tokens at most; 0 where there is none.
+
+    Counting the tokens of thousands of documents takes seconds. So the number is searched on `LONGEST` prompts, those with the
+    most bytes when they are cut, and tried on all prompts once. Prompts that are too long even so are searched in turn.
+    """
+    words = max(len(prompt.split()) for prompt in prompts)
+    rows: Sequence[int] = range(len(prompts))
+    hardest = heapq.nlargest(LONGEST, rows, key=lambda row: len(shortened(row, room).encode()))
+    while hardest:
+        words = _fitting_few(tokenizer, room, hardest, words, shortened)
+        if not words:
+            break
+        texts = {row: text for row in rows if len((text := shortened(row, words)).encode()) > room}
+        lengths = dict(zip(texts, _lengths(tokenizer, texts.values()), strict=True))
+        rows = [row for row, length in lengths.items() if length > room]
+        hardest = heapq.nlargest(LONGEST, rows, key=lengths.__getitem__)
+    return words
+
+
+def _fitting_few(tokenizer: Any, room: int, rows: Sequence[int], most: int, shortened: Shortened) -> int:
+    """As `_fitting`, below `most` and for these prompts alone, all of which are looked at in each step of a binary search."""
     fits, fails = 0, most
     while fails - fits > 1:
         words = (fits + fails) // 2
-        if _longest(tokenizer, [prompt for prompt in shortened(words) if len(prompt.encode()) > room]) <= room:
+        if max(_lengths(tokenizer, (shortened(row, words) for row in rows))) <= room:
             fits = words
         else:
             fails = words
-    return fits or None
+    return fits
 
 
 def too_long(longest: int, max_new_tokens: int, positions: int, words: int | None = None) -> str:
-    """The error's line; words: how many words of each column would fit."""
+    """The error's line; words: how many words of each column would fit, 0 where not even one would, None where unknown."""
     keep = "" if words is None else f"={words}"
+    cut = "" if words == 0 else f"set task.max_input_words{keep}, which keeps the beginning of each input, "
     return (
         f"task.max_new_tokens={max_new_tokens}: the longest prompt has {longest} tokens, and the model has {positions} positions "
-        f"for prompt and response; set task.max_input_words{keep}, which keeps the beginning of each input, shorten the prompts, "
-        "or choose another model"
+        f"for prompt and response; {cut}shorten the prompts, or choose another model"
     )
 
 
