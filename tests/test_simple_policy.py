@@ -322,3 +322,26 @@ def test_every_layers_output_is_asked_for_only_where_the_output_layers_input_is_
     for other in scores[1:]:
         for name in ("logits", "states", "prompt_hidden", "value_hidden"):
             assert torch.equal(getattr(scores[0], name), getattr(other, name))
+
+
+def test_an_output_layer_that_is_seen_in_evaluation_alone(load_policy: LoadPolicy) -> None:
+    """Wrong version: a TypeError in the first update, as every layer's output was not asked for after the check before it."""
+
+    class Unseen(torch.nn.Linear):
+        def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                return torch.nn.functional.linear(hidden, self.weight)
+            return super().__call__(hidden)
+
+    model = load_policy().model
+    policy, usual = SimplePolicy(model, None, eos=(0,)), SimplePolicy(copy.deepcopy(model), None, eos=(0,))
+    model.get_output_embeddings().__class__ = Unseen
+    batch, place = policy.pad(PROMPTS, [[8, 9], [3], [4, 0], [7], [1, 2]]), torch.tensor([1, 0, 1, 0, 1])
+    for training in (False, True, True, False):
+        for each in (policy, usual):
+            each.model.train(training)
+        with policy.without_dropout(), usual.without_dropout():
+            model.get_output_embeddings().train(training)
+            score, expected = policy.score(batch, place), usual.score(batch, place)
+        for name in ("logits", "states", "prompt_hidden", "value_hidden"):
+            assert torch.equal(getattr(score, name), getattr(expected, name))

@@ -86,6 +86,9 @@ class SimplePolicy(BasePolicy):
         """The policy's logits and hidden states on given responses, with gradient."""
         with checkpointing(self._checkpointed), self._entering_output_layer() as entering:
             out, last = self._forward_batch(self.model, batch, output_hidden_states=not self._caught)
+            if self._caught and not entering:
+                # A model may call its output layer in one pass and multiply by its weight in another, as while it trains.
+                out, last = self._forward_batch(self.model, batch, output_hidden_states=True)
         hidden = entering[-1] if entering else out.hidden_states[-1]  # (B, L, W)
         self._caught = bool(entering)
         rows = torch.arange(len(batch), device=self.device)
