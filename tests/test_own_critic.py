@@ -33,6 +33,9 @@ def grounded(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("We get 93.1% on 1,000 images.", " 93.1% on 1000 images", []),
         ("We get 93.1% on 1,000 images.", " 93.2% on 100 images", ["93.2", "100"]),  # a number has no stem
         ("We don’t know", " don't", []),
+        ("", " It doesn't, can't, won’t, shan't; they've, it'll, I'm, and cannot be themselves or anything else's", []),
+        ("We isolate it", " isn't, Isolation's", []),
+        ("", " the network's, Network'll", ["network's", "Network'll"]),
         ("Ein Café", " CAFÉ, Straße", ["Straße"]),
         ("a cat", "", []),
     ],

@@ -15,16 +15,21 @@ from pgsrm.rollout import Span
 
 # A number with its separators, or letters with what an apostrophe joins.
 WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*")
+# The possessive ending, and what a function word may be shortened to: "does not", "we have", "it is".
+ENDING = re.compile(r"(?:n't|'(?:d|ll|m|re|s|ve))$")
 # Words that any summary may have, whatever it is about.
 FUNCTION_WORDS = """
-a about above across after against all almost along also although always among an and another any are around as at be
-because been before being below between both but by can could did do does doing down during e each either else ever
-every few for from further g had has have having he her here hers him his how however i if in instead into is it its
-itself just less like many may me might more most much must my neither no nor not of off often on once one only onto
-or other our ours out over own per quite rather same several shall she should since so some such than that the their
-them then there these they this those through thus to together too toward towards under until up upon us use used uses
-using very via was we well were what when where whether which while who whom whose why will with within without would
-yet you your
+a about above across after against ain't all almost along also although always am amid among an and another any anybody
+anyone anything anywhere are around as at be because been before behind being below beneath beside besides between
+beyond both but by can can't cannot could despite did do does doing down during e each either else ever every everybody
+everyone everything everywhere except few for from further g had has have having he her here hers herself him himself
+his how however i if in instead into is it its itself just less lest let like many may me might mine more most much
+must my myself near neither no nobody none nor not nothing nowhere of off often on once one oneself only onto or other
+ought our ours ourselves out over own past per quite rather same several shall shan't she should since so some somebody
+someone something somewhere such than that the their them themselves then there these they this those though through
+throughout thus till to together too toward towards under unless unlike until up upon us use used uses using versus
+very via was we well were what whatever when whenever where whereas whereby wherever whether which whichever while who
+whoever whom whomever whose why will with within without won't would yet you your yours yourself yourselves
 """
 _FUNCTION = frozenset(FUNCTION_WORDS.split())
 
@@ -33,7 +38,8 @@ class GroundedCritic:
     """Marks the content words of a response that its prompt does not have, each as a span of its own.
 
     A number counts as there if the prompt has the same number, a word if the prompt has one with the same stem (`same_stem`).
-    Function words are never marked. The words of the task's template are in the prompt too, so they count as there.
+    Function words are never marked, contracted ones neither. The words of the task's template are in the prompt too, so they count
+    as there.
 
     label: what a marked word is; `reward.values` says what that is worth.
     """
@@ -75,5 +81,6 @@ def same_stem(one: str, two: str) -> bool:
 
 
 def _plain(word: str) -> str:
-    """The word in the form in which words are compared: lower case, no possessive ending, no commas in a number."""
-    return word.casefold().replace(",", "").replace("’", "'").removesuffix("'s")
+    """The word in the form in which words are compared: lower case, no `'s` or contracted word, no commas in a number."""
+    word = word.casefold().replace(",", "").replace("’", "'")
+    return word if word in _FUNCTION else ENDING.sub("", word)  # "can't", "won't" and the like are no word without it
