@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from omegaconf import OmegaConf
 
 from pgsrm.config.compose import Composer, plan_words
 from pgsrm.config.libyaml import reading_by_libyaml
+from pgsrm.config.naming import without_asking
 from pgsrm.config.plan import Plan, Shared, build_objects
 from pgsrm.launch import status
 from pgsrm.launch.local import Slot, make_slots
@@ -163,6 +165,36 @@ def test_where_a_rewards_critic_keeps_replies_is_in_no_runs_name(composer: Compo
     runs = [[*words, f"reward.critic.cache={tmp_path}/{name}"] for name in "ab"]
     names = [plan.folder.name for part in (runs, runs[:1]) for plan in composer.plans(part)]
     assert names[0] == names[1] and "cache" not in names[2] and "-arm_seed=1-" in names[2]
+
+
+def test_a_run_is_not_composed_again_to_see_whose_a_key_is(
+    composer: Composer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Wrong version: with `critic.cache`, each run of a sweep is composed a second time."""
+    composed, counts, composing = list[str](), list[int](), composer.compose
+    monkeypatch.setattr(composer, "compose", lambda *given: (composed.append(""), composing(*given))[1])
+    for words in ([], [f"critic.cache={tmp_path}", "critic.cache_megabytes=4"]):
+        composed.clear()
+        given = ["task=sentiment_control", "reward=critic", "critic=nano", "tracking=none", *words]
+        composer.plans([[*given, f"seed={seed}", f"ppo.actor_lr={rate}"] for seed in range(3) for rate in (0.1, 0.2)])
+        counts.append(len(composed))
+    assert counts[1] == counts[0] + 1 and counts[0] >= 6
+
+
+def test_whose_a_key_is_depends_on_all_that_may_choose_the_object(composer: Composer) -> None:
+    """Wrong version: the object of a sweep's first run decides for all runs."""
+    given = ["seed=1", "reward=critic", "+critic@reward.critic=nano", "reward.critic.cache=a"]
+    ways: list[list[str]] = [
+        [],
+        ["reward.critic._target_=mine.Critic"],
+        ["reward.critic={_target_: mine.Critic}"],
+        ["+own=mine.Critic", "reward.critic._target_=${own}"],
+    ]
+    kept = []
+    for way in [*ways, *ways]:
+        parsed = composer._parse([*given, *way])
+        kept.append([one.key_or_group for one in without_asking(parsed, partial(composer._objects_of, parsed))])
+    assert ["reward.critic.cache" in keys for keys in kept] == [False, True, True, True] * 2
 
 
 # Slots

@@ -5,7 +5,7 @@ import pickle
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import omegaconf.base
@@ -18,6 +18,7 @@ from pgsrm.config.naming import model_of, without_asking, words_of
 from pgsrm.config.own_data import own_data
 from pgsrm.config.own_reward import own_reward
 from pgsrm.config.schema import CRITIC_PATHS, LAUNCH, REWARD_PATHS, read_config, read_settings
+from pgsrm.record.differences import HOW_ASKED
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import conf_folder, local_path
 
@@ -209,6 +210,7 @@ class Composer:
         self._parsed: dict[str, Any] = {}
         self._composed: dict[tuple[tuple[str, ...], tuple[str, ...]], bytes] = {}
         self._groups: dict[str, bool] = {}
+        self._objects: dict[tuple[str, ...], DictConfig] = {}
 
     def plans(self, runs: Sequence[Sequence[str]], named: Collection[str] | None = None) -> "list[Plan]":
         """The plans of the runs with these overrides.
@@ -232,7 +234,7 @@ class Composer:
 
         shared = Shared(checked)
         parsed = [self._parse(overrides) for overrides in runs]
-        deciding = [self._deciding(overrides, in_all) for overrides in runs]
+        deciding = [without_asking(run, partial(self._objects_of, run)) for run in parsed]
         if named is None:
             words = words_of(deciding)
         else:
@@ -243,8 +245,20 @@ class Composer:
             for overrides, run, own_words in zip(runs, parsed, words, strict=True)
         ]
 
-    def _deciding(self, overrides: Sequence[str], in_all: Collection[str]) -> list[Any]:
-        return without_asking(self._parse(overrides), lambda: self.compose(overrides, in_all)[0])
+    def _objects_of(self, parsed: Sequence[Any]) -> DictConfig:
+        """A config with the objects of the run with these overrides, composed once for all runs that have the same objects.
+
+        A number chooses no object, nor does a key that may say how one is asked: such values are left out.
+        """
+        choosing = tuple(override.input_line for override in parsed if self._may_choose_object(override))
+        if choosing not in self._objects:
+            self._objects[choosing] = self.compose(choosing)[0]
+        return self._objects[choosing]
+
+    def _may_choose_object(self, override: Any) -> bool:
+        if not self._is_value(override):
+            return True
+        return not (isinstance(override.value(), int | float) or override.key_or_group.rpartition(".")[2] in HOW_ASKED)
 
     def compose(self, overrides: Sequence[str], in_all: Collection[str] = ()) -> tuple[DictConfig, dict[str, str]]:
         """The config of the run with these overrides, without Hydra's node, and the choice of each group.
