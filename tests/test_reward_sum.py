@@ -38,7 +38,8 @@ def places(*, token_ids: list[list[int]], **_: Any) -> Any:
 def scored(reward: Any, rows: Sequence[int] = ORDER) -> Scored:
     ids, texts = [IDS[row] for row in rows], [TEXTS[row] for row in rows]
     n = len(rows)
-    given = {"prompts": [""] * n, "references": [""] * n, "inputs": [{}] * n, "offsets": [[] for _ in rows]}
+    offsets = [[(at, at + 1) for at in range(len(text))] for text in texts]
+    given = {"prompts": [""] * n, "references": [""] * n, "inputs": [{}] * n, "offsets": offsets}
     return normalise(reward(responses=texts, token_ids=ids, **given), ids, "sum", texts)
 
 
@@ -142,6 +143,28 @@ def test_models_of_a_reward_within_a_reward_are_its_digest() -> None:
 def test_what_is_no_sum(options: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=line):
         SumReward(**options)
+
+
+def critic(extrinsic: Any = length) -> CriticReward:
+    return CriticReward(extrinsic, LexiconCritic())
+
+
+def test_critics_within_critics_log_each_what_they_do() -> None:
+    """Wrong version: a name is told apart once, and meets the one that was told apart within."""
+    one, three = (scored(reward).metrics for reward in (critic(), critic(critic(critic()))))
+    assert len(three) == 3 * (len(one) - 1) + 1  # `letters` is of the innermost reward, and is there once
+    times = ["time/critic", "time/extrinsic/critic", "time/extrinsic/extrinsic/critic"]
+    assert [name for name in three if is_measured(name)] == times
+    assert {"extrinsic", "extrinsic/extrinsic", "extrinsic/extrinsic/extrinsic"} < three.keys()
+
+
+def test_sums_within_sums_log_each_what_their_parts_do() -> None:
+    """Wrong version: the outer `a` and the inner one have a single `time/a/critic`, and a single `a_scale`."""
+    inner = SumReward({"a": critic(), "c": critic()}, normalise={"a": "batch"})
+    metrics = scored(SumReward({"a": critic(), "b": inner, "e": critic()}, normalise={"a": "batch"})).metrics
+    times = {"time/a/critic", "time/b/a/critic", "time/c/critic", "time/e/critic"}
+    assert {name for name in metrics if is_measured(name)} == times
+    assert {"a", "a_scale", "b/a", "b/a_scale"} < metrics.keys()
 
 
 def test_prefixes_are_not_worth_what_a_scale_of_their_own_makes_them() -> None:

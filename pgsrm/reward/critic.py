@@ -17,7 +17,7 @@ import msgspec
 
 from pgsrm.critic import OUTCOMES, Critic, Critique, Outcome
 from pgsrm.models.asking import CHARACTERS, Estimate, estimates_of
-from pgsrm.reward.output import normalise, of_part
+from pgsrm.reward.output import normalise, with_part
 from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, UserError, under
@@ -179,9 +179,7 @@ class CriticReward:
             totals = extrinsic or [0.0] * len(token_ids)
             rewards = [arrange(self._arm, e, m.values, draw) for e, m in zip(totals, marks, strict=True)]
         if scored is not None:  # one that the extrinsic reward has too, a critic's for instance, is told apart
-            metrics |= {
-                n if n not in metrics else of_part("extrinsic", n): value for n, value in scored.metrics.items()
-            }
+            metrics = with_part(metrics, "extrinsic", scored.metrics)
         return rewards, metrics, [self._annotation(row, extrinsic, marks) for row in range(len(token_ids))]
 
     def _ask(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pgsrm.record.measured import is_measured
@@ -65,6 +65,22 @@ def of_part(part: str, metric: str) -> str:
     """The name of a metric that another part of a reward has too: `NAME/metric`; what is measured stays so, `time/NAME/critic`."""
     kind, slash, rest = metric.partition("/")
     return f"{kind}/{part}/{rest}" if slash and is_measured(metric) else f"{part}/{metric}"
+
+
+def with_part(
+    metrics: Mapping[str, float], part: str, own: Mapping[str, float], shared: Collection[str] = ()
+) -> dict[str, float]:
+    """`metrics` and a part's own, of which none takes another's place.
+
+    One whose name is among `metrics` or `shared` gets the part's name (`of_part`), again and again until its name is free: rewards
+    within rewards have names that were told apart before.
+    """
+    together = dict(metrics)
+    for metric, value in own.items():
+        while metric in together or metric in shared:
+            metric = of_part(part, metric)
+        together[metric] = value
+    return together
 
 
 def _parts(output: Any) -> tuple[Any, Mapping[Any, Any], Any]:

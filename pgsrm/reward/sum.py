@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pgsrm.models.asking import Estimate, estimates_of
-from pgsrm.reward.output import OWNED, RESERVED, normalise, of_part
+from pgsrm.reward.output import OWNED, RESERVED, normalise, with_part
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, under
 from pgsrm.util.numbers import Finite
@@ -132,7 +132,7 @@ class SumReward:
             given[name] = normalise(output, token_ids, name, responses)
         scales = {name: self._scale(name, scored) for name, scored in given.items()}  # once all parts have answered
         factors = {name: self._weights[name] / scale for name, scale in scales.items()}
-        metrics = _metrics(given) | {f"{name}_scale": scales[name] for name in self._scales}
+        metrics = _metrics(given, {f"{name}_scale": scales[name] for name in self._scales})
         annotations = [_annotation(given, factors, row) for row in range(len(token_ids))]
         if any(scored.per_token for scored in given.values()):
             rows = [[scored.token_rewards[row] for scored in given.values()] for row in range(len(token_ids))]
@@ -199,16 +199,14 @@ def _dot(factors: Mapping[str, float], rewards: Sequence[float]) -> float:
     return math.fsum(factor * reward for factor, reward in zip(factors.values(), rewards, strict=True))
 
 
-def _metrics(given: Mapping[str, Scored]) -> dict[str, float]:
-    """The mean total of each part, and the parts' own metrics."""
-    means = {name: sum(scored.totals) / len(scored) for name, scored in given.items()}
-    times = Counter([*means, *(metric for scored in given.values() for metric in scored.metrics)])
-    own = {
-        metric if times[metric] == 1 else of_part(name, metric): value
-        for name, scored in given.items()
-        for metric, value in scored.metrics.items()
-    }
-    return means | own
+def _metrics(given: Mapping[str, Scored], scales: Mapping[str, float]) -> dict[str, float]:
+    """The mean total of each part, what parts were divided by, and the parts' own metrics."""
+    metrics = {name: sum(scored.totals) / len(scored) for name, scored in given.items()} | dict(scales)
+    times = Counter(metric for scored in given.values() for metric in scored.metrics)
+    shared = {metric for metric, count in times.items() if count > 1}  # the first that has it is renamed too
+    for name, scored in given.items():
+        metrics = with_part(metrics, name, scored.metrics, shared)
+    return metrics
 
 
 def _annotation(given: Mapping[str, Scored], factors: Mapping[str, float], row: int) -> Annotation:
