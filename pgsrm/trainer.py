@@ -55,7 +55,7 @@ from pgsrm.training_state import TrainingState
 from pgsrm.util.distributed import ALONE, Processes, local_device, shard, undivided
 from pgsrm.util.errors import under
 from pgsrm.util.memory import peak_memory
-from pgsrm.util.objects import attach_object, is_standardised, mask_object, remembered_by, standardise_object
+from pgsrm.util.objects import attach_object, is_standardised, remembered_by, standardise_object
 from pgsrm.util.words import mask_of
 
 
@@ -95,7 +95,6 @@ class Trainer:
             task, policy, codec, self.prompt_ids, self.score, self.sampling, settings.seed, evaluated_with
         )
         self._masked = mask_of(settings.task.mask)
-        mask_object(reward, self._masked)
         self.update, self.updates = 0, settings.ppo.updates
         self._began: tuple[int, float] | None = None  # the update at which this start began, and when
         self._stopping = Stopping(settings.stop)
@@ -163,7 +162,7 @@ class Trainer:
             settings.ppo.dropout,
             sharded_with=processes if sharded else None,
         )
-        evaluated_with = build_evaluation(settings.evaluation)
+        evaluated_with = build_evaluation(settings)
         teacher = None
         if isinstance(settings.algorithm, DistillAlgorithm):
             of_teacher = settings.algorithm.model(settings.model)

@@ -149,11 +149,19 @@ def test_a_label_that_is_worth_nothing_is_told_once(caplog: pytest.LogCaptureFix
     assert "'reward.values={made_up: -0.5}'" in line
 
 
-@pytest.mark.parametrize("within", [False, True])
-def test_a_reply_in_a_warning_is_masked_as_samples_are(caplog: pytest.LogCaptureFixture, within: bool) -> None:
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda inner: inner,
+        lambda inner: SumReward({"inner": inner}),
+        lambda inner: CriticReward(inner, Given(SAID)),
+        lambda inner: SumReward({"outer": CriticReward(SumReward({"inner": inner}), Given(SAID))}),
+    ],
+)
+def test_a_reply_in_a_warning_is_masked_as_samples_are(caplog: pytest.LogCaptureFixture, outer: Any) -> None:
     """Wrong version: the console shows the offensive words that samples hide, quoted by the critic."""
     inner = CriticReward(extrinsic, Given(Critique((), "unparsed", "I won't say grumbly.")))
-    mask_object(SumReward({"inner": inner}) if within else inner, lambda text: text.replace("grumbly", "g******"))
+    mask_object(outer(inner), lambda text: text.replace("grumbly", "g******"))
     rewards_of(inner, 8)
     assert 'one is "I won\'t say g******."' in caplog.messages[0]
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 import pgsrm
+from pgsrm.config.plan import build_evaluation
 from pgsrm.critic import LexiconCritic
 from pgsrm.evaluation.evaluation import worth
 from pgsrm.nano.classifiers import auc, calibration
@@ -18,8 +19,10 @@ from pgsrm.nano.toxicity import profane_words, toxic_words
 from pgsrm.nano.toxicity_data import Comment, pieces, read_files
 from pgsrm.record.measured import is_measured
 from pgsrm.reward import ClassifierReward
+from pgsrm.reward_model.__main__ import _composed
 from pgsrm.rollout import Span
 from pgsrm.task import NormalizedEquality, load_task
+from pgsrm.text_reward import TextReward
 from pgsrm.util.errors import UserError
 from pgsrm.util.words import WordList, hashed
 
@@ -164,6 +167,34 @@ def test_a_listed_word_with_an_ending_behind_an_apostrophe_is_masked(tmp_path: P
     masked = WordList(str(tmp_path / "rude.txt"), "k").masked
     assert masked("A grumbly's, grumbly’s and rock'n'grumbly day") == "A g******'s, g******’s and rock'n'g****** day"
     assert masked("O'Grumbles don't") == "O********* don't"
+
+
+class Quoting:
+    """A reward of one's own whose messages quote texts: it pays 1 for those that it would not show as they are."""
+
+    masked: Callable[[str], str] = str
+
+    def mask_messages(self, masked: Callable[[str], str]) -> None:
+        self.masked = masked
+
+    def __call__(self, *, responses: Sequence[str], **_: Any) -> list[float]:
+        return [float(self.masked(text) != text) for text in responses]
+
+
+def test_rewards_and_measures_quote_texts_as_samples_show_them(tmp_path: Path) -> None:
+    """In a run, an evaluation again, somebody else's trainer, and the command that orders pairs by a reward."""
+    (tmp_path / "rude.txt").write_text(f"toxic {hashed(RUDE)}\n")
+    target = f"{__name__}.Quoting"
+    parts = "reward=sum", f"+reward.parts.mine._target_={target}", f"+evaluation.measures.mine._target_={target}"
+    words = "task=antonym", f"task.mask={tmp_path / 'rude.txt'}", *parts
+    asked = {"prompts": [""], "responses": [RUDE], "references": ["x"]}
+    composed = _composed(words, "pairs")
+    measures = build_evaluation(composed.settings).measures
+    given = {"inputs": [{}], "token_ids": [[1]], "offsets": [[(0, len(RUDE))]]}
+    assert pgsrm.build_reward(*words)(**asked, **given)[0] == [1]
+    assert TextReward(*words)(**asked).totals == [1]
+    assert composed.labels("reward")([composed.task.train[0]], [RUDE]) == [1]
+    assert measures["mine"](**asked) == [1]
 
 
 # A run

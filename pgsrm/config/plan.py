@@ -25,7 +25,6 @@ from pgsrm.config.schema import (
     CRITIC_PATHS,
     LAUNCH,
     REWARD_PATHS,
-    EvaluationSettings,
     Settings,
     read_config,
     read_settings,
@@ -49,8 +48,9 @@ from pgsrm.record.trackers import check_trackers
 from pgsrm.reward.calling import check_before
 from pgsrm.task import Example, LacksReferencesError, Task, every_reference, load_task
 from pgsrm.util.errors import ParameterError, UserError, under, unwritable
-from pgsrm.util.objects import check_call, check_object
+from pgsrm.util.objects import check_call, check_object, mask_object
 from pgsrm.util.paths import conf_folder
+from pgsrm.util.words import mask_of
 
 # Parts of a config that take over another one where nobody says otherwise, in the order in which they are followed back.
 TAKEN_OVER = {
@@ -146,7 +146,7 @@ class Shared:
         key = _key(config["reward"], config["evaluation"], config["task"]["checker"], task.digest)
         if key in self._checked:
             return
-        evaluated_with = build_evaluation(settings.evaluation)
+        evaluated_with = build_evaluation(settings)
         examples = task.train + task.holdout
         if task.checker is not None:
             with under("task.checker"):
@@ -242,7 +242,7 @@ def plan(
         refuse_password(frozen["tracking"]["uri"])
         frozen["tracking"]["uri"] = tracking_uri(frozen["tracking"], frozen["paths"]["outputs"])
     with keys_as_written(frozen):
-        identity = identify(settings, frozen, task, reward, build_evaluation(settings.evaluation))
+        identity = identify(settings, frozen, task, reward, build_evaluation(settings))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
     named = choices | {"model": model or model_name(frozen)}
@@ -363,7 +363,14 @@ def check_teacher(teacher: ModelSettings, policy: ModelSettings) -> None:
 def build_objects(config: dict[str, Any]) -> tuple[Any, Any]:
     """The task (prompts, references, checker) and the reward of a resolved config; quick, models load at first use."""
     with keys_as_written(config):
-        return build_task(config), build_object(config["reward"], "reward")
+        return build_task(config), build_reward(config)
+
+
+def build_reward(config: dict[str, Any]) -> Any:
+    """The reward of a resolved config, whose messages quote texts as samples show them."""
+    reward = build_object(config["reward"], "reward")
+    mask_object(reward, mask_of(config["task"].get("mask")))  # runs of earlier versions have no such key
+    return reward
 
 
 @contextmanager
@@ -387,15 +394,18 @@ def _as_written(message: str, config: dict[str, Any]) -> str:
     return message
 
 
-def build_evaluation(settings: EvaluationSettings) -> Evaluated:
-    """What a run is evaluated with besides its reward."""
-    text = None if settings.text is None else read_text(settings.text)
+def build_evaluation(settings: Settings) -> Evaluated:
+    """What a run is evaluated with besides its reward; measures quote texts as samples show them."""
+    evaluation = settings.evaluation
+    text = None if evaluation.text is None else read_text(evaluation.text)
     measures = {
         name: build_object(node, f"evaluation.measures.{name}")
-        for name, node in (settings.measures or {}).items()
+        for name, node in (evaluation.measures or {}).items()
         if node
     }
-    return Evaluated(text, other_reward(settings.embedder), measures, settings.continuations, settings.prompts)
+    for measure in measures.values():
+        mask_object(measure, mask_of(settings.task.mask))
+    return Evaluated(text, other_reward(evaluation.embedder), measures, evaluation.continuations, evaluation.prompts)
 
 
 def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:
@@ -506,7 +516,7 @@ def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any
     """Raise UserError, with what changed, if the run would now be another than the one that was planned."""
     status = folder.status() or {}
     with keys_as_written(config):
-        now = identify(settings, config, task, reward, build_evaluation(settings.evaluation))
+        now = identify(settings, config, task, reward, build_evaluation(settings))
     if status.get("identity") != now.whole:
         what = ", ".join(now.changed(status.get("parts") or {})) or "config"
         raise UserError(

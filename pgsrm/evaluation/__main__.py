@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.record import RunFolder
-from pgsrm.util.objects import attach_object, mask_object, remember, state_of
-from pgsrm.util.words import mask_of
+from pgsrm.util.objects import attach_object, remember, state_of
 
 
 def evaluate_run(folder: RunFolder, best: bool = False) -> dict[str, float]:
@@ -46,8 +45,7 @@ def evaluate_run(folder: RunFolder, best: bool = False) -> dict[str, float]:
         settings.ppo.dropout,
     )
     attach_object(reward, policy, codec)
-    mask_object(reward, mask_of(settings.task.mask))
-    evaluated_with = build_evaluation(settings.evaluation)
+    evaluated_with = build_evaluation(settings)
     _remember(folder, reward, evaluated_with.measures)
     scorer = Scorer(reward, task.checker, codec.eos)
     sampling = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)

@@ -17,7 +17,6 @@ from pgsrm.util.objects import (
     attach_object,
     check_object,
     digest_of,
-    mask_object,
     restore_object,
     standardise_object,
     state_of,
@@ -95,11 +94,6 @@ class SumReward:
         """Hand policy and tokenizer to the parts that ask the policy itself."""
         for part in self.parts.values():
             attach_object(part, policy, codec)
-
-    def mask_messages(self, masked: Callable[[str], str]) -> None:
-        """Tell the parts how texts are shown."""
-        for part in self.parts.values():
-            mask_object(part, masked)
 
     def standardise(self, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
         """Give the reference policy's samples to the parts that are standardised by them."""

@@ -64,7 +64,7 @@ class Composed:
 
     def labels(self, kind: str) -> "Labels":
         """What responses are worth by the task's checker (`gold`), or by the configured `reward`. Raises UserError, as a run."""
-        from pgsrm.evaluation import build_object
+        from pgsrm.config.plan import build_reward
         from pgsrm.reward.calling import check_before
         from pgsrm.reward.check import NoPolicy, rewards_of
         from pgsrm.task import accepts
@@ -78,7 +78,7 @@ class Composed:
             return lambda examples, texts: [
                 float(accepts(checker, text, example)) for example, text in zip(examples, texts, strict=True)
             ]
-        reward = build_object(self.config["reward"], "reward")
+        reward = build_reward(self.config)
         with under("reward"):
             attach_object(reward, NoPolicy(), NoPolicy())
             check_before(reward, [example.references for example in self.task.train])

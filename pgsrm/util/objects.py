@@ -1,5 +1,6 @@
-"""Optional attributes of an object that a `_target_` names, with defaults: `check`, `attach`, `standardise`, `digest`, `state`.
+"""Optional attributes of an object that a `_target_` names, with defaults.
 
+They are `check`, `attach`, `mask_messages`, `standardise`, `digest` and `state` with `restore`.
 Rewards, checkers, embedders and critics are such objects.
 """
 
@@ -54,10 +55,15 @@ def attach_object(target: Any, policy: Any, codec: Any) -> None:
 
 
 def mask_object(target: Any, masked: Callable[[str], str]) -> None:
-    """Call the object's `mask_messages` with what masks a text (`task.mask`), for one whose messages quote texts."""
+    """Call `mask_messages` of the object and of the rewards within it with what masks a text (`task.mask`).
+
+    It is for those whose messages quote texts. The rewards within are `inner_rewards`, as of `pgsrm.reward.Reward`.
+    """
     mask = getattr(target, "mask_messages", None)
     if callable(mask):
         mask(masked)
+    for inner in getattr(target, "inner_rewards", {}).values():
+        mask_object(inner, masked)
 
 
 def is_standardised(target: Any) -> bool:
