@@ -1,10 +1,12 @@
 """Rewards from spans: where they stand and what they sum to. test_spans.py has borders, ways of matching, and credit."""
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+import pgsrm
 from pgsrm.critic import Critique
 from pgsrm.reward import CriticReward, SumReward, normalise
 from pgsrm.reward.spans import token_values, tokens_of
@@ -146,7 +148,19 @@ def test_a_label_that_is_worth_nothing_is_told_once(caplog: pytest.LogCaptureFix
     assert line.startswith(
         "critic: marks made_up, which earns nothing, since reward.values has positive, unsupported, negative;"
     )
-    assert "'reward.values={made_up: -0.5}'" in line
+    assert "'reward.values={positive: 0.5, unsupported: -0.5, negative: 0.0, made_up: -0.5}'" in line
+    assert "reward.parts.NAME.values" in line
+
+
+def test_the_remedy_for_a_label_keeps_what_the_task_pays(caplog: pytest.LogCaptureFixture) -> None:
+    """Wrong version: it sets the new label alone, and following it takes the task's own labels away."""
+    words = "task=summary", "reward=critic", "critic=lexicon"
+    task = pgsrm.build_reward(*words)
+    odd = Critique((Span(0, 1, "made up"),), "parsed", quotes=1)
+    rewards_of(CriticReward(extrinsic, Given(odd), values=task._values))
+    shown = caplog.messages[0].partition("set all labels, as ")[2].partition(", with 0 for")[0]
+    followed = pgsrm.build_reward(*words, *shlex.split(shown))
+    assert followed._values == {**task._values, "made up": -0.5} and len(followed._values) == 4
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.numbers import Finite, Fraction, counted, mean
 from pgsrm.util.objects import attach_object, check_object, name_of, restore_object, standardise_object, state_of
+from pgsrm.util.shell import quoted
 
 logger = logging.getLogger(__name__)
 _ENOUGH = 8  # replies, or quotes, that tell a critic of no use from bad luck
@@ -225,12 +226,15 @@ class CriticReward:
         labels = {span.label for critique in critiques for span in critique.spans}
         if unpaid := sorted(labels - self._values.keys() - self._unpaid):
             self._unpaid |= set(unpaid)
+            # the whole mapping: one that is set takes the place of the task's, and other labels would earn nothing then
+            values = {**self._values, **dict.fromkeys(sorted(self._unpaid), -0.5)}
+            mapping = ", ".join(f"{label}: {value}" for label, value in values.items())
             logger.warning(
-                "critic: marks %s, which earns nothing, since reward.values has %s; name each label there, as "
-                "'reward.values={%s: -0.5}', with 0 for one that is to earn nothing",
+                "critic: marks %s, which earns nothing, since reward.values has %s; set all labels, as %s, with 0 for one that "
+                "is to earn nothing (of a part of reward=sum: reward.parts.NAME.values)",
                 ", ".join(unpaid),
                 ", ".join(self._values) or "no label",
-                unpaid[0],
+                quoted(f"reward.values={{{mapping}}}"),
             )
 
     def _through_gate(self, count: int, extrinsic: list[float] | None, draw: random.Random) -> list[int]:
