@@ -198,6 +198,7 @@ def test_streams_and_annotations() -> None:
         (lambda: CriticReward(extrinsic, Given(SAID), match="released_detox", per="span"), "^match="),
         (lambda: CriticReward(extrinsic, Given(SAID), gate={"below": 1, "share": 0.5}), "^gate:"),
         (lambda: CriticReward(None, Given(SAID), "critic_only", gate={"below": 1}), "^gate.below="),
+        (lambda: CriticReward(extrinsic, Given(SAID), outcomes={"parsed": 0.1}), "^outcomes.parsed: .*`values`"),
     ],
 )
 def test_settings_that_contradict_each_other(make: Callable[[], Any], problem: str) -> None:
