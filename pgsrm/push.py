@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pgsrm.record.model_name import algorithm_choice
 from pgsrm.record.run_folder import RunFolder
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:
     from pgsrm.analysis.runs import Run
@@ -68,8 +69,8 @@ def model_card(run: "Run", name: str, best: bool = False) -> str:
         "",
         f"{model}, trained on the task `{choices['task']}` under the reward `{choices['reward']}` "
         f"with `{'='.join(algorithm_choice(choices))}`, "
-        f"seed {run.seed}: {until:,} updates, {run.series('episodes')[1][run.metrics['update'] <= until][-1]:,.0f} sampled "
-        "responses.",
+        f"seed {run.seed}: {counted(f'{until:,}', 'update')}, "
+        f"{run.series('episodes')[1][run.metrics['update'] <= until][-1]:,.0f} sampled responses.",
         *(["", f"The run {run.status['reason']}."] if run.stopped_early else []),
         *(
             ["", f"Of its models this is that of the best evaluation by `{run.config['stop']['metric']}`."]

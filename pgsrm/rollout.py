@@ -48,7 +48,9 @@ class Rollout:
                     f"rollout: row {row} has {counted(len(offsets), 'offset')} for {counted(len(ids), 'token')}; give one per token"
                 )
             if any(not 0 <= start <= end <= len(text) for start, end in offsets):
-                raise UserError(f"rollout: row {row} has an offset outside its text of {len(text)} characters")
+                raise UserError(
+                    f"rollout: row {row} has an offset outside its text of {counted(len(text), 'character')}"
+                )
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pgsrm.config.schema import StopSettings
 from pgsrm.record.measured import is_measured
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 
 class Stopping:
@@ -44,10 +45,11 @@ class Stopping:
     @property
     def reason(self) -> str:
         """Why the run ends, for its status."""
-        values = "evaluations" if self.of_evaluations else "updates"
+        since = counted(self._without, "evaluation" if self.of_evaluations else "update")
+        were = "was" if self._without == 1 else "were"
         return (
             f"stopped early at update {self._last}: {self._settings.metric} was best at update {self._best_update} "
-            f"({self._best:.4g}), and {self._without} {values} since then were no better"
+            f"({self._best:.4g}), and {since} since then {were} no better"
         )
 
     def see(self, line: Mapping[str, float]) -> bool:

@@ -46,16 +46,18 @@ def test_slots(
 
 
 @pytest.mark.parametrize(
-    ("given", "count", "line"),
+    ("given", "count", "gpus", "line"),
     [
-        (plans(9), 3, "hydra.launcher.slots=3: 2 GPUs take 2 runs"),
-        (plans(9, processes=2), 2, "hydra.launcher.slots=2: 2 GPUs take 1 run"),
-        (plans(9, processes=3), None, "processes=3: there are 2 GPUs"),
+        (plans(9), 3, "01", "hydra.launcher.slots=3: 2 GPUs take 2 runs;"),
+        (plans(9, processes=2), 2, "01", "hydra.launcher.slots=2: 2 GPUs take 1 run;"),
+        (plans(9), 2, "0", "hydra.launcher.slots=2: 1 GPU takes 1 run;"),
+        (plans(9, processes=3), None, "01", "processes=3: there are 2 GPUs;"),
+        (plans(9, processes=2), None, "0", "processes=2: there is 1 GPU;"),
     ],
 )
-def test_more_than_the_gpus_have_room_for(given: list[Any], count: int | None, line: str) -> None:
+def test_more_than_the_gpus_have_room_for(given: list[Any], count: int | None, gpus: str, line: str) -> None:
     with pytest.raises(UserError, match=line):
-        local.make_slots(given, count, ["0", "1"], 1)
+        local.make_slots(given, count, list(gpus), 1)
 
 
 def test_a_slots_run_sees_its_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:

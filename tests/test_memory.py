@@ -68,7 +68,7 @@ def test_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
             8,
             r"^ppo\.micro_batch=8: 8 rows .*; set it to 4, or model\.gradient_checkpointing=true or model\.lora=\{rank: 8\}, ",
         ),
-        (1, r"^ppo\.micro_batch=1: 1 rows .*; set model\.gradient_checkpointing=true or "),
+        (1, r"^ppo\.micro_batch=1: 1 row at once is .*; set model\.gradient_checkpointing=true or "),
         (80, r"^ppo\.micro_batch=80: 50 rows at once "),
     ],
 )

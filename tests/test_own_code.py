@@ -238,5 +238,5 @@ class TestVectors:
     def test_of_another_dimension_than_before(self) -> None:
         reward = SemanticReward(Gives([[1.0, 0.0]], [[1.0]]))
         reward.check(["left"])
-        with pytest.raises(UserError, match="embed gave rows of 1 numbers after rows of 2; give all one length"):
+        with pytest.raises(UserError, match="embed gave rows of 1 number after rows of 2; give all one length"):
             reward(references=["left"], responses=["right"])

@@ -247,7 +247,7 @@ class TestWhatFlows:
             ({"response_ids": [[5, 6], []], "offsets": [[(0, 2), (2, 4)], []]}, "row 1 has no token in its response"),
             ({"prompt_ids": [[1], []]}, "row 1 has no token in its prompt"),
             ({"offsets": [[(0, 2)], [(0, 1)]]}, "row 0 has 1 offset for 2 tokens"),
-            ({"offsets": [[(0, 2), (2, 4)], [(0, 2)]]}, "row 1 has an offset outside its text of 1 characters"),
+            ({"offsets": [[(0, 2), (2, 4)], [(0, 2)]]}, "row 1 has an offset outside its text of 1 character"),
         ],
     )
     def test_a_rollout_that_does_not_fit_together_names_the_row(self, changes: dict[str, Any], message: str) -> None:

@@ -96,6 +96,8 @@ def test_a_length_that_changes_is_a_failure(fake: FakeOpenAI) -> None:
     server.embeddings(["a"], "tiny")
     fake.dimension = 5
     assert "a vector of 5 numbers, not 8" in refusal(ServerError, server.embeddings, ["a"], "tiny")
+    fake.dimension = 1
+    assert "a vector of 1 number, not 8" in refusal(ServerError, server.embeddings, ["b"], "tiny")
 
 
 def test_nothing_listens() -> None:

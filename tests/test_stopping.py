@@ -50,8 +50,10 @@ def test_the_reason_names_the_best_and_what_was_counted() -> None:
     stopping = Stopping(StopSettings(metric="reward/mean", patience=1))
     stopping.begin([{"update": 3, "reward/mean": 0.25}, {"update": 4, "other": 1.0}, {"update": 5, "reward/mean": 0.1}])
     assert stopping.reason == (
-        "stopped early at update 5: reward/mean was best at update 3 (0.25), and 1 updates since then were no better"
+        "stopped early at update 5: reward/mean was best at update 3 (0.25), and 1 update since then was no better"
     )
+    stopping.see({"update": 6, "reward/mean": 0.1})
+    assert stopping.reason.endswith("and 2 updates since then were no better")
 
 
 @pytest.fixture

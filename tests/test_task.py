@@ -253,10 +253,10 @@ def test_an_existing_path_goes_before_a_shipped_name(tmp_path: Path, monkeypatch
             ["country,reference", "France,Paris", "Peru,Lima, I think"],
             "line 3: 3 values for 2 columns",
         ),
-        ("d.csv", ["country,reference", "France,Paris", "Peru"], "line 3: 1 values for 2 columns"),
+        ("d.csv", ["country,reference", "France,Paris", "Peru"], "line 3: 1 value for 2 columns"),
         ("d.csv", ["country,country", "France,Paris"], "line 1: column `country` appears twice"),
         ("d.csv", ["country,reference", 'Fra"nce,Paris', '"Pe"ru,Lima'], "line 3: not valid CSV"),
-        ("d.csv", ["country,reference", '"a', 'b",c', "Peru"], "line 4: 1 values for 2 columns"),
+        ("d.csv", ["country,reference", '"a', 'b",c', "Peru"], "line 4: 1 value for 2 columns"),
         (
             "d.csv",
             ["country,reference", "France,Paris", ",Lima", ",x"],

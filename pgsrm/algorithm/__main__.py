@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgsrm.util.numbers import counted
+
 if TYPE_CHECKING:
     from pgsrm.config.schema import Settings
     from pgsrm.task import Task
@@ -98,8 +100,10 @@ def _train(settings: "Settings", task: "Task", out: Path) -> None:
 
 def _first_line(settings: "Settings", task: "Task", cut: int) -> str:
     s = settings.sft
-    line = f"{len(task.train)} prompts, {len(task.holdout)} held out; {s.epochs} epochs, batches of {s.batch_size}, lr {s.lr:g}"
-    longer = f"; {cut} references are longer than task.max_new_tokens={task.max_new_tokens}, which ends a response"
+    prompts = f"{counted(len(task.train), 'prompt')}, {len(task.holdout)} held out"
+    line = f"{prompts}; {counted(s.epochs, 'epoch')}, batches of {s.batch_size}, lr {s.lr:g}"
+    longer = "reference is" if cut == 1 else "references are"
+    longer = f"; {cut} {longer} longer than task.max_new_tokens={task.max_new_tokens}, which ends a response"
     return line + (longer if cut else "")
 
 

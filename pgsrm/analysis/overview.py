@@ -15,6 +15,7 @@ from pgsrm.analysis.samples import as_text, sample_rows, shared_ends
 from pgsrm.analysis.tables import NONE, Table
 from pgsrm.analysis.variants import Variant, task_title
 from pgsrm.record.differences import in_common, words
+from pgsrm.util.numbers import counted
 
 PGSRM = (
     "PGSRM, the parent-guided semantic reward model, trains a small language model, the policy, by reinforcement learning. "
@@ -49,7 +50,7 @@ def overview(variants: Sequence[Variant]) -> Overview:
     episodes = " to ".join(f"{length:,}" for length in (lengths if len(lengths) < 3 else (lengths[0], lengths[-1])))
     return Overview(
         title=f"{_listed(rewards)} on {_listed([task_title(task).lower() for task in tasks])}",
-        setting=f"{setting}{', ' if setting else ''}{most}{episodes} episodes (sampled responses) per run",
+        setting=f"{setting}{', ' if setting else ''}{most}{counted(episodes, 'episode')} (sampled responses) per run",
         sentences=[_sentence(task, [v for v in variants if v.task == task]) for task in tasks],
         table=_table(variants),
         glossary=_glossary(variants),

@@ -222,7 +222,7 @@ def _keyed(runs: Sequence[Run], notes: list[str]) -> list[tuple[Key, Run]]:
         lengths = len({run.planned for run in claimed}) > 1
         for run in claimed:
             deciding = [f"{name}={run.settings[name]}" for name in differing]
-            deciding += [f"{run.planned} updates"] if lengths else []
+            deciding += [counted(run.planned, "update")] if lengths else []
             keyed.append((Key(run.task, run.reward, run.variant, tuple(deciding)), run))
         if differing or lengths:
             what = ", ".join([*differing, *(["the number of updates"] if lengths else [])])

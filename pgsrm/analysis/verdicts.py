@@ -167,7 +167,7 @@ def _verdict(
         return NO_VERDICT, "; ".join([moving, *problems])
     length = min(run.length for run in groups[0].complete)
     if claim.measure == "rise_time" and claim.minus is None and length <= claim.high < math.inf:
-        return NO_VERDICT, f"runs of {length:,.0f} episodes can't go beyond {claim.high:,.0f}"
+        return NO_VERDICT, f"runs of {counted(f'{length:,.0f}', 'episode')} can't go beyond {claim.high:,.0f}"
     if MEASURES.get(claim.measure) in ADDS_UP and len(groups) > 1 and differ_in_length(groups):
         lengths = [run.length for group in groups for run in group.complete]
         ends = f"runs of {min(lengths):,.0f} to {max(lengths):,.0f} episodes"
@@ -210,7 +210,7 @@ def _place(claim: Claim, e: Estimate) -> str:
 
 
 def _seeds(counts: Sequence[int]) -> str:
-    return f"{' and '.join(map(str, dict.fromkeys(counts)))} seeds"
+    return counted(" and ".join(map(str, dict.fromkeys(counts))), "seed")
 
 
 def _matches(run: Run, conditions: Mapping[str, tuple[str, ...]]) -> bool:

@@ -23,6 +23,7 @@ from pgsrm.critic.quotes import Quote, locate
 from pgsrm.rollout import Span
 from pgsrm.task import read_lines, read_objects, read_table
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 from pgsrm.util.text import nfc
 
 EXAMPLE = '{"response": "a dull film", "spans": [{"start": 2, "end": 6, "label": "negative"}]}'
@@ -178,7 +179,9 @@ def _check_spans(spans: list[_Mark], response: str, path: Path, key: str, number
         if not mark.start < mark.end <= len(response):
             place = f"the span from {mark.start} to {mark.end}"
             remedy = "count characters from 0, with 0 <= start < end <= length"
-            raise _wrong(path, key, number, f"{place} is not in a response of {len(response)} characters; {remedy}")
+            raise _wrong(
+                path, key, number, f"{place} is not in a response of {counted(len(response), 'character')}; {remedy}"
+            )
 
 
 def _places(quoted: list[_Quoted], response: str, path: Path, key: str, number: int) -> list[_Mark]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pgsrm.embedder.cache import VectorCache
 from pgsrm.embedder.vector_files import unit
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 from pgsrm.util.text import nfc, without_invisible
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class CachedEmbedder(ABC):
         for vector in known.values():
             self._dimension = self._dimension or len(vector)
             if len(vector) != self._dimension:
-                lengths = f"{len(vector)} and of {self._dimension} numbers"
+                lengths = f"{len(vector)} and of {counted(self._dimension, 'number')}"
                 raise UserError(f"embedder: one model gave vectors of {lengths}; set embedder.cache to a new folder")
         return {text: known[key] for text, key in keys.items()}
 

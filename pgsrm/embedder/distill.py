@@ -30,6 +30,7 @@ from typing import IO, TYPE_CHECKING
 
 from pgsrm.embedder.word_vectors import SHIPPED
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 from pgsrm.util.paths import PACKAGE
 from pgsrm.util.text import words_of
 
@@ -144,7 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (UserError, OSError) as error:
         sys.exit(str(error))
     megabytes = options.out.stat().st_size / 1e6
-    print(f"{options.out}: {len(words):,} words, {options.dimension} dimensions, {megabytes:.2f} MB")
+    print(
+        f"{options.out}: {counted(f'{len(words):,}', 'word')}, {counted(options.dimension, 'dimension')}, {megabytes:.2f} MB"
+    )
 
 
 if __name__ == "__main__":

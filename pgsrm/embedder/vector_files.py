@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,7 +152,9 @@ def _read_gensim(path: Path) -> tuple[list[str], np.ndarray]:
             path, f"it can't be read as gensim KeyedVectors ({reason})", "save it again with gensim 4"
         ) from error
     if not whole or not all(isinstance(key, str) for key in keys):
-        problem = f"its {len(keys)} keys and its vectors {vectors.shape} of {vectors.dtype} don't fit together"
+        problem = (
+            f"its {counted(len(keys), 'key')} and its vectors {vectors.shape} of {vectors.dtype} don't fit together"
+        )
         raise _bad(path, problem, "save it again with gensim 4")
     for start in range(0, len(keys), ROWS):
         finite = np.isfinite(vectors[start : start + ROWS]).all(axis=1)
@@ -216,7 +219,7 @@ def _read_text(path: Path, beginning: bytes, language: str) -> tuple[list[str], 
                 raise _bad(path, f"line {number} {_line_problem(line, dimension)}", "repair or remove that line")
             kept.add(key, row, f"line {number}")
     if announced is not None and follow != announced:
-        raise _bad(path, f"line 1 announces {announced} words, {follow} follow", "fetch the file again")
+        raise _bad(path, f"line 1 announces {counted(announced, 'word')}, {follow} follow", "fetch the file again")
     return kept.result()
 
 
@@ -254,7 +257,7 @@ def _numbers(text: bytes) -> np.ndarray | None:
 
 def _line_problem(line: bytes, dimension: int) -> str:
     """What is wrong with a line that is not a key and `dimension` numbers."""
-    what = f"is not a word and {dimension} numbers"
+    what = f"is not a word and {counted(dimension, 'number')}"
     for field in line.split()[1:]:
         text = field.decode(errors="replace")[:40]
         if re.fullmatch(rb"[-+]?\d*,\d+([eE][-+]?\d+)?", field):
@@ -309,7 +312,7 @@ def _read_binary(path: Path, beginning: bytes, language: str) -> tuple[list[str]
             while (end := buffer.find(b" ", start)) < 0 or len(buffer) - end - 1 < width:
                 more = file.read(BEGINNING)
                 if not more or (end < 0 and len(buffer) - start > LONGEST_KEY):
-                    problem = f"line 1 announces {announced} words, {number - 1} whole ones follow"
+                    problem = f"line 1 announces {counted(announced, 'word')}, {number - 1} whole ones follow"
                     raise _bad(path, problem, "fetch the file again")
                 buffer, start = buffer[start:] + more, 0
             key = buffer[start:end].lstrip(b"\n")
@@ -322,7 +325,7 @@ def _read_binary(path: Path, beginning: bytes, language: str) -> tuple[list[str]
                 continue
             kept.add(key, row, f"word {number}")
         if (buffer[start:] + file.read(BEGINNING)).strip():
-            raise _bad(path, f"line 1 announces {announced} words, more follow", "fetch the file again")
+            raise _bad(path, f"line 1 announces {counted(announced, 'word')}, more follow", "fetch the file again")
     return kept.result()
 
 

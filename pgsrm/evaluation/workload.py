@@ -7,6 +7,7 @@ from pgsrm.evaluation.evaluation import Evaluation
 from pgsrm.models.asking import CHARACTERS, Estimate, estimates_of
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.task import Example, Task
+from pgsrm.util.numbers import counted
 
 
 def expected_calls(
@@ -27,8 +28,12 @@ def expected_calls(
     for measure in evaluation.measures.values():
         asked += _of(measure, sampled, task)
     evaluated = [estimate.times(evaluations) for estimate in asked]
-    texts = f"{len(greedy)} greedy" + (f" and {len(sampled)} sampled" if evaluation.measures else "")
-    what = f"updates of {settings.batch_size} responses ({updates}) and evaluations of {texts} answers ({evaluations})"
+    texts = counted(len(greedy), "greedy answer")
+    if evaluation.measures:
+        texts = f"{len(greedy)} greedy and {counted(len(sampled), 'sampled answer')}"
+    what = (
+        f"updates of {counted(settings.batch_size, 'response')} ({updates}) and evaluations of {texts} ({evaluations})"
+    )
     lines = []
     for of in dict.fromkeys(estimate.of for estimate in trained + evaluated):
         own = [estimate for estimate in trained + evaluated if estimate.of == of]

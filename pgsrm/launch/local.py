@@ -123,10 +123,12 @@ def make_slots(plans: Sequence[Plan], count: int | None, gpus: Sequence[str], ru
     on_gpu = bool(gpus) and any(plan.config["model"]["device"] in ("auto", "cuda") for plan in plans)
     groups = [",".join(gpus[first : first + processes]) for first in range(0, len(gpus) - processes + 1, processes)]
     if on_gpu and not groups:
-        raise UserError(f"processes={processes}: there are {len(gpus)} GPUs; choose fewer, or set model.device=cpu")
+        there = f"there {'is' if len(gpus) == 1 else 'are'} {counted(len(gpus), 'GPU')}"
+        raise UserError(f"processes={processes}: {there}; choose fewer, or set model.device=cpu")
     if on_gpu and count is not None and count > len(groups) * runs_per_gpu:
+        take = f"{counted(len(gpus), 'GPU')} {'takes' if len(gpus) == 1 else 'take'}"
         raise UserError(
-            f"hydra.launcher.slots={count}: {len(gpus)} GPUs take {counted(len(groups) * runs_per_gpu, 'run')}; "
+            f"hydra.launcher.slots={count}: {take} {counted(len(groups) * runs_per_gpu, 'run')}; "
             "raise hydra.launcher.runs_per_gpu, or set model.device=cpu"
         )
     if count is None:

@@ -20,7 +20,7 @@ from pgsrm.record import RunFolder
 from pgsrm.record.mlflow_store import sqlite_uri
 from pgsrm.record.summary import aligned
 from pgsrm.util.errors import UserError
-from pgsrm.util.numbers import number_text
+from pgsrm.util.numbers import counted, number_text
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -115,7 +115,7 @@ def search(
     metric = corners[0].settings.objective
     _make_sampler(sampler, seed)
     study = _open(outputs_of(corners), study_name or _name(space, corners, direction), space, direction)
-    print(f"search: {direction} {metric} in {trials} trials, {at_a_time} at a time, of")
+    print(f"search: {direction} {metric} in {counted(trials, 'trial')}, {at_a_time} at a time, of")
     print("\n".join(space.lines()))
     print(f"study: {study.study_name} in {outputs_of(corners) / 'optuna.db'}, {_so_far(study)}", flush=True)
     while batch := _next_trials(
@@ -128,7 +128,7 @@ def search(
         _stop_if_all_fail(study)
     print("\n".join(_table(study, space, metric, direction)))
     print(
-        f"best of {len(study.trials)} trials: {metric}={_text(study.best_value)} with {_values(study.best_trial, space)}"
+        f"best of {counted(len(study.trials), 'trial')}: {metric}={_text(study.best_value)} with {_values(study.best_trial, space)}"
     )
     print_where(corners[0].config, prepare_tracking(corners[0].config["tracking"]))
 
@@ -181,8 +181,8 @@ def _median_rule(study: "Study", metric: str, after: int) -> Judge:
             so_far = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=dict(seen))
             if pruner.prune(study, so_far):
                 return (
-                    f"pruned by the search at {step} episodes: {metric}={_text(float(value))} and all before are worse than "
-                    "the median of the other trials; its own command resumes it"
+                    f"pruned by the search at {counted(step, 'episode')}: {metric}={_text(float(value))} and all before are "
+                    "worse than the median of the other trials; its own command resumes it"
                 )
         return None
 
@@ -345,7 +345,7 @@ def _so_far(study: "Study") -> str:
     if not study.trials:
         return "new"
     others = "".join(f", {count} {name}" for count, name in ((failed, "failed"), (pruned, "pruned")) if count)
-    return f"{done} trials done{others}" + (f", {begun} to resume" if begun else "")
+    return f"{counted(done, 'trial')} done{others}" + (f", {begun} to resume" if begun else "")
 
 
 def _stop_if_all_fail(study: "Study") -> None:
@@ -353,7 +353,8 @@ def _stop_if_all_fail(study: "Study") -> None:
     from optuna.trial import TrialState
 
     if all(trial.state is TrialState.FAIL for trial in study.trials):
-        raise SweepFailed(f"all {len(study.trials)} trials so far failed, for the reasons above; the search ends here")
+        which = "the only trial" if len(study.trials) == 1 else f"all {len(study.trials)} trials"
+        raise SweepFailed(f"{which} so far failed, for the reasons above; the search ends here")
 
 
 def _table(study: "Study", space: Space, metric: str, direction: str) -> list[str]:

@@ -178,7 +178,8 @@ def report(plans: Sequence[Plan], experiment: str | None) -> None:
     print_where(plans[0].config, experiment)
     unfinished = [folder for folder in folders if folder.state() != "finished"]
     if unfinished:
+        which = "the run" if len(folders) == 1 else f"{len(unfinished)} of {len(folders)} runs"
         raise SweepFailed(
-            f"{len(unfinished)} of {counted(len(folders), 'run')} did not finish ({unfinished[0].name}: "
-            f"{(unfinished[0].status() or {}).get('reason')}); the same command resumes them"
+            f"{which} did not finish ({unfinished[0].name}: {(unfinished[0].status() or {}).get('reason')}); "
+            f"the same command resumes {'it' if len(unfinished) == 1 else 'them'}"
         )

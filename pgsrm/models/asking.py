@@ -100,7 +100,7 @@ class Estimate:
         price = f"unknown cost ({self.section}.input_price, {self.section}.output_price)"
         if self.cost is not None:
             price = f"cost {significant(self.cost, 2)}"
-        return f"{line}: about {self.tokens_in:,.0f} tokens in, {self.tokens_out:,.0f} out, {price}"
+        return f"{line}: about {counted(f'{self.tokens_in:,.0f}', 'token')} in, {self.tokens_out:,.0f} out, {price}"
 
 
 def estimates_of(target: Any, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:

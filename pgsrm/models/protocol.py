@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from pgsrm.models.server_errors import Failure, error_in, shown_body
+from pgsrm.util.numbers import counted
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a character beyond 16 bits, in JSON
 
@@ -127,7 +128,7 @@ def text_of(message: Message) -> str:
 def vectors_in_order(data: Sequence[Vector], texts: int) -> list[list[float]]:
     """The vectors of so many texts, in the texts' order."""
     if sorted(vector.index for vector in data) != list(range(texts)):
-        raise wrong(f"{len(data)} vectors for {texts} texts, or not numbered from 0 on")
+        raise wrong(f"{counted(len(data), 'vector')} for {counted(texts, 'text')}, or not numbered from 0 on")
     return [_numbers(vector.embedding) for vector in sorted(data, key=lambda vector: vector.index)]
 
 
@@ -135,7 +136,7 @@ def check_vectors(vectors: Sequence[Sequence[float]], length: int) -> None:
     """Raise Failure unless each has `length` finite numbers that are not all zero."""
     for vector in vectors:
         if len(vector) != length or not vector:
-            raise wrong(f"a vector of {len(vector)} numbers, not {length}")
+            raise wrong(f"a vector of {counted(len(vector), 'number')}, not {length}")
         if not all(map(math.isfinite, vector)):
             raise wrong("a vector with a number that is not finite")
         if not any(vector):

@@ -44,6 +44,7 @@ from pgsrm.models.server_errors import (
     unusable_environment,
 )
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 from pgsrm.util.secrets import without_secret, without_user
 from pgsrm.util.text import nfc
 
@@ -275,7 +276,7 @@ class Server:
         def read(content: bytes) -> tuple[list[dict[str, float]], Usage | None]:
             answer = decoded(content, Moderations)
             if len(answer.results) != len(texts):
-                raise wrong(f"{len(answer.results)} results for {len(texts)} texts")
+                raise wrong(f"{counted(len(answer.results), 'result')} for {counted(len(texts), 'text')}")
             scores = [
                 {name: score for name, score in result.category_scores.items() if score is not None}
                 for result in answer.results

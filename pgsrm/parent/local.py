@@ -49,7 +49,7 @@ class LocalParent:
     def estimate(self, asked: Sequence[str]) -> str:
         """One line on what the questions will take."""
         longest = len(asked) * self._settings.max_tokens
-        return f"{counted(len(asked), 'prompt')} for {self._name} on {self._device}: at most {longest:,} tokens out"
+        return f"{counted(len(asked), 'prompt')} for {self._name} on {self._device}: at most {counted(f'{longest:,}', 'token')} out"
 
     def answers(self, asked: Sequence[str]) -> Iterator[Answer]:
         """An answer to each question, in their order.

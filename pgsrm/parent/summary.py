@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pgsrm.task import normalize
+from pgsrm.util.numbers import counted
 
 # Shares of all prompts, beyond those that the data's own references have (0 where it has none).
 MOST_REPEATED = 0.2  # answers that are an input
@@ -58,13 +59,14 @@ def doubts(made: Summary, own: Summary | None) -> Sequence[str]:
     lines = []
     if repeated > usual_repeated + MOST_REPEATED:
         lines.append(f"{repeated:.0%} of the answers repeat their input{_usual(usual_repeated, own)}")
-    if made.distinct == 1:
+    if made.distinct == 1 < made.prompts:
         lines.append(f"all {made.prompts} answers are {answer!r}")
     elif count / made.prompts > usual_equal + MOST_EQUAL:
         lines.append(f"{count / made.prompts:.0%} of the answers are {answer!r}{_usual(usual_equal, own)}")
     elif own is not None and made.distinct / made.prompts < LEAST_DISTINCT * own.distinct / own.prompts:
         lines.append(
-            f"{made.distinct} distinct answers to {made.prompts} prompts, the data's own references have {own.distinct}"
+            f"{counted(made.distinct, 'distinct answer')} to {counted(made.prompts, 'prompt')}, the data's own references "
+            f"have {own.distinct}"
         )
     return [f"{line}: look at them before a run is rewarded for that" for line in lines]
 

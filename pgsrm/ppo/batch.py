@@ -62,7 +62,9 @@ def check_batch(
             counts = f"{counted(len(reward), 'reward')} for {counted(len(response), 'token')}"
             raise UserError(f"ppo.step: row {row} has {counts}; give one per token")
     if len(prompts) % settings.group_size:
-        raise UserError(f"ppo.step: {len(prompts)} rows are no multiple of ppo.group_size={settings.group_size}")
+        raise UserError(
+            f"ppo.step: {counted(len(prompts), 'row')}, no multiple of ppo.group_size={settings.group_size}"
+        )
 
 
 def loss_mask(batch: PaddedBatch, eos: tuple[int, ...], train_eos: bool) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 from pgsrm.reward.references import compared
 from pgsrm.reward.trl import References, as_asked, as_given, waited_for
 from pgsrm.util.errors import ParameterError
+from pgsrm.util.numbers import counted
 
 
 class RubricReward:
@@ -136,7 +137,9 @@ def _functions_of(rubric: Any) -> Iterator[_Function]:
         functions = getattr(part, "funcs", None) or getattr(part, "reward_funcs", None) or []
         weights = getattr(part, "weights", None) or getattr(part, "reward_weights", None) or [1.0] * len(functions)
         if len(weights) != len(functions):
-            raise ParameterError(f"rubric: {len(functions)} functions with {len(weights)} weights; give each one")
+            raise ParameterError(
+                f"rubric: {counted(len(functions), 'function')} with {counted(len(weights), 'weight')}; give each one"
+            )
         own = dict(getattr(part, "class_objects", None) or {})
         for function, weight in zip(functions, weights, strict=True):
             yield _Function(function, float(weight), own)

@@ -10,6 +10,7 @@ from msgspec import Meta
 from pgsrm.embedder import Embedder
 from pgsrm.reward.references import check_references, compared
 from pgsrm.util.errors import ParameterError, UserError
+from pgsrm.util.numbers import counted
 from pgsrm.util.objects import check_object, digest_of, name_of
 
 if TYPE_CHECKING:
@@ -127,11 +128,11 @@ class SemanticReward:
         except (TypeError, ValueError) as error:  # rows of several lengths, words
             raise UserError(f"{who} no table of numbers ({error}); return a NumPy array (texts, dimension)") from error
         if rows.ndim != 2 or len(rows) != len(texts):
-            raise UserError(f"{who} the shape {rows.shape} for {len(texts)} texts; return a row for each")
+            raise UserError(f"{who} the shape {rows.shape} for {counted(len(texts), 'text')}; return a row for each")
         self._dimension = self._dimension or rows.shape[1]
         if rows.shape[1] != self._dimension:
             raise UserError(
-                f"{who} rows of {rows.shape[1]} numbers after rows of {self._dimension}; give all one length"
+                f"{who} rows of {counted(rows.shape[1], 'number')} after rows of {self._dimension}; give all one length"
             )
         lengths = np.linalg.norm(rows, axis=1)  # (n,)
         good = np.isclose(lengths, 1, atol=_UNIT) | (lengths == 0)

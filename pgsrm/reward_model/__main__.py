@@ -194,7 +194,8 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
             chosen, rejected = chosen[-longest:], rejected[-longest:]
         encoded.append(Encoded(chosen, rejected, pair.margin or 0.0))
     s = settings.reward_model
-    longer = f"; {cut} texts are longer than the model's {longest} tokens and lose their beginnings" if cut else ""
+    which = "text is" if cut == 1 else "texts are"
+    longer = f"; {cut} {which} longer than the model's {longest} tokens, the beginning is cut off" if cut else ""
     print(
         f"{counted(len(train), 'pair')}, {held_out} held out; batches of {s.batch_size}, lr {s.lr:g}{longer}",
         flush=True,
@@ -218,11 +219,11 @@ def _standard(composed: Composed, model: "RewardModel", train: "Sequence[Prefere
     if not composed.names_task:
         texts = [(pair.prompt, text) for pair in train for text in (pair.chosen, pair.rejected)]
         outputs = model.outputs([prompt for prompt, _ in texts], [text for _, text in texts])
-        return *moments(outputs), f"the {len(texts)} texts of the training pairs"
+        return *moments(outputs), f"the {counted(len(texts), 'text')} of the training pairs"
     examples = standardised_on(composed.task.train)
     responses = [text for (text,) in composed.draw(composed.settings.model, examples, 1)]
     outputs = model.outputs([example.prompt for example in examples], responses)
-    return *moments(outputs), f"{len(responses)} samples of the reference policy"
+    return *moments(outputs), f"{counted(len(responses), 'sample')} of the reference policy"
 
 
 def judge_command(words: Sequence[str]) -> None:
@@ -250,7 +251,10 @@ def judge_command(words: Sequence[str]) -> None:
         )
     source = own.get("pairs", "reference")
     train, held_out = split(_pairs(source, composed), composed.settings.reward_model.holdout)
-    print(f"{len(held_out)} held-out pairs\n\n{_table(judge(model.outputs, train, held_out)).markdown()}", flush=True)
+    print(
+        f"{counted(len(held_out), 'held-out pair')}\n\n{_table(judge(model.outputs, train, held_out)).markdown()}",
+        flush=True,
+    )
     if model.card is None and composed.names_task:
         mean, std, on = _standard(composed, model, train)
         print(f"outputs of {on}: reward.mean={mean:.4g} reward.std={std:.4g}\n")
@@ -371,7 +375,10 @@ def _pairs(source: str, composed: Composed) -> "list[Preference]":
         if path.is_file() and not path.name.endswith(TEXTS):
             return read_pairs(path, "pairs")
         files, left_out = read_ratings(path, "pairs")
-        print(f"{sum(map(len, files))} rated texts; {left_out} left out, whose ratings have another mean", flush=True)
+        print(
+            f"{counted(sum(map(len, files)), 'rated text')}; {left_out} left out, whose ratings have another mean",
+            flush=True,
+        )
         return pairs_of(files, composed.settings.seed)
     settings, task = composed.settings, composed.task
     if source == "reference" and not all(example.reference for example in task.train):

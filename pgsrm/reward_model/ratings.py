@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pgsrm.reward_model.pairs import Preference
 from pgsrm.task import read_lines
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 from pgsrm.util.text import nfc
 
 TEXTS, RATINGS = "_GroundTruth.txt", "_anonDataRatings.txt"
@@ -72,7 +73,7 @@ def _columns(line: str, count: int, where: str) -> list[str]:
     columns = line.split("\t", count - 1)
     if len(columns) != count:
         raise UserError(
-            f"{where}: {len(columns)} columns with tabs between them, not {count}; name the archive's own files"
+            f"{where}: {counted(len(columns), 'column')} with tabs between them, not {count}; name the archive's own files"
         )
     return columns
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pgsrm.task.hub_data import PREFIX, hub_objects
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 from pgsrm.util.paths import local_path
 from pgsrm.util.text import has_half_character, nfc, without_invisible
 
@@ -157,7 +158,7 @@ def _csv_rows(text: str) -> Iterator[Row]:
         if len(fields) != len(columns):
             raise _MalformedError(
                 line,
-                f"{len(fields)} values for {len(columns)} columns; give each line as many as the first, "
+                f"{counted(len(fields), 'value')} for {counted(len(columns), 'column')}; give each line as many as the first, "
                 "and put a value with a comma between double quotes",
             )
         # A column without a name is the row index that pandas writes.

@@ -28,6 +28,7 @@ from pgsrm.task.references import reference_problem
 from pgsrm.task.table import Row, find_data, read_data, read_table, shown
 from pgsrm.task.template import find_column, placeholders, render
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 from pgsrm.util.text import nfc
 
 
@@ -192,7 +193,7 @@ def keep_rows(rows: Sequence[Row], keep: Mapping[str, Any], where: str) -> list[
             if (above is None or number > above) and (below is None or number < below):
                 kept.append(row)
     if not kept:
-        raise UserError(f"task.keep={dict(keep)}: keeps none of the {len(rows)} rows of {where}; change it")
+        raise UserError(f"task.keep={dict(keep)}: keeps none of the {counted(len(rows), 'row')} of {where}; change it")
     return kept
 
 
@@ -391,7 +392,7 @@ def _choose_holdout(keys: list[str], share: float, data: str) -> set[str]:
         out += prompts
     if out == len(keys):
         raise UserError(
-            f"task.holdout={share}: leaves none of the {len(keys)} prompts of task.data={data} to train on; "
+            f"task.holdout={share}: leaves none of the {counted(len(keys), 'prompt')} of task.data={data} to train on; "
             "lower it or add prompts"
         )
     return held_out

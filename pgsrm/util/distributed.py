@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 T = TypeVar("T")
 _PLACE = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK")  # where a process is among the others
@@ -187,7 +188,9 @@ def local_device(device: torch.device) -> torch.device:
         return device
     own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if own.index >= torch.cuda.device_count():
-        raise UserError(f"processes: {torch.cuda.device_count()} GPUs for process {own.index + 1}; one each is needed")
+        raise UserError(
+            f"processes: {counted(torch.cuda.device_count(), 'GPU')} for process {own.index + 1}; one each is needed"
+        )
     torch.cuda.set_device(own)
     return own
 

@@ -63,9 +63,10 @@ def says_what_takes_less(micro_batch: int | None, batch: int) -> Iterator[None]:
         if not is_lack_of_memory(error):
             raise
         rows = min(micro_batch or batch, batch)
+        at_once = "1 row at once is" if rows == 1 else f"{rows} rows at once are"
         fewer = f"set it to {rows // 2}, or " if rows > 1 else "set "
         raise UserError(
-            f"ppo.micro_batch={micro_batch or 'null'}: {rows} rows at once are too many for the memory ({reason(error)}); "
+            f"ppo.micro_batch={micro_batch or 'null'}: {at_once} too many for the memory ({reason(error)}); "
             f"{fewer}model.gradient_checkpointing=true or model.lora={{rank: 8}}, or free some memory and start again"
         ) from error
 

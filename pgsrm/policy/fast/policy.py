@@ -25,6 +25,7 @@ from pgsrm.policy.refusal import refusing
 from pgsrm.policy.sampling import Sampling, cut, draw, is_end, truncate
 from pgsrm.util.distributed import Processes
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 # Bytes of the reference's keys, values and logits that may be kept for a run's prompts; past it they are made again.
 REFERENCE_LIMIT = 2 << 30
@@ -121,8 +122,8 @@ class FastPolicy(BasePolicy):
             difference = self._cache_error(length)
         if not difference <= 1e-3:
             raise UserError(
-                f"model.path: {name} scores {max(map(len, self.prompts))} prompt and {length} response tokens otherwise on "
-                f"top of a cache than at once (log-probabilities differ by {difference:.2g}): its attention window is "
+                f"model.path: {name} scores {max(map(len, self.prompts))} prompt and {counted(length, 'response token')} otherwise "
+                f"on top of a cache than at once (log-probabilities differ by {difference:.2g}): its attention window is "
                 "shorter, or its state is not all keys and values; set model.policy=simple, or shorten task.max_new_tokens"
             )
 
