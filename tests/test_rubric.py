@@ -118,7 +118,7 @@ def test_what_a_rubric_may_not_be_is_one_line() -> None:
 
     for rubric, says in (
         (SimpleNamespace(), "rubric: SimpleNamespace has no functions"),
-        (SimpleNamespace(funcs=[right], weights=[1.0, 2.0]), "rubric: 1 functions with 2 weights"),
+        (SimpleNamespace(funcs=[right], weights=[1.0, 2.0]), "rubric: 1 function with 2 weights"),
         (SimpleNamespace(funcs=[group]), "rubric: group judges a group of responses together"),
     ):
         with pytest.raises(UserError, match=says):
