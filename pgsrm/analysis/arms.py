@@ -309,6 +309,8 @@ def _draw(axes: Axes, arms: Arms, styles: Sequence[Look], outcome: Outcome, agai
 
 def _draw_paths(axes: Axes, arms: Arms, styles: Sequence[Look], column: str, dark: bool) -> None:
     """A line for each arm, the mean over its seeds at each evaluation, to a point at its end; lines at the levels of KL."""
+    from matplotlib.ticker import MaxNLocator
+
     for variant, look in zip(arms.variants, styles, strict=True):
         runs = [run for run in variant.complete if column in run.metrics and DISTANCE in run.metrics]
         if not runs:
@@ -324,9 +326,9 @@ def _draw_paths(axes: Axes, arms: Arms, styles: Sequence[Look], column: str, dar
         axes.plot(mean[0][-1], mean[1][-1], look.marker or "o", color=colour, markersize=5, markeredgewidth=0)
     for level in kl_levels(arms):
         axes.axvline(level, color=GRID[dark], linewidth=0.8, zorder=0)
-    axes.set_xscale(
-        "function", functions=(lambda kl: abs(kl) ** 0.5, lambda root: root**2)
-    )  # lines are straight as in the tables
+    # Over the square root of KL lines are straight, as the tables take them for.
+    axes.set_xscale("function", functions=(lambda kl: abs(kl) ** 0.5, lambda root: root**2))
+    axes.xaxis.set_major_locator(MaxNLocator(4))  # the larger values stand close together
     axes.set_xlim(left=0)
     axes.grid(axis="y", color=GRID[dark], linewidth=0.5)
     axes.set_axisbelow(True)
