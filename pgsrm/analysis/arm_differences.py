@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 from pgsrm.analysis.arms import Arms, area
 from pgsrm.analysis.distance import common, up_to_distance
-from pgsrm.analysis.experiments import difference_by_seed, shared_seeds
-from pgsrm.analysis.intervals import Estimate, mean_interval
+from pgsrm.analysis.experiments import difference_by_seed, of_run, shared_seeds
 from pgsrm.analysis.measures import end
 from pgsrm.analysis.results import DISTANCE, DISTINCT, EXTRINSIC, stopped_early
-from pgsrm.analysis.runs import Run
 from pgsrm.analysis.tables import Cell, Table
 from pgsrm.util.numbers import significant
 
@@ -36,16 +34,14 @@ def arm_differences(arms: Arms) -> Table | None:
         if variant is base or not pairs:
             continue
         level = common(run for pair in pairs for run in pair)
-        over = [difference_by_seed(variant, base, column, measure) for _, column, measure in measured]
-        equal = [_at_equal_distance(pairs, column, level) for column in at.values()]
+        over = [difference_by_seed(variant, base, of_run(column, measure)) for _, column, measure in measured]
+        equal = [
+            difference_by_seed(variant, base, partial(up_to_distance, column=column, kl=level))
+            for column in at.values()
+        ]
         rows.append([arms.label(variant), str(len(pairs)), *over, significant(level, 2), *equal])
     head = ["arm", "seeds", *(name for name, _, _ in measured), "up to KL", *at]
     title = f"Arms, {arms.title}, difference from {arms.label(base)}"
     formats = {**dict.fromkeys(head[2:], "+.2f"), "KL, end": "+.1f"}
     notes = [*NOTES, *stopped_early(arms.variants)]
     return Table(f"{arms.stem}_differences", title, head, rows, 1, formats, notes) if rows else None
-
-
-def _at_equal_distance(pairs: Sequence[tuple[Run, Run]], column: str, kl: float) -> Estimate:
-    differences = [up_to_distance(one, column, kl) - up_to_distance(other, column, kl) for one, other in pairs]
-    return mean_interval([value for value in differences if value == value])

@@ -233,7 +233,8 @@ def difference_table(experiment: Experiment) -> Table:
     for label, variants in others:
         for variant in (candidate for candidate in variants if candidate.reward in bases):
             cells = [
-                difference_by_seed(variant, bases[variant.reward], column, measure) for _, column, measure in measured
+                difference_by_seed(variant, bases[variant.reward], of_run(column, measure))
+                for _, column, measure in measured
             ]
             rows.append([label, variant.reward_title, str(len(shared_seeds(variant, bases[variant.reward]))), *cells])
     title = f"Experiment {experiment.title}, difference from {first}"
@@ -249,10 +250,15 @@ def shared_seeds(one: Variant, other: Variant) -> list[tuple[Run, Run]]:
     return [(run, by_seed[run.seed]) for run in one.complete if run.seed in by_seed]
 
 
-def difference_by_seed(one: Variant, other: Variant, column: str, measure: Measure) -> Estimate:
-    """The mean over their common seeds of how much more a measure is in one variant than in the other."""
-    differences = [measure(series(a, column)) - measure(series(b, column)) for a, b in shared_seeds(one, other)]
+def difference_by_seed(one: Variant, other: Variant, value: Callable[[Run], float]) -> Estimate:
+    """The mean over their common seeds of how much more a run's value is in one variant than in the other."""
+    differences = [value(a) - value(b) for a, b in shared_seeds(one, other)]
     return mean_interval([value for value in differences if value == value])
+
+
+def of_run(column: str, measure: Measure) -> Callable[[Run], float]:
+    """What takes a measure of a run's metric."""
+    return lambda run: measure(series(run, column))
 
 
 def _estimate(variant: Variant, column: str, measure: Measure) -> Estimate:

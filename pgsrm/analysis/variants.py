@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pgsrm.analysis.runs import NoRunsError, Run, find_run_folders, print_notes, read_run
-from pgsrm.record.differences import differing, leaves, words
+from pgsrm.record.differences import differing, leaves, nodes, words
 from pgsrm.record.model_name import shown_choices
 from pgsrm.util.numbers import counted
 
@@ -104,7 +104,9 @@ class Variant:
 
         Under its own key, or under any key of a user's own: then it is what was chosen.
         """
-        return _holds(self._reward, part, self.runs[0].config.get(part))
+        chosen = self.runs[0].config.get(part)
+        within = (node for node in nodes(self._reward) if isinstance(node, Mapping))
+        return any(node == chosen or node.get(part) is not None for node in within)
 
     @property
     def arm(self) -> str | None:
@@ -115,14 +117,6 @@ class Variant:
     def _reward(self) -> Mapping[str, Any]:
         reward = self.runs[0].config.get("reward")
         return reward if isinstance(reward, dict) else {}
-
-
-def _holds(node: Any, part: str, chosen: Any) -> bool:
-    if isinstance(node, Mapping):
-        return (
-            node == chosen or node.get(part) is not None or any(_holds(below, part, chosen) for below in node.values())
-        )
-    return isinstance(node, list) and any(_holds(below, part, chosen) for below in node)
 
 
 def shortfall(runs: Sequence[Run]) -> str:

@@ -39,6 +39,7 @@ from pgsrm.parent.files import find_references, parent_command
 from pgsrm.parent.mistakes import taught_by, with_mistakes
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.record import RunFolder, checkpoint
+from pgsrm.record.differences import nodes
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, tracking_uri
 from pgsrm.record.model_name import model_name
@@ -296,19 +297,12 @@ def _complete(plain: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     resolved = copy.deepcopy(plain)  # settings share its lists and objects
     resolved["parent"]["references"] = find_references(resolved, choices)
     _choose_embedder(resolved, choices)
-    if not _holds(resolved["reward"], resolved.get("critic")):
+    critic = resolved.get("critic")
+    if critic is None or critic not in nodes(resolved["reward"]):
         resolved.pop("critic", None)
         for group in [group for group in choices if group.partition("@")[0] == "critic"]:
             choices.pop(group)
     return _absolute_paths(resolved)
-
-
-def _holds(node: Any, part: Any) -> bool:
-    """Whether a config node is `part`, or has it somewhere below it."""
-    if part is not None and node == part:
-        return True
-    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return any(_holds(inner, part) for inner in below)
 
 
 def _choose_embedder(config: dict[str, Any], choices: dict[str, str]) -> None:
@@ -403,8 +397,9 @@ def build_evaluation(settings: Settings) -> Evaluated:
         for name, node in (evaluation.measures or {}).items()
         if node
     }
+    masked = mask_of(settings.task.mask)
     for measure in measures.values():
-        mask_object(measure, mask_of(settings.task.mask))
+        mask_object(measure, masked)
     return Evaluated(text, other_reward(evaluation.embedder), measures, evaluation.continuations, evaluation.prompts)
 
 

@@ -135,6 +135,14 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, config
 
 
+def nodes(config: Any) -> Iterator[Any]:
+    """A config's node, and all that is below it."""
+    yield config
+    below = config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ()
+    for inner in below:
+        yield from nodes(inner)
+
+
 def value_text(key: str, value: Any) -> str:
     """A config's value as YAML writes it, a secret masked; 4 and 4.0 are one value."""
     if is_secret(key, value):
