@@ -34,6 +34,7 @@ from omegaconf import OmegaConf
 
 from pgsrm.config.messages import one_line
 from pgsrm.embedder import WordVectors
+from pgsrm.record.config_file import config_text
 from pgsrm.reward import SemanticReward
 from pgsrm.task import load_task
 from pgsrm.task.table import SHIPPED
@@ -276,7 +277,7 @@ def plan_words(words: list[str]) -> None:
     try:
         this = plan(*compose_words(words, "the fuzz"))
         json.dumps(this.config)
-        OmegaConf.to_yaml(OmegaConf.create(this.config)).encode()
+        config_text(this.config)
     finally:
         GlobalHydra.instance().clear()
 

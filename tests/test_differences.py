@@ -1,5 +1,6 @@
 """What differs between runs is said in the config's own words."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 
 from pgsrm.config.compose import compose_words
 from pgsrm.record import RunFolder
-from pgsrm.record.config_file import read_config
+from pgsrm.record.config_file import config_text, read_config
 from pgsrm.record.differences import differing, in_common, labels, words
 
 
@@ -166,7 +167,7 @@ def test_a_config_is_read_block_by_block_as_in_one_go(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     for text in (
         yaml.safe_dump(frozen("task=antonym"), sort_keys=False),
-        OmegaConf.to_yaml(OmegaConf.create(frozen("task=color"))),
+        config_text(frozen("task=color")).decode(),
         '{"a": {"b": 1}, "c": [1, 2]}',
         "a: &x {b: 1}\nc: *x\n",
         "a:\n- 1\n- 2\nb: |\n  x: 1\n\n  y\n",
@@ -178,6 +179,55 @@ def test_a_config_is_read_block_by_block_as_in_one_go(tmp_path: Path) -> None:
     path.write_text("a: [1\nb: 2\n")
     assert read_config(path) == {}
     assert read_config(tmp_path / "none.yaml") == {}
+
+
+TEXTS = [
+    "1e-5",
+    "+.5E3",
+    "1_0e2",
+    "1e",
+    "on",
+    "null",
+    "~",
+    "",
+    " x ",
+    "0x1F",
+    "2020-01-01",
+    "1:30",
+    "a: b",
+    "#x",
+    "- x",
+]
+TEXTS += [
+    "=",
+    "<<",
+    "\u00e9\u4e2d\U0001f600",
+    "two\nlines\n",
+    "a\tb",
+    "\x07",
+    "\u200b",
+    "\\${seed}",
+    "'\"",
+    "!x",
+    "&x",
+    "*x",
+]
+TEXTS += ["word " * 40]
+
+
+def test_a_config_is_written_with_its_values(tmp_path: Path) -> None:
+    same = {"w": [1, 2]}  # at two places: an anchor and its alias would not be read block by block
+    config = {f"text{i}": {"value": text, text: i} for i, text in enumerate(TEXTS)}
+    config |= {"numbers": [1e-5, 1e22, 0.1, -3, math.inf, True, None], "none": {}, "empty": [], "a": same, "b": same}
+    text = config_text(config)
+    assert OmegaConf.to_container(OmegaConf.create(text.decode())) == config
+    (tmp_path / "config.yaml").write_bytes(text)
+    assert read_config(tmp_path / "config.yaml") == config
+    assert b"&" not in text.partition(b"numbers:")[2]
+    half = {"path": "/tmp/\udcff"}  # a folder's name that is not UTF-8
+    assert OmegaConf.create(config_text(half).decode()) == half
+    usual = frozen("task=antonym", "model=smollm2")
+    assert config_text(usual).decode() == OmegaConf.to_yaml(OmegaConf.create(usual))
 
 
 def test_nothing_heavy_is_imported() -> None:

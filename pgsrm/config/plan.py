@@ -39,6 +39,7 @@ from pgsrm.parent.files import find_references, parent_command
 from pgsrm.parent.mistakes import taught_by, with_mistakes
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.record import RunFolder, checkpoint
+from pgsrm.record.config_file import config_text
 from pgsrm.record.differences import nodes
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, tracking_uri
@@ -93,7 +94,7 @@ class Plan:
             raise unwritable("paths.outputs", self.config["paths"]["outputs"], error) from error
         try:
             with writing(self.folder.path):
-                replace(self.folder.config, OmegaConf.to_yaml(OmegaConf.create(self.config)).encode())
+                replace(self.folder.config, config_text(self.config))
             status = self.folder.status()
             given = {} if self.config_dir is None else {"config_dir": self.config_dir}
             if status is None:

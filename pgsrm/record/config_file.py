@@ -1,12 +1,46 @@
-"""Reading the frozen config of a run folder quickly: a sweep's folders share most of their text."""
+"""The frozen config of a run folder, written and read quickly: a sweep has thousands, which share most of their text."""
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _KEY = re.compile(rb"^(?=[A-Za-z_][\w.]*:)", re.MULTILINE)
 _ONLY_BLOCKS = re.compile(rb"(?:[A-Za-z_][\w.]*:.*\n(?:(?:[ -].*)?\n)*)+")
+
+# a number for OmegaConf, as YAML 1.2 has it, and a text for PyYAML, which would write it without quotes
+_FLOAT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$")
+
+
+def config_text(config: Mapping[str, Any]) -> bytes:
+    """The YAML of plain values, by libyaml where PyYAML has it. OmegaConf and `read_config` read the same values from it."""
+    import yaml  # type: ignore[import-untyped]
+
+    style = {"default_flow_style": False, "allow_unicode": True, "sort_keys": False}
+    in_c, in_python = _dumpers()
+    try:
+        return yaml.dump(config, Dumper=in_c, **style).encode()
+    # half of a character, as in a path whose bytes are not UTF-8: libyaml does not escape it
+    except UnicodeEncodeError:
+        return yaml.dump(config, Dumper=in_python, **style).encode()
+
+
+@functools.cache
+def _dumpers() -> tuple[Any, Any]:
+    import yaml
+
+    return _dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)), _dumper(yaml.SafeDumper)
+
+
+def _dumper(base: Any) -> Any:
+    class Dumper(base):  # type: ignore[misc]
+        def ignore_aliases(self, data: Any) -> bool:
+            """A value that stands at two places is written twice."""
+            return True
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+    return Dumper
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -35,7 +69,7 @@ def _parsed_by_block(content: bytes) -> dict[str, Any] | None:
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(content: bytes) -> dict[str, Any] | None:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         config = yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
