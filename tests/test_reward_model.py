@@ -510,6 +510,12 @@ def test_a_trained_model_is_whole_judged_and_a_reward(
     command.judge_command([str(out), *words, "pairs=reference"])
     assert capsys.readouterr().err.startswith(f"{out}: was trained by an earlier version, which kept other pairs out")
     (out / CARD).write_text(json.dumps(card))
+    # wrong version: pairs that it was trained on counted as held out, and nothing said so
+    command.judge_command([str(out), *words, "pairs=reference", "reward_model.holdout=0.1"])
+    assert not capsys.readouterr().err
+    command.judge_command([str(out), *words, "pairs=reference", "reward_model.holdout=0.5"])
+    remedy = "and 0.5 is held out now: it may have seen some of these pairs; set reward_model.holdout=0.2\n"
+    assert capsys.readouterr().err == f"{out}: was trained with reward_model.holdout=0.2, {remedy}"
     reward = pgsrm.build_reward(*words, "reward=learned", f"reward.path={out}")
     batch: Any = {"prompts": ["hot is "] * 8, "responses": [f"{place}" for place in range(8)]}
     raw = RewardModel(str(out)).outputs(**batch)

@@ -20,6 +20,13 @@ CARD = "reward_model.json"
 REMEDY = "name a folder that `python -m pgsrm.reward_model train` made, or a hub model with one output"
 
 
+class Trained(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reward model was trained with, as far as it says which pairs were kept out."""
+
+    # `reward_model.holdout`.
+    holdout: float
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     """What a reward reads of a model's card; the rest of the file is for people."""
 
@@ -33,6 +40,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     system_prompt: str | None = None
     # How held-out pairs were chosen (`pgsrm.reward_model.pairs.SPLIT`); "" in a card of version 0.2.0, which chose others.
     split: str = ""
+    # How it was trained; None in a card that was not written by `python -m pgsrm.reward_model train`.
+    settings: Trained | None = None
 
 
 class RewardModel:

@@ -16,7 +16,7 @@ from pgsrm.util.numbers import counted
 if TYPE_CHECKING:
     from pgsrm.analysis.tables import Table
     from pgsrm.config.schema import Settings
-    from pgsrm.models.reward_model import RewardModel
+    from pgsrm.models.reward_model import Card, RewardModel
     from pgsrm.models.settings import ModelSettings
     from pgsrm.reward_model.pairs import Labels, Preference
     from pgsrm.task import Example, Task
@@ -231,7 +231,7 @@ def judge_command(words: Sequence[str]) -> None:
     from pgsrm.config.command_line import own_words
     from pgsrm.models.reward_model import RewardModel
     from pgsrm.reward_model.judge import judge
-    from pgsrm.reward_model.pairs import SPLIT, split
+    from pgsrm.reward_model.pairs import split
     from pgsrm.util.errors import UserError
 
     if not words or "=" in words[0]:
@@ -242,15 +242,11 @@ def judge_command(words: Sequence[str]) -> None:
     if folders and not composed.names_task:
         raise UserError(f"policies={own['policies']}: which prompts? add task=NAME")
     model = RewardModel(words[0], device=composed.settings.model.device)
-    if model.card is not None and model.card.split != SPLIT:
-        print(
-            f"{words[0]}: was trained by an earlier version, which kept other pairs out: it may have seen held-out pairs of today; "
-            "train it again to judge it",
-            file=sys.stderr,
-            flush=True,
-        )
+    share = composed.settings.reward_model.holdout
+    if reason := _may_have_seen(model.card, share):
+        print(f"{words[0]}: {reason}", file=sys.stderr, flush=True)
     source = own.get("pairs", "reference")
-    train, held_out = split(_pairs(source, composed), composed.settings.reward_model.holdout)
+    train, held_out = split(_pairs(source, composed), share)
     print(
         f"{counted(len(held_out), 'held-out pair')}\n\n{_table(judge(model.outputs, train, held_out)).markdown()}",
         flush=True,
@@ -260,6 +256,26 @@ def judge_command(words: Sequence[str]) -> None:
         print(f"outputs of {on}: reward.mean={mean:.4g} reward.std={std:.4g}\n")
     if folders:
         print(_moving(composed, model, folders, "reward" if source == "reward" else "gold").markdown())
+
+
+def _may_have_seen(card: "Card | None", share: float) -> str | None:
+    """Why a reward model may have been trained on some of the pairs that are held out by `share`; None if it was not."""
+    from pgsrm.reward_model.pairs import SPLIT
+
+    if card is None:
+        return None
+    if card.split != SPLIT:
+        return (
+            "was trained by an earlier version, which kept other pairs out: it may have seen held-out pairs of today; "
+            "train it again to judge it"
+        )
+    kept_out = None if card.settings is None else card.settings.holdout
+    if kept_out is not None and kept_out < share:
+        return (
+            f"was trained with reward_model.holdout={kept_out:g}, and {share:g} is held out now: it may have seen some of these "
+            f"pairs; set reward_model.holdout={kept_out:g}"
+        )
+    return None
 
 
 def _policies(names: str) -> dict[str, Path]:
