@@ -639,6 +639,14 @@ def test_what_is_no_reward_model(
         (["train", "pairs=one.jsonl", "out=x"], "pairs: 1 prompt with a pair"),
         (["train", "out=x", "model.dtype=bfloat16"], "model.dtype=bfloat16: a reward model is trained in one process"),
         (["train", "out=x", "model.dtype=tfloat32"], "model.dtype=tfloat32: a reward model is trained in one process"),
+        (
+            ["train", "out=x", "reward_model.margin=true"],  # wrong version: trained as without it
+            "reward_model.margin=true: no pair of pairs=reference has a margin; leave it out",
+        ),
+        (
+            ["train", "out=x", "pairs=one.jsonl", "reward_model.margin=true"],
+            "reward_model.margin=true: no pair of pairs=one.jsonl has a margin",
+        ),
         (["train", "out=x", "reward_model.lr=0"], "reward_model.lr=0: expected `float` > 0.0"),
         (["train", "out=x", "task=sentiment_control"], "pairs=reference: some prompts of the task have no reference"),
         (["train", "out=x", "task=sentiment_control", "pairs=gold"], "pairs=gold: the task has no checker"),

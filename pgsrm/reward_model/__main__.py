@@ -118,13 +118,17 @@ def train_command(words: Sequence[str]) -> None:
     from pgsrm.config.command_line import own_words
     from pgsrm.record.new_folder import new_folder
     from pgsrm.reward_model.pairs import split
+    from pgsrm.util.errors import UserError
     from pgsrm.util.memory import keep_freed_memory
 
     own, others = own_words(words, ("pairs", "out"))
-    out = new_folder(own.get("out", ""))
+    out, source = new_folder(own.get("out", "")), own.get("pairs", "reference")
     composed = _composed(others, "train")
     keep_freed_memory()
-    pairs = _pairs(own.get("pairs", "reference"), composed)
+    margins = composed.settings.reward_model.margin
+    pairs = [] if margins and source == "reference" else _pairs(source, composed)
+    if margins and all(pair.margin is None for pair in pairs):
+        raise UserError(f"reward_model.margin=true: no pair of pairs={source} has a margin; leave it out")
     train, held_out = split(pairs, composed.settings.reward_model.holdout)
     _train(composed, train, held_out, out)
 
