@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -520,6 +521,27 @@ def test_a_trained_model_is_whole_judged_and_a_reward(
     batch: Any = {"prompts": ["hot is "] * 8, "responses": [f"{place}" for place in range(8)]}
     raw = RewardModel(str(out)).outputs(**batch)
     assert reward(**batch)[0] == pytest.approx((raw - card["mean"]) / card["std"])
+
+
+def test_a_tokenizer_that_says_more_than_its_model_knows(
+    tiny: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its padding token has no embedding, its limit is below the model's.
+
+    Wrong versions: an IndexError of the embedding; training reads what the reward will cut off.
+    """
+    folder, out, file = tmp_path / "policy", tmp_path / "judge", tmp_path / "pairs.jsonl"
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny, model_max_length=4)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    shutil.copytree(tiny, folder)
+    tokenizer.save_pretrained(folder)
+    lines = [{"prompt": f"{place} is", "chosen": " long" * place, "rejected": " a"} for place in range(1, 9)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    command.train_command([f"model.path={folder}", f"pairs={file}", f"out={out}", "threads=1"])
+    assert "texts are longer than the model's 4 tokens, the beginning is cut off" in capsys.readouterr().out
+    model = RewardModel(str(out))
+    alone = [model.outputs(["one is"], [text])[0] for text in ("a", "b c d e f")]
+    assert model.outputs(["one is"] * 2, ["a", "b c d e f"]) == pytest.approx(alone, abs=1e-5)
 
 
 def test_models_of_runs_are_called_by_their_runs(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from pgsrm.models.digest import hub_commit, model_digest
 from pgsrm.models.hub import source
-from pgsrm.models.lengths import position_limit
+from pgsrm.models.lengths import longest_read
 from pgsrm.models.settings import SHIPPED, local_files
 from pgsrm.util.digest import content_digest
 from pgsrm.util.errors import ParameterError, of_a_parameter, reason
@@ -123,9 +123,7 @@ class TransformersClassifier:
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(pad)
         self.tokenizer.padding_side = "right"
         self._read, self._device, self._batch = model.eval(), device, batch_size
-        positions = position_limit(model.config) or 512
-        # RoBERTa's positions begin behind that of its padding: its tokenizer says how many are left
-        self._longest = min(positions, self.tokenizer.model_max_length)
+        self._longest = longest_read(model.config, self.tokenizer)
         self.labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
         self._name, self._folder = name, folder
 

@@ -10,6 +10,7 @@ from pgsrm.models.settings import ModelSettings, is_gguf, local_files
 from pgsrm.util.errors import UserError
 
 LONGEST = 64  # prompts, by their bytes, whose tokens are counted
+_UNLIMITED = 512  # tokens that are read where no limit is known
 
 # Which prompt, how many words of each column -> the prompt as it is with this `task.max_input_words`.
 Shortened = Callable[[int, int], str]
@@ -94,6 +95,14 @@ def position_limit(config: Any) -> int | None:
     """Most tokens that a model takes, by its transformers config; None where that names no limit: none at all, or -1."""
     named = getattr(config, "max_position_embeddings", None)
     return named if named is not None and named > 0 else None
+
+
+def longest_read(config: Any, tokenizer: Any) -> int:
+    """Most tokens of a text that a sequence-classification model reads, in training and afterwards.
+
+    RoBERTa's positions begin behind that of its padding: its tokenizer says how many are left. 512 where the config names no limit.
+    """
+    return min(position_limit(config) or _UNLIMITED, tokenizer.model_max_length)
 
 
 def _positions(folder: Path) -> int | None:

@@ -178,7 +178,7 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
     """Train a model on the pairs and save it with its tokenizer."""
     import torch
 
-    from pgsrm.models.lengths import position_limit
+    from pgsrm.models.lengths import longest_read
     from pgsrm.models.load import load_codec, load_model, resolve_device
     from pgsrm.models.reward_model import encode
     from pgsrm.models.tuning import steps
@@ -189,14 +189,12 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
     causal = load_model(settings.model, resolve_device(settings.model.device))
     codec = load_codec(settings.model, causal)
     model = with_scalar_head(causal, codec, settings.model.path)
-    longest = position_limit(model.config)
+    longest = longest_read(model.config, codec.tokenizer)
     encoded, cut = [], 0
     for pair in train:
         chosen, rejected = (encode(codec, pair.prompt, text) for text in (pair.chosen, pair.rejected))
-        if longest:
-            cut += sum(len(row) > longest for row in (chosen, rejected))
-            chosen, rejected = chosen[-longest:], rejected[-longest:]
-        encoded.append(Encoded(chosen, rejected, pair.margin or 0.0))
+        cut += sum(len(row) > longest for row in (chosen, rejected))
+        encoded.append(Encoded(chosen[-longest:], rejected[-longest:], pair.margin or 0.0))
     s = settings.reward_model
     which = "text is" if cut == 1 else "texts are"
     longer = f"; {cut} {which} longer than the model's {longest} tokens, the beginning is cut off" if cut else ""

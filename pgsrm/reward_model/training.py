@@ -34,8 +34,9 @@ def with_scalar_head(model: Any, codec: Codec, name: str | None) -> Any:
     """
     config = model.config
     config.num_labels, config.problem_type = 1, "regression"
-    own = codec.tokenizer.pad_token_id
-    config.pad_token_id = codec.eos[0] if own is None else own
+    own, rows = codec.tokenizer.pad_token_id, model.get_input_embeddings().num_embeddings
+    # a padding token that was added to the tokenizer alone has no embedding
+    config.pad_token_id = codec.eos[0] if own is None or own >= rows else own
     try:
         scalar: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         scalar.base_model.load_state_dict(model.base_model.state_dict())
