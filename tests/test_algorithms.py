@@ -177,6 +177,13 @@ def test_rounding_of_sums_of_token_rewards_is_no_preference() -> None:
     assert [pair.answer for pair in best_of_groups(rollout(), totals, 5)] == [RESPONSES[0], RESPONSES[5]]
 
 
+def test_pairs_by_reward_leave_equal_texts_out() -> None:
+    """Wrong version: a text is preferred to itself where the reward gives it two numbers, as a critic that samples does."""
+    batch = rollout()
+    batch.texts[2] = batch.texts[1]  # the best and the worst of the first group
+    assert [pair.prompt for pair in ordered_by_reward(batch, REWARDS, 5)] == [PROMPTS[1]]
+
+
 def test_pairs_with_references_leave_equal_texts_out() -> None:
     batch = rollout()
     pairs = against_references(batch, [REFERENCES[example.prompt] for example in batch.examples])

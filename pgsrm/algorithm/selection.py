@@ -31,14 +31,15 @@ def best_of_groups(rollout: Rollout, totals: Sequence[float], size: int) -> list
 
 
 def ordered_by_reward(rollout: Rollout, totals: Sequence[float], size: int) -> list[Preference]:
-    """The best response of each group of `size` rows against its worst; none of a group whose rewards are all equal.
+    """The best response of each group of `size` rows against its worst; none where both are the same text, or worth the same.
 
-    Rewards are compared `in_float32`: those per token add up to totals that may differ in their last digit alone.
+    Rewards are compared `in_float32`: those per token add up to totals that may differ in their last digit alone. A reward that
+    draws, or a critic that is asked twice, may give one text two numbers.
     """
     totals, preferences = in_float32(totals), []
     for group in _groups(rollout, size):
         best, worst = max(group, key=totals.__getitem__), min(group, key=totals.__getitem__)
-        if totals[best] > totals[worst]:
+        if totals[best] > totals[worst] and rollout.texts[best] != rollout.texts[worst]:
             answers = rollout.response_ids[best], rollout.response_ids[worst]
             preferences.append(Preference(rollout.prompt_ids[best], *answers))
     return preferences
