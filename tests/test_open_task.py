@@ -167,9 +167,11 @@ def test_a_clipped_value_gains_nothing_by_moving_on() -> None:
     assert value_loss(values, targets, mask, old=old, clip=0.2).item() == pytest.approx(expected)
 
 
-def test_a_bad_label_names_the_labels() -> None:
-    with pytest.raises(UserError, match="there are negative, positive"):
-        ClassifierReward(label=2).check()
+@pytest.mark.parametrize("label", [2, -1, -3, "neutral"])
+def test_a_bad_label_names_the_labels(label: str | int) -> None:
+    """Wrong version: -1 is the last label, and -3 ends a run in a traceback."""
+    with pytest.raises(UserError, match=f"^label={label}: sentiment has no such label; there are negative, positive"):
+        ClassifierReward(label=label).check()
 
 
 def test_a_classifier_s_device_that_is_not_there_is_named_where_it_is_used() -> None:

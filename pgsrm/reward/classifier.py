@@ -85,7 +85,7 @@ class ClassifierReward:
     def _index(self) -> int:
         labels = self.classifier.labels
         names = [name.lower() for name in labels]
-        if isinstance(self._label, int) and self._label < len(labels):
+        if type(self._label) is int and 0 <= self._label < len(labels):  # True is the name of a label
             return self._label
         if str(self._label).lower() in names:
             return names.index(str(self._label).lower())
