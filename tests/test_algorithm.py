@@ -12,6 +12,7 @@ from conftest import ROOT
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import pgsrm
 from pgsrm.algorithm import __main__ as command
 from pgsrm.algorithm.settings import SFTSettings
 from pgsrm.algorithm.sft import Pair, encode_pairs, mean_loss, tune
@@ -19,6 +20,7 @@ from pgsrm.config.compose import plan_words
 from pgsrm.models.text import Codec
 from pgsrm.models.tuning import steps
 from pgsrm.task import Example
+from pgsrm.util.errors import UserError
 
 PAIRS = [Pair([5, 6, 7], [8, 9, 0]), Pair([5, 6], [10, 0]), Pair([11, 12, 13, 14], [15, 16, 17, 0]), Pair([9], [8, 0])]
 
@@ -65,6 +67,37 @@ def words(tmp_path: Path, tiny: Path) -> Sequence[str]:
     (tmp_path / "few.jsonl").write_text("\n".join(lines[:10]), encoding="utf-8")
     where = f"task.data={tmp_path / 'few.jsonl'}", f"model.path={tiny}", f"paths.outputs={tmp_path}"
     return ("task=summary", *where, "task.max_input_words=6", "threads=1", "sft.epochs=2", "sft.lr=0.01")
+
+
+def test_each_prompt_must_fit_with_its_own_reference(tmp_path: Path, tiny: Path) -> None:
+    """The model has 128 positions, a long word below has 71 tokens.
+
+    Wrong versions: the longest prompt must fit with the longest reference of all; a held-out pair that is too long ends in a
+    traceback.
+    """
+    long = [" ".join("abcde"[place % 5] * 7 + str(row) for place in range(8)) for row in range(12)]
+    data = tmp_path / "words.jsonl"
+    words = ["task=antonym", f"task.data={data}", "task.max_new_tokens=4", "task.holdout=0.3", f"model.path={tiny}"]
+
+    def written(*both: int) -> None:
+        rows = [
+            {
+                "word": long[row] if row == 0 or row in both else f"w{row}",
+                "reference": long[row] if row in (1, *both) else "x",
+            }
+            for row in range(12)
+        ]
+        data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    written()
+    command.sft([*words, "threads=1", f"out={tmp_path / 'tuned'}"])
+    assert (tmp_path / "tuned" / "model.safetensors").is_file()
+    for row in range(2, 12):
+        written(row)
+        if any(example.inputs["word"] == long[row] for example in pgsrm.load_task(*words[:4]).holdout):
+            break
+    with pytest.raises(UserError, match=r"the longest prompt and its reference have \d+ tokens, and the model has 128"):
+        command.sft([*words, "threads=1", f"out={tmp_path / 'other'}"])
 
 
 def test_the_command_saves_a_model_that_a_run_starts_from(

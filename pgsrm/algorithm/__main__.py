@@ -58,7 +58,7 @@ def sft(words: Sequence[str]) -> None:
 def _train(settings: "Settings", task: "Task", out: Path) -> None:
     import torch
 
-    from pgsrm.algorithm.sft import encode_pairs, mean_loss, tune
+    from pgsrm.algorithm.sft import check_fit, encode_pairs, mean_loss, tune
     from pgsrm.models.load import load_codec, load_model, resolve_device
     from pgsrm.models.lora import add_adapters, merged
     from pgsrm.models.tuning import steps
@@ -75,8 +75,9 @@ def _train(settings: "Settings", task: "Task", out: Path) -> None:
     if settings.model.lora is not None:
         model = add_adapters(model, settings.model.lora)
     pairs, held_out = encode_pairs(codec, task.train), encode_pairs(codec, task.holdout)
-    longest = max(len(pair.answer) for pair in pairs + held_out)
-    policy = build_policy(model, None, codec.eos, [pair.prompt for pair in pairs], longest, settings.model)
+    prompts = [pair.prompt for pair in pairs]
+    policy = build_policy(model, None, codec.eos, prompts, task.max_new_tokens, settings.model)
+    check_fit(pairs + held_out, policy.positions)
     numbers = {"references_longer_than_a_response": sum(len(p.answer) > task.max_new_tokens for p in pairs)}
     print(_first_line(settings, task, numbers["references_longer_than_a_response"]), flush=True)
 
