@@ -132,6 +132,7 @@ def test_experiments_come_one_at_a_time() -> None:
     [
         (["experiment=alpha"], "experiment=alpha: is a sweep over seed, reward.alpha; add -m"),
         (["-m", "experiment=alpha,fidelity"], "experiment=alpha,fidelity: several experiments"),
+        (["-m", "experiment=alpha", "--cfg", "job"], "-m, --cfg, --info: one of them at a time"),
         (["-m", "experiment=alpha", "ppo.batch_size=0"], "ppo.batch_size=0: expected `int` >= 1"),
         (["-m", "experiment=alpha", "reward.alpha=1,0"], "reward.alpha=0: expected `float` >= 1"),
         (["-m", "experiment=alpha", "reward=binary"], "reward.alpha"),  # binary has none

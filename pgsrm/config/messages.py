@@ -34,6 +34,8 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
     text = " ".join(str(error).split())
     if isinstance(error, ValueError) and text.startswith("Config group override must be"):  # task=null, task=3
         return _without_option(sys.argv[1:] if words is None else words) or text
+    if isinstance(error, ValueError) and text.startswith("Only one of --run"):
+        return "-m, --cfg, --info: one of them at a time; --cfg job without -m shows the config of a single run"
     if isinstance(error, OSError) and error.filename and not _in_our_code(error):  # Hydra makes the sweep's folder
         return str(unwritable("paths.outputs", error.filename, error))
     if not isinstance(error, HydraException | OmegaConfBaseException):
