@@ -545,6 +545,9 @@ class TestCheck:
         assert files.split()[0] == "outputs/embedder/color-antonym-static-binary.png"
         with pytest.raises(HydraException, match="anto"):  # before any task is checked
             check_command(["task=color,anto"])
+        # wrong version: the right answer is first among 1 for 100.0% of prompts
+        with pytest.raises(UserError, match=r"^task: has no references to rank; choose one that has"):
+            check_command(["task=sentiment_control", "reward=sparse"])
         assert capsys.readouterr().out == ""
 
     def test_ctrl_c_is_one_line(self, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:

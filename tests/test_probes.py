@@ -338,11 +338,16 @@ def test_tables_of_a_task_without_a_checker() -> None:
     assert {verdict(probed) for probed in result.probes if not probed.control} == {"pass", ""}
 
 
+SCALED = ["reward=sum", "+reward@reward.parts.pgsrm=pgsrm", "+reward.normalise.pgsrm=batch"]
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
         (["task=sentiment_control", "reward=sparse"], "task: has no references to make probes of"),
         (["task=summary", "reward=critic", "critic=self_current"], "reward: asks the policy itself"),
+        # wrong version: each probe is divided by a deviation of its own, and half of the words earn more than the reference
+        (["task=antonym", *SCALED], "reward.normalise: divides by the deviation of the batch or of those before"),
         (["task=antonm"], "did you mean antonym?"),
         (["task=antonym", "--samples", "-1"], "--samples=-1: is no number of samples"),
         (["task=antonym", "--out", "."], "--out=.: is a folder; name a file"),

@@ -171,6 +171,9 @@ def test_prefixes_are_not_worth_what_a_scale_of_their_own_makes_them() -> None:
     part = SumReward({"length": length}, normalise={"length": "batch"})
     with pytest.raises(UserError, match=r"^arm=decomposed: takes differences"):
         CriticReward(part, arm="decomposed")
+    around = SumReward({"inner": part})  # wrong version: seen in the outermost sum alone
+    with pytest.raises(UserError, match=r"^arm=decomposed: takes differences"):
+        CriticReward(around, arm="decomposed")
 
 
 MINE = """

@@ -56,14 +56,14 @@ def check_command(overrides: Sequence[str]) -> None:
 def _check(config: dict[str, Any]) -> Any:
     from pgsrm.config.plan import build_objects
     from pgsrm.reward.calling import check_before
-    from pgsrm.reward.check import check_reward
+    from pgsrm.reward.check import check_comparable, check_reward, with_reference
     from pgsrm.util.errors import under
 
     task, reward = build_objects(config)
-    examples = task.train + task.holdout
     with under("reward"):
-        check_before(reward, [example.references for example in examples])
-    return check_reward(reward, examples)
+        check_before(reward, [example.references for example in task.train + task.holdout])
+    check_comparable(reward)
+    return check_reward(reward, with_reference(task, "rank"))
 
 
 def _download(name: str, out: Path) -> None:

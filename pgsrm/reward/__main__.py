@@ -95,7 +95,7 @@ def _best_of(config: dict[str, Any], task: Task, reward: Any, samples: int) -> t
     from pgsrm.models.settings import check_model
     from pgsrm.policy.sampling import Sampling
     from pgsrm.reward.best_of import best_of
-    from pgsrm.reward.check import NoPolicy
+    from pgsrm.reward.check import NoPolicy, with_reference
     from pgsrm.reward_model.samples import draw
     from pgsrm.util.errors import under
     from pgsrm.util.objects import as_before, attach_object
@@ -103,7 +103,7 @@ def _best_of(config: dict[str, Any], task: Task, reward: Any, samples: int) -> t
     settings = read_settings(OmegaConf.create(config))
     check_model(settings.model)
     other = other_reward(settings.evaluation.embedder)
-    examples = [example for example in task.train + task.holdout if example.reference]
+    examples = with_reference(task, "draw samples beside")
     examples = random.Random(0).sample(examples, min(PROMPTS, len(examples)))
     how = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
     drawn = draw(settings.model, examples, how, samples, settings.seed, task.min_new_tokens)

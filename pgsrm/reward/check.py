@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.util.errors import UserError
-from pgsrm.util.objects import name_of
+from pgsrm.util.objects import is_scaled, name_of
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pgsrm.task import Example
+    from pgsrm.task import Example, Task
 
 PROMPTS = 200  # of a longer task so many are drawn: every answer is compared with every prompt
 TEXTS = 100  # of random words
@@ -42,6 +42,26 @@ class Check:
     def mean_reciprocal_rank(self) -> float:
         """Mean over prompts of 1 / the right answer's rank: 1 if it always earns most."""
         return float((1 / self.ranks).mean())
+
+
+def with_reference(task: Task, made: str) -> list[Example]:
+    """The prompts of a task, held-out ones too, that have a reference.
+
+    Raises UserError where none has one: `made` says what would be made of them.
+    """
+    examples = [example for example in task.train + task.holdout if example.reference]
+    if not examples:
+        raise UserError(f"task: has no references to {made}; choose one that has, as task=antonym")
+    return examples
+
+
+def check_comparable(reward: Any) -> None:
+    """Raise UserError for a reward whose numbers from different calls can't be compared."""
+    if is_scaled(reward):
+        raise UserError(
+            "reward.normalise: divides by the deviation of the batch or of those before, so that rewards which are asked for apart "
+            "can't be compared; leave it out here"
+        )
 
 
 def check_reward(reward: Any, examples: Sequence[Example], seed: int = 0) -> Check:

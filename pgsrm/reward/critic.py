@@ -22,7 +22,15 @@ from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.numbers import Finite, Fraction, counted, mean
-from pgsrm.util.objects import attach_object, check_object, name_of, restore_object, standardise_object, state_of
+from pgsrm.util.objects import (
+    attach_object,
+    check_object,
+    is_scaled,
+    name_of,
+    restore_object,
+    standardise_object,
+    state_of,
+)
 from pgsrm.util.shell import quoted
 
 logger = logging.getLogger(__name__)
@@ -106,7 +114,7 @@ class CriticReward:
             raise ParameterError("gate: has both below and share; set one of them")
         if gate.below is not None and self._extrinsic is None:
             raise ParameterError(f"gate.below={gate.below}: arm={self._arm} has no extrinsic reward; set share")
-        if self._arm == "decomposed" and getattr(self._extrinsic, "scaled", False):
+        if self._arm == "decomposed" and is_scaled(self._extrinsic):
             raise ParameterError(
                 "arm=decomposed: takes differences of extrinsic rewards, and a deviation of their own would scale those "
                 "of beginnings otherwise; set the extrinsic reward's normalise to null"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgsrm.reward.calling import check_before
-from pgsrm.reward.check import PROMPTS, NoPolicy, rewards_of
+from pgsrm.reward.check import PROMPTS, NoPolicy, check_comparable, rewards_of, with_reference
 from pgsrm.task import SHIPPED, Example, Task, accepts, normalize, read_table
 from pgsrm.util.errors import UserError, under
 from pgsrm.util.numbers import counted, mean
@@ -100,11 +100,10 @@ def probe(task: Task, reward: Any) -> Result:
     """Ask a reward about all probes of a task's prompts, of at most `PROMPTS` that are drawn.
 
     Raises:
-        UserError: the task has no references, or the reward can't be asked without a policy.
+        UserError: the task has no references, the reward can't be asked without a policy, or scales by the batch.
     """
-    examples = [example for example in task.train + task.holdout if example.reference]
-    if not examples:
-        raise UserError("task: has no references to make probes of; choose one that has, as task=antonym")
+    examples = with_reference(task, "make probes of")
+    check_comparable(reward)
     examples = random.Random(0).sample(examples, min(PROMPTS, len(examples)))
     answers = Answers(tuple(dict.fromkeys(example.reference for example in examples)), _opposites())
     with as_before(reward), under("reward"):

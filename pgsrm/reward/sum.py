@@ -81,7 +81,7 @@ class SumReward:
 
     @property
     def scaled(self) -> bool:
-        """Whether the rewards of some texts depend on which others they are given with."""
+        """Whether a part is divided by a deviation, so that what texts earn depends on which others they are given with."""
         return bool(self._scales)
 
     def check(self, references: Sequence[str]) -> None:

@@ -71,6 +71,11 @@ def is_standardised(target: Any) -> bool:
     return callable(getattr(target, "standardise", None))
 
 
+def is_scaled(target: Any) -> bool:
+    """Whether a reward of some texts depends on which others they are given with: its own `scaled`, or that of one within it."""
+    return bool(getattr(target, "scaled", False)) or any(map(is_scaled, getattr(target, "inner_rewards", {}).values()))
+
+
 def standardise_object(target: Any, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
     """Call the object's `standardise` with what draws the reference policy's samples; without one nothing is drawn."""
     if is_standardised(target):
