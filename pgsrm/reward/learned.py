@@ -34,7 +34,8 @@ class LearnedReward:
     combine, of the standardised rewards of an ensemble (Coste et al. 2023, arXiv:2310.02743):
         mean: their mean
         min: the smallest, what the most doubtful one says
-        mean_minus_std: mean - penalty * standard deviation (of the models' rewards, divided by their number)
+        mean_minus_std: mean - penalty * standard deviation (of the models' rewards, divided by their number); that paper takes the
+            variance
     reads: what the model reads, prompt and response together or the response alone. batch_size: texts read at once. device: auto,
     cpu, cuda.
 
