@@ -77,7 +77,9 @@ class Trainer:
         """evaluated_with: what the policy is measured by besides its reward. teacher: of `algorithm=distill`."""
         self.folder, self.settings, self.task = folder, settings, task
         self.policy, self.codec, self.processes = policy, codec, processes
-        by_group = isinstance(settings.algorithm, PPOAlgorithm) and settings.ppo.baseline in GROUP_BASELINES
+        by_group = settings.algorithm.needs_groups
+        if isinstance(settings.algorithm, PPOAlgorithm):
+            by_group = settings.ppo.baseline in GROUP_BASELINES
         group_size = settings.ppo.group_size if by_group else None
         self.score = Scorer(reward, task.checker, codec.eos, processes, group_size=group_size)
         # no generator of one seed is one of another seed's

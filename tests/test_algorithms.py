@@ -411,6 +411,19 @@ def test_adapters_learn_by_them_too(small: Sequence[str], teacher: Path) -> None
         assert run.metrics["grad/actor_norm"].min() > 0 and run.metrics["policy/kl"].abs().iloc[-1] > 0
 
 
+def first_alone(*, responses: Sequence[str], **_: Any) -> list[float]:
+    return [1.0] + [0.0] * (len(responses) - 1)
+
+
+@pytest.mark.parametrize(("name", "share"), [("dpo_reward", 0.5), ("best_of_n", 0.5), ("dpo", 0.0)])
+def test_a_group_of_equal_rewards_has_no_signal(small: Sequence[str], name: str, share: float) -> None:
+    """Two groups of two. Wrong version: of the batch where the algorithm is not PPO, though it learns from groups."""
+    words = "task=antonym", f"algorithm={name}", "ppo.batch_size=4", "ppo.group_size=2", "evaluation.text=null"
+    trainer = pgsrm.Trainer.build(*small, *words, reward=first_alone)
+    scored = trainer.score(trainer.sample(trainer.draw_prompts()))
+    assert scored.metrics["reward/no_signal"] == share
+
+
 def test_the_parents_mistakes_are_learned_too(small: Sequence[str]) -> None:
     """What training is given as reference is `taught`. Wrong version: the right answers, so that SFT had no wrong parent."""
     trainer = pgsrm.Trainer.build(*small, "task=antonym", "algorithm=sft", "parent.error_rate=0.5")
