@@ -32,7 +32,7 @@ from pgsrm.record.environment import commit, environment
 from pgsrm.record.mlflow_mirror import MlflowMirror, is_complete
 from pgsrm.record.mlflow_store import prepare, tracking_uri, ui_hint
 from pgsrm.record.params import run_params, run_tags
-from pgsrm.record.progress import CountProgress, RunProgress, SweepTable
+from pgsrm.record.progress import CountProgress, RunProgress, SweepTable, TrainingProgress
 from pgsrm.record.summary import end_of_run_line, end_of_sweep_table, summarise
 from pgsrm.record.tenths import tenth_bounds
 from pgsrm.util.errors import UserError
@@ -819,13 +819,34 @@ def test_a_bar_leaves_standard_output_where_it_goes(
     monkeypatch.setenv("COLUMNS", "80")
 
     def show(stream: Any) -> None:
-        with CountProgress("gradient steps", 2, stream=stream) as progress:
-            print("epoch 1/1: training loss 0.5")
+        with TrainingProgress(1, 2, stream=stream) as progress:
+            progress.epoch(1, 0.5)
             progress.show(2)
 
     lines = in_terminal(80, show)
     assert "2/2" in "".join(lines) and "epoch" not in "".join(lines)
-    assert capsys.readouterr().out == "epoch 1/1: training loss 0.5\n"
+    assert capsys.readouterr().out.startswith("epoch 1/1: training loss 0.500, ")
+
+
+def test_a_training_tells_of_steps_and_epochs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps on the stream of progress, epochs on standard output; the seconds are those since the training began."""
+    now, stream = [50.0], io.StringIO()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with TrainingProgress(2, 4, stream=stream) as progress:
+        for made in range(1, 5):
+            now[0] += 3.0
+            progress.show(made)
+            if made % 2 == 0:
+                progress.epoch(made // 2, 1 / made)
+    assert capsys.readouterr().out == ("epoch 1/2: training loss 0.500, 6 s\nepoch 2/2: training loss 0.250, 12 s\n")
+    assert stream.getvalue().splitlines() == [
+        "gradient steps  1/4  left 0:09",
+        "gradient steps  2/4  left 0:06",
+        "gradient steps  3/4  left 0:03",
+        "gradient steps  4/4",
+    ]
 
 
 def test_plain_lines_where_there_is_no_terminal(sweep: list[RunFolder]) -> None:

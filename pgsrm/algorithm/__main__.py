@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +62,7 @@ def _train(settings: "Settings", task: "Task", out: Path) -> None:
     from pgsrm.models.lora import add_adapters, merged
     from pgsrm.models.tuning import steps
     from pgsrm.policy.choose import build_policy
-    from pgsrm.record.progress import CountProgress
+    from pgsrm.record.progress import TrainingProgress
     from pgsrm.util.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -84,14 +83,8 @@ def _train(settings: "Settings", task: "Task", out: Path) -> None:
     measured, on = (held_out, "held-out") if held_out else (pairs, "training")
     before = mean_loss(policy, measured)
     print(f"{on} loss before: {before:.3f} nats per token", flush=True)
-    started = time.monotonic()
-
-    def tell(epoch: int, loss: float) -> None:
-        passed = time.monotonic() - started
-        print(f"epoch {epoch}/{settings.sft.epochs}: training loss {loss:.3f}, {passed:.0f} s", flush=True)
-
-    with CountProgress("gradient steps", steps(len(pairs), settings.sft)) as progress:
-        tune(policy, pairs, settings.sft, settings.seed, tell, progress.show)
+    with TrainingProgress(settings.sft.epochs, steps(len(pairs), settings.sft)) as progress:
+        tune(policy, pairs, settings.sft, settings.seed, progress.epoch, progress.show)
     after = mean_loss(policy, measured)
     print(f"{on} loss after: {after:.3f} nats per token", flush=True)
     card = {"task": task.digest, "seed": settings.seed, f"{on} loss": [before, after], **numbers}

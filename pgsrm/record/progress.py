@@ -176,6 +176,19 @@ class CountProgress:
         return f"  left {clock((time.monotonic() - self._started) / new * (self._total - done))}"
 
 
+class TrainingProgress(CountProgress):
+    """The gradient steps of a training on examples that are given, and a line on standard output after each epoch."""
+
+    def __init__(self, epochs: int, steps: int, stream: TextIO | None = None) -> None:
+        super().__init__("gradient steps", steps, stream=stream)
+        self._epochs = epochs
+
+    def epoch(self, made: int, loss: float) -> None:
+        """Says that so many epochs are made, the mean loss of the last one, and the seconds since the start."""
+        passed = time.monotonic() - self._started
+        print(f"epoch {made}/{self._epochs}: training loss {loss:.3f}, {passed:.0f} s", flush=True)
+
+
 class SweepTable:
     """All runs of a sweep in one live table, read from their folders; call `refresh` every second or two."""
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import random
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -182,7 +181,7 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
     from pgsrm.models.load import load_codec, load_model, resolve_device
     from pgsrm.models.reward_model import encode
     from pgsrm.models.tuning import steps
-    from pgsrm.record.progress import CountProgress
+    from pgsrm.record.progress import TrainingProgress
     from pgsrm.reward_model.training import Encoded, tune, with_scalar_head
 
     torch.manual_seed(settings.seed)  # draws the head
@@ -202,14 +201,8 @@ def _tune(settings: "Settings", train: "Sequence[Preference]", held_out: int, wo
         f"{counted(len(train), 'pair')}, {held_out} held out; batches of {s.batch_size}, lr {s.lr:g}{longer}",
         flush=True,
     )
-    started = time.monotonic()
-
-    def tell(epoch: int, loss: float) -> None:
-        passed = time.monotonic() - started
-        print(f"epoch {epoch}/{s.epochs}: training loss {loss:.3f}, {passed:.0f} s", flush=True)
-
-    with CountProgress("gradient steps", steps(len(encoded), s)) as progress:
-        tune(model, encoded, s, settings.seed, tell, progress.show)
+    with TrainingProgress(s.epochs, steps(len(encoded), s)) as progress:
+        tune(model, encoded, s, settings.seed, progress.epoch, progress.show)
     model.save_pretrained(work)
     codec.tokenizer.save_pretrained(work)
 
