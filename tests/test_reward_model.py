@@ -37,6 +37,7 @@ from pgsrm.reward_model.settings import RewardModelSettings
 from pgsrm.reward_model.training import Encoded, bradley_terry, tune, with_scalar_head
 from pgsrm.task import Example
 from pgsrm.util.errors import UserError
+from pgsrm.util.objects import standardise_object
 
 # Pairs
 
@@ -373,7 +374,7 @@ def test_a_model_without_a_card_is_standardised_by_given_samples_that_are_drawn_
 
     reward = learned(Fake(card=Card()), Fake())
     for outer in (SumReward({"a": reward}), CriticReward(reward, arm="sparse"), reward):
-        outer.standardise(samples)
+        standardise_object(outer, samples)
     assert len(drawn) == 1 and reward.state() == {"1": [2, 1]}
     assert asked(reward, "7")[0] == [(3 + 5) / 2]
     for other in (learned(Fake(card=Card())), learned(Fake(), mean=3, std=0.5)):

@@ -15,8 +15,17 @@ from pgsrm.record.measured import is_measured
 from pgsrm.reward import CriticReward, Scored, SumReward, normalise
 from pgsrm.rollout import Span
 from pgsrm.trainer import Trainer
-from pgsrm.util.errors import UserError
-from pgsrm.util.objects import as_before, digest_of, state_of
+from pgsrm.util.errors import ParameterError, UserError
+from pgsrm.util.objects import (
+    as_before,
+    attach_object,
+    check_object,
+    digest_of,
+    is_standardised,
+    mask_object,
+    standardise_object,
+    state_of,
+)
 
 IDS = [[7], [7, 8], [7, 8, 9]]
 TEXTS = ["a", "ab", "abc"]
@@ -110,11 +119,73 @@ def test_what_parts_need_is_passed_on() -> None:
 
     outer = CriticReward(SumReward({"inner": SumReward({"part": Part()}), "length": length}), arm="sparse")
     assert digest_of(outer) == "_extrinsic inner part abc"
-    outer.check(["r"])
-    outer.attach(1, 2)  # hands on to the critic alone; a sum to its parts
-    SumReward({"part": Part()}).attach(1, 2)
+    check_object(outer, ["r"])
+    attach_object(outer, 1, 2)
     outer.restore(state_of(outer))
     assert calls == [["r"], (1, 2), 5]
+
+
+def test_each_reward_of_a_sum_within_a_critic_is_reached_once() -> None:
+    """Wrong version: a critic within a critic's extrinsic reward, which is the policy itself, is never given the policy."""
+    calls: list[Any] = []
+
+    class Recorded:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def check(self, *arguments: Any) -> None:
+            calls.append(("check", self._name, *arguments))
+
+        def attach(self, *arguments: Any) -> None:
+            calls.append(("attach", self._name, *arguments))
+
+        def mask_messages(self, *arguments: Any) -> None:
+            calls.append(("mask", self._name, *arguments))
+
+        def standardise(self, *arguments: Any) -> None:
+            calls.append(("standardise", self._name, *arguments))
+
+        def __call__(self, **_: Any) -> list[Any]:
+            return []
+
+    def samples() -> tuple[list[str], list[str]]:
+        return [], []
+
+    inner = CriticReward(length, Recorded("inner critic"))
+    parts = {"judge": inner, "deep": SumReward({"a": Recorded("a"), "b": Recorded("b")})}
+    outer = CriticReward(SumReward(parts), Recorded("outer critic"))
+    names = ["inner critic", "a", "b", "outer critic"]
+
+    check_object(outer, ["r"])
+    assert calls == [("check", name, *([] if "critic" in name else [["r"]])) for name in names]
+    calls.clear()
+    attach_object(outer, 1, 2)
+    assert calls == [("attach", name, 1, 2) for name in names]
+    calls.clear()
+    mask_object(outer, str.upper)
+    assert calls == [("mask", name, str.upper) for name in ("a", "b")]  # a critic reward masks what its critic says
+    calls.clear()
+    assert is_standardised(outer) and not is_standardised(CriticReward(SumReward({"judge": inner}), arm="sparse"))
+    standardise_object(outer, samples)
+    assert calls == [("standardise", name, samples) for name in ("a", "b")]
+
+
+def test_an_error_of_a_reward_within_others_has_its_whole_key() -> None:
+    class Wrong:
+        def check(self, references: list[str]) -> None:
+            raise ParameterError("model=x: no such model")
+
+        def standardise(self, samples: Any) -> None:
+            raise ParameterError("mean=x: no number")
+
+        def __call__(self, **_: Any) -> list[float]:
+            return []
+
+    outer = CriticReward(SumReward({"deep": SumReward({"a": Wrong()})}), LexiconCritic())
+    with pytest.raises(ParameterError, match=r"^extrinsic\.parts\.deep\.parts\.a\.model=x: "):
+        check_object(outer, [])
+    with pytest.raises(ParameterError, match=r"^extrinsic\.parts\.deep\.parts\.a\.mean=x: "):
+        standardise_object(outer, lambda: ([], []))
 
 
 def test_models_of_a_reward_within_a_reward_are_its_digest() -> None:

@@ -51,9 +51,10 @@ class Reward(Protocol):
     - `check(references)` is called before a run starts, with all references of the run. It raises UserError for what
       would keep the reward from working.
     - `inner_rewards`, a mapping, has the rewards that it calls with what it was called with, by their keys in the config. Each
-      is asked before a run starts whether it can be called so.
+      is asked before a run starts whether it can be called so, and its own `check`, `mask_messages`, `attach` and `standardise`
+      are called: the outer reward does not pass them on.
     - `mask_messages(masked)` is called once the reward is made, for one whose messages quote texts: `masked(text)` is the text as
-      samples show it (`task.mask`). Those of `inner_rewards` are called too.
+      samples show it (`task.mask`).
     - `digest`, a string, is a hash of what decides the rewards besides the reward's config and source: the files that
       it reads, the model that it asks. It is part of what identifies a run. A reward without `digest` is identified by the
       digests of its parts, for example its embedder's.

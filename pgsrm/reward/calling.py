@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pgsrm.util.errors import under
-from pgsrm.util.objects import check_call, check_object
+from pgsrm.util.objects import check_call, check_object, each_reward
 
 _KEYWORDS = ("prompts", "references", "responses", "inputs", "token_ids", "offsets")  # of `pgsrm.reward.Reward`
 
@@ -17,12 +16,6 @@ def check_before(reward: Any, references: Sequence[Sequence[str]]) -> None:
     """
     if reward is not None:
         several = any(len(each) > 1 for each in references)
-        _check_calls(reward, *_KEYWORDS, *(["all_references"] if several else []))
+        keywords = [*_KEYWORDS, *(["all_references"] if several else [])]
+        each_reward(reward, lambda each: check_call(each, *keywords, by_name=True))
         check_object(reward, [reference for each in references for reference in each])
-
-
-def _check_calls(reward: Any, *keywords: str) -> None:
-    check_call(reward, *keywords, by_name=True)
-    for key, inner in getattr(reward, "inner_rewards", {}).items():
-        with under(key):
-            _check_calls(inner, *keywords)

@@ -22,15 +22,7 @@ from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, UserError, under
 from pgsrm.util.numbers import Finite, Fraction, counted, mean
-from pgsrm.util.objects import (
-    attach_object,
-    check_object,
-    is_scaled,
-    name_of,
-    restore_object,
-    standardise_object,
-    state_of,
-)
+from pgsrm.util.objects import attach_object, check_object, is_scaled, name_of, restore_object, state_of
 from pgsrm.util.shell import quoted
 
 logger = logging.getLogger(__name__)
@@ -128,9 +120,7 @@ class CriticReward:
         return {} if self._extrinsic is None else {"extrinsic": self._extrinsic}
 
     def check(self, references: Sequence[str]) -> None:
-        """Have the extrinsic reward and the critic say what would keep them from working."""
-        with under("extrinsic"):
-            check_object(self._extrinsic, references)
+        """Have the critic say what would keep it from working."""
         check_object(self._critic)
 
     def attach(self, policy: Any, codec: Any) -> None:
@@ -140,10 +130,6 @@ class CriticReward:
     def mask_messages(self, masked: Callable[[str], str]) -> None:
         """Have warnings quote replies as `masked` makes them."""
         self._masked = masked
-
-    def standardise(self, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
-        """Give the reference policy's samples to an extrinsic reward that is standardised by them."""
-        standardise_object(self._extrinsic, samples)
 
     def estimates(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:
         """What asking about n texts takes at most, of the extrinsic reward and of the critic."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pgsrm.models.asking import Estimate, estimates_of
@@ -13,14 +13,7 @@ from pgsrm.reward.output import OWNED, RESERVED, normalise, with_part
 from pgsrm.rollout import Annotation, Scored, Span
 from pgsrm.util.errors import ParameterError, under
 from pgsrm.util.numbers import Finite
-from pgsrm.util.objects import (
-    attach_object,
-    check_object,
-    digest_of,
-    restore_object,
-    standardise_object,
-    state_of,
-)
+from pgsrm.util.objects import digest_of, restore_object, state_of
 
 Scale = Literal["batch", "running"]
 TAKEN = RESERVED | {prefix.rstrip("/") for prefix in OWNED} | {"time"}
@@ -83,22 +76,6 @@ class SumReward:
     def scaled(self) -> bool:
         """Whether a part is divided by a deviation, so that what texts earn depends on which others they are given with."""
         return bool(self._scales)
-
-    def check(self, references: Sequence[str]) -> None:
-        """Have each part say what would keep it from working."""
-        for name, part in self.parts.items():
-            with under(f"parts.{name}"):
-                check_object(part, references)
-
-    def attach(self, policy: Any, codec: Any) -> None:
-        """Hand policy and tokenizer to the parts that ask the policy itself."""
-        for part in self.parts.values():
-            attach_object(part, policy, codec)
-
-    def standardise(self, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
-        """Give the reference policy's samples to the parts that are standardised by them."""
-        for part in self.parts.values():
-            standardise_object(part, samples)
 
     def estimates(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Estimate]:
         """What the parts ask of servers about n texts at most."""

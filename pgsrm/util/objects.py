@@ -15,11 +15,36 @@ from pgsrm.util.errors import ParameterError, UserError, under
 _DEPTH = 3  # of rewards within rewards whose parts are looked at
 
 
+def each_reward(target: Any, call: Callable[[Any], None]) -> None:
+    """Call `call` with each reward within the object, at every depth, and then with the object itself.
+
+    The rewards within are `inner_rewards`, as of `pgsrm.reward.Reward`; errors about one have its key.
+    """
+    for key, inner in _inner_rewards(target).items():
+        with under(key):
+            each_reward(inner, call)
+    call(target)
+
+
+def _inner_rewards(target: Any) -> Mapping[str, Any]:
+    inner: Mapping[str, Any] = getattr(target, "inner_rewards", {})
+    return inner
+
+
+def _call_of_each(target: Any, name: str, *arguments: Any) -> None:
+    """Call the method `name` of those rewards and of the object that have it."""
+
+    def call(each: Any) -> None:
+        method = getattr(each, name, None)
+        if callable(method):
+            method(*arguments)
+
+    each_reward(target, call)
+
+
 def check_object(target: Any, *arguments: Any) -> None:
-    """Call the object's `check`, which raises UserError if the object can't work; without one nothing is checked."""
-    check = getattr(target, "check", None)
-    if callable(check):
-        check(*arguments)
+    """Call `check` of the object and of the rewards within it, which raises UserError for what can't work."""
+    _call_of_each(target, "check", *arguments)
 
 
 def name_of(target: Any) -> str:
@@ -48,27 +73,22 @@ def check_call(target: Any, *names: str, by_name: bool) -> None:
 
 
 def attach_object(target: Any, policy: Any, codec: Any) -> None:
-    """Call the object's `attach`, for one that asks the policy itself; without one nothing happens."""
-    attach = getattr(target, "attach", None)
-    if callable(attach):
-        attach(policy, codec)
+    """Call `attach` of the object and of the rewards within it, for those that ask the policy itself."""
+    _call_of_each(target, "attach", policy, codec)
 
 
 def mask_object(target: Any, masked: Callable[[str], str]) -> None:
     """Call `mask_messages` of the object and of the rewards within it with what masks a text (`task.mask`).
 
-    It is for those whose messages quote texts. The rewards within are `inner_rewards`, as of `pgsrm.reward.Reward`.
+    It is for those whose messages quote texts.
     """
-    mask = getattr(target, "mask_messages", None)
-    if callable(mask):
-        mask(masked)
-    for inner in getattr(target, "inner_rewards", {}).values():
-        mask_object(inner, masked)
+    _call_of_each(target, "mask_messages", masked)
 
 
 def is_standardised(target: Any) -> bool:
-    """Whether the object has a `standardise`."""
-    return callable(getattr(target, "standardise", None))
+    """Whether the object, or a reward within it, has a `standardise`."""
+    own = callable(getattr(target, "standardise", None))
+    return own or any(map(is_standardised, _inner_rewards(target).values()))
 
 
 def is_scaled(target: Any) -> bool:
@@ -77,9 +97,8 @@ def is_scaled(target: Any) -> bool:
 
 
 def standardise_object(target: Any, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
-    """Call the object's `standardise` with what draws the reference policy's samples; without one nothing is drawn."""
-    if is_standardised(target):
-        target.standardise(samples)
+    """Call `standardise` of the object and of the rewards within it with what draws the reference policy's samples."""
+    _call_of_each(target, "standardise", samples)
 
 
 def state_of(target: Any) -> Any:
