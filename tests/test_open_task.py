@@ -12,6 +12,7 @@ from conftest import ROOT, interrupt_again
 
 import pgsrm
 from pgsrm.analysis import plot_figures
+from pgsrm.config.compose import compose_words
 from pgsrm.evaluation.variety import variety
 from pgsrm.models.classifier import BUCKETS, features, load_classifier, save_hashed
 from pgsrm.nano.sentiment_data import half
@@ -99,11 +100,42 @@ def test_random_arms_repeat_themselves_after_an_interrupt(
         (("reward=sparse", "task.extrinsic.model=./nowhere"), "no such classifier"),
         (("reward=classifier", "+reward.device=gpu"), "reward.device=gpu: not a device"),
         (("reward=sparse", "ppo.clip_range=null", "ppo.epochs=1", "ppo.ratio_limit=2"), "ppo.ratio_limit"),
+        (
+            ("reward=critic", "+reward.values.x=0.3"),
+            "+reward.values.x=0.3: reward.values would have no positive, negative, which the task has; "
+            "set +task.critic.values.x, or reward.values as a whole",
+        ),
+        (
+            ("reward=critic", "++reward.values.positive=1"),
+            "reward.values would have no negative, which the task has; set task.critic.values.positive, or",
+        ),
+        (
+            ("reward=sum", "+reward@reward.parts.judge=critic", "-m", "+reward.parts.judge.values.x=1,2"),
+            "+reward.parts.judge.values.x=1: reward.parts.judge.values would have no positive, negative",
+        ),
+        (
+            ("reward=sparse", "+evaluation.measures.mine._target_=pgsrm.reward.BinaryReward"),
+            "evaluation.measures would have no extrinsic, gold, which the task has; set +task.measures.mine._target_, or",
+        ),
     ],
 )
 def test_what_such_a_task_can_not_have(call_cli: Callable[..., Any], words: Sequence[str], problem: str) -> None:
     result = call_cli("task=sentiment_control", *words, "tracking=none", "dry_run=true")
     assert result.code == 2 and problem in result.error_line
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["+task.critic.values.x=0.3"], {"positive": 0.5, "negative": -0.5, "x": 0.3}),
+        (["reward.values={a: 1}", "+reward.values.b=2"], {"a": 1, "b": 2}),
+        (["++reward.values.positive=1", "++reward.values.negative=-1"], {"positive": 1, "negative": -1}),
+        (["task.critic.values=null", "+reward.values.x=1"], {"x": 1}),
+    ],
+)
+def test_labels_get_values_where_none_is_lost(words: list[str], values: dict[str, float]) -> None:
+    config, _ = compose_words(["task=sentiment_control", "reward=critic", *words], "test")
+    assert config.reward["values"] == values
 
 
 def test_a_task_with_right_answers_has_no_reward_of_its_own(call_cli: Callable[..., Any]) -> None:

@@ -194,7 +194,7 @@ def test_parts_of_a_sum_and_measures_name_files_too(tmp_path: Path, monkeypatch:
     classifier = "{_target_: pgsrm.reward.ClassifierReward, model: FILE}"
     lexicon = "{_target_: pgsrm.critic.LexiconCritic, path: here.txt}"
     mine, here = (classifier.replace("FILE", file) for file in ("'~/home.txt'", "here.txt"))
-    words = ["task=sentiment_control", "reward=sum", f"+reward.parts.mine={mine}", f"+evaluation.measures.mine={here}"]
+    words = ["task=sentiment_control", "reward=sum", f"+reward.parts.mine={mine}", f"+task.measures.mine={here}"]
     words += [f"+reward.parts.critic={{_target_: pgsrm.reward.CriticReward, arm: critic_only, critic: {lexicon}}}"]
     config = resolve(*compose_words(words, "test"))
     assert config["reward"]["parts"]["mine"]["model"] == str(tmp_path / "home.txt")

@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -366,12 +367,38 @@ def _named_by_users(config: DictConfig) -> Iterator[str]:
                     yield f"{holder}.{name!s}.{key.removeprefix('reward.')}"
 
 
+# Below a mapping whose names users choose and which a choice takes from the task, as ${oc.select:task.critic.values,null}.
+_ADDED_NAME = re.compile(r"\+\+?(?P<holder>reward\.(?:[^=]+\.)?values|evaluation\.measures)\.(?P<rest>[^=]+)=")
+
+
+def _refuse_lost_names(config: DictConfig) -> None:
+    """Raise UserError for `+reward.values.x=1` where the task has values: what Hydra makes of it has x alone.
+
+    An object that loses its other keys so lacks its `_target_`, and that is told of anyway.
+    """
+    added = [match for word in config.hydra.overrides.task if (match := _ADDED_NAME.match(word))]
+    for match in added:
+        holder, rest = match["holder"], match["rest"]
+        source = "task.measures" if holder.startswith("evaluation") else "task.critic.values"
+        now, theirs = (OmegaConf.select(config, key, throw_on_resolution_failure=False) for key in (holder, source))
+        if not isinstance(now, DictConfig) or not isinstance(theirs, DictConfig):
+            continue
+        names = {other["rest"].partition(".")[0] for other in added if other["holder"] == holder}
+        lost = [str(name) for name in theirs if name not in now]
+        if lost and names.issuperset(map(str, now)):  # a choice or a word that has names itself keeps them
+            word = f"{source}.{rest}" if rest.partition(".")[0] in theirs else f"+{source}.{rest}"
+            raise UserError(
+                f"{match.string}: {holder} would have no {', '.join(lost)}, which the task has; set {word}, or {holder} as a whole"
+            )
+
+
 def _without_hydra(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     choices = {
         str(group): str(option)
         for group, option in config.hydra.runtime.choices.items()
         if "hydra" not in str(group) and str(group) not in LAUNCH and option is not None
     }
+    _refuse_lost_names(config)
     config = config.copy()
     with open_dict(config):
         config.pop("hydra")
