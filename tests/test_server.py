@@ -55,6 +55,33 @@ def test_who_waits_is_told_why(caplog: pytest.LogCaptureFixture) -> None:
     assert line.endswith("; at most 4 more tries, with a pause before each")
 
 
+def test_before_any_work_a_server_that_is_not_there_is_told_of_soon(fake: FakeOpenAI) -> None:
+    """Wrong version: a check ends after all retries, half a minute later; or a run that has begun gives up as soon."""
+    down = Server("http://127.0.0.1:9/v1", retries=6, backoff=0.01, section="critic")
+    assert "failed after 7 tries, the last by connection failed" in refusal(ServerError, lambda: chat(down))
+    down.check()
+    assert "failed after 3 tries, the last by connection failed" in refusal(ServerError, lambda: chat(down))
+    none = Server("http://127.0.0.1:9/v1", retries=0, section="critic")
+    none.check()
+    assert "failed after 1 try, " in refusal(ServerError, lambda: chat(none))
+
+    server = client(fake, retries=6)
+    server.check()
+    chat(server)  # reached
+    fake.shutdown()
+    fake.server_close()
+    server._client = None  # its open connection would still be answered
+    assert "failed after 7 tries, the last by connection failed" in refusal(ServerError, lambda: chat(server))
+
+
+def test_a_server_that_fails_before_any_work_is_waited_for(fake: FakeOpenAI) -> None:
+    """It is there: it may be loading its model."""
+    fake.failures = {"500": 1.0}
+    server = client(fake, retries=6)
+    server.check()
+    assert "failed after 7 tries" in refusal(ServerError, lambda: chat(server))
+
+
 def test_one_failure_is_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
     refusal(ServerError, lambda: chat(Server("http://127.0.0.1:9/v1", retries=1, backoff=0.01)))
     assert not caplog.messages

@@ -59,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 _TOLD_EVERY = 60.0  # seconds; at most one line in so many about tries that fail
 _LONGEST_BACKOFF = 30.0  # seconds
+_RETRIES_TO_REACH = 2  # at most, before any work: the address may be wrong, or the server not started
 _LONGEST_RETRY_AFTER = 120.0  # seconds; a server that asks for more is out of quota, or down
 _MESSAGE_OVERHEAD = 16  # at most so many tokens does a chat template add to a message
 
@@ -113,18 +114,21 @@ class Server:
         self._client: OpenAI | None = None
         self._connecting = threading.Lock()
         self._closed = threading.Event()
+        self._reached = True  # False: it was checked before any work, and has not been reached since
         self._told: float | None = None  # when it was last said that tries fail
         self._telling = threading.Lock()
         self._limits = Limits(section)
         self._lengths: dict[tuple[str, int | None], int] = {}
 
     def check(self) -> None:
-        """Raise UserError for what can be found without a call.
+        """Raise UserError for what can be found without a call. For what is done before any work.
 
         That is: the `openai` library is missing, the key that api.openai.com needs isn't set, or the environment names a proxy
-        or certificates that can't be used.
+        or certificates that can't be used. From now on a server that can't be connected with gets two more tries at most, until
+        it is reached for the first time: a run that has begun waits for it with all its `retries`.
         """
         self._connected()
+        self._reached = False
 
     def refused(self, option: str) -> bool:
         """Whether the server has turned out not to take an option."""
@@ -318,15 +322,19 @@ class Server:
                     raise ServerError(f"{self._where}: stopped")
                 try:
                     with self.budget.call(input_tokens, output_tokens) as spending:
-                        return self._try(client, path, body, read, spending)
+                        answer = self._try(client, path, body, read, spending)
+                    self._reached = True
+                    return answer
                 except Failure as failure:
                     tries += 1
+                    self._reached = self._reached or not failure.unreachable
+                    retries = self._retries if self._reached else min(self._retries, _RETRIES_TO_REACH)
                     too_long = failure.wait is not None and failure.wait > _LONGEST_RETRY_AFTER
-                    if tries > self._retries or too_long:
+                    if tries > retries or too_long:
                         raise self._given_up(failure, tries) from None
                     wait = self._pause(tries) if failure.wait is None else failure.wait
                     if tries > 1:  # a single failure is nothing unusual
-                        self._tell(failure, self._retries - tries + 1)
+                        self._tell(failure, retries - tries + 1)
                 self._closed.wait(wait)
 
     def _try(
@@ -343,14 +351,14 @@ class Server:
         try:
             # By path: the library's own methods would ask for vectors in base64, which not every server knows.
             content = client.post(path, body=body, cast_to=bytes, options=self._key_options())
-        except openai.APITimeoutError:
+        except openai.APITimeoutError as error:
             longer = f"raise {self._section}.timeout"
-            raise Failure(f"no answer within {self._timeout:g} s", longer) from None
+            raise Failure(f"no answer within {self._timeout:g} s", longer, unreachable=_not_connected(error)) from None
         except openai.APIConnectionError as error:
             reason = self._quoted(str(error.__cause__ or "connection lost"))
             blame = on_the_way(self._base_url or OPENAI, reason)
             remedy = f"check {self._section}.base_url and the network{blame}"
-            raise Failure(f"connection failed: {reason}", remedy) from None
+            raise Failure(f"connection failed: {reason}", remedy, unreachable=_not_connected(error)) from None
         except openai.APIStatusError as error:
             spending.input_tokens = spending.output_tokens = 0  # a call that was turned away costs nothing
             content, headers = error.response.content, error.response.headers
@@ -464,6 +472,11 @@ class Server:
                 except Exception as error:  # the library under it raises ImportError, ValueError, OSError and its own
                     raise unusable_environment(error) from None
             return self._client
+
+
+def _not_connected(error: Exception) -> bool:
+    """Whether an error of openai's is one of connecting; by the name, since the library under it is another in later versions."""
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
 
 
 def _host(base_url: str | None, section: str) -> str:

@@ -36,12 +36,20 @@ class RequestRefused(ServerError):
 class Failure(Exception):
     """One try that failed and may be repeated: what happened, what to change, how long the server asks to wait.
 
-    status: what the error would be in HTTP, for one that came with status 200.
+    status: what the error would be in HTTP, for one that came with status 200. unreachable: whether there was no connection, so
+    that nothing was asked.
     """
 
-    def __init__(self, what: str, remedy: str, wait: float | None = None, status: int | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        remedy: str,
+        wait: float | None = None,
+        status: int | None = None,
+        unreachable: bool = False,
+    ) -> None:
         super().__init__(what)
-        self.what, self.remedy, self.wait, self.status = what, remedy, wait, status
+        self.what, self.remedy, self.wait, self.status, self.unreachable = what, remedy, wait, status, unreachable
 
 
 def one_line(text: str) -> str:
