@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,6 +236,7 @@ def _table(trained: Trained, asked: Asked, untrained: Any, best: bool) -> Table:
 
 def _rows(asked: Asked, before: Answered, after: Sequence[Sequence[Answered]]) -> Iterator[list[Cell]]:
     from pgsrm.analysis.intervals import Estimate, mean_interval
+    from pgsrm.evaluation.downstream import VARIETY
 
     for place, question in enumerate(asked.questions):
         cells = [mean_interval([answered.matches[place] for answered in seeds]) for seeds in after]
@@ -242,6 +244,8 @@ def _rows(asked: Asked, before: Answered, after: Sequence[Sequence[Answered]]) -
         yield [question.task, question.wording, prompts, Estimate(before.matches[place]), *cells]
     names = dict.fromkeys(name for seeds in after for answered in seeds for name in answered.measures)
     for name in dict.fromkeys([*before.measures, *names]):
+        if name == VARIETY["empty"] and not any(a.measures[name] for a in chain([before], *after)):
+            continue  # usually each answer has words
         cells = [mean_interval([a.measures[name] for a in seeds if name in a.measures]) for seeds in after]
         yield [name, "", "", Estimate(before.measures.get(name, math.nan)), *cells]
 

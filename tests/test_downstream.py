@@ -15,9 +15,10 @@ from conftest import ROOT, exit_code
 
 import pgsrm
 from pgsrm import downstream
-from pgsrm.evaluation.downstream import answer_perplexity
-from pgsrm.evaluation.variety import self_bleu
+from pgsrm.evaluation.downstream import Answered, Asked, answer_perplexity
+from pgsrm.evaluation.variety import self_bleu, variety
 from pgsrm.models.text import Codec
+from pgsrm.policy.sampling import Sampling
 from pgsrm.task import Example, placeholders
 
 OWN = "The opposite of '{word}' is "
@@ -176,11 +177,29 @@ def test_perplexity_of_answers_is_that_of_a_plain_forward_pass(load_policy: Call
 
 def test_self_bleu_by_hand() -> None:
     assert self_bleu([["a"], ["a"]]) == pytest.approx(1)
-    assert self_bleu([["a"], ["b"], []]) == 0
+    assert self_bleu([["a"], ["b"]]) == 0
     # "a b" has a and not b, and no pair: (1/2 · (1/2)/1)^(1/2); "a c" likewise
     assert self_bleu([["a", "b"], ["a", "c"]]) == pytest.approx(0.5)
     # "a" is shorter than its nearest reference by one: exp(1 - 2/1); of "a a" one a is in the other, and no pair
     assert self_bleu([["a"], ["a", "a"]]) == pytest.approx((math.exp(-1) + 0.5) / 2)
+
+
+def test_answers_without_words_are_counted_and_are_not_varied() -> None:
+    """Wrong version: each counts 0, and a policy that says nothing is as varied as can be."""
+    same = {"self_bleu": 1.0, "empty": 0.0}
+    assert variety(["a b", "a b"]).items() >= same.items()
+    assert variety(["a b", "", "a b", " \n"]).items() >= {**same, "empty": 0.5}.items()
+    for texts, share in ((["", ""], 1.0), (["a b", ""], 0.5)):
+        found = variety(texts)
+        assert "self_bleu" not in found and found["empty"] == share
+
+
+def test_a_table_has_answers_without_words_where_there_are_some() -> None:
+    name, asked = "sampled answers: without words", Asked([], [], Sampling(1), None, 1, "")
+    none, some = Answered([], {"a": 0.0, name: 0.0}), Answered([], {name: 0.5})
+    assert [row[0] for row in downstream._rows(asked, none, [[none, none], [none]])] == ["a"]
+    (_, (_, _, _, before, cell)) = downstream._rows(asked, none, [[none, some]])
+    assert (before.value, cell.value) == (0, 0.25)
 
 
 def test_self_bleu_is_sacrebleus() -> None:

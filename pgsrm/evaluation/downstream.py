@@ -29,6 +29,7 @@ VARIETY = {
     "distinct_3": "sampled answers: distinct-3",
     "self_bleu": "sampled answers: self-BLEU",
     "repetition": "sampled answers: repetition",
+    "empty": "sampled answers: without words",
 }
 
 

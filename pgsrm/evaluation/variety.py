@@ -9,26 +9,30 @@ Gram = tuple[str, ...]
 
 
 def variety(texts: Sequence[str]) -> dict[str, float]:
-    """`distinct_1`, `distinct_2`, `distinct_3` and `self_bleu` over all texts, and `repetition` within a text.
+    """`distinct_1`, `distinct_2`, `distinct_3` and `self_bleu` over all texts, `repetition` within a text, and `empty`.
 
     distinct_n is the number of different n-grams of words divided by the number of all (Li et al. 2016, 5.2). repetition is
-    the mean over the texts of at least two words of 1 - different / all pairs of neighbouring words.
+    the mean over the texts of at least two words of 1 - different / all pairs of neighbouring words. empty is the share of texts
+    without words. self_bleu is that of the other texts, and not there for less than two of them.
     """
     words = [text.lower().split() for text in texts]
     metrics = {f"distinct_{n}": _distinct([gram for row in words for gram in _grams(row, n)]) for n in (1, 2, 3)}
     own = [1 - _distinct(pairs) for row in words if (pairs := list(_grams(row, 2)))]
-    return {**metrics, "self_bleu": self_bleu(words), "repetition": sum(own) / len(own) if own else 0.0}
+    spoken = [row for row in words if row]
+    return {
+        **metrics,
+        **({"self_bleu": self_bleu(spoken)} if len(spoken) > 1 else {}),
+        "repetition": sum(own) / len(own) if own else 0.0,
+        "empty": 1 - len(spoken) / len(words),
+    }
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> float:
-    """Mean over n texts, as words, of the BLEU of each with all others as its references (Texygen, Zhu et al. 2018).
+    """Mean over n texts, at least two of at least one word each, of the BLEU of each with all others (Texygen, Zhu et al. 2018).
 
-    1 where all texts are the same, 0 where no two have a word in common; a text without words counts 0. BLEU is that of sacrebleu
-    for a sentence with its defaults: of up to four words, of shorter texts of as many as they have; precisions of 0 are taken as
-    1/2, 1/4 ... of a match.
+    1 where all texts are the same, 0 where no two have a word in common. BLEU is that of sacrebleu for a sentence with its
+    defaults: of up to four words, of shorter texts of as many as they have; precisions of 0 are taken as 1/2, 1/4 ... of a match.
     """
-    if len(texts) < 2:
-        return 0.0
     counts = [[Counter(_grams(words, n)) for words in texts] for n in range(1, 5)]
     largest = [_two_largest(rows) for rows in counts]
     lengths = Counter(map(len, texts))
