@@ -7,9 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from conftest import ROOT
+from msgspec import structs
+from omegaconf import OmegaConf
 
-from pgsrm.config.compose import plan_words
+from pgsrm.config.compose import compose_words, plan_words
+from pgsrm.config.identity import identify, of_any_machine
+from pgsrm.config.plan import build_evaluation, build_objects, resolve
+from pgsrm.config.schema import read_config
+from pgsrm.models.classifier import BUCKETS, save_hashed
 from pgsrm.models.digest import model_digest
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.util.errors import UserError
@@ -162,6 +170,66 @@ def test_a_changed_embedder_is_another_run(small: Sequence[str], own: Callable[.
         own(mine=EMBEDDER + "# changed\n")
         other = plan_words(*small, *words)
         assert [name for name in first.parts if first.parts[name] != other.parts[name]] == [part]
+
+
+def test_a_file_that_moves_leaves_a_run_the_same_wherever_its_object_stands(tmp_path: Path) -> None:
+    """Wrong version: the same run is another one where a classifier, word list or vectors lie in another folder."""
+    for name in ("a", "b", "other"):
+        (tmp_path / name).mkdir()
+        content = "x" if name == "other" else "good"
+        (tmp_path / name / "words.txt").write_text(f"positive {content}\n")
+        (tmp_path / name / "vectors.txt").write_text(f"{content} 1 0\n")
+        weights = np.full(BUCKETS, float(name == "other"))
+        save_hashed(tmp_path / name / "c.safetensors", weights, 0.0, ("negative", "positive"))
+
+    def identity(classifier: str, words: str, vectors: str, cache: str = "null") -> str:
+        files = [f"{tmp_path}/{classifier}/c.safetensors", f"{tmp_path}/{words}/words.txt"]
+        embedder = f"{{_target_: pgsrm.embedder.WordVectors, path: {tmp_path}/{vectors}/vectors.txt}}"
+        other = f"{{_target_: pgsrm.embedder.OpenAIEmbeddings, cache: {cache}}}"
+        near, far = (f"{{_target_: pgsrm.reward.SemanticReward, embedder: {each}}}" for each in (embedder, other))
+        given = ["task=sentiment_control", "reward=critic", "critic=lexicon", f"critic.path={files[1]}"]
+        given += [f"task.measures.gold.model={files[0]}", f"+task.measures.near={near}"]
+        parts = f"{{near: {near}, far: {far}, is: {{_target_: pgsrm.reward.ClassifierReward, model: {files[0]}}}}}"
+        given += [f"reward.extrinsic={{_target_: pgsrm.reward.SumReward, parts: {parts}}}", "evaluation.text=null"]
+        config, choices = compose_words(given, "test")
+        settings = read_config(config, set())[0]
+        resolved = resolve(config, choices)
+        measures = resolved["evaluation"]["measures"]
+        settings = structs.replace(settings, evaluation=structs.replace(settings.evaluation, measures=measures))
+        return identify(settings, resolved, *build_objects(resolved), build_evaluation(settings)).whole
+
+    first = identity("a", "a", "a")
+    assert identity("b", "b", "b", f"{tmp_path}/kept") == first
+    assert len({first, identity("other", "a", "a"), identity("a", "other", "a"), identity("a", "a", "other")}) == 4
+
+
+@pytest.mark.parametrize("task", sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml")))
+def test_shipped_choices_are_of_any_machine(task: str) -> None:
+    """Runs of them keep their identities when a rule leaves out what is a machine's own."""
+    critics = [f"critic={path.stem}" for path in (ROOT / "conf/critic").glob("*.yaml")] if task == "summary" else []
+    for more in (
+        ["reward=sum"],
+        ["reward=classifier"],
+        ["reward=pgsrm"],
+        *(["reward=critic", each] for each in critics),
+    ):
+        config, _ = compose_words([f"task={task}", *more], "test")
+        node = OmegaConf.to_container(config, resolve=True)
+        for part in (node["reward"], node["evaluation"]["measures"]):
+            assert json.dumps(of_any_machine(part)) == json.dumps(part)
+    for path in (ROOT / "conf/embedder").glob("*.yaml"):
+        embedder = OmegaConf.to_container(OmegaConf.load(path))
+        assert of_any_machine({"measure": {"embedder": embedder}}) == {"measure": {"embedder": embedder}}
+
+
+def test_what_a_users_own_object_gets_is_left_as_it_is() -> None:
+    """Its digest may not have what a file has, nor decide by an embedder's alone."""
+    embedder = {"_target_": "pgsrm.embedder.WordVectors", "path": "/a/vectors.txt"}
+    assert of_any_machine({"_target_": "pgsrm.reward.SemanticReward", "embedder": embedder})["embedder"]["path"] is None
+    own = {"_target_": "mine.Reward", "embedder": embedder}
+    assert of_any_machine({"m": own}) == {"m": own}
+    hub = {"_target_": "pgsrm.reward.ClassifierReward", "model": "org/name", "label": 1}
+    assert of_any_machine(hub) == hub
 
 
 def test_what_a_users_module_imports_from_beside_it_counts_too(own: Callable[..., None]) -> None:

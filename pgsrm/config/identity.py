@@ -3,16 +3,20 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pgsrm.algorithm.settings import SHARED, DistillAlgorithm, PPOAlgorithm
 from pgsrm.config.schema import EvaluationSettings, Settings, StopSettings, TaskSettings
-from pgsrm.critic import is_asked
+from pgsrm.critic import GoldCritic, LexiconCritic, is_asked
+from pgsrm.embedder import OpenAIEmbeddings, SentenceTransformerEmbedder, WordVectors
 from pgsrm.evaluation import Evaluated
 from pgsrm.models.settings import identify_model
-from pgsrm.reward import LearnedReward, ModerationReward, SemanticReward, SumReward
+from pgsrm.record.differences import HOW_ASKED
+from pgsrm.reward import ClassifierReward, LearnedReward, ModerationReward, SemanticReward, SumReward
 from pgsrm.task import Task
 from pgsrm.util.errors import under
 from pgsrm.util.objects import digest_of
@@ -21,6 +25,16 @@ from pgsrm.util.words import WordList
 
 # Rewards whose digests say all that decides.
 IN_THEIR_DIGESTS = [f"pgsrm.reward.{kind.__name__}" for kind in (LearnedReward, ModerationReward)]
+# Objects whose digests have by content what these keys name, where that is a file or folder. They may stand at any depth.
+NAMED_BY: dict[str, tuple[type, str | None]] = {
+    "pgsrm.critic.GoldCritic": (GoldCritic, "path"),
+    "pgsrm.critic.LexiconCritic": (LexiconCritic, "path"),
+    "pgsrm.embedder.OpenAIEmbeddings": (OpenAIEmbeddings, None),
+    "pgsrm.embedder.SentenceTransformerEmbedder": (SentenceTransformerEmbedder, "path"),
+    "pgsrm.embedder.WordVectors": (WordVectors, "path"),
+    "pgsrm.reward.ClassifierReward": (ClassifierReward, "model"),
+}
+ON_MACHINE = (*HOW_ASKED, "device")
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,7 @@ def _evaluation(settings: EvaluationSettings, evaluated_with: Evaluated) -> dict
             with under(f"evaluation.measures.{name}"):
                 contents[name] = digest_of(measure)
         chosen["measures_content"] = contents
-        chosen["measures"] = without_critics_options(chosen["measures"])
+        chosen["measures"] = of_any_machine(without_critics_options(chosen["measures"]))
     return chosen
 
 
@@ -129,7 +143,7 @@ def _of_reward(node: dict[str, Any], reward: Any) -> dict[str, Any]:
         return {**node, "parts": parts}
     if isinstance(reward, SemanticReward) and digest_of(reward):
         return _without_options(node)
-    return without_critics_options(node)
+    return of_any_machine(without_critics_options(node))
 
 
 def _without_options(node: dict[str, Any]) -> dict[str, Any]:
@@ -151,11 +165,37 @@ def without_critics_options(node: Any) -> Any:
     return {key: without_critics_options(inner) for key, inner in node.items()}
 
 
+def of_any_machine(node: Any) -> Any:
+    """A config node without where this machine has files that digests have by content, and how this one asks and computes.
+
+    Such values become the usual ones, so that a node that has the usual ones stays what it is. What stands below an object of the
+    user's own stays: whether its digest has these is not known.
+    """
+    if isinstance(node, list):
+        return [of_any_machine(inner) for inner in node]
+    if not isinstance(node, dict) or not str(node.get("_target_", "pgsrm.")).startswith("pgsrm."):
+        return node
+    return {key: of_any_machine(inner) for key, inner in {**node, **_usual(node)}.items()}
+
+
+def _usual(node: dict[str, Any]) -> dict[str, Any]:
+    """Of the keys of an object's node that only say where and how on this machine: what they usually are."""
+    known = NAMED_BY.get(str(node.get("_target_")))
+    if known is None:
+        return {}
+    kind, named = known
+    parameters = signature(kind).parameters
+    usual = {key: parameters[key].default for key in ON_MACHINE if key in node and key in parameters}
+    if named is not None and Path(str(node.get(named))).is_absolute():
+        usual[named] = None
+    return usual
+
+
 def decides_by_value(node: Any) -> Any:
     """A reward's config node, as a run's folder has it, without the options that its digest may hold by content."""
     if isinstance(node, dict):
         node = _without_options(without_critics_options(node))
-        return {key: decides_by_value(inner) for key, inner in node.items()}
+        return {key: decides_by_value(inner) for key, inner in node.items() if key not in _usual(node)}
     return [decides_by_value(inner) for inner in node] if isinstance(node, list) else node
 
 
