@@ -93,7 +93,7 @@ def is_standardised(target: Any) -> bool:
 
 def is_scaled(target: Any) -> bool:
     """Whether a reward of some texts depends on which others they are given with: its own `scaled`, or that of one within it."""
-    return bool(getattr(target, "scaled", False)) or any(map(is_scaled, getattr(target, "inner_rewards", {}).values()))
+    return bool(getattr(target, "scaled", False)) or any(map(is_scaled, _inner_rewards(target).values()))
 
 
 def standardise_object(target: Any, samples: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> None:
