@@ -1,11 +1,13 @@
-"""Supervised fine-tuning, and prompts that are too long for a model."""
+"""Supervised fine-tuning, the best of n without training, and prompts that are too long for a model."""
 
+import csv
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -14,11 +16,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pgsrm
 from pgsrm.algorithm import __main__ as command
+from pgsrm.algorithm.judged_samples import Sampler
+from pgsrm.algorithm.selection import best_of_n_kl
 from pgsrm.algorithm.settings import SFTSettings
 from pgsrm.algorithm.sft import Pair, encode_pairs, mean_loss, tune
 from pgsrm.config.compose import plan_words
 from pgsrm.models.text import Codec
 from pgsrm.models.tuning import steps
+from pgsrm.policy.sampling import Sampling
+from pgsrm.reward.scorer import Scorer
 from pgsrm.task import Example
 from pgsrm.util.errors import UserError
 
@@ -119,29 +125,121 @@ def test_the_command_saves_a_model_that_a_run_starts_from(
     AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
 
 
+FEW = ["hot", "big", "fast", "happy", "light", "open"]
+
+
+@pytest.fixture
+def antonyms(tmp_path: Path, tiny: Path) -> Sequence[str]:
+    """Six words for the tiny model, a third of them held out; what it says is never right."""
+    rows = [{"word": word, "reference": f"un{word}"} for word in FEW]
+    (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    where = f"task.data={tmp_path / 'words.jsonl'}", f"model.path={tiny}", f"paths.outputs={tmp_path}"
+    return ("task=antonym", *where, "task.holdout=0.34", "task.max_new_tokens=4", "threads=1")
+
+
+def test_the_best_of_n_is_a_table_and_a_file_of_it(
+    tmp_path: Path, antonyms: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """samples=6: n is 1, 2, 4 and 6. A measure that is the reward itself says what the reward says."""
+    measure = "evaluation.measures={again:{_target_:pgsrm.reward.BinaryReward},same:${reward}}"
+    words = [*antonyms, "reward=pgsrm", "reward.alpha=2", measure, "samples=6"]
+    out = tmp_path / "new" / "best.csv"
+    command.best_of_n([*words, f"out={out}"])
+    told, progress = capsys.readouterr()
+    assert "reward pgsrm, alpha=2, " in told and progress.splitlines()[-1].split("  ")[:2] == ["responses", "36/36"]
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["split"], row["prompts"], row["n"]) for row in rows] == [
+        (split, prompts, n) for split, prompts in (("trained", "4"), ("held out", "2")) for n in "1246"
+    ]
+    about = {"task": "antonym", "reward": "pgsrm, alpha=2", "model": "tiny", "samples": "6", "seed": "0"}
+    for row in rows:
+        assert about.items() <= row.items() and float(row["KL"]) == pytest.approx(best_of_n_kl(int(row["n"])), abs=1e-4)
+        assert row["right answers"] == row["measure again"] == "0.0"
+        assert float(row["measure same"]) == pytest.approx(float(row["mean reward"]))
+        assert (row["mean reward low"] == "") == (row["split"] == "held out")  # two prompts have no interval
+    for split in (rows[:4], rows[4:]):
+        rewards = [float(row["mean reward"]) for row in split]
+        assert rewards == sorted(rewards) and rewards[0] < rewards[-1]
+    again, other = tmp_path / "again.csv", tmp_path / "other.csv"
+    command.best_of_n([*words, f"out={again}"])
+    command.best_of_n([*words, "seed=1", f"out={other}"])
+    assert (
+        again.read_bytes() == out.read_bytes()
+        and other.read_text().splitlines()[1:] != out.read_text().splitlines()[1:]
+    )
+
+
+def test_of_each_split_so_many_prompts_as_an_evaluation_has(tmp_path: Path, antonyms: Sequence[str]) -> None:
+    out = tmp_path / "best.csv"
+    command.best_of_n([*antonyms, "reward=binary", "samples=1", "evaluation.prompts=1", f"out={out}"])
+    with out.open(newline="") as file:
+        assert [(row["split"], row["prompts"]) for row in csv.DictReader(file)] == [("trained", "1"), ("held out", "1")]
+
+
+def test_each_sample_is_judged_with_its_own_prompt(tiny: Path, load_policy: Callable[..., Any]) -> None:
+    """Nine samples are two rounds, and a reward per token counts as a sum. Wrong version: rows belong to other prompts."""
+    codec, asked = Codec(AutoTokenizer.from_pretrained(tiny)), list[tuple[str, str]]()
+
+    def reward(prompts: list[str], responses: list[str], token_ids: list[list[int]], **_: Any) -> list[list[float]]:
+        asked.extend(zip(prompts, responses, strict=True))
+        return [[float(len(prompt))] * len(ids) for prompt, ids in zip(prompts, token_ids, strict=True)]
+
+    def checker(response: str, reference: str, inputs: Mapping[str, Any]) -> bool:
+        return len(response) % 2 == inputs["odd"]
+
+    examples = [Example("a is ", "x", {"odd": 0}, ""), Example("abc is ", "x", {"odd": 1}, "")]
+    sampler = Sampler(load_policy(), codec, Sampling(3), None, Scorer(reward, checker, codec.eos), {})
+    added = list[int]()
+    judged = sampler(examples, 9, np.random.default_rng(0), added.append)
+    assert added == [16, 2] and len(set(asked)) > 9
+    for number, (example, of_prompt) in enumerate(zip(examples, judged, strict=True)):
+        texts = [text for prompt, text in asked if prompt == example.prompt]
+        assert of_prompt.values["right answers"] == [float(len(text) % 2 == number) for text in texts]
+        assert {reward / len(example.prompt) for reward in of_prompt.rewards} <= {1.0, 2.0, 3.0}
+        longest = max(of_prompt.rewards)
+        right = [of_prompt.values["right answers"][row] for row in range(9) if of_prompt.rewards[row] == longest]
+        assert of_prompt.best_of(9) == pytest.approx({"mean reward": longest, "right answers": sum(right) / len(right)})
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
+        (["best_of_n", "task=antonym"], "out: missing; name a new file that ends in .csv"),
+        (["best_of_n", "task=antonym", "out=x"], "out=x: names no CSV file"),
+        (["best_of_n", "task=antonym", "out=there.csv"], "out=there.csv: is there already"),
+        (["best_of_n", "task=antonym", "out=x.csv", "samples=0"], "samples=0: is no number of samples"),
+        (["best_of_n", "task=antonym", "out=x.csv", "samples=2.5"], "samples=2.5: is no number of samples"),
+        (["best_of_n", "task=antonym", "out=x.csv", "processes=2"], "processes: best_of_n is one process"),
+        (["best_of_n", "task=antonym", "out=x.csv", "reward=nope"], "nope"),
+        (["best_of_n", "task=sentiment_control", "out=x.csv", "reward=binary"], "reward.checker=null: the task has no"),
+        (["best_of_n", "task=antonym", "out=x.csv", "reward.alpha=-1", "reward=pgsrm"], "reward.alpha"),
+        (["best_of_n", "out=x.csv", "--cfg", "job"], "python -m pgsrm.algorithm best_of_n takes"),
         (["sft", "task=summary"], "out: missing"),
         (["sft", "task=summary", "out=."], "out=.: is there already"),
         (["sft", "task=sentiment_control", "out=x"], "316 of 316 prompts have no reference"),
         (["sft", "task=summary", "out=x", "processes=2"], "processes: sft is one process"),
         (["sft", "task=summary", "out=x", "sft.lr=0"], "sft.lr=0: expected `float` > 0.0"),
         (["sft", "out=x", "--cfg", "job"], "python -m pgsrm.algorithm sft takes"),
-        (["dpo"], "dpo: no such algorithm"),
+        (["dpo"], "dpo: no such algorithm; there are sft, best_of_n"),
     ],
 )
 def test_bad_input(
     given: list[str], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a file").touch()
+    (tmp_path / "there.csv").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
     monkeypatch.setattr(sys, "argv", ["pgsrm.algorithm", *given])
     with pytest.raises(SystemExit) as end:
         command.main()
     (line,) = capsys.readouterr().err.splitlines()
-    assert end.value.code and problem in line and not (tmp_path / "x").exists()
+    assert (
+        end.value.code
+        and problem in line
+        and sorted(file.name for file in tmp_path.iterdir()) == ["a file", "there.csv"]
+    )
 
 
 def test_a_prompt_that_is_too_long_is_one_line_before_anything_starts(

@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pgsrm.algorithm.selection import (
     against_references,
     best_of_groups,
     best_of_n_kl,
+    chances_of_best,
     ordered_by_reward,
 )
 from pgsrm.algorithm.settings import SHARED, BestOfNAlgorithm, DistillAlgorithm, DPOAlgorithm, Other, SFTAlgorithm
@@ -152,6 +153,49 @@ def test_best_of_ns_kl_is_a_bound_that_distinct_rewards_come_close_to() -> None:
     assert best_of_n_kl(16) == pytest.approx(1.8350887)
     for n in (2, 4, 16, 64):
         assert exact(n, 4) < exact(n, 100_000) < best_of_n_kl(n) == pytest.approx(exact(n, 100_000), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "n", "chances"),
+    [
+        ([2.0, 1.0, 3.0], 1, [1 / 3, 1 / 3, 1 / 3]),
+        ([2.0, 1.0, 3.0], 2, [1 / 3, 0, 2 / 3]),  # of {2, 1}, {2, 3} and {1, 3}
+        ([2.0, 1.0, 2.0], 2, [1 / 2, 0, 1 / 2]),
+        ([0.0, 1.0, 0.0, 0.0], 2, [1 / 6, 1 / 2, 1 / 6, 1 / 6]),  # three of six pairs have the 1
+        ([0.0, 0.0], 2, [1 / 2, 1 / 2]),
+        ([5.0], 1, [1.0]),
+    ],
+)
+def test_the_chances_of_each_sample_to_be_the_best(rewards: list[float], n: int, chances: list[float]) -> None:
+    assert chances_of_best(rewards, n) == pytest.approx(chances)
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [[0.3, -1.0, 0.9, 0.2, 4.0, 0.5], [0.5, 0.5, 0.1, 0.9, 0.1, 0.5], [1.0] * 6, [0.1 + 0.2, 0.3, 0.3, 0.2, 0.1, 1.0]],
+)
+def test_they_are_what_all_subsets_say(rewards: list[float]) -> None:
+    """The last have a sum that is 0.3 but for its last digit, which float32 does not have.
+
+    Wrong versions: the last of equals is always taken; the n draws are made with replacement.
+    """
+    values, in_float32 = [3.0, 1.0, 4.0, 1.5, 9.0, 2.6], torch.tensor(rewards).tolist()
+    for n in range(1, 7):
+        best = []
+        for subset in combinations(range(6), n):
+            most = max(in_float32[row] for row in subset)
+            tied = [values[row] for row in subset if in_float32[row] == most]
+            best.append(sum(tied) / len(tied))
+        chances = chances_of_best(rewards, n)
+        assert sum(chances) == pytest.approx(1)
+        assert sum(c * v for c, v in zip(chances, values, strict=True)) == pytest.approx(sum(best) / len(best))
+
+
+def test_the_chances_of_many_samples_add_up() -> None:
+    """Wrong version: C(4095, n - 1) as a float is infinite."""
+    for n in (1, 64, 2048, 4096):
+        assert sum(chances_of_best(range(4096), n)) == pytest.approx(1)
+    assert chances_of_best(range(4096), 2048)[-1] == pytest.approx(0.5)
 
 
 # What is learned from

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from pgsrm.rollout import Rollout
@@ -58,6 +59,28 @@ def against_references(rollout: Rollout, references: Sequence[Pair]) -> list[Pre
 
 def _groups(rollout: Rollout, size: int) -> list[range]:
     return [range(start, start + size) for start in range(0, len(rollout), size)]
+
+
+def chances_of_best(rewards: Sequence[float], n: int) -> list[float]:
+    """How likely each of N samples of a prompt is the best of n of them by its reward, over all subsets of size n.
+
+    The sum of these times a value of the samples is the unbiased estimate of that value's mean for the best of n. Of N different
+    rewards the i-th smallest is the best with probability C(i - 1, n - 1) / C(N, n), since the n - 1 others are among the i - 1
+    below it. Of equal rewards (`in_float32`) each is as likely to be taken. 1 <= n <= N.
+    """
+    size, rewards = len(rewards), in_float32(rewards)
+    by_rank, chance = [0.0] * size, n / size
+    for rank in range(size, n - 1, -1):  # from the largest down: C(i - 2, n - 1) = C(i - 1, n - 1) (i - n) / (i - 1)
+        by_rank[rank - 1] = chance
+        chance *= (rank - n) / max(rank - 1, 1)
+    chances, below = [0.0] * size, 0
+    for _, tied in groupby(sorted(range(size), key=rewards.__getitem__), key=rewards.__getitem__):
+        rows = list(tied)
+        above = below + len(rows)
+        for row in rows:
+            chances[row] = sum(by_rank[below:above]) / len(rows)
+        below = above
+    return chances
 
 
 def best_of_n_kl(n: int) -> float:
