@@ -24,6 +24,7 @@ from pgsrm.config.compose import plan_words
 from pgsrm.models.text import Codec
 from pgsrm.models.tuning import steps
 from pgsrm.policy.sampling import Sampling
+from pgsrm.record.model_name import path_name
 from pgsrm.reward.scorer import Scorer
 from pgsrm.task import Example
 from pgsrm.util.errors import UserError
@@ -125,23 +126,23 @@ def test_the_command_saves_a_model_that_a_run_starts_from(
     AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
 
 
-FEW = ["hot", "big", "fast", "happy", "light", "open"]
+FEW = {"hot": "cold", "big": "small", "fast": "slow", "happy": "sad", "light": "dark", "open": "closed"}
 
 
 @pytest.fixture
 def antonyms(tmp_path: Path, tiny: Path) -> Sequence[str]:
     """Six words for the tiny model, a third of them held out; what it says is never right."""
-    rows = [{"word": word, "reference": f"un{word}"} for word in FEW]
+    rows = [{"word": word, "reference": reference} for word, reference in FEW.items()]
     (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     where = f"task.data={tmp_path / 'words.jsonl'}", f"model.path={tiny}", f"paths.outputs={tmp_path}"
     return ("task=antonym", *where, "task.holdout=0.34", "task.max_new_tokens=4", "threads=1")
 
 
 def test_the_best_of_n_is_a_table_and_a_file_of_it(
-    tmp_path: Path, antonyms: Sequence[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny: Path, antonyms: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """samples=6: n is 1, 2, 4 and 6. A measure that is the reward itself says what the reward says."""
-    measure = "evaluation.measures={again:{_target_:pgsrm.reward.BinaryReward},same:${reward}}"
+    measure = "evaluation.measures={again:{_target_:pgsrm.reward.BinaryReward,checker:${task.checker}},same:${reward}}"
     words = [*antonyms, "reward=pgsrm", "reward.alpha=2", measure, "samples=6"]
     out = tmp_path / "new" / "best.csv"
     command.best_of_n([*words, f"out={out}"])
@@ -152,7 +153,7 @@ def test_the_best_of_n_is_a_table_and_a_file_of_it(
     assert [(row["split"], row["prompts"], row["n"]) for row in rows] == [
         (split, prompts, n) for split, prompts in (("trained", "4"), ("held out", "2")) for n in "1246"
     ]
-    about = {"task": "antonym", "reward": "pgsrm, alpha=2", "model": "tiny", "samples": "6", "seed": "0"}
+    about = {"task": "antonym", "reward": "pgsrm, alpha=2", "model": path_name(str(tiny)), "samples": "6", "seed": "0"}
     for row in rows:
         assert about.items() <= row.items() and float(row["KL"]) == pytest.approx(best_of_n_kl(int(row["n"])), abs=1e-4)
         assert row["right answers"] == row["measure again"] == "0.0"

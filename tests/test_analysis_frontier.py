@@ -4,15 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib.colors
 import numpy as np
 import pytest
 from analysis_runs import UPDATES, ramp, write_run
 
+from pgsrm.algorithm.best_of_n import Judged
+from pgsrm.analysis import plot_figures
+from pgsrm.analysis.best_of_n import BestOfN, not_shown, read_best_of_n, table, with_columns
 from pgsrm.analysis.curves import curve
 from pgsrm.analysis.findings import find
 from pgsrm.analysis.frontier import frontier_panels, has_frontier, plot_frontier, way
 from pgsrm.analysis.results import COLUMNS
+from pgsrm.analysis.style import COLOURS, DARK
 from pgsrm.analysis.variants import Variant, load_variants
+from pgsrm.util.errors import UserError
 
 KL = 2.0  # nats per token
 LENGTH = 2.0  # tokens
@@ -116,3 +122,105 @@ def test_each_way_is_computed_once(variants: list[Variant], monkeypatch: pytest.
     monkeypatch.setattr(frontier, "curve", counted)
     plot_frontier(variants)
     assert asked.count("policy/kl") == asked.count("response/length") == len(variants)
+
+
+def best_of_n_file(path: Path, reward: str = "binary", task: str = "color", checker: bool = True) -> Path:
+    """Four samples to each of two trained prompts and one held out: one in four is right, and the best; and none of four."""
+    right = {"right answers": [0.0, 1.0, 0.0, 0.0]} if checker else {}
+    none = {"right answers": [0.0] * 4} if checker else {}
+    one, other = Judged([0.1, 0.9, 0.2, 0.3], right), Judged([0.4, 0.3, 0.2, 0.1], none)
+    about = {"task": task, "reward": reward, "model": "nano", "samples": "4", "seed": "0"}
+    path.write_text(with_columns(about, table({"trained": [one, other], "held out": [one]}, 4)).csv())
+    return path
+
+
+ROOTS = [0.0, (np.log(2) - 0.5) ** 0.5, (np.log(4) - 0.75) ** 0.5]
+RIGHT = [0.125, 0.25, 0.5]  # of two prompts one, whose best of two is right in three pairs of six
+
+
+def test_a_file_of_the_best_of_n_is_a_line_of_the_trained_prompts(tmp_path: Path) -> None:
+    line = read_best_of_n(best_of_n_file(tmp_path / "a.csv", reward="pgsrm, alpha=8"))
+    assert line.label == "best of n by PGSRM, alpha=8" and (line.task, line.model) == ("color", "nano")
+    assert line.distance == pytest.approx(ROOTS, abs=1e-4) and line.right == pytest.approx(RIGHT)
+
+
+def test_its_line_is_drawn_on_the_right_alone(variants: list[Variant], tmp_path: Path) -> None:
+    """In its task's figure, told apart from all variants by a grey of its own and from another file by its mark."""
+    best = [read_best_of_n(best_of_n_file(tmp_path / f"{name}.csv", name)) for name in ("binary", "text_metric")]
+    other = read_best_of_n(best_of_n_file(tmp_path / "other.csv", task="antonym"))
+    drawn: dict[str, Any] = dict(find(variants, [], [], [*best, other]).figures("text"))
+    (figure,) = drawn["color_frontier"]()
+    own, right = figure.axes
+    assert [len(axes.lines) for axes in (own, right)] == [4, 6]
+    for line in right.lines[4:]:
+        np.testing.assert_allclose(line.get_xydata(), np.transpose([ROOTS, RIGHT]), atol=1e-4)
+    assert len({line.get_marker() for line in right.lines[4:]}) == 2
+    names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert names[2:] == ["best of n by Binary", "best of n by text_metric"]
+    assert "without any training" in " ".join(figure.texts[-1].get_text().split())
+    greys = {line.get_color() for line in right.lines[4:]}
+    (_, _), (_, dark) = frontier_panels(variants, best)
+    greys |= {line.get_color() for line in dark().axes[0].lines[4:]}
+    assert (
+        len(greys) == 2 and not greys & {*COLOURS, *DARK.values()} and all(map(matplotlib.colors.is_color_like, greys))
+    )
+
+
+def test_without_a_file_the_figure_is_as_it_was(variants: list[Variant], tmp_path: Path) -> None:
+    line = read_best_of_n(best_of_n_file(tmp_path / "a.csv"))
+    texts = [plot_frontier(variants, best=best).texts[-1].get_text() for best in ([], [line])]
+    assert "best of" not in texts[0] and "best of" in texts[1]
+    assert not has_frontier(variants[:1]) and has_frontier(variants[:1], [line]) and not has_frontier([], [line])
+
+
+def test_the_command_and_the_report_have_it(
+    variants: list[Variant], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The option takes several files, and may be given again."""
+    files = [best_of_n_file(tmp_path / f"{name}.csv", name, task) for name, task in (("one", "color"), ("two", "copy"))]
+    more = best_of_n_file(tmp_path / "more.csv", "three")
+    words = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--formats", "svg"]
+    assert plot_figures.main([*words, "--best-of-n", *map(str, files), "--best-of-n", str(more)]) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("best of n by one") == page.count("best of n by three") == 1 and "best of n by two" not in page
+    (note,) = (line for line in capsys.readouterr().err.splitlines() if "two.csv" in line)
+    assert note.endswith("two.csv: is of task=copy, of which there are no runs; no figure shows it")
+
+
+def test_a_file_of_another_model_is_said(variants: list[Variant]) -> None:
+    line = BestOfN(Path("a.csv"), "color", "binary", "gpt2", [0.0], [0.1])
+    assert not_shown([line], variants) == ["a.csv: is of the model gpt2, the runs of task=color are of nano"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "can't be read (No such file or directory); python -m pgsrm.algorithm best_of_n writes such a file"),
+        (b"", "is no table of the best of n samples"),
+        (b"task,reward\ncolor,binary\n", "is no table of the best of n samples"),
+        (
+            b"task,reward,model,split,n,KL,right answers\ncolor,b,nano,trained,1,x,0\n",
+            "is no table of the best of n samples",
+        ),
+        (
+            b"task,reward,model,split,n,KL,right answers\ncolor,b,nano,trained,1\n",
+            "is no table of the best of n samples",
+        ),
+        (b"task,reward,model,split,n,KL,right answers\ncolor,b,nano,held out,1,0,0\n", "is no table of the best"),
+        (b"\xff\xfe\x00\n1", "is no table of the best of n samples"),
+    ],
+)
+def test_a_file_of_something_else_is_one_line(
+    content: bytes | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    if content is not None:
+        path.write_bytes(content)
+    assert plot_figures.main(["--runs", str(tmp_path), "--best-of-n", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"pgsrm.analysis: --best-of-n={path}: {problem}")
+
+
+def test_a_file_without_right_answers_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no right answers, which the figure shows; leave it out"):
+        read_best_of_n(best_of_n_file(tmp_path / "a.csv", checker=False))

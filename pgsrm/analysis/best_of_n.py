@@ -11,8 +11,9 @@ from pathlib import Path
 from pgsrm.algorithm.best_of_n import RIGHT, Judged, sizes
 from pgsrm.algorithm.selection import best_of_n_kl
 from pgsrm.analysis.intervals import mean_interval
-from pgsrm.analysis.tables import Table
-from pgsrm.analysis.variants import REWARD_TITLES
+from pgsrm.analysis.tables import Cell, Table
+from pgsrm.analysis.variants import REWARD_TITLES, Variant
+from pgsrm.record.model_name import model_name
 from pgsrm.util.errors import UserError
 from pgsrm.util.paths import local_path
 
@@ -27,7 +28,7 @@ def table(judged: Mapping[str, Sequence[Judged]], samples: int) -> Table:
     prompts of the kind, and other samples.
     """
     names = list(next(iter(judged.values()))[0].best_of(1))
-    rows = []
+    rows: list[list[Cell]] = []
     for split, prompts in judged.items():
         for n in sizes(samples):
             best = [prompt.best_of(n) for prompt in prompts]
@@ -38,14 +39,15 @@ def table(judged: Mapping[str, Sequence[Judged]], samples: int) -> Table:
 
 def with_columns(about: Mapping[str, str], result: Table) -> Table:
     """The table with columns before its own that say in every row what it is of."""
-    rows = [[*about.values(), *row] for row in result.rows]
+    rows: list[list[Cell]] = [[*about.values(), *row] for row in result.rows]
     return replace(result, head=[*about, *result.head], rows=rows, left=len(about) + result.left)
 
 
 @dataclass(frozen=True)
 class BestOfN:
-    """A line of a figure: sqrt(KL per response) and the share of right answers, of m sizes n each, on trained prompts."""
+    """A file as a line of a figure: sqrt(KL per response) and the share of right answers, of m sizes n each, on trained prompts."""
 
+    path: Path
     task: str
     reward: str
     model: str
@@ -84,4 +86,19 @@ def read_best_of_n(path: Path) -> BestOfN:
         raise UserError(f"{key}={path}: is no table of the best of n samples; {makes}") from error
     if not trained or any(not math.isfinite(value) or value < 0 for point in trained for value in point):
         raise UserError(f"{key}={path}: is no table of the best of n samples; {makes}")
-    return BestOfN(**of, distance=[math.sqrt(kl) for kl, _ in trained], right=[right for _, right in trained])
+    return BestOfN(path, **of, distance=[math.sqrt(kl) for kl, _ in trained], right=[right for _, right in trained])
+
+
+def not_shown(best: Sequence[BestOfN], variants: Sequence[Variant]) -> list[str]:
+    """Notes of files that no variant can be compared with: of another task, or of another model."""
+    notes = []
+    for line in best:
+        runs = [variant.runs[0] for variant in variants if variant.task == line.task]
+        models = sorted({model_name(run.config) for run in runs})
+        if not runs:
+            notes.append(f"{line.path}: is of task={line.task}, of which there are no runs; no figure shows it")
+        elif line.model not in models:
+            notes.append(
+                f"{line.path}: is of the model {line.model}, the runs of task={line.task} are of {', '.join(models)}"
+            )
+    return notes

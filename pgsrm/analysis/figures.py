@@ -142,13 +142,23 @@ def curve_handle(look: Look) -> Any:
     return Line2D([], [], **look.line())
 
 
-def draw_head(figure: Figure, variants: Sequence[Variant], styles: Sequence[Look], width: str) -> float:
-    """The task's name and the legend, right of it where it fits, in as few rows as fit; returns their height in inches."""
+def draw_head(
+    figure: Figure,
+    variants: Sequence[Variant],
+    styles: Sequence[Look],
+    width: str,
+    more: Mapping[str, Any] | None = None,
+) -> float:
+    """The task's name and the legend, right of it where it fits, in as few rows as fit; returns their height in inches.
+
+    more: lines behind those of the variants, by their labels.
+    """
     from matplotlib.transforms import ScaledTranslation
 
     # Inches from the top left corner: the height of the figure follows from that of the head.
     corner = figure.dpi_scale_trans + ScaledTranslation(0, 1, figure.transFigure)  # type: ignore[arg-type]
-    labels = [textwrap.fill(legend_label(variant), LABEL_WIDTH[width]) for variant in variants]
+    handles = [*map(curve_handle, styles), *(more or {}).values()]
+    labels = [textwrap.fill(label, LABEL_WIDTH[width]) for label in (*map(legend_label, variants), *(more or {}))]
     title = figure.text(0.06, -0.05, task_title(variants[0].task), weight="bold", size=9, va="top")
     title.set_transform(corner)
     right, name = WIDTHS[width], title.get_window_extent()
@@ -156,7 +166,7 @@ def draw_head(figure: Figure, variants: Sequence[Variant], styles: Sequence[Look
     places.append((1, 0.0, name.height / figure.dpi + 0.06))  # below the name
     for columns, taken, down in places:
         legend = figure.legend(
-            [curve_handle(look) for look in styles],
+            handles,
             labels,
             loc="upper right",
             bbox_to_anchor=(right - 0.04, -0.06 - down),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pgsrm.analysis.arm_differences import arm_differences
 from pgsrm.analysis.arms import Arms, arms_table, find_arms, plot_arms
+from pgsrm.analysis.best_of_n import BestOfN
 from pgsrm.analysis.claims import Claim
 from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.dot_plot import plot_dot_pages
@@ -33,7 +34,8 @@ class Findings:
     experiment are not among them. Each of `experiments` has levels, with tables of its own in `levels` and
     `differences`, and checks in `experiment_checks`. Those of `plain` have no levels: they compare tasks and rewards,
     and the tasks' own figures show them. `arms` are what is compared at the same KL, each with its tables in `arm_tables`:
-    the arms one by one, and less the one without a critic where there is one.
+    the arms one by one, and less the one without a critic where there is one. `best_of_n` are lines of samples without training,
+    of any task.
     """
 
     variants: Sequence[Variant]
@@ -51,6 +53,11 @@ class Findings:
     experiment_checks: Sequence[Sequence[Check]]
     arms: Sequence[Arms]
     arm_tables: Sequence[Sequence[Table]]
+    best_of_n: Sequence[BestOfN] = ()
+
+    def best_of(self, task: str) -> list[BestOfN]:
+        """Lines of the best of n samples for the task's figures of over-optimisation."""
+        return [line for line in self.best_of_n if line.task == task]
 
     @property
     def tasks(self) -> list[str]:
@@ -74,20 +81,22 @@ class Findings:
         for task in self.tasks:
             variants = [variant for variant in self.shown if variant.task == task]
             drawings.append((task, _of_task(task, variants, width)))
-            if has_frontier(variants):
-                drawings.append((f"{task}_frontier", _of_frontier(variants, width)))
+            if has_frontier(variants, best := self.best_of(task)):
+                drawings.append((f"{task}_frontier", _of_frontier(variants, width, best)))
         for experiment in self.experiments:
             if dots(experiment, *OUTCOMES[0][1:]):
                 drawings.append((experiment.stem, _of_levels(experiment, width)))
             if experiment.name:  # the others are in the task's own figure
                 drawings.append((f"{experiment.stem}_curves", _of_curves(experiment, width)))
-                if has_frontier(experiment.variants):
-                    drawings.append((f"{experiment.stem}_frontier", _of_frontier(experiment.variants, width)))
+                if has_frontier(experiment.variants, best := self.best_of(experiment.variants[0].task)):
+                    drawings.append((f"{experiment.stem}_frontier", _of_frontier(experiment.variants, width, best)))
         drawings += [(arms.stem, _of_arms(arms, width)) for arms in self.arms]
         return drawings
 
 
-def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Claim]) -> Findings:
+def find(
+    variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Claim], best_of_n: Sequence[BestOfN] = ()
+) -> Findings:
     """Everything but the drawing."""
     compared = experiments(variants)
     swept = [experiment for experiment in compared if experiment.has_levels]
@@ -112,6 +121,7 @@ def find(variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Cla
         ],
         arms=arms,
         arm_tables=[_arm_tables(compared_arms) for compared_arms in arms],
+        best_of_n=best_of_n,
     )
 
 
@@ -134,8 +144,8 @@ def _of_levels(experiment: Experiment, width: str) -> Callable[[], list[Figure]]
     return draw
 
 
-def _of_frontier(variants: Sequence[Variant], width: str) -> Callable[[], list[Figure]]:
-    return lambda: [plot_frontier(variants, width)]
+def _of_frontier(variants: Sequence[Variant], width: str, best: Sequence[BestOfN]) -> Callable[[], list[Figure]]:
+    return lambda: [plot_frontier(variants, width, best)]
 
 
 def _of_arms(arms: Arms, width: str) -> Callable[[], list[Figure]]:

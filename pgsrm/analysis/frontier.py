@@ -10,15 +10,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pgsrm.analysis.best_of_n import BestOfN
 from pgsrm.analysis.curves import curve
 from pgsrm.analysis.figures import NOTE_WIDTH, draw_head
 from pgsrm.analysis.results import KL, LENGTH, MATCH, REWARD
 from pgsrm.analysis.style import (
     COLOURS,
     DARK,
+    GREY,
     GRID,
+    LONG_DASHES,
     MARKERS,
     NOTE,
     NOTE_HEIGHT,
@@ -47,12 +50,32 @@ TEXT = (
     "By the square root of the KL per response. A dot is the end of training. A reward is divided by the size of its mean "
     "over the last tenth: rewards have different units."
 )
+OF_BEST = (
+    " A dashed grey line, with a mark at each n, is the best of n = 1, 2, 4, ... samples of the initial model by a reward, without "
+    "any training; its KL is log n - (n - 1)/n, the most that it can be."
+)
 
 
-def has_frontier(variants: Sequence[Variant]) -> bool:
-    """Whether two of the variants or more have what is drawn, and are not too many."""
+def has_frontier(variants: Sequence[Variant], best: Sequence[BestOfN] = ()) -> bool:
+    """Whether two or more have what is drawn, lines of the best of n counted, and the variants are not too many."""
     recorded = [variant for variant in variants if any(run.metrics.keys() >= _DRAWN for run in variant.runs)]
-    return len(recorded) >= 2 and len(variants) <= MOST
+    return len(recorded) >= (1 if best else 2) and len(variants) <= MOST
+
+
+def note(best: Sequence[BestOfN]) -> str:
+    """The text below the figure."""
+    return TEXT + (OF_BEST if best else "")
+
+
+def best_line(number: int, dark: bool = False) -> dict[str, Any]:
+    """Arguments of matplotlib for the best of n of the figure's `number`-th file: markers tell the files apart."""
+    marker = {
+        "marker": MARKERS[number % len(MARKERS)],
+        "markersize": 3.5,
+        "markeredgewidth": 0.8,
+        "markerfacecolor": "none",
+    }
+    return {"color": GREY[dark], "linestyle": LONG_DASHES, "linewidth": 0.9, **marker}
 
 
 @dataclass(frozen=True)
@@ -77,29 +100,36 @@ def way(variant: Variant) -> Way | None:
     return Way(np.sqrt(np.clip(kl.mean * length.mean, 0, None)), values)
 
 
-def plot_frontier(variants: Sequence[Variant], width: str = "text") -> Figure:
-    """Both panels, every variant a line in each: beside each other, or one below the other in a column."""
+def plot_frontier(variants: Sequence[Variant], width: str = "text", best: Sequence[BestOfN] = ()) -> Figure:
+    """Both panels, every variant a line in each: beside each other, or one below the other in a column.
+
+    best: lines of the right panel, of the same task.
+    """
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.lines import Line2D
 
     styles = looks(variants)
     shape, panels = ((1, 2), 2.3) if width == "text" else ((2, 1), 4.2)
-    note = textwrap.fill(TEXT, NOTE_WIDTH[width])
+    text = textwrap.fill(note(best), NOTE_WIDTH[width])
     ways = [way(variant) for variant in variants]
     with matplotlib.rc_context(STYLE):
         figure = Figure()
-        foot = 0.06 + NOTE_HEIGHT * (note.count("\n") + 1)
-        height = draw_head(figure, variants, styles, width) + panels + foot
+        foot = 0.06 + NOTE_HEIGHT * (text.count("\n") + 1)
+        more = {line.label: Line2D([], [], **best_line(number)) for number, line in enumerate(best)}
+        height = draw_head(figure, variants, styles, width, more) + panels + foot
         figure.set_size_inches(WIDTHS[width], height)
         figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, foot / height, 1, panels / height), wspace=0.03))
         for axes, (column, title) in zip(figure.subplots(*shape).flat, PANELS, strict=True):
-            _draw(axes, ways, styles, column, title)
-        figure.text(0.008, 0.05 / height, note, va="bottom", **NOTE)
+            _draw(axes, ways, styles, column, title, best)
+        figure.text(0.008, 0.05 / height, text, va="bottom", **NOTE)
     return figure
 
 
-def frontier_panels(variants: Sequence[Variant]) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def frontier_panels(
+    variants: Sequence[Variant], best: Sequence[BestOfN] = ()
+) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """What draws each panel by itself, for a dark screen, and its title in words."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -110,14 +140,20 @@ def frontier_panels(variants: Sequence[Variant]) -> Iterator[tuple[str, Callable
         def draw(column: str = column, title: str = title) -> Figure:
             with matplotlib.rc_context(style(dark=True)):
                 figure = Figure(figsize=REPORT_SIZE, layout="constrained")
-                _draw(figure.subplots(), ways, styles, column, title.partition(" ")[2], dark=True)
+                _draw(figure.subplots(), ways, styles, column, title.partition(" ")[2], best, dark=True)
             return figure
 
         yield f"{title.partition(' ')[2]} by the square root of KL.", draw
 
 
 def _draw(
-    axes: Axes, ways: Sequence[Way | None], styles: Sequence[Look], column: str, title: str, dark: bool = False
+    axes: Axes,
+    ways: Sequence[Way | None],
+    styles: Sequence[Look],
+    column: str,
+    title: str,
+    best: Sequence[BestOfN],
+    dark: bool = False,
 ) -> None:
     import numpy as np
 
@@ -131,6 +167,8 @@ def _draw(
         colour = DARK[look.colour] if dark else look.colour
         axes.plot(along.distance, values, **(look.line() | {"marker": "", "color": colour}))
         axes.plot(along.distance[-1:], values[-1:], color=colour, marker=look.marker or "o", markersize=5)
+    for number, line in enumerate(best if column == MATCH else ()):
+        axes.plot(line.distance, line.right, **best_line(number, dark))
     axes.set(title=title, xlabel=r"$\sqrt{\mathrm{KL}}$ (nats per response)", xlim=(0, None))
     axes.grid(axis="y", color=GRID[dark], linewidth=0.5)
     axes.set_axisbelow(True)

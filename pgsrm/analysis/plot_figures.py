@@ -1,7 +1,8 @@
 """From runs to findings: figures, tables, statistics, claims and one HTML report.
 
     python analysis/plot_figures.py [--runs DIR ...] [--tracking URI] [--out DIR] [--formats pdf,png]
-                                    [--width text|column] [--claims FILE.yaml] [--only-finished]
+                                    [--width text|column] [--claims FILE.yaml] [--best-of-n FILE.csv]
+                                    [--only-finished]
 
 `python -m pgsrm.analysis ...` does the same, also where the package was installed without this repository. Reads run
 folders, or the runs of an MLflow server or database. docs/analysis.md says what is made and what it means.
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING
 
 from pgsrm.analysis.runs import DEFAULT_RUNS, NoRunsError, print_notes
 from pgsrm.analysis.variants import Variant, load_variants
+from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
+    from pgsrm.analysis.best_of_n import BestOfN
     from pgsrm.analysis.claims import Claim
 
 FORMATS = ("pdf", "png", "svg")
@@ -28,6 +31,7 @@ FORMATS = ("pdf", "png", "svg")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns its exit code, 1 where there are no runs or a claims file is wrong."""
     args = _parser().parse_args(argv)
+    from pgsrm.analysis.best_of_n import not_shown, read_best_of_n
     from pgsrm.analysis.claims import PAPER, ClaimsError, read_claims
     from pgsrm.analysis.results import COLUMNS
     from pgsrm.analysis.verdicts import check_names
@@ -35,17 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         paper = read_claims(PAPER)
         claims = read_claims(PAPER, *args.claims)  # in one go: no two may share a name
+        best = [read_best_of_n(path) for path in args.best_of_n]
         variants, notes = _load(args, list(dict.fromkeys([*COLUMNS, *(claim.metric for claim in claims)])))
-        notes += check_names(claims[len(paper) :], variants)
+        notes += [*check_names(claims[len(paper) :], variants), *not_shown(best, variants)]
         print_notes(notes)
         if args.only_finished:
             variants = [variant for variant in variants if variant.complete]
         if not variants:
             raise NoRunsError("--only-finished: no run has finished; leave it out to see how far they are")
         args.out.mkdir(parents=True, exist_ok=True)
-        for path in _write_all(variants, notes, claims, args):
+        for path in _write_all(variants, notes, claims, best, args):
             _say(path)
-    except (NoRunsError, ClaimsError) as error:
+    except (UserError, ClaimsError) as error:
         print(f"pgsrm.analysis: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -81,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="of the figures: 7 inches for both columns of a page, or 3.25 for one (default: text)")  # fmt: skip
     parser.add_argument("--claims", type=Path, nargs="+", metavar="FILE", default=[],
                         help="YAML files of claims to check besides the paper's")  # fmt: skip
+    parser.add_argument("--best-of-n", type=Path, nargs="+", action="extend", metavar="FILE", default=[],
+                        help="tables of python -m pgsrm.algorithm best_of_n: lines of the figures TASK_frontier")  # fmt: skip
     parser.add_argument("--only-finished", action="store_true",
                         help="leave out a curve of which no seed has finished")  # fmt: skip
     return parser
@@ -103,7 +110,11 @@ def _load(args: argparse.Namespace, columns: Sequence[str]) -> tuple[list[Varian
 
 
 def _write_all(
-    variants: Sequence[Variant], notes: Sequence[str], claims: Sequence[Claim], args: argparse.Namespace
+    variants: Sequence[Variant],
+    notes: Sequence[str],
+    claims: Sequence[Claim],
+    best: Sequence[BestOfN],
+    args: argparse.Namespace,
 ) -> Iterator[Path]:
     """Write everything, and name each file once it is there; the report comes last."""
     from pgsrm.analysis.findings import find
@@ -111,7 +122,7 @@ def _write_all(
     from pgsrm.analysis.style import save
     from pgsrm.analysis.tables import write
 
-    findings = find(variants, notes, claims)
+    findings = find(variants, notes, claims, best)
     for stem, draw in findings.figures(args.width):
         for page, figure in enumerate(draw(), start=1):
             yield from save(figure, args.out / (stem if page == 1 else f"{stem}_{page}"), args.formats)

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.analysis.arms import Arms, arm_panels
+from pgsrm.analysis.best_of_n import BestOfN
 from pgsrm.analysis.configs import differences, environments
 from pgsrm.analysis.dot_plot import plot_dots
 from pgsrm.analysis.experiment_files import read_experiment
 from pgsrm.analysis.experiments import OUTCOMES, Experiment, dots
 from pgsrm.analysis.figures import PANELS, RAW_CURVES, by_setting, legend_label, plot_panel
 from pgsrm.analysis.findings import Findings
-from pgsrm.analysis.frontier import TEXT as FRONTIER_TEXT
-from pgsrm.analysis.frontier import frontier_panels, has_frontier
+from pgsrm.analysis.frontier import best_line, frontier_panels, has_frontier
+from pgsrm.analysis.frontier import note as frontier_note
 from pgsrm.analysis.overview import Pair, before_and_after, overview
 from pgsrm.analysis.results import MEASURED, REWARD, STREAMS, over_seeds
 from pgsrm.analysis.samples import Samples, folder_link, read_samples, sample_rows
@@ -39,6 +40,7 @@ POINTS, LEVEL_POINTS = 240, 120  # a curve in a panel of 350 pixels; and where t
 SAMPLED = 24  # variants of which samples are shown
 SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNDECIDED: "?", NO_VERDICT: "–"}
 GLYPHS = dict(zip(MARKERS, "●■◆▲▼✚✖", strict=True))
+OPEN_GLYPHS = dict(zip(MARKERS, "○□◇△▽✛✕", strict=True))
 CLASSES = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "undecided", NO_VERDICT: "undecided"}
 
 
@@ -83,7 +85,10 @@ def _content(findings: Findings, path: Path) -> dict[str, Any]:
         "left_out": sum(": left out," in note for note in findings.notes),
         "ended": max((str(run.status.get("ended") or "") for run in runs), default="")[:16].replace("T", " "),
         "notes": grouped_notes(findings.notes),
-        "tasks": [_task(task, [v for v in findings.shown if v.task == task]) for task in findings.tasks],
+        "tasks": [
+            _task(task, [v for v in findings.shown if v.task == task], findings.best_of(task))
+            for task in findings.tasks
+        ],
         "verdicts": [
             (verdict, CLASSES[verdict], sum(c.verdict == verdict for c in findings.checks)) for verdict in SYMBOLS
         ],
@@ -160,7 +165,7 @@ def _in_words(variants: Sequence[Variant], column: str) -> str:
 # Sections
 
 
-def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
+def _task(task: str, variants: Sequence[Variant], best: Sequence[BestOfN]) -> dict[str, Any]:
     """The panels of a task: all curves in them while they can be told apart, else a setting at a time."""
     rows = [("", list(variants))] if len(variants) <= RAW_CURVES else by_setting(variants)
     recorded = {column for variant in variants for run in variant.runs for column in run.metrics}
@@ -173,10 +178,10 @@ def _task(task: str, variants: Sequence[Variant]) -> dict[str, Any]:
         }
         for label, members in rows
     ]
-    if has_frontier(variants):
-        pictures = [picture(draw, alt) for alt, draw in frontier_panels(variants)]
-        legend = _legend(legend_label, variants, looks(variants))
-        blocks.append({"label": "", "legend": legend, "pictures": pictures, "note": FRONTIER_TEXT})
+    if has_frontier(variants, best):
+        pictures = [picture(draw, alt) for alt, draw in frontier_panels(variants, best)]
+        legend = _legend(legend_label, variants, looks(variants)) + _best_legend(best)
+        blocks.append({"label": "", "legend": legend, "pictures": pictures, "note": frontier_note(best)})
     return {"name": task, "title": task_title(task), "blocks": blocks}
 
 
@@ -199,6 +204,17 @@ def _legend(
         }
         for v, look in zip(variants, styles, strict=True)
     ]
+
+
+def _best_legend(best: Sequence[BestOfN]) -> list[dict[str, str]]:
+    entries = []
+    for number, line in enumerate(best):
+        light, dark = (best_line(number, on_dark) for on_dark in (False, True))
+        marker, dashes = OPEN_GLYPHS.get(light["marker"], ""), dash_array(light["linestyle"])
+        entries.append(
+            {"label": line.label, "light": light["color"], "dark": dark["color"], "dashes": dashes, "marker": marker}
+        )
+    return entries
 
 
 def dash_array(dashes: Any) -> str:

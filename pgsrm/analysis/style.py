@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 DARK = dict(zip(COLOURS, ("#56B4E9", "#FF8A3D", "#2FC79A", "#E8A0CB", "#FFFFFF", "#9AD3F5", "#F5C04A"), strict=True))
 INK, GRID = ("#000000", "#d5d8dc"), ("#e5e5e5", "#4c4c4c")  # on paper, on a dark ground
-LIGHT = {dark.lower(): light.lower() for light, dark in (*DARK.items(), INK, GRID)}
+GREY = ("#666666", "#b3b3b3")  # of what is compared with the curves, and is none of them
+LIGHT = {dark.lower(): light.lower() for light, dark in (*DARK.items(), INK, GRID, GREY)}
 REWARD_COLOURS = {"pgsrm": COLOURS[0], "binary": COLOURS[1]}
 DASHES = {"pgsrm": "-", "binary": (0, (3, 1.2))}
+LONG_DASHES = (0, (7, 3))  # of the grey lines
 OTHER_DASHES = ((0, (5, 1, 1, 1)), (0, (1, 0.8)), (0, (7, 1.5)))
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 MARKED = 8  # markers along a curve
