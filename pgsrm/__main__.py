@@ -27,7 +27,7 @@ COMMANDS = {
     "config": ("pgsrm.config", "JSON schemas with which an editor checks config files"),
     "evaluation": ("pgsrm.evaluation", "evaluate finished runs again"),
     "downstream": ("pgsrm.downstream", "what training did to the rest of a model"),
-    "algorithm": ("pgsrm.algorithm", "training that is not PPO: supervised fine-tuning"),
+    "algorithm": ("pgsrm.algorithm", "what is not PPO: supervised fine-tuning, the best of n samples"),
     "reward_model": ("pgsrm.reward_model", "preference pairs, and reward models trained on them"),
 }
 HELP = ("-h", "--help", "help")

@@ -155,7 +155,10 @@ def test_the_best_of_n_is_a_table_and_a_file_of_it(
     ]
     about = {"task": "antonym", "reward": "pgsrm, alpha=2", "model": path_name(str(tiny)), "samples": "6", "seed": "0"}
     for row in rows:
-        assert about.items() <= row.items() and float(row["KL"]) == pytest.approx(best_of_n_kl(int(row["n"])), abs=1e-4)
+        assert about.items() <= row.items() and float(row["KL at most"]) == pytest.approx(
+            best_of_n_kl(int(row["n"])), abs=1e-4
+        )
+        assert 0 <= float(row["KL"]) <= float(row["KL at most"])
         assert row["right answers"] == row["measure again"] == "0.0"
         assert float(row["measure same"]) == pytest.approx(float(row["mean reward"]))
         assert (row["mean reward low"] == "") == (row["split"] == "held out")  # two prompts have no interval

@@ -25,6 +25,7 @@ from pgsrm.algorithm.selection import (
     against_references,
     best_of_groups,
     best_of_n_kl,
+    best_of_n_kl_with_ties,
     chances_of_best,
     ordered_by_reward,
 )
@@ -153,6 +154,15 @@ def test_best_of_ns_kl_is_a_bound_that_distinct_rewards_come_close_to() -> None:
     assert best_of_n_kl(16) == pytest.approx(1.8350887)
     for n in (2, 4, 16, 64):
         assert exact(n, 4) < exact(n, 100_000) < best_of_n_kl(n) == pytest.approx(exact(n, 100_000), abs=1e-3)
+        assert best_of_n_kl_with_ties(range(100), n) == pytest.approx(exact(n, 100))
+
+
+def test_ties_make_the_kl_less() -> None:
+    """One of four is worth 1: of two draws with probability 1 - (3/4)^2 = 0.4375. Wrong version: each row is a value of its own."""
+    assert best_of_n_kl_with_ties([0.0, 1.0, 0.0, 0.0], 2) == pytest.approx(0.0830114)
+    assert best_of_n_kl_with_ties([0.0, 1.0, 0.0, 0.0], 1000) == pytest.approx(math.log(4))  # it is always that one
+    assert best_of_n_kl_with_ties([0.1 + 0.2, 0.3], 8) == 0  # equal in float32
+    assert best_of_n_kl_with_ties([3.0, 1.0, 2.0], 1) == pytest.approx(0)
 
 
 @pytest.mark.parametrize(

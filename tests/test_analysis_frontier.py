@@ -134,7 +134,9 @@ def best_of_n_file(path: Path, reward: str = "binary", task: str = "color", chec
     return path
 
 
-ROOTS = [0.0, (np.log(2) - 0.5) ** 0.5, (np.log(4) - 0.75) ** 0.5]
+# Each prompt's four rewards are equally probable and all different: of n draws the i-th is the best with (i^n - (i - 1)^n) / 4^n.
+WON = [[(i**n - (i - 1) ** n) / 4**n for i in range(1, 5)] for n in (1, 2, 4)]
+ROOTS = [sum(w * np.log(4 * w) for w in won) ** 0.5 for won in WON]
 RIGHT = [0.125, 0.25, 0.5]  # of two prompts one, whose best of two is right in three pairs of six
 
 

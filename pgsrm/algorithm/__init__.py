@@ -1,1 +1,1 @@
-"""What trains a policy and is not PPO. So far: supervised fine-tuning, `python -m pgsrm.algorithm sft`."""
+"""What is not PPO: how else a run learns, and `python -m pgsrm.algorithm sft` and `best_of_n`, which are no runs."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pgsrm.algorithm.selection import chances_of_best
+from pgsrm.algorithm.selection import best_of_n_kl_with_ties, chances_of_best
 
 REWARD, RIGHT = "mean reward", "right answers"  # what the two are called in tables; a measure is "measure NAME"
 
@@ -23,6 +23,10 @@ class Judged:
         chances = chances_of_best(self.rewards, n)
         judged = {REWARD: self.rewards, **self.values}
         return {name: sum(c * v for c, v in zip(chances, values, strict=True)) for name, values in judged.items()}
+
+    def kl(self, n: int) -> float:
+        """KL of the best of n from the policy that sampled, in nats per response (`best_of_n_kl_with_ties`)."""
+        return best_of_n_kl_with_ties(self.rewards, n)
 
 
 def sizes(samples: int) -> Iterator[int]:

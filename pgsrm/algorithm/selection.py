@@ -89,3 +89,19 @@ def best_of_n_kl(n: int) -> float:
     Exact where no two responses have the same reward, and an upper bound otherwise (Beirami et al. 2024, theorem 1).
     """
     return math.log(n) - (n - 1) / n
+
+
+def best_of_n_kl_with_ties(rewards: Sequence[float], n: int) -> float:
+    """The same as a prompt's N samples estimate it, with equal rewards (`in_float32`) taken to be of equal worth.
+
+    The best of n has the b-th smallest value of the reward with probability w_b = F_b^n - F_(b-1)^n, where F_b is the share of the
+    samples that have it or less; within it the policy's own proportions stay. So KL = sum_b w_b log(w_b / (F_b - F_(b-1))). It is
+    never more than `best_of_n_kl`, and far less where few values are possible, as under a binary reward.
+    """
+    kl, below = 0.0, 0.0
+    for _, tied in groupby(sorted(in_float32(rewards))):
+        share = len(list(tied)) / len(rewards)
+        won = (below + share) ** n - below**n
+        kl += won * math.log(won / share) if won > 0 else 0.0
+        below += share
+    return max(kl, 0.0)

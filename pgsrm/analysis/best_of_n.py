@@ -15,6 +15,7 @@ from pgsrm.analysis.tables import Cell, Table
 from pgsrm.analysis.variants import REWARD_TITLES, Variant
 from pgsrm.record.model_name import model_name
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import mean
 from pgsrm.util.paths import local_path
 
 TRAINED, HELD_OUT = "trained", "held out"
@@ -24,8 +25,8 @@ _NEEDED = ("task", "reward", "model", "split", "n", "KL")
 def table(judged: Mapping[str, Sequence[Judged]], samples: int) -> Table:
     """A row for each split and n = 1, 2, 4, ... `samples`: KL in nats per response, means over prompts with their intervals.
 
-    judged: by the split's name, all `samples` of each of its prompts. An interval is Student's over the prompts: it holds for other
-    prompts of the kind, and other samples.
+    KL is what the samples say (`best_of_n_kl_with_ties`), and at most `best_of_n_kl`. judged: by the split's name, all `samples` of
+    each of its prompts. An interval is Student's over the prompts: it holds for other prompts of the kind, and other samples.
     """
     names = list(next(iter(judged.values()))[0].best_of(1))
     rows: list[list[Cell]] = []
@@ -33,8 +34,9 @@ def table(judged: Mapping[str, Sequence[Judged]], samples: int) -> Table:
         for n in sizes(samples):
             best = [prompt.best_of(n) for prompt in prompts]
             means = [mean_interval([values[name] for values in best]) for name in names]
-            rows.append([split, str(len(prompts)), str(n), f"{best_of_n_kl(n):.4f}", *means])
-    return Table("best_of_n", "The best of n samples", ["split", "prompts", "n", "KL", *names], rows)
+            kl = mean([prompt.kl(n) for prompt in prompts])
+            rows.append([split, str(len(prompts)), str(n), f"{kl:.4f}", f"{best_of_n_kl(n):.4f}", *means])
+    return Table("best_of_n", "The best of n samples", ["split", "prompts", "n", "KL", "KL at most", *names], rows)
 
 
 def with_columns(about: Mapping[str, str], result: Table) -> Table:

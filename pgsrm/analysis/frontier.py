@@ -52,7 +52,7 @@ TEXT = (
 )
 OF_BEST = (
     " A dashed grey line, with a mark at each n, is the best of n = 1, 2, 4, ... samples of the initial model by a reward, without "
-    "any training; its KL is log n - (n - 1)/n, the most that it can be."
+    "any training; its KL is at most log n - (n - 1)/n, and less where rewards tie."
 )
 
 
