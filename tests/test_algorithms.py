@@ -159,7 +159,7 @@ def test_best_of_ns_kl_is_a_bound_that_distinct_rewards_come_close_to() -> None:
 
 def test_ties_make_the_kl_less() -> None:
     """One of four is worth 1: of two draws with probability 1 - (3/4)^2 = 0.4375. Wrong version: each row is a value of its own."""
-    assert best_of_n_kl_with_ties([0.0, 1.0, 0.0, 0.0], 2) == pytest.approx(0.0830114)
+    assert best_of_n_kl_with_ties([0.0, 1.0, 0.0, 0.0], 2) == pytest.approx(0.0830107, abs=1e-7)
     assert best_of_n_kl_with_ties([0.0, 1.0, 0.0, 0.0], 1000) == pytest.approx(math.log(4))  # it is always that one
     assert best_of_n_kl_with_ties([0.1 + 0.2, 0.3], 8) == 0  # equal in float32
     assert best_of_n_kl_with_ties([3.0, 1.0, 2.0], 1) == pytest.approx(0)
