@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from pgsrm.analysis.arms import area
 from pgsrm.analysis.intervals import mean_interval
-from pgsrm.analysis.measures import end, series
+from pgsrm.analysis.measures import area, end, series
 from pgsrm.analysis.results import DISTANCE, EXTRINSIC, GOLD_SHARE
 from pgsrm.analysis.runs import Run, find_run_folders, read_run
 from pgsrm.evaluation import build_object

@@ -565,6 +565,16 @@ def test_results_by_hand(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_values_before_training_have_an_interval_where_seeds_differ(tmp_path: Path) -> None:
+    for seed, sampled in enumerate((0.0, 0.1, 0.2)):
+        first = {"eval/train_exact_match": 0.2, "eval/train_sampled_exact_match": sampled}
+        last = {"eval/train_exact_match": 0.5, "eval/train_sampled_exact_match": 0.4}
+        write_run(tmp_path, seed=seed, evaluations={0: first, UPDATES: last})
+    (row,) = load_and_tabulate(tmp_path)["evaluation"]
+    assert row["exact match, trained: start"] == "0.200"  # greedy answers of one model
+    assert row["sampled match, trained: start"] == "0.100 [-0.148, 0.348]"
+
+
 def test_unfinished_seeds_are_named_and_stay_out_of_the_means(tmp_path: Path) -> None:
     write_run(tmp_path, seed=0, rewards=ramp(0.1, 0.5))
     write_run(tmp_path, seed=1, rewards=[0.9] * 35, updates=UPDATES, state="failed")

@@ -52,6 +52,27 @@ def test_start_is_the_evaluation_before_training_where_there_is_one() -> None:
     assert (measures.start(s), measures.end(s), measures.gain(s)) == pytest.approx((0.1, 0.7, 0.6))
 
 
+def test_the_area_under_evaluations_is_by_trapezoids() -> None:
+    # 25 updates from 0 to 0.2, 25 to 0.4, 10 to 0.9: not the mean of the three
+    s = Series(np.array([0.0, 25, 50, 60]), np.zeros(4), np.array([0.0, 0.2, 0.4, 0.9]), 60)
+    assert measures.area(s) == pytest.approx((25 * 0.1 + 25 * 0.3 + 10 * 0.65) / 60)
+
+
+def test_evaluations_many_updates_apart_are_not_smoothed() -> None:
+    updates = np.array([0.0, 100, 200, 300, 400])
+    s = Series(updates, 50 * updates, np.array([0.0, 0.9, 0.4, 0.8, 0.6]), 400)
+    assert (measures.highest(s), measures.lowest(s)) == (0.9, 0.4)
+    assert measures.episodes_to(s, 0.85) == 5000 and measures.drawdown(s) == pytest.approx(0.5)
+
+
+def test_a_level_that_is_reached_to_the_digit_is_reached() -> None:
+    # Shares of 50 answers; nine of them in a window come to 0.5 exactly, once, and 0.5 is not exact in a running sum.
+    values = np.array([0.04] * 90 + [0.46, 0.54, 0.48, 0.52, 0.5, 0.44, 0.56, 0.42, 0.58] + [0.04] * 301)
+    s = curve(values)
+    assert s.smooth.max() < 0.5
+    assert measures.episodes_to(s, 0.5) == 95 * 50
+
+
 def test_a_run_that_did_not_get_there_has_no_value() -> None:
     s = curve([0.5] * 60, planned=100)
     absent = curve([])

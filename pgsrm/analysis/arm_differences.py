@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from pgsrm.analysis.arms import Arms, area
+from pgsrm.analysis.arms import Arms
 from pgsrm.analysis.distance import common, up_to_distance
 from pgsrm.analysis.experiments import difference_by_seed, of_run, shared_seeds
-from pgsrm.analysis.measures import end
+from pgsrm.analysis.measures import area, end
 from pgsrm.analysis.results import DISTANCE, DISTINCT, EXTRINSIC, stopped_early
 from pgsrm.analysis.tables import Cell, Table
 from pgsrm.util.numbers import significant

@@ -16,7 +16,7 @@ from pgsrm.analysis.distance import at_distance, common, value_at
 from pgsrm.analysis.experiments import Experiment
 from pgsrm.analysis.figures import NOTE_WIDTH, RAW_CURVES, curve_handle, draw_panel, seeds_label
 from pgsrm.analysis.intervals import NAN, censored_mean_interval, mean_interval
-from pgsrm.analysis.measures import Series, end, start
+from pgsrm.analysis.measures import Series, area, end, start
 from pgsrm.analysis.results import (
     CALLS,
     CRITIC_SECONDS,
@@ -142,15 +142,6 @@ def updates_to(run: Run, level: float) -> float:
         return float(updates[0])
     reached = value_at(values, updates.tolist(), level)
     return math.inf if math.isnan(reached) else reached
-
-
-def area(s: Series) -> float:
-    """Area under a curve of evaluations, whose distances may differ, divided by the updates: its mean over training."""
-    import numpy as np
-
-    if not s.whole or len(s.updates) < 2:
-        return NAN
-    return float(np.trapezoid(s.values, s.updates) / (s.updates[-1] - s.updates[0]))
 
 
 def total(s: Series) -> float:

@@ -27,6 +27,7 @@ SPIKE = 8.0  # standard deviations from the local median
 GAINED = 0.1  # no share of a gain below this: that much also noise makes of a few updates
 SPREAD = {"reward/mean": "reward/std"}  # a mean over the batch -> the standard deviation of the batch
 NEXT_TO_NOTHING = 0.005  # no ratio to a value below this
+ROUNDING = 1e-9  # a mean of shares that is a level is on either side of it by its last digits
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,17 @@ class Series:
     @cached_property
     def smooth(self) -> np.ndarray:
         """The values after update 0 (n,), smoothed by the rolling mean over 2% of the planned updates."""
-        return rolling_mean(self.trained, window(self.planned))
+        import numpy as np
+
+        updates = self.updates[self.updates > 0]
+        if not len(updates):
+            return self.trained
+        # Values stand at their updates: of evaluations many updates apart each is a window of its own.
+        first, last = int(updates[0]), int(updates[-1])
+        places = updates.astype(int) - first
+        spread = np.full(last - first + 1, np.nan)
+        spread[places] = self.trained
+        return rolling_mean(spread, window(self.planned))[places]
 
     @cached_property
     def whole(self) -> bool:
@@ -125,8 +136,17 @@ def best(s: Series) -> float:
 
 
 def area(s: Series) -> float:
-    """Area under the curve over the planned updates, divided by their number: the mean over training."""
-    return float(s.trained.mean()) if s.whole and len(s.trained) else NAN
+    """Area under the curve over the planned updates, divided by their number: the mean over training.
+
+    A metric of the evaluations, which begins before training and whose distances may differ, is taken by trapezoids.
+    """
+    import numpy as np
+
+    if not s.whole or not len(s.trained):
+        return NAN
+    if s.updates[0] == 0:
+        return float(np.trapezoid(s.values, s.updates) / s.updates[-1])
+    return float(s.trained.mean())
 
 
 def highest(s: Series) -> float:
@@ -204,13 +224,13 @@ def rise_time(s: Series) -> float:
     before, after = start(s), last(s)
     if not after > before:
         return NAN
-    made = s.smooth >= before + 0.9 * (after - before)
+    made = s.smooth >= before + 0.9 * (after - before) - ROUNDING
     return float(s.episodes[s.updates > 0][made.argmax()]) if made.any() else NAN
 
 
 def episodes_to(s: Series, level: float) -> float:
     """Episodes until the smoothed curve first reaches `level`; infinite where a whole run never does."""
-    reached = s.smooth >= level
+    reached = s.smooth >= level - ROUNDING
     if not reached.any():
         return float("inf") if s.whole else NAN
     return float(s.episodes[s.updates > 0][reached.argmax()])

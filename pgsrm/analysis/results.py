@@ -110,7 +110,7 @@ def evaluation(variants: Sequence[Variant]) -> Table:
     for variant in variants:
         cells: list[Cell] = []
         for column in EVALUATIONS.values():
-            cells += [_alone(over_seeds(variant, column, measures.start)), over_seeds(variant, column, measures.end)]
+            cells += [_start(variant, column), over_seeds(variant, column, measures.end)]
         rows.append([*_names(variants, variant), seeds(variant), *cells])
     head = [text for name in EVALUATIONS for text in (f"{name}: start", f"{name}: end")]
     formats = dict.fromkeys(("perplexity: start", "perplexity: end"), ".1f")
@@ -224,6 +224,12 @@ def _reached(variant: Variant) -> list[Cell]:
 def _minutes(variant: Variant) -> Estimate:
     known = [minutes for run in variant.complete if (minutes := run_minutes(run)) == minutes]
     return _alone(mean_interval(known))
+
+
+def _start(variant: Variant, column: str) -> Estimate:
+    """The evaluation before training: greedy answers are the same in every seed and need no interval, sampled ones differ."""
+    estimate = over_seeds(variant, column, measures.start)
+    return estimate if estimate.high - estimate.low > measures.ROUNDING else _alone(estimate)
 
 
 def _alone(estimate: Estimate) -> Estimate:
