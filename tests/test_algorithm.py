@@ -193,7 +193,8 @@ def test_each_sample_is_judged_with_its_own_prompt(tiny: Path, load_policy: Call
         return len(response) % 2 == inputs["odd"]
 
     examples = [Example("a is ", "x", {"odd": 0}, ""), Example("abc is ", "x", {"odd": 1}, "")]
-    sampler = Sampler(load_policy(), codec, Sampling(3), None, Scorer(reward, checker, codec.eos), {})
+    ids = {example.prompt: codec.encode(example.prompt) for example in examples}
+    sampler = Sampler(load_policy(), codec, ids, Sampling(3), None, Scorer(reward, checker, codec.eos), {})
     added = list[int]()
     judged = sampler(examples, 9, np.random.default_rng(0), added.append)
     assert added == [16, 2] and len(set(asked)) > 9

@@ -41,8 +41,7 @@ worth, in right answers too, and how far from the model it is (KL). The figure o
   --config-dir DIR   more choices, of your own
 
 docs/algorithms.md has an example. All other words are those of python -m pgsrm.run."""
-COMMAND = "python -m pgsrm.algorithm sft"
-BEST_OF_N = "python -m pgsrm.algorithm best_of_n"
+COMMAND = "python -m pgsrm.algorithm"
 # Groups of the config that decide what a reward pays.
 _OF_REWARD = ("reward", "embedder", "critic", "parent")
 
@@ -50,25 +49,32 @@ _OF_REWARD = ("reward", "embedder", "critic", "parent")
 def sft(words: Sequence[str]) -> None:
     """Fine-tune as the words say; what would not work is said before the model is loaded."""
     from pgsrm.config.command_line import own_words
-    from pgsrm.config.compose import compose_words
-    from pgsrm.config.plan import build_task, check_prompts, check_references, resolve
-    from pgsrm.config.schema import read_settings
-    from pgsrm.models.settings import check_model
+    from pgsrm.config.plan import build_task, check_prompts, check_references
     from pgsrm.record.new_folder import new_folder
-    from pgsrm.util.errors import UserError
 
     own, others = own_words(words, ("out",))
     out = new_folder(own.get("out", ""))
-    config, choices = compose_words(others, COMMAND)
-    settings = read_settings(config)
-    if settings.processes > 1 or settings.model.shard:
-        raise UserError("processes: sft is one process; leave processes and model.shard as they are")
-    check_model(settings.model)
-    resolved = resolve(config, choices)
+    settings, resolved, _ = _composed(others, "sft")
     task = build_task(resolved)
     check_references(settings, task.train + task.holdout, "sft")
     check_prompts(settings, task)
     _train(settings, task, out)
+
+
+def _composed(words: Sequence[str], command: str) -> tuple["Settings", dict[str, Any], dict[str, str]]:
+    """The settings that the words give a command, the config that they are of, resolved, and its choices."""
+    from pgsrm.config.compose import compose_words
+    from pgsrm.config.plan import resolve
+    from pgsrm.config.schema import read_settings
+    from pgsrm.models.settings import check_model
+    from pgsrm.util.errors import UserError
+
+    config, choices = compose_words(words, f"{COMMAND} {command}")
+    settings = read_settings(config)
+    if settings.processes > 1 or settings.model.shard:
+        raise UserError(f"processes: {command} is one process; leave processes and model.shard as they are")
+    check_model(settings.model)
+    return settings, resolve(config, choices), choices
 
 
 def _train(settings: "Settings", task: "Task", out: Path) -> None:
@@ -132,22 +138,14 @@ def best_of_n(words: Sequence[str]) -> None:
     from omegaconf import OmegaConf
 
     from pgsrm.config.command_line import own_words
-    from pgsrm.config.compose import compose_words
-    from pgsrm.config.plan import Shared, build_objects, check_prompts, keys_as_written, resolve
+    from pgsrm.config.plan import Shared, build_objects, check_prompts, keys_as_written
     from pgsrm.config.schema import read_settings
-    from pgsrm.models.settings import check_model
     from pgsrm.record.model_name import model_name
     from pgsrm.reward.check import check_comparable
-    from pgsrm.util.errors import UserError
 
     own, others = own_words(words, ("out", "samples"))
     out, samples = _new_table(own.get("out", "")), _samples(own.get("samples", "64"))
-    config, choices = compose_words(others, BEST_OF_N)
-    settings = read_settings(config)
-    if settings.processes > 1 or settings.model.shard:
-        raise UserError("processes: best_of_n is one process; leave processes and model.shard as they are")
-    check_model(settings.model)
-    resolved = resolve(config, choices)
+    _, resolved, choices = _composed(others, "best_of_n")
     settings = read_settings(OmegaConf.create(resolved))  # paths of its measures as they are read
     task, reward = build_objects(resolved)
     check_comparable(reward)
@@ -218,10 +216,8 @@ def _sample(settings: "Settings", task: "Task", reward: Any, samples: int, about
     prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train + task.holdout}
     policy = build_policy(model, None, codec.eos, list(prompt_ids.values()), task.max_new_tokens, settings.model)
     attach_object(reward, policy, codec)
-    evaluated_with, how = (
-        build_evaluation(settings),
-        Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k),
-    )
+    evaluated_with = build_evaluation(settings)
+    how = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
     drawn = cache(lambda: reference_samples(policy, codec, task, prompt_ids, how, settings.seed))
     of_measures = {f"evaluation.measures.{name}": measure for name, measure in evaluated_with.measures.items()}
     for key, target in {"reward": reward, **of_measures}.items():
@@ -233,7 +229,13 @@ def _sample(settings: "Settings", task: "Task", reward: Any, samples: int, about
     }
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     sampler = Sampler(
-        policy, codec, how, task.min_new_tokens, Scorer(reward, task.checker, codec.eos), evaluated_with.measures
+        policy,
+        codec,
+        prompt_ids,
+        how,
+        task.min_new_tokens,
+        Scorer(reward, task.checker, codec.eos),
+        evaluated_with.measures,
     )
     draws, done = np.random.default_rng([settings.seed, 0, 3]), 0  # of its own: no run's
     with CountProgress("responses", samples * sum(map(len, splits.values()))) as progress:
@@ -266,7 +268,7 @@ def main() -> None:
             print(USAGE)
         elif words[0] not in COMMANDS:
             raise UserError(
-                f"{words[0]}: no such algorithm; there are {', '.join(COMMANDS)}: {COMMAND} task=... out=FOLDER"
+                f"{words[0]}: no such algorithm; there are {', '.join(COMMANDS)}: {COMMAND} sft task=... out=FOLDER"
             )
         else:
             COMMANDS[words[0]](words[1:])

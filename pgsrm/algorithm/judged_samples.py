@@ -19,19 +19,23 @@ DRAWS_AT_ONCE = 8  # to each of them; the prompts are read once for all
 
 
 class Sampler:
-    """Draws and judges. scorer: of the reward that chooses, and of the task's checker. measures: by their names."""
+    """Draws and judges. prompt_ids: of each prompt. scorer: of the reward that chooses, and of the task's checker.
+
+    measures: by their names.
+    """
 
     def __init__(
         self,
         policy: Policy,
         codec: Codec,
+        prompt_ids: Mapping[str, list[int]],
         how: Sampling,
         min_new_tokens: int | None,
         scorer: Scorer,
         measures: Mapping[str, Reward],
     ) -> None:
-        self._policy, self._codec, self._how, self._shortest = policy, codec, how, min_new_tokens
-        self._scorer = scorer
+        self._policy, self._codec, self._prompt_ids = policy, codec, prompt_ids
+        self._how, self._shortest, self._scorer = how, min_new_tokens, scorer
         self._measures = {
             f"measure {name}": Scorer(measure, None, (), key=f"evaluation.measures.{name}")
             for name, measure in measures.items()
@@ -65,7 +69,7 @@ class Sampler:
 
     def _sample(self, examples: Sequence[Example], times: int, draws: np.random.Generator) -> Rollout:
         """`times` rounds of one response to each example."""
-        prompts, longest = [self._codec.encode(example.prompt) for example in examples], self._how.max_new_tokens
+        prompts, longest = [self._prompt_ids[example.prompt] for example in examples], self._how.max_new_tokens
         uniforms = torch.from_numpy(draws.random((times, len(examples), longest)))
         rounds = self._policy.answers(prompts, [(each, self._how) for each in uniforms])
         ids = shortened([row for answered in rounds for row in answered], self._shortest, longest, draws)

@@ -77,8 +77,9 @@ def chances_of_best(rewards: Sequence[float], n: int) -> list[float]:
     for _, tied in groupby(sorted(range(size), key=rewards.__getitem__), key=rewards.__getitem__):
         rows = list(tied)
         above = below + len(rows)
+        each = sum(by_rank[below:above]) / len(rows)
         for row in rows:
-            chances[row] = sum(by_rank[below:above]) / len(rows)
+            chances[row] = each
         below = above
     return chances
 
