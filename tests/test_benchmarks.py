@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, environment
 
+import pgsrm
 from benchmarks import methods, update
 from benchmarks.arithmetic import Shape, Work, count_work
 from benchmarks.baselines import TransformersLearner
@@ -258,3 +259,18 @@ def test_together_ends_when_one_run_fails(tiny: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "unknown task" in done.stderr and "2 runs at once: one of them failed" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_share_before_training(tmp_path: Path) -> None:
+    """Both rewards' runs start from one model, which is asked once: nano's color answers are right in 4 of 100 draws."""
+    for reward in ("pgsrm", "binary"):
+        words = ["task=color", f"reward={reward}", "ppo.episodes=20", "ppo.batch_size=10", "evaluation.text=null"]
+        pgsrm.train(*words, "tracking=none", "threads=1", f"paths.outputs={tmp_path}", progress=False)
+    lines = run_module("benchmarks.share", str(tmp_path), "--draws", "4", "--out", str(tmp_path / "share.png"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [row[:2] + row[4:5] for row in rows] == [["nano", "color", name] for name in ("PGSRM", "Binary")]
+    right, drawn = (int(number) for number in rows[0][3].split("(")[1].rstrip(")").split(" of "))
+    assert drawn == 4 * 72 and 1 <= right <= 32  # 0.037 of 288 are 11
+    assert rows[1][3] == rows[0][3] and all(row[6].endswith(" of 1") for row in rows)
+    assert (tmp_path / "share.png").stat().st_size > 1000
