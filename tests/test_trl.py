@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 import pgsrm
 from pgsrm.models.settings import SHIPPED
 from pgsrm.reward import TRLReward
-from pgsrm.reward.__main__ import main
+from pgsrm.reward.__main__ import _from_anywhere, main
 from pgsrm.trl import dataset_rows, reward_function
 from pgsrm.util.errors import UserError
 
@@ -296,6 +296,28 @@ def test_a_file_for_openrlhf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(result["extra_logs"]["similarity"]) == 3
     with_tokens = [f"<s>{PROMPT}{answer}<|im_end|></s><pad><pad>" for answer in ANSWERS]
     assert module.reward_func(with_tokens, [PROMPT] * 3, ["cold"] * 3)["rewards"].tolist() == result["rewards"].tolist()
+
+
+@pytest.mark.parametrize(
+    "word, whole",
+    [
+        ("reward.path=models/a", "reward.path={0}/models/a"),
+        ("reward.path=[models/a,'models/b']", "reward.path=[{0}/models/a,'{0}/models/b']"),
+        ("task.data=mine.csv", "task.data={0}/mine.csv"),
+        ("task=color", "task=color"),
+        ("reward.alpha=4", "reward.alpha=4"),
+        ("reward.path=not/here", "reward.path=not/here"),
+    ],
+)
+def test_a_file_that_is_named_has_its_whole_path(
+    word: str, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: a list's paths, and a file of the folder one is in, were found from that folder alone."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("models/a", "models/b", "color"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mine.csv").write_text("prompt,reference\n")
+    assert _from_anywhere(word) == whole.format(tmp_path)
 
 
 def test_nothing_is_overwritten(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,9 +147,14 @@ def export_command(trainer: str, words: Sequence[str], out: Path) -> None:
 
 
 def _from_anywhere(word: str) -> str:
-    """A word that names a file or folder, with its whole path: the other trainer may run elsewhere."""
+    """A word that names files or folders, alone or in a list, with their whole paths: the other trainer may run elsewhere."""
     key, equals, value = word.partition("=")
-    return f"{key}={Path(value).absolute()}" if equals and "/" in value and Path(value).exists() else word
+    return key + equals + re.sub(r"""[^\[\],'"]+""", lambda name: _whole_path(name[0]), value)
+
+
+def _whole_path(name: str) -> str:
+    """The absolute path of what is here and is called like a file or a path; other texts as they are."""
+    return str(Path(name).absolute()) if ("/" in name or "." in name) and Path(name).exists() else name
 
 
 def _title(config: Mapping[str, Any], choices: Mapping[str, Any], words: Sequence[str]) -> str:
