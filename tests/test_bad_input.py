@@ -2,16 +2,20 @@
 
 import json
 import logging
+import re
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
+from omegaconf import OmegaConf
 
 from pgsrm.config.command_line import as_text
-from pgsrm.config.known_keys import _ELSEWHERE, _MEANT, _WORDS, _known_keys, meant
+from pgsrm.config.known_keys import _ELSEWHERE, _MEANT, _WORDS, TAKEN_FROM, _known_keys, meant
 from pgsrm.record import RunFolder
+from pgsrm.record.differences import leaves
 
 # override, and what its line must say: the key with its value, and what to do
 BAD = [
@@ -89,6 +93,11 @@ BAD = [
     (
         "model.lora.rank=4",
         "model.lora.rank=4: model.lora has no keys until it is set; set it as a whole, 'model.lora={rank: 4}'",
+        "",
+    ),
+    (
+        "reward.embedder.path=x",
+        "reward.embedder.path=x: reward.embedder is taken from embedder; set embedder.path=x",
         "",
     ),
     ("ppo.kl_coef.x=4", "ppo.kl_coef.x=4: ppo.kl_coef is one value and has no keys; set ppo.kl_coef", ""),
@@ -258,6 +267,19 @@ def test_a_wrong_value_for_a_users_own_reward(
 )
 def test_an_unknown_key_leads_to_the_one_that_was_meant(key: str, near: str | None) -> None:
     assert meant(key) == near
+
+
+def test_what_shipped_choices_take_from_elsewhere_is_known() -> None:
+    """Wrong version: a choice takes a mapping over, and a key below it is advised to be set as all of the mapping."""
+    taken = {}
+    for group in ("reward", "task"):
+        for file in (ROOT / "conf" / group).glob("*.yaml"):
+            config = OmegaConf.to_container(OmegaConf.load(file))
+            assert isinstance(config, dict)
+            for key, value in leaves({group: config}):
+                if source := re.fullmatch(r"\$\{(?:oc\.select:)?([a-z_.]+)(?:,null)?\}", str(value)):
+                    taken[key] = source[1]
+    assert taken == TAKEN_FROM
 
 
 def test_every_key_that_is_suggested_exists() -> None:

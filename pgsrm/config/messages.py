@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, algorithms_with, instead, meant
+from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, TAKEN_FROM, algorithms_with, instead, meant
 from pgsrm.util.errors import UserError, end_with_line, unwritable
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override, quoted
@@ -57,6 +57,8 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
             return f"{key[2]}: not a key of the chosen algorithm; algorithm={' or '.join(having)} has it"
         if key[1].split(".")[0] not in FREE_SECTIONS and (hint := instead(key[1])):
             return f"{key[2]}: unknown key; {hint}"
+        if taken := _below_what_is_taken(key[1], key[2], parents):
+            return taken
         near = meant(key[1], known)
         if near == key[1]:
             section = key[1].split(".")[0]
@@ -89,15 +91,27 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
     return text
 
 
-def _below_a_value(key: str, word: str, parents: Sequence[Any]) -> str | None:
-    """The line for a key below one that has none, as `model.lora.rank=4` where model.lora is null; None for another key.
+def _below_what_is_taken(key: str, word: str, parents: Sequence[Any]) -> str | None:
+    """The line for a key below what the config takes from elsewhere, as `reward.embedder.path=x`; None for another key."""
+    above, _, name = key.rpartition(".")
+    source = TAKEN_FROM.get(above)
+    if source is None or not _has_no_keys(above, parents):
+        return None
+    there = quoted(f"{source}.{name}={word.partition('=')[2]}")
+    return f"{word}: {above} is taken from {source}; set {there}"
 
-    Hydra has put an empty mapping into the place of the value by then. parents: the nodes that errors speak of.
-    """
+
+def _has_no_keys(key: str, parents: Sequence[Any]) -> bool:
+    """Whether a key had one value, in whose place Hydra has put an empty mapping. parents: the nodes that errors speak of."""
+    return any(parent is not None and not parent and parent._get_full_key("") == key for parent in parents)
+
+
+def _below_a_value(key: str, word: str, parents: Sequence[Any]) -> str | None:
+    """The line for a key below one that has none, as `model.lora.rank=4` where model.lora is null; None for another key."""
     from pgsrm.config.schema import Settings, annotation_at, struct_of  # as `known_keys`
 
     above, _, name = key.rpartition(".")
-    if not above or not any(p is not None and not p and p._get_full_key("") == above for p in parents):
+    if not above or not _has_no_keys(above, parents):
         return None
     annotation = annotation_at(Settings, above, {})
     takes_keys = annotation is Any or struct_of(annotation, None) or "dict" in str(annotation)
