@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import exit_code, interrupt_again
+from conftest import ROOT, exit_code, interrupt_again
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import pgsrm
@@ -38,6 +38,8 @@ from pgsrm.reward_model.training import Encoded, bradley_terry, tune, with_scala
 from pgsrm.task import Example
 from pgsrm.util.errors import UserError
 from pgsrm.util.objects import standardise_object
+
+SCALED = ["reward=sum", "+reward@reward.parts.pgsrm=pgsrm", "+reward.normalise.pgsrm=batch"]
 
 # Pairs
 
@@ -680,6 +682,11 @@ def test_what_is_no_reward_model(
         (
             ["judge", "nowhere", "policies=few.jsonl", "task=color"],
             "policies=few.jsonl: neither a finished run's folder",
+        ),
+        (
+            # wrong version: each policy's mean reward was divided by its own samples' deviation
+            ["judge", "nowhere", f"policies={ROOT / 'pgsrm/nano/weights'}", "task=antonym", "pairs=reward", *SCALED],
+            "reward.normalise: divides by the deviation of the batch or of those before",
         ),
         (["juge"], "juge: no such command; there are pairs, train, judge"),
     ],

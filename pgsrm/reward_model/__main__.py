@@ -61,11 +61,14 @@ class Composed:
         check_prompts(self.settings, task)
         return task
 
-    def labels(self, kind: str) -> "Labels":
-        """What responses are worth by the task's checker (`gold`), or by the configured `reward`. Raises UserError, as a run."""
+    def labels(self, kind: str, one_call: bool = True) -> "Labels":
+        """What responses are worth by the task's checker (`gold`), or by the configured `reward`. Raises UserError, as a run.
+
+        one_call: whether numbers are compared within one call of it alone, so that a reward scaled by its batch will do.
+        """
         from pgsrm.config.plan import build_reward
         from pgsrm.reward.calling import check_before
-        from pgsrm.reward.check import NoPolicy, rewards_of
+        from pgsrm.reward.check import NoPolicy, check_comparable, rewards_of
         from pgsrm.task import accepts
         from pgsrm.util.errors import UserError, under
         from pgsrm.util.objects import attach_object
@@ -78,6 +81,8 @@ class Composed:
                 float(accepts(checker, text, example)) for example, text in zip(examples, texts, strict=True)
             ]
         reward = build_reward(self.config)
+        if not one_call:
+            check_comparable(reward)
         with under("reward"):
             attach_object(reward, NoPolicy(), NoPolicy())
             check_before(reward, [example.references for example in self.task.train])
@@ -236,11 +241,13 @@ def judge_command(words: Sequence[str]) -> None:
     folders = _policies(own.get("policies", ""))
     if folders and not composed.names_task:
         raise UserError(f"policies={own['policies']}: which prompts? add task=NAME")
+    source = own.get("pairs", "reference")
+    kind = "gold" if folders and composed.task.checker and source != "reward" else "reward"
+    labels = composed.labels(kind, one_call=False) if folders else None  # what is wrong with it is told first
     model = RewardModel(words[0], device=composed.settings.model.device)
     share = composed.settings.reward_model.holdout
     if reason := _may_have_seen(model.card, share):
         print(f"{words[0]}: {reason}", file=sys.stderr, flush=True)
-    source = own.get("pairs", "reference")
     train, held_out = split(_pairs(source, composed), share)
     print(
         f"{counted(len(held_out), 'held-out pair')}\n\n{_table(judge(model.outputs, train, held_out)).markdown()}",
@@ -249,8 +256,8 @@ def judge_command(words: Sequence[str]) -> None:
     if model.card is None and composed.names_task:
         mean, std, on = _standard(composed, model, train)
         print(f"outputs of {on}: reward.mean={mean:.4g} reward.std={std:.4g}\n")
-    if folders:
-        print(_moving(composed, model, folders, "reward" if source == "reward" else "gold").markdown())
+    if labels:
+        print(_moving(composed, model, folders, labels, kind).markdown())
 
 
 def _may_have_seen(card: "Card | None", share: float) -> str | None:
@@ -292,7 +299,9 @@ def _policies(names: str) -> dict[str, Path]:
     return folders
 
 
-def _moving(composed: Composed, model: "RewardModel", folders: Mapping[str, Path], kind: str) -> "Table":
+def _moving(
+    composed: Composed, model: "RewardModel", folders: Mapping[str, Path], labels: "Labels", kind: str
+) -> "Table":
     """How well the model orders samples of policies on the task's training prompts, as the checker or another reward does."""
     import msgspec
     import numpy as np
@@ -303,8 +312,6 @@ def _moving(composed: Composed, model: "RewardModel", folders: Mapping[str, Path
     from pgsrm.reward_model.pairs import ordered
 
     settings, examples = composed.settings, composed.task.train
-    kind = kind if composed.task.checker else "reward"
-    labels = composed.labels(kind)
     own = model.card
     rows = []
     for name, folder in {"reference policy": None, **folders}.items():
