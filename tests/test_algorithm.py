@@ -174,6 +174,41 @@ def test_the_best_of_n_is_a_table_and_a_file_of_it(
     )
 
 
+def test_a_reward_is_standardised_and_attached_before_samples_are_judged(
+    tmp_path: Path, antonyms: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run: what it asks for is there at the first call, also in a critic's reward. It pays 2 where both were given."""
+    (tmp_path / "needs_both.py").write_text(
+        "from pgsrm.critic import Critique\n"
+        "class Reward:\n"
+        "    drawn = 0\n"
+        "    def standardise(self, samples):\n"
+        "        self.drawn = len(samples()[1])\n"
+        "    def __call__(self, *, responses, **_):\n"
+        "        return [2.0 if self.drawn == 512 else 0.0] * len(responses)\n"
+        "class Critic:\n"
+        "    policy = None\n"
+        "    def attach(self, policy, codec):\n"
+        "        self.policy = policy\n"
+        "    def __call__(self, *, responses, **_):\n"
+        "        assert self.policy is not None\n"
+        "        return [Critique((), 'clean') for _ in responses]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    of_critic = (
+        "reward=critic",
+        "reward.extrinsic={_target_:needs_both.Reward}",
+        "reward.critic={_target_:needs_both.Critic}",
+        "reward.values={good:1.0}",
+    )
+    measures = "evaluation.measures={again:{_target_:needs_both.Reward}}"
+    out = tmp_path / "best.csv"
+    command.best_of_n([*antonyms, *of_critic, measures, "samples=1", f"out={out}"])
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(float(row["mean reward"]), float(row["measure again"])) for row in rows] == [(2.0, 2.0)] * 2
+
+
 def test_of_each_split_so_many_prompts_as_an_evaluation_has(tmp_path: Path, antonyms: Sequence[str]) -> None:
     out = tmp_path / "best.csv"
     command.best_of_n([*antonyms, "reward=binary", "samples=1", "evaluation.prompts=1", f"out={out}"])
