@@ -86,6 +86,21 @@ def test_runs_that_are_no_product_have_a_command_each(tmp_path: Path) -> None:
             "reward.parts.near.scale=2",
         ),
         ("critic=lexicon", "embedder@evaluation.embedder=static"),
+        ("task=sentiment_control", "reward=critic", "critic=lexicon", "+task.critic.values.neutral=0.1"),
+        (
+            "task=sentiment_control",
+            "reward=critic",
+            "critic=lexicon",
+            "+task.critic.values.neutral=0.1",
+            "reward.values={positive: 1.0, other: 0.5}",
+        ),
+        ("task=sentiment_control", "+task.measures.long={_target_: pgsrm.reward.LengthReward, words: 3}"),
+        ("task=detox", "evaluation.measures={long: {_target_: pgsrm.reward.LengthReward, words: 3}}"),
+        ("task=sentiment_control", "reward=critic", "critic=lexicon", "task.critic.values.positive=0.3"),
+        ("task=sentiment_control", "reward=critic", "critic=nano", "critic.path=mine"),
+        ("reward=pgsrm", "embedder=openai", "embedder.model=mine"),
+        ("reward=pgsrm", "embedder=openai", "reward.embedder={_target_: pgsrm.embedder.StaticEmbedder, path: x}"),
+        ("task=detox", "reward=sum", "task.extrinsic.model=mine"),
     ],
 )
 def test_a_command_composes_to_the_runs_config(tmp_path: Path, overrides: tuple[str, ...]) -> None:

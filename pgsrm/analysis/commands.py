@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgsrm.analysis.intervals import MIN_SEEDS
 from pgsrm.analysis.runs import Run
 from pgsrm.analysis.variants import Variant
 from pgsrm.config.command_line import search_path
+from pgsrm.config.known_keys import NAMED_BY_USERS
 from pgsrm.record.differences import NOT_CHOICES, leaves, reading_order
 from pgsrm.record.params import is_secret
 from pgsrm.util.paths import conf_folder
@@ -36,6 +37,9 @@ _NOT_TYPED = (
 _OF_THE_MACHINE = ("paths.", "threads", "processes", "tracking", "model.device", "checkpoint.")
 _SHOWN_ALWAYS = ("task", "reward")
 _DIR = "--config-dir"
+_ANOTHER_PLACE = re.compile(
+    r"\$\{(?:oc\.select:)?([\w.]+)(?:,null)?\}"
+)  # ${embedder}, ${oc.select:task.extrinsic,null}
 
 
 def more_seeds(variants: Sequence[Variant]) -> list[str]:
@@ -118,7 +122,7 @@ def _overrides(run: Run, shown: Callable[[str], str] = str) -> dict[str, str]:
     if base.config is None:
         return words
     own_nodes = {place: _at(run.config, place) for place in base.lost}
-    for key, value in _changes(run.config, base.config, own_nodes):
+    for key, value in _changes(run.config, base.config, own_nodes, base.taken_over):
         if not key.startswith(_NOT_TYPED):
             words[key] = _hydra(value, shown)
     for place, node in own_nodes.items():
@@ -132,6 +136,7 @@ class _Base:
 
     words: Mapping[str, str]  # the choices as they are typed, in Hydra's grammar
     config: Mapping[str, Any] | None  # as composed of all but the lost ones; None where even that can't be
+    taken_over: Mapping[str, str]  # places of it that are what another place is, as `reward.embedder`, and that place
     folder: Path | None  # of the user's own choices, if any is read from there
     lost: Mapping[str, str]  # the user's own choices without a file here that can be read, by their places
 
@@ -147,40 +152,52 @@ def _composed_from(run: Run, folder: Path | None) -> _Base:
     chosen, lost = _chosen(run), dict(_own(run, folder))
     defaults = _defaults()
     if defaults is None:
-        return _Base({place: for_hydra(choice) for place, choice in chosen.items()}, None, folder, lost)
+        return _Base({place: for_hydra(choice) for place, choice in chosen.items()}, None, {}, folder, lost)
     typed = {
         place: choice
         for place, choice in chosen.items()
-        if place in _SHOWN_ALWAYS or defaults["choices"].get(place) != choice
+        if place in _SHOWN_ALWAYS or defaults.choices.get(place) != choice
     }
     at_hand = {place: choice for place, choice in typed.items() if place not in lost}
     composed = _composed({place: choice for place, choice in at_hand.items() if "." not in place}, folder)
-    known = (composed or defaults)["choices"]  # what else there is has to be added with a +
+    known = (composed or defaults).choices  # what else there is has to be added with a +
     if composed is not None and any("." in place for place in at_hand):
         composed = _composed({_word(place, choice, known): choice for place, choice in at_hand.items()}, folder)
     words = {_word(place, choice, known): for_hydra(choice) for place, choice in typed.items()}
-    return _Base(words, composed, folder, lost)
+    if composed is None:
+        return _Base(words, None, {}, folder, lost)
+    return _Base(words, composed.config, composed.taken_over, folder, lost)
 
 
 def _changes(
-    config: Mapping[str, Any], usual: Mapping[str, Any], own: Mapping[str, Any], above: str = ""
+    config: Mapping[str, Any], usual: Mapping[str, Any], own: Mapping[str, Any], taken_over: Mapping[str, str]
 ) -> Iterator[tuple[str, Any]]:
     """The values that are not the usual ones, under dotted keys; a mapping where usually there is none is one value.
 
-    A key that an object usually has not got (`_target_`) begins with ++. Left out are the user's `own` nodes, and what is taken
-    over from them.
+    So is one that is usually taken over from another place of the config and now is not what stands there. A key that an object
+    usually has not got (`_target_`) begins with ++, as a name that users choose. Left out are the user's `own` nodes, and what is
+    taken over.
     """
-    for name, value in config.items():
-        key = f"{above}{name}"
-        if key in own or _is_taken_over(key, value, own):
-            continue
-        if name not in usual:
-            if "_target_" in usual and not is_secret(key, value):
-                yield f"++{key}", value
-        elif isinstance(value, Mapping) and value and isinstance(usual[name], Mapping) and usual[name]:
-            yield from _changes(value, usual[name], own, f"{key}.")
-        elif not _same(value, usual[name]) and not is_secret(key, value):
-            yield key, value
+    follows = {place for place, source in taken_over.items() if _at(config, place) == _at(config, source)}
+
+    def below(now: Mapping[str, Any], usual: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+        for name, value in now.items():
+            key = f"{above}{name}"
+            if key in own or key in follows or _is_taken_over(key, value, own):
+                continue
+            if name not in usual:
+                if ("_target_" in usual or above.removesuffix(".") in NAMED_BY_USERS) and not is_secret(key, value):
+                    yield f"++{key}", value
+            elif _has_keys(value) and _has_keys(usual[name]) and key not in taken_over:
+                yield from below(value, usual[name], f"{key}.")
+            elif not _same(value, usual[name]) and not is_secret(key, value):
+                yield key, value
+
+    return below(config, usual, "")
+
+
+def _has_keys(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value)
 
 
 def _is_taken_over(key: str, value: Any, own: Mapping[str, Any]) -> bool:
@@ -275,16 +292,22 @@ def _same(value: Any, usual: Any) -> bool:
     return bool(value == usual)
 
 
+class _Composed(NamedTuple):
+    """A config, resolved; the choice at each place; the places that are what another place is, and that place."""
+
+    config: dict[str, Any]
+    choices: dict[str, str | None]
+    taken_over: dict[str, str]
+
+
 @cache
-def _defaults() -> dict[str, Any] | None:
+def _defaults() -> _Composed | None:
     """The config of no words at all, the same for every run."""
     return _composed({})
 
 
-def _composed(words: Mapping[str, str], folder: Path | None = None) -> dict[str, Any] | None:
-    """The config of these words, resolved, with the choice at each place; None where it can't be composed.
-
-    folder: of choices of the user's own.
+def _composed(words: Mapping[str, str], folder: Path | None = None) -> _Composed | None:
+    """The config of these words; None where it can't be composed. folder: of choices of the user's own.
 
     By Hydra itself and not by pgsrm.config.compose, which imports what a run needs, torch among it.
     """
@@ -304,10 +327,12 @@ def _composed(words: Mapping[str, str], folder: Path | None = None) -> dict[str,
         }
         with open_dict(config):
             config.pop("hydra")
-        plain = OmegaConf.to_container(config, resolve=True)
+        plain, written = (OmegaConf.to_container(config, resolve=resolve) for resolve in (True, False))
     except Exception:  # Hydra's and OmegaConf's errors have no class in common
         return None
     finally:
         GlobalHydra.instance().hydra = theirs
     assert isinstance(plain, dict)
-    return {**{str(key): value for key, value in plain.items()}, "choices": choices}
+    sources = ((place, _ANOTHER_PLACE.fullmatch(str(text))) for place, text in leaves(written))
+    taken_over = {place: source[1] for place, source in sources if source and _has_keys(_at(plain, place))}
+    return _Composed({str(key): value for key, value in plain.items()}, choices, taken_over)

@@ -75,17 +75,27 @@ _INSTEAD = {
 _WORDS = {word: remedy for remedy, words in _INSTEAD.items() for word in words.split()}
 _MEANT = {word: key for key, words in _ELSEWHERE.items() for word in words.split()}
 FREE_SECTIONS = ("reward", "embedder", "parent", "critic")  # whose keys depend on the choice
-# What a shipped choice takes over as a whole from elsewhere in the config, where its keys are.
-TAKEN_FROM = {
+# What shipped choices take over from elsewhere in the config where nobody says otherwise, in the order in which they are followed
+# back.
+TAKEN_OVER = {
     "reward.embedder": "embedder",
     "reward.critic": "critic",
     "reward.checker": "task.checker",
     "reward.extrinsic": "task.extrinsic",
     "reward.parts.extrinsic": "task.extrinsic",
     "reward.values": "task.critic.values",
+    "evaluation.measures": "task.measures",
     "task.measures.extrinsic": "task.extrinsic",
 }
-NAMED_BY_USERS = ("reward.parts", "reward.weights", "reward.normalise", "task.measures", "evaluation.measures")
+NAMED_BY_USERS = (
+    "reward.parts",
+    "reward.weights",
+    "reward.normalise",
+    "reward.values",
+    "task.critic.values",
+    "task.measures",
+    "evaluation.measures",
+)
 _ORDER = ("ppo", "task", "reward", "model", "evaluation")  # of a name that several sections have
 
 

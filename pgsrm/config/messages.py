@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, TAKEN_FROM, algorithms_with, instead, meant
+from pgsrm.config.known_keys import FREE_SECTIONS, NAMED_BY_USERS, TAKEN_OVER, algorithms_with, instead, meant
 from pgsrm.util.errors import UserError, end_with_line, unwritable
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.shell import override, quoted
@@ -94,7 +94,7 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
 def _below_what_is_taken(key: str, word: str, parents: Sequence[Any]) -> str | None:
     """The line for a key below what the config takes from elsewhere, as `reward.embedder.path=x`; None for another key."""
     above, _, name = key.rpartition(".")
-    source = TAKEN_FROM.get(above)
+    source = TAKEN_OVER.get(above)
     if source is None or not _has_no_keys(above, parents):
         return None
     there = quoted(f"{source}.{name}={word.partition('=')[2]}")

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.algorithm.settings import Algorithm, DistillAlgorithm, PPOAlgorithm, unread
 from pgsrm.config.identity import identify
+from pgsrm.config.known_keys import TAKEN_OVER
 from pgsrm.config.naming import NAMED, Folders, chosen_besides, label, run_name
 from pgsrm.config.schema import (
     CRITIC_PATHS,
@@ -54,13 +55,6 @@ from pgsrm.util.objects import check_call, check_object, mask_object
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.words import mask_of
 
-# Parts of a config that take over another one where nobody says otherwise, in the order in which they are followed back.
-TAKEN_OVER = {
-    "reward.extrinsic": "task.extrinsic",
-    "reward.parts.extrinsic": "task.extrinsic",
-    "evaluation.measures": "task.measures",
-    "task.measures.extrinsic": "task.extrinsic",
-}
 HOTTEST = 1.5  # temperature of the equilibrium that needs no warning
 
 logger = logging.getLogger(__name__)
