@@ -10,6 +10,7 @@ from test_pitfalls import SETTINGS
 
 import pgsrm
 from pgsrm.config.plan import Shared
+from pgsrm.policy.sampling import truncate
 from pgsrm.ppo.equilibrium import equilibrium_logprobs
 from pgsrm.ppo.losses import kl_divergence, token_entropy
 from pgsrm.rollout import Scored
@@ -28,14 +29,17 @@ def settings(**changes: Any) -> Any:
     return msgspec.structs.replace(SETTINGS, **(chosen | changes))
 
 
-def expected_gradient(logits: torch.Tensor, estimator: Any, bonus: float, pull: float) -> torch.Tensor:
-    """Of the loss, with respect to the policy's logits, in expectation over tokens that the policy draws."""
+def expected_gradient(
+    logits: torch.Tensor, estimator: Any, bonus: float, pull: float, drawn: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Of the loss, with respect to the policy's logits, in expectation over tokens that the policy draws, or `drawn` (V,)."""
     logits = logits.clone().requires_grad_()
     tokens = torch.arange(len(logits))
     logprobs, reference = logits.log_softmax(-1), LOGITS.log_softmax(-1)
     rows, references = logits.expand(len(logits), -1), LOGITS.expand(len(logits), -1)
     kl = kl_divergence(estimator, logprobs[tokens], reference[tokens], rows, references)
-    loss = pull * (logprobs.exp().detach() * kl).sum() - bonus * token_entropy(logits)
+    weights = logprobs.exp().detach() if drawn is None else drawn
+    loss = pull * (weights * kl).sum() - bonus * token_entropy(logits)
     (gradient,) = torch.autograd.grad(loss, logits)
     return gradient
 
@@ -71,10 +75,36 @@ def test_k1_in_the_loss_leaves_the_bonus_alone() -> None:
         ({"kl_reference": "previous"}, math.inf),
         ({"kl_estimator": "k3"}, None),
         ({"kl_in": "reward"}, None),
+        ({"temperature": 0.7, "top_k": 50, "train_eos": False}, 3.0),  # exact: whatever is drawn
+        ({"kl_estimator": "k2", "temperature": 0.7}, None),
+        ({"kl_estimator": "k2", "top_k": 50}, None),
+        ({"kl_estimator": "k2", "train_eos": False}, None),
+        ({"kl_estimator": "k2", "dropout": True}, None),
+        ({"kl_estimator": "k2", "top_k": 50, "entropy_coef": 0.0}, 1.0),
+        ({"kl_estimator": "k1", "top_k": 50}, None),
+        ({"kl_estimator": "k1", "top_k": 50, "kl_reference": "previous"}, None),
+        ({"kl_estimator": "k1", "train_eos": False, "entropy_coef": 0.0}, None),
+        ({"kl_estimator": "k1", "top_k": 50, "kl_coef": 0.0}, math.inf),
     ],
 )
 def test_the_temperature_of_every_choice(changes: dict[str, Any], temperature: float | None) -> None:
     assert settings(**changes).equilibrium_temperature == temperature
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("changes", [{"temperature": 2.0}, {"top_k": 2}, {"train_eos": False}])
+def test_no_estimate_of_tokens_that_are_not_the_policys_own_draws(estimator: str, changes: dict[str, Any]) -> None:
+    """Wrong version: the formulas of tokens that are drawn from pi, where the expected gradient of what is drawn is not zero."""
+    there, bonus = equilibrium_logprobs(settings(kl_estimator=estimator, kl_coef=0.04), LOGITS), 0.02
+    if estimator == "k1":  # k1 alone has no gradient anywhere
+        there, bonus = LOGITS, 0.0
+    assert there is not None
+    assert expected_gradient(there, estimator, bonus, 0.04).abs().max() < 1e-12
+    drawn = truncate(there, changes.get("temperature", 1.0), changes.get("top_k", 0)).softmax(-1)
+    if "train_eos" in changes:  # the last token is the EOS
+        drawn = drawn * torch.tensor([1.0, 1, 1, 1, 0], dtype=torch.float64)
+    assert expected_gradient(there, estimator, bonus, 0.04, drawn / drawn.sum()).abs().max() > 1e-6
+    assert equilibrium_logprobs(settings(kl_estimator=estimator, kl_coef=0.04, **changes), LOGITS) is None
 
 
 def test_no_estimate_where_whitening_decides() -> None:
@@ -117,5 +147,15 @@ def test_a_start_warns_once_where_the_policy_would_be_flattened(caplog: pytest.L
         "the reference at temperature 3; ppo.entropy_coef=0.005 would be 1.5"
     ]
     caplog.clear()
-    shared.warn(settings(kl_estimator="k1"))
-    assert "at temperature inf; ppo.kl_estimator=exact" in caplog.text
+    for changes in (
+        {},
+        {"top_k": 50},
+        {"kl_coef": 0.0},
+    ):  # a k1 of other draws has no temperature, and holds nothing back
+        shared.warn(settings(kl_estimator="k1", **changes))
+    shared.warn(settings(kl_estimator="k2", top_k=50))
+    assert [record.getMessage() for record in caplog.records] == [
+        "ppo.entropy_coef=0.02, ppo.kl_coef=0.01, ppo.kl_estimator=k1: where the reward says nothing, the policy drifts away from "
+        "the reference, and nothing pulls it back; ppo.kl_estimator=exact against ppo.kl_reference=initial with "
+        "ppo.kl_coef above 0 does"
+    ]

@@ -173,20 +173,26 @@ class Shared:
     def warn(self, ppo: PPOSettings) -> None:
         """Say once where the algorithm itself would flatten a policy: docs/equilibrium.md."""
         temperature = ppo.equilibrium_temperature
+        if temperature is None and ppo.entropy_coef and ppo.kl_in == "loss" and ppo.kl_estimator == "k1":
+            temperature = (
+                math.inf
+            )  # whatever k1 does to tokens that are not the policy's own draws, it knows no reference
         if temperature is None or temperature <= HOTTEST or temperature in self._warned:
             return
         self._warned.add(temperature)
-        remedy = f"ppo.entropy_coef={(HOTTEST - 1) * ppo.kl_coef:g} would be {HOTTEST:g}"
+        where = f"to the reference at temperature {temperature:g}; "
+        where += f"ppo.entropy_coef={(HOTTEST - 1) * ppo.kl_coef:g} would be {HOTTEST:g}"
         if math.isinf(temperature):
-            remedy = "ppo.kl_estimator=exact with ppo.kl_coef above 0 pulls it back"
+            where = (
+                "away from the reference, and nothing pulls it back; "
+                "ppo.kl_estimator=exact against ppo.kl_reference=initial with ppo.kl_coef above 0 does"
+            )
         logger.warning(
-            "ppo.entropy_coef=%g, ppo.kl_coef=%g, ppo.kl_estimator=%s: where the reward says nothing, the policy drifts to "
-            "the reference at temperature %g; %s",
+            "ppo.entropy_coef=%g, ppo.kl_coef=%g, ppo.kl_estimator=%s: where the reward says nothing, the policy drifts %s",
             ppo.entropy_coef,
             ppo.kl_coef,
             ppo.kl_estimator,
-            temperature,
-            remedy,
+            where,
         )
 
 

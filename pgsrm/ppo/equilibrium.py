@@ -17,12 +17,13 @@ _STEPS = 100  # bisections of a multiplier, to float64's precision
 def equilibrium_logprobs(settings: PPOSettings, reference_logits: Tensor) -> Tensor | None:
     """Log-probabilities (..., V) of the equilibrium after contexts whose reference has these logits (..., V).
 
-    None for a KL term in the reward.
+    None for a KL term in the reward, and for an estimator of tokens that are not the policy's own draws
+    (`PPOSettings.draws_what_it_scores`).
     """
     temperature = settings.equilibrium_temperature
     if temperature is not None:
         return (reference_logits.double() / temperature).log_softmax(-1)
-    if settings.kl_in == "reward":
+    if settings.kl_in == "reward" or not settings.draws_what_it_scores:
         return None
     return _forward_kl_equilibrium(reference_logits.double().log_softmax(-1), settings.kl_coef / settings.entropy_coef)
 

@@ -41,7 +41,7 @@ def kl_divergence(
 
     With d = log pi - log pi_ref on a token drawn from pi (Schulman, "Approximating KL divergence"):
     k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d, exact = sum_v pi(v) (log pi(v) - log pi_ref(v)).
-    As a loss k1 does not pull: its expected gradient is zero (docs/fidelity.md, D14).
+    As a loss k1 does not pull: its expected gradient is zero (docs/fidelity.md, D14), for tokens drawn from pi itself.
     """
     if estimator == "exact":
         assert logits is not None and reference_logits is not None

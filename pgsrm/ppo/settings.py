@@ -121,15 +121,24 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
             raise UserError(f"ppo.episodes={self.episodes}: less than one batch; set it to {self.batch_size} or more")
 
     @property
+    def draws_what_it_scores(self) -> bool:
+        """Whether the loss is of all tokens that are drawn, from the very distribution that the KL is measured on."""
+        return self.temperature == 1 and self.top_k == 0 and self.train_eos and not self.dropout
+
+    @property
     def equilibrium_temperature(self) -> float | None:
         """T of the distribution ref^(1/T) / Z to which a policy converges where all rewards are equal (docs/equilibrium.md).
 
         T = 1 + entropy_coef / kl_coef. 1 is the reference itself. Infinity is the uniform distribution: nothing pulls the
         policy back (no KL term; k1 in the loss, whose expected gradient is zero; a reference that follows the policy).
 
-        None where the equilibrium is not of this form: k3 in the loss (`pgsrm.ppo.equilibrium` has it), or a KL term in the
-        reward, which whitening scales and which counts for earlier tokens too.
+        None where the equilibrium is not of this form: k3 in the loss (`pgsrm.ppo.equilibrium` has it); a KL term in the
+        reward, which whitening scales and which counts for earlier tokens too; k1 or k2 in the loss of tokens that are not
+        those which the policy draws (`draws_what_it_scores`), whose expected gradients are others.
         """
+        in_loss = self.kl_coef > 0 and self.kl_in == "loss"
+        if in_loss and self.kl_estimator == "k1" and not self.draws_what_it_scores:
+            return None  # it pulls then, but not to the reference
         if self.entropy_coef == 0:
             return 1.0
         if self.kl_coef == 0 or self.kl_reference == "previous":
@@ -138,7 +147,8 @@ class PPOSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
             return None
         if self.kl_estimator == "k1":
             return math.inf
-        return None if self.kl_estimator == "k3" else 1 + self.entropy_coef / self.kl_coef
+        by_formula = self.kl_estimator == "exact" or (self.kl_estimator == "k2" and self.draws_what_it_scores)
+        return 1 + self.entropy_coef / self.kl_coef if by_formula else None
 
     @property
     def updates(self) -> int:
