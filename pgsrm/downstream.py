@@ -63,10 +63,11 @@ class Trained:
         return self.in_wording(self.config["task"]["template"])
 
     def in_wording(self, wording: str) -> Task:
-        """The task with the same split, its prompts by another template."""
+        """The task with the same split, its prompts by another template, which may show other columns."""
         from pgsrm.task import load_task
 
-        return load_task({**self.config["task"], "template": wording}, self.config["parent"]["references"])
+        task = self.config["task"]
+        return load_task({**task, "template": wording}, self.config["parent"]["references"], task["template"])
 
 
 def downstream(folders: Sequence[Path], options: Options, out: Path | None = None) -> list[Table]:

@@ -19,7 +19,7 @@ from pgsrm.evaluation.downstream import Answered, Asked, answer_perplexity
 from pgsrm.evaluation.variety import self_bleu, variety
 from pgsrm.models.text import Codec
 from pgsrm.policy.sampling import Sampling
-from pgsrm.task import Example, placeholders
+from pgsrm.task import Example, load_task, placeholders
 
 OWN = "The opposite of '{word}' is "
 
@@ -212,6 +212,21 @@ def test_self_bleu_is_sacrebleus() -> None:
         lines = [" ".join(words) for words in texts]
         each = [metric.sentence_score(line, lines[:i] + lines[i + 1 :]).score / 100 for i, line in enumerate(lines)]
         assert self_bleu(texts) == pytest.approx(sum(each) / count)
+
+
+@pytest.mark.parametrize("wording", ["{word} ({kind}) is ", "{kind} {n}: ", "{n} {kind} {word}: "])
+def test_a_wording_with_other_columns_has_the_same_split(wording: str, tmp_path: Path) -> None:
+    """Wrong version: split by the columns that the wording shows, so that words that were trained on count as held out."""
+    data = tmp_path / "data.jsonl"
+    lines = [{"words": f"word {i}", "kind": "ab"[i % 2], "n": str(i), "reference": f"answer {i}"} for i in range(40)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = {"data": str(data), "template": "{word} is ", "holdout": 0.25, "max_new_tokens": 2, "max_input_words": 2}
+    own, other = load_task(config), load_task({**config, "template": wording}, None, "{word} is ")
+    assert len(own.holdout) == 10
+    for ours, theirs in ((own.train, other.train), (own.holdout, other.holdout)):
+        assert [example.reference for example in ours] == [example.reference for example in theirs]
+    trained = downstream.Trained([], None, {"task": config, "parent": {"references": None}})  # type: ignore[arg-type]
+    assert trained.in_wording(wording).holdout == other.holdout
 
 
 def test_the_shipped_wordings_ask_what_the_tasks_ask() -> None:

@@ -95,13 +95,14 @@ class Task:
     min_new_tokens: int | None = None
 
 
-def load_task(config: Mapping[str, Any], references: str | None = None) -> Task:
+def load_task(config: Mapping[str, Any], references: str | None = None, split_by: str | None = None) -> Task:
     """Read a task's prompts and references.
 
     config: the `task` group, a dict or DictConfig. references: `parent.references`, a JSONL or CSV file
-    with the prompt's columns and `reference`. Raises UserError for whatever is wrong with the files.
+    with the prompt's columns and `reference`. split_by: the template whose columns decide the split, where the prompts are another
+    wording of a task that was split by it. Raises UserError for whatever is wrong with the files.
     """
-    prompts = _kept_prompts(config)
+    prompts = _kept_prompts(config, split_by)
     examples = _with_references(prompts, config, references)
     keys = [_split_key(prompt) for prompt in prompts]
     held_out = _choose_holdout(keys, config.get("holdout") or 0.0, config["data"])
@@ -121,7 +122,7 @@ def load_inputs(config: Mapping[str, Any]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A data row as a prompt; used: the inputs that the template asks for.
+    """A data row as a prompt; used: the inputs that the template asks for by which the task is split.
 
     references: those of the row itself, () for none. lists: its columns that are lists, but for those that the template asks for.
     problem: why its references can't be used, None where they can.
@@ -137,24 +138,30 @@ class _Prompt:
     problem: str | None
 
 
-def _kept_prompts(config: Mapping[str, Any]) -> list[_Prompt]:
+def _kept_prompts(config: Mapping[str, Any], split_by: str | None = None) -> list[_Prompt]:
     """The prompts of `task.data`, without the rows that `task.keep` and `task.skip` leave out."""
-    return _read_prompts(config, config["data"], "task.data", config.get("keep"), config.get("skip") or ())
+    return _read_prompts(config, config["data"], "task.data", config.get("keep"), config.get("skip") or (), split_by)
 
 
 def _read_prompts(
-    config: Mapping[str, Any], data: str, key: str, keep: Mapping[str, Any] | None = None, skip: Sequence[str] = ()
+    config: Mapping[str, Any],
+    data: str,
+    key: str,
+    keep: Mapping[str, Any] | None = None,
+    skip: Sequence[str] = (),
+    split_by: str | None = None,
 ) -> list[_Prompt]:
     template = config["template"]
     names = placeholders(template, "task.template")
     if not names:
         raise UserError(f"task.template={template!r}: asks the same for every row; put a {{column}} in it")
-    asked = {*names, *placeholders(config.get("reference") or "", "task.reference")}
+    split_names = names if split_by is None else placeholders(split_by, "task.template")
+    asked = {*names, *split_names, *placeholders(config.get("reference") or "", "task.reference")}
     longest = config.get("max_input_words")
     rows, path = read_data(data, key)
     if keep:
         rows = keep_rows(rows, keep, f"{key}={path}")
-    prompts = [_as_prompt(row, template, names, asked, longest, f"{key}={path}") for row in rows]
+    prompts = [_as_prompt(row, template, names, split_names, asked, longest, f"{key}={path}") for row in rows]
     if "empty" in skip:
         prompts = [prompt for prompt in prompts if all(prompt.inputs[name] for name in names)]
     _refuse_empty(prompts, names, f"{key}={path}", key)
@@ -198,9 +205,15 @@ def keep_rows(rows: Sequence[Row], keep: Mapping[str, Any], where: str) -> list[
 
 
 def _as_prompt(
-    row: Row, template: str, names: list[str], asked: Collection[str], longest: int | None, where: str
+    row: Row,
+    template: str,
+    names: list[str],
+    split_names: list[str],
+    asked: Collection[str],
+    longest: int | None,
+    where: str,
 ) -> _Prompt:
-    """asked: the columns that any template asks for. longest: words that are kept of the prompt's columns."""
+    """asked: the columns that any template asks for. longest: words that are kept of the prompt's columns and of `split_names`."""
     inputs = dict(row.values)
     own = find_column("reference", inputs) or ""
     reference = inputs.pop(own, "")
@@ -211,6 +224,7 @@ def _as_prompt(
         problem = None if references else f"line {row.line}: `{own}` {_list_problem(row.lists[own])}"
     # A translation task may well ask for {source}: then the column is an input, not the provenance.
     source = "" if "source" in asked else inputs.pop("source", "")
+    read = {name: inputs.get(find_column(name, inputs) or "", "") for name in split_names}
     for name in names:
         column = find_column(name, inputs)
         if column is None:
@@ -220,7 +234,7 @@ def _as_prompt(
             )
         value = inputs.pop(column)
         inputs[name] = value if longest is None else _beginning(value, longest)
-    used = tuple(inputs[name] for name in names)
+    used = tuple(value if longest is None else _beginning(value, longest) for value in read.values())
     text = nfc(render(template, inputs, "task.template"))
     lists = {name: texts for name, texts in row.lists.items() if name not in names}
     return _Prompt(row.line, text, inputs, used, references, source or "user", lists, problem)
