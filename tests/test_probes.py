@@ -13,6 +13,7 @@ import pgsrm
 from pgsrm.reward import __main__ as command
 from pgsrm.reward.best_of import Best, Favourite, best_of
 from pgsrm.reward.best_of import table as best_of_table
+from pgsrm.reward.probe_plot import plot
 from pgsrm.reward.probes import (
     CONTROLS,
     PROBES,
@@ -251,6 +252,31 @@ def test_shares_are_counted_from_a_negative_reward_of_the_empty_response() -> No
 
     probes = _by_name(probe(WORDS, shifted))
     assert probes["empty"].share == 0 and probes["capitals"].mean == -1 and probes["capitals"].share == 0
+    assert (probes["empty"].relative, probes["capitals"].relative) == (0.0, 0.5)
+
+
+def test_the_figure_counts_as_the_shares_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rewards are below 0. Wrong version: the quotient of two negative means, where half of the reference is above 1."""
+    from matplotlib.axes import Axes
+
+    drawn = list[float]()
+    scatter = Axes.scatter
+
+    def noted(axes: Axes, x: Sequence[float], *given: Any, **named: Any) -> Any:
+        drawn.extend(x)
+        return scatter(axes, x, *given, **named)
+
+    monkeypatch.setattr(Axes, "scatter", noted)
+
+    def negative(*, references: list[str], responses: list[str], **_: Any) -> list[float]:
+        return [
+            -5.0 + 4 * (a == b) + 2 * (a.lower() == b and a != b) for a, b in zip(responses, references, strict=True)
+        ]
+
+    result = probe(WORDS, negative)
+    plot({"antonym": result}, {}, "", tmp_path / "probes")
+    made = {probed.name: x for probed, x in zip([p for p in result.probes if p.prompts], drawn, strict=True)}
+    assert (made["empty"], made["said twice"], made["capitals"]) == (0.0, 0.0, 0.5)
 
 
 def test_a_reference_that_earns_nothing_is_left_out() -> None:

@@ -29,7 +29,7 @@ def plot(results: Mapping[str, Result], best: Mapping[str, Sequence[Best]], titl
     colours = {task: f"C{place}" for place, task in enumerate(results)}
     for place, (task, colour) in enumerate(colours.items()):
         made = [(number, row[place]) for number, row in enumerate(probes) if row[place].prompts]
-        x = [probed.mean / probed.reference for _, probed in made]
+        x = [probed.relative for _, probed in made]
         filled = ["none" if probed.passed else colour for _, probed in made]
         left.scatter(x, [number for number, _ in made], s=22, edgecolors=colour, facecolors=filled, zorder=3)
         left.scatter([], [], s=22, color=colour, label=task)

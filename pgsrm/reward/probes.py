@@ -60,9 +60,9 @@ class Probed:
     """What one probe came to.
 
     example: its response to the first prompt that it was made for; prompts: for how many it was made; mean, reference: mean
-    rewards of the probe and of the references over these; share: of these prompts where the probe is paid; accepted: share of
-    these where the task's checker accepts it, None without a checker; control: whether it is a right answer. Of a probe that
-    no prompt has, the numbers are nan.
+    rewards of the probe and of the references over these; floor: the mean of what shares are counted from; share: of these
+    prompts where the probe is paid; accepted: share of these where the task's checker accepts it, None without a checker;
+    control: whether it is a right answer. Of a probe that no prompt has, the numbers are nan.
     """
 
     name: str
@@ -70,9 +70,15 @@ class Probed:
     prompts: int
     mean: float
     reference: float
+    floor: float
     share: float
     accepted: float | None
     control: bool
+
+    @property
+    def relative(self) -> float:
+        """The mean reward, counted as shares are: 0 is the floor and 1 what the references earn."""
+        return (self.mean - self.floor) / (self.reference - self.floor)
 
     @property
     def passed(self) -> bool | None:
@@ -162,13 +168,13 @@ class _Judged:
         ]
         if not rows:
             nan = float("nan")
-            return Probed(name, "", 0, nan, nan, nan, None, control)
+            return Probed(name, "", 0, nan, nan, nan, nan, None, control)
         examples, texts, own, floors = zip(*rows, strict=True)
         rewards = rewards_of(self.reward, examples, texts)
         shares = [(got - floor) / (most - floor) for got, most, floor in zip(rewards, own, floors, strict=True)]
         paid = mean([share >= NEAR for share in shares])
         accepted = self._accepted(examples, texts)
-        return Probed(name, texts[0], len(rows), mean(rewards), mean(own), paid, accepted, control)
+        return Probed(name, texts[0], len(rows), mean(rewards), mean(own), mean(floors), paid, accepted, control)
 
     def _accepted(self, examples: Sequence[Example], texts: Sequence[str]) -> float | None:
         checker = self.task.checker
@@ -349,6 +355,7 @@ def rows(result: Result) -> Iterator[dict[str, Any]]:
             "prompts": probed.prompts,
             "mean": probed.mean,
             "reference": probed.reference,
+            "floor": probed.floor,
             "share": probed.share,
             "accepted": probed.accepted,
             "verdict": verdict(probed),
