@@ -32,7 +32,7 @@ class Rated(NamedTuple):
 def read_ratings(path: Path, key: str) -> tuple[list[list[Rated]], int]:
     """The rated texts of a file, or of each such file in a folder; and how many were left out.
 
-    Left out are texts whose ratings do not have the mean that is beside the text: 199 of the 4,200 tweets have another one's.
+    Left out are texts whose ratings do not have the mean that is beside the text: 196 of the 4,200 tweets have another one's.
 
     Raises UserError, naming `key`, for a folder without such files and for a malformed line.
     """
