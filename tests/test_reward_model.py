@@ -218,6 +218,18 @@ def test_length_and_words_learn_what_they_can_see() -> None:
     assert (length_only(longer)(longer) > 0).all() and (length_only(longer)([Preference("", "a", "bbb")]) < 0).all()
 
 
+@pytest.mark.parametrize("unit", [1, 100])
+def test_length_alone_is_as_sure_of_letters_as_of_pages(unit: int) -> None:
+    """Three of four pairs have the longer text first. Wrong version: a penalty on a weight per 100 characters."""
+    texts = ["x" * (number * unit) for number in (3, 4)]
+    pairs = [Preference(f"{place}", texts[place % 4 > 0], texts[place % 4 == 0]) for place in range(40)]
+    differences = length_only(pairs)(pairs)
+    assert np.abs(differences) == pytest.approx(math.log(3), abs=0.02)
+    assert right(differences).mean() == 0.75 and calibration_error(differences) < 0.01
+    level = [Preference("a", "xx", "yy"), Preference("b", "x", "y")]
+    assert length_only(level)(level).tolist() == [0, 0]
+
+
 def test_a_judgement_has_a_row_for_each_and_people_where_they_rated() -> None:
     pairs = [Preference("", f"good {place}", f"bad {place}", 1 + place / 10, 0.75) for place in range(20)]
     rows = judge(lambda _, texts: np.array([float("good" in text) for text in texts]), pairs[:10], pairs[10:])

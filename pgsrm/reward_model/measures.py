@@ -90,8 +90,13 @@ def calibration_error(differences: Floats, bins: int = BINS) -> float:
 
 
 def length_only(train: Sequence[Preference]) -> Callable[[Sequence[Preference]], Floats]:
-    """Bradley-Terry on the number of characters: a function pairs -> r_w - r_l (n,)."""
-    return _linear(train, lambda text: {0: len(text) / 100}, 1)
+    """Bradley-Terry on the number of characters: a function pairs -> r_w - r_l (n,).
+
+    Lengths are in units of the pairs' own differences (root mean square), so that the penalty is as light for words as for pages.
+    """
+    apart = np.array([len(pair.chosen) - len(pair.rejected) for pair in train], dtype=float)
+    unit = math.sqrt(np.mean(apart**2)) or 1.0
+    return _linear(train, lambda text: {0: len(text) / unit}, 1)
 
 
 def bag_of_words(train: Sequence[Preference]) -> Callable[[Sequence[Preference]], Floats]:
