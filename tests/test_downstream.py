@@ -184,6 +184,17 @@ def test_self_bleu_by_hand() -> None:
     assert self_bleu([["a"], ["a", "a"]]) == pytest.approx((math.exp(-1) + 0.5) / 2)
 
 
+def test_a_task_without_a_checker_has_its_measures_alone(
+    small: Sequence[str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Nothing is right or wrong there. Wrong version: a traceback, as no question has a longest answer."""
+    run = pgsrm.train("task=color", *small, "task.checker=null", progress=False)
+    code, out, _ = command(run.folder, "--tasks", "", "--samples", "1")
+    assert code == 0 and "| perplexity of plain text |" in out
+    (file,) = (tmp_path / "tables").glob("*.csv")
+    assert not [row for row in rows(file) if row["prompts"]]
+
+
 def test_answers_without_words_are_counted_and_are_not_varied() -> None:
     """Wrong version: each counts 0, and a policy that says nothing is as varied as can be."""
     same = {"self_bleu": 1.0, "empty": 0.0}

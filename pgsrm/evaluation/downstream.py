@@ -83,7 +83,7 @@ def ask_loaded(model: Any, settings: ModelSettings, asked: Asked, reference: Any
     codec = load_codec(settings, model)
     prompts = [codec.encode(example.prompt) for example in asked.own]
     everything = prompts + [codec.encode(e.prompt) for question in asked.questions for e in question.examples]
-    longest = max(asked.sampling.max_new_tokens, *(question.max_new_tokens for question in asked.questions))
+    longest = max([asked.sampling.max_new_tokens, *(question.max_new_tokens for question in asked.questions)])
     policy = build_policy(model, reference, codec.eos, everything, longest, settings)
     matches = [_match(policy, codec, question) for question in asked.questions]
     ids = _sampled(policy, prompts, asked)
