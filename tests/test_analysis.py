@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from analysis_runs import ANALYSIS, BATCH, UPDATES, ramp, table_rows, write_run
 from pgsrm.analysis import curves, figures, measures, plot_figures, results
 from pgsrm.analysis.paper_tables import paper_tables
 from pgsrm.analysis.runs import NoRunsError, find_run_folders, read_metrics, read_run
+from pgsrm.analysis.style import PAGE, looks_of_rewards
 from pgsrm.analysis.variants import load_variants
 from pgsrm.record import RunFolder
 from pgsrm.record.summary import summarise
@@ -475,6 +477,77 @@ def test_the_longest_note_fits_the_width(tmp_path: Path) -> None:
     note = figure.texts[-1]
     assert note.get_text().endswith("spikes cut off.")
     assert note.get_window_extent().x1 < figure.bbox.width
+
+
+def test_all_panels_of_a_grid_reach_as_far_as_the_longest_run(tmp_path: Path) -> None:
+    """The rows share their x axis: it was the last row's, and longer curves above it were cut off."""
+    for x, episodes in enumerate((4000, 1000)):
+        updates = episodes // BATCH
+        write_run(tmp_path, config={"ppo": {"x": x, "episodes": episodes}}, rewards=ramp(0.1, 0.5, updates))
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    for width, pages in (("text", 1), ("column", 3)):
+        drawn = figures.plot_grid(figures.by_setting(variants), "lengths", width)
+        assert len(drawn) == pages
+        assert {axes.get_xlim() for page in drawn for axes in page.axes} == {(0, 4000)}
+
+
+def test_a_reward_looks_alike_in_all_rows_of_a_grid_and_as_its_legend_says(tmp_path: Path) -> None:
+    """Each row had looks of its own, so that two rewards could have one look, and the legend that of another row."""
+    for x, rewards in enumerate((["chrf", "rouge", "pgsrm"], ["rouge"], ["edits"])):
+        for reward in rewards:
+            write_run(tmp_path, reward=reward, config={"ppo": {"x": x}})
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    rows = figures.by_setting(variants)
+    (page,) = figures.plot_grid(rows, "looks")
+
+    def look(line: Any) -> tuple[object, ...]:
+        return line.get_color(), str(line._dash_pattern), line.get_marker()
+
+    (legend,) = page.legends
+    said = {text.get_text(): look(line) for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+    assert set(said) == {"chrf", "rouge", "PGSRM", "edits"} and len(set(said.values())) == 4
+    for (_, members), axes in zip(rows, page.axes[::3], strict=True):
+        thick = [line for line in axes.lines if line.get_linewidth() > 1]
+        assert [look(line) for line in thick] == [said[member.reward_title] for member in members]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("width", ["text", "column"])
+def test_long_labels_and_many_rewards_leave_a_grid_its_layout(tmp_path: Path, width: str) -> None:
+    """A long label moved the layout aside, so that there was none: panels and their labels lay upon each other."""
+    for x in range(7):
+        for reward in [f"my_reward_of_mine_{i}" for i in range(7)] if not x else ["pgsrm"]:
+            text = f"Say the opposite of {{word}} in one word, {x}. " * 3
+            write_run(tmp_path, reward=reward, config={"task": {"template": text}, "ppo": {"x": x}})
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    pages = figures.plot_grid(figures.by_setting(variants), "labels", width)
+    for page in pages:
+        page.draw_without_rendering()
+        assert page.get_size_inches()[1] <= PAGE
+        inner = [text for axes in page.axes for text in axes.texts]
+        assert all(text.get_window_extent().x1 <= page.bbox.width for text in inner)
+        across = 3 if width == "text" else 1
+        for row in range(0, len(page.axes), across):
+            top = max(box.y1 for axes in page.axes[row : row + across] if (box := axes.get_tightbbox()))
+            above = page.axes[row - across].get_window_extent().y0 if row else page.legends[0].get_window_extent().y0
+            assert top <= above
+        (legend,) = page.legends
+        assert legend.get_window_extent().x0 >= 0
+
+
+def test_long_labels_have_room_in_a_plot_of_dots(tmp_path: Path) -> None:
+    from pgsrm.analysis.dot_plot import Dot, plot_dot_pages
+    from pgsrm.analysis.intervals import mean_interval
+
+    look = looks_of_rewards(load_variants([write_run(tmp_path)], COLUMNS)[0])["pgsrm"]
+    levels = [f"task.template=Say the opposite of {{word}} in one word, and no other, {x}" for x in range(12)]
+    dots = [Dot(level, "PGSRM", look, mean_interval([0.5]), [0.5]) for level in levels]
+    pages = plot_dot_pages([("Reward", dots)], "labels", "template")
+    for page in pages:
+        page.draw_without_rendering()
+        assert page.get_size_inches()[1] <= PAGE
+        boxes = [label.get_window_extent() for label in page.axes[0].get_yticklabels()]
+        assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(boxes))
 
 
 def test_a_metric_that_is_nowhere_is_said_in_its_panel(tmp_path: Path) -> None:

@@ -420,7 +420,7 @@ def test_many_curves_of_one_task_become_rows_of_panels(tmp_path: Path) -> None:
     (stem, draw), *_ = find(variants, notes, []).figures("text")
     (figure,) = draw()
     assert stem == "color" and len(figure.axes) == 15
-    assert [axes.get_title(loc="left") for axes in figure.axes[::3]] == [f"ppo.lr={lr} (1 seed)" for lr in range(5)]
+    assert [axes.texts[0].get_text() for axes in figure.axes[::3]] == [f"ppo.lr={lr} (1 seed)" for lr in range(5)]
 
 
 @pytest.mark.parametrize("width", ["text", "column"])

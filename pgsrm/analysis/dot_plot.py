@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Inches of a level, of what is around the levels of one outcome, and around all.
-LEVEL, AROUND, FRAME = 0.34, 0.25, 1.0
+# Inches of a level and of a line of its label, of what is around the levels of one outcome, and around all.
+LEVEL, LINE, AROUND, FRAME = 0.34, 0.14, 0.25, 1.0
+LABEL_WIDTH = 24  # letters in a line of a level's label
 EXPLAINED = {
     "text": "Large: mean of the finished seeds ({most} unless said); line: its 95% interval, Student's t; small: each seed.",
     "column": "Large: mean of the finished seeds ({most} unless said);\nline: its 95% interval, Student's t; small: each seed.",
@@ -45,7 +46,7 @@ def plot_dots(panel: Panel, factor: str) -> Figure:
     title, dots = panel
     levels = _levels([panel])
     with matplotlib.rc_context(style(dark=True)):
-        figure = Figure(figsize=(REPORT_SIZE[0], FRAME + LEVEL * len(levels)), layout="constrained")
+        figure = Figure(figsize=(REPORT_SIZE[0], FRAME + _level_height(levels) * len(levels)), layout="constrained")
         axes = figure.subplots()
         handles = _draw_dots(axes, dots, levels, _rewards([panel]), dark=True)
         axes.set(title=title, ylabel=factor)
@@ -60,25 +61,35 @@ def plot_dot_pages(panels: Sequence[Panel], title: str, factor: str, width: str 
     pages.
     """
     levels, across = _levels(panels), len(panels) if width == "text" else 1
-    per_page = int((PAGE - FRAME - AROUND) / LEVEL)
+    level = _level_height(levels)
+    per_page = max(1, int((PAGE - FRAME - AROUND) / level))
     figures = []
     for i in range(0, len(levels), per_page):
         shown = levels[i : i + per_page]
-        down = max(1, int((PAGE - FRAME) / (AROUND + LEVEL * len(shown)))) if across == 1 else 1
+        down = max(1, int((PAGE - FRAME) / (AROUND + level * len(shown)))) if across == 1 else 1
         for k in range(0, len(panels), across * down):
-            figures.append(_plot_page(panels[k : k + across * down], shown, _rewards(panels), title, factor, width))
+            figures.append(
+                _plot_page(panels[k : k + across * down], shown, level, _rewards(panels), title, factor, width)
+            )
     return figures
 
 
 def _plot_page(
-    panels: Sequence[Panel], levels: Sequence[str], rewards: Sequence[str], title: str, factor: str, width: str
+    panels: Sequence[Panel],
+    levels: Sequence[str],
+    level: float,
+    rewards: Sequence[str],
+    title: str,
+    factor: str,
+    width: str,
 ) -> Figure:
+    """level: the inches of each level."""
     import matplotlib
     from matplotlib.figure import Figure
 
     shape = (1, len(panels)) if width == "text" else (len(panels), 1)
     with matplotlib.rc_context(style()):
-        height = FRAME + (LEVEL * len(levels) + AROUND) * shape[0]
+        height = FRAME + (level * len(levels) + AROUND) * shape[0]
         figure = Figure(figsize=(WIDTHS[width], height), layout="constrained")
         grid = figure.subplots(*shape, squeeze=False, sharey=True)
         handles: dict[str, Any] = {}
@@ -124,12 +135,17 @@ def _draw_dots(
     ends = [x for dot in dots for x in (*dot.values, dot.estimate.low, dot.estimate.high) if x == x]
     margin = 0.06 * (max(ends) - min(ends) or 1.0)
     axes.set_xlim(min(ends) - margin, max(ends) + margin)
-    axes.set_yticks(range(len(levels)), [textwrap.fill(level, 24) for level in levels])
+    axes.set_yticks(range(len(levels)), [textwrap.fill(level, LABEL_WIDTH) for level in levels])
     axes.set_ylim(len(levels) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.grid(axis="both", color=GRID[dark], linewidth=0.5)
     axes.set_axisbelow(True)
     return handles
+
+
+def _level_height(levels: Sequence[str]) -> float:
+    """The inches of each level: they stand at equal distances, and the longest label has room."""
+    return max(LEVEL, *(LINE * len(textwrap.wrap(level, LABEL_WIDTH)) for level in levels))
 
 
 def _levels(panels: Sequence[Panel]) -> list[str]:

@@ -30,7 +30,7 @@ from pgsrm.analysis.results import (
     stopped_early,
 )
 from pgsrm.analysis.runs import Run
-from pgsrm.analysis.style import looks
+from pgsrm.analysis.style import looks_of_rewards
 from pgsrm.analysis.tables import NONE, Cell, Table
 from pgsrm.analysis.variants import Variant, group_runs, task_title
 
@@ -197,8 +197,7 @@ def _has_above(name: str, values: Mapping[str, str]) -> bool:
 
 def dots(experiment: Experiment, column: str, measure: Measure) -> list[Dot]:
     """A dot for each level and reward, without values where no finished run has the metric; none where none has it."""
-    firsts = list({variant.reward: variant for variant in reversed(experiment.variants)}.values())[::-1]
-    styles = {variant.reward: look for variant, look in zip(firsts, looks(firsts), strict=True)}
+    styles = looks_of_rewards(experiment.variants)
     drawn = []
     for label, variants in experiment.levels:
         for variant in variants:

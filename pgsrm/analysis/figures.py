@@ -14,12 +14,26 @@ What a panel shows:
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.analysis.curves import POINTS, Curve, curve, window
-from pgsrm.analysis.style import GRID, MARKED, NOTE, NOTE_HEIGHT, PAGE, REPORT_SIZE, STYLE, WIDTHS, Look, looks, style
+from pgsrm.analysis.style import (
+    GRID,
+    MARKED,
+    NOTE,
+    NOTE_HEIGHT,
+    PAGE,
+    REPORT_SIZE,
+    STYLE,
+    WIDTHS,
+    Look,
+    looks,
+    looks_of_rewards,
+    style,
+)
 from pgsrm.analysis.variants import Variant, shortfall, task_title
 
 if TYPE_CHECKING:
@@ -36,6 +50,8 @@ RAW_CURVES = 4
 SEEDS_FOR_A_BOOTSTRAP = 5
 MOST_VECTOR = 3000  # points of a curve's faint lines in a panel
 ROW, GRID_FRAME = 1.35, 0.8  # inches of a row of panels in a grid, and of what is around all rows
+ROW_LABEL = {"text": 105, "column": 46}  # letters in a line of a row's label
+LABEL_LINE = 0.125  # inches of each of its lines beyond the first
 LABEL_WIDTH = {"text": 60, "column": 38}  # letters in a row of the legend
 NOTE_WIDTH = {"text": 140, "column": 58}
 
@@ -84,12 +100,15 @@ def plot_grid(rows: Sequence[tuple[str, Sequence[Variant]]], title: str, width: 
     """Small multiples, one figure per page: a row for each setting, in which each reward is a curve.
 
     The three panels stand beside each other; with `width="column"` each metric has pages of its own. A metric has the
-    same y axis on all pages.
+    same y axis on all pages, every panel the same x axis, and a reward the same look.
     """
-    per_page = int((PAGE - GRID_FRAME) / ROW)
+    drawn = [variant for _, variants in rows for variant in variants]
+    styles, longest = looks_of_rewards(drawn), max(variant.runs[0].episodes for variant in drawn)
     figures = []
     for panels in [PANELS] if width == "text" else [(panel,) for panel in PANELS]:
-        pages = [_plot_page(rows[i : i + per_page], panels, title, width) for i in range(0, len(rows), per_page)]
+        pages = [_plot_page(page, styles, panels, title, width) for page in _pages(rows, width)]
+        for axes in (axes for page in pages for axes in page.axes):
+            axes.set_xlim(0, longest)
         for place in range(len(panels)):
             column = [axes for page in pages for axes in page.axes[place :: len(panels)]]
             limits = [axes.get_ylim() for axes in column]
@@ -99,25 +118,57 @@ def plot_grid(rows: Sequence[tuple[str, Sequence[Variant]]], title: str, width: 
     return figures
 
 
+def _pages(
+    rows: Sequence[tuple[str, Sequence[Variant]]], width: str
+) -> Iterable[list[tuple[list[str], Sequence[Variant]]]]:
+    """The rows in pages, as many on each as fit, with the lines of their labels."""
+    page: list[tuple[list[str], Sequence[Variant]]] = []
+    for label, variants in rows:
+        lines = textwrap.wrap(f"{label} ({seeds_label(variants)})", ROW_LABEL[width])
+        if page and _height([*page, (lines, variants)]) > PAGE:
+            yield page
+            page = []
+        page.append((lines, variants))
+    yield page
+
+
+def _height(page: Sequence[tuple[list[str], Sequence[Variant]]]) -> float:
+    return GRID_FRAME + sum(ROW + LABEL_LINE * (len(lines) - 1) for lines, _ in page)
+
+
 def _plot_page(
-    rows: Sequence[tuple[str, Sequence[Variant]]], panels: Sequence[tuple[str, str, str]], title: str, width: str
+    rows: Sequence[tuple[list[str], Sequence[Variant]]],
+    looks_by_reward: Mapping[str, Look],
+    panels: Sequence[tuple[str, str, str]],
+    title: str,
+    width: str,
 ) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTHS[width], GRID_FRAME + ROW * len(rows)), layout="constrained")
+        figure = Figure(figsize=(WIDTHS[width], _height(rows)), layout="constrained")
         grid = figure.subplots(len(rows), len(panels), squeeze=False, sharex=True)
         rewards: dict[str, Look] = {}
         cut = False
         for line, (label, variants) in zip(grid, rows, strict=True):
-            styles = looks(variants)
+            styles = [looks_by_reward[variant.reward] for variant in variants]
             rewards |= {v.reward_title: look for v, look in zip(variants, styles, strict=True)}
             for axes, (column, _, _) in zip(line, panels, strict=True):
                 cut |= draw_panel(axes, variants, styles, column)
                 axes.set_ylabel(SHORT[column])
-            # Not in the layout: a long one reaches above the next panel.
-            line[0].set_title(f"{label} ({seeds_label(variants)})", loc="left", size=7.5, in_layout=False)
+            # A long one reaches above the next panel. As a title it would push that away, so a blank one keeps its height.
+            line[0].set_title("\n".join(" " for _ in label), loc="left", size=7.5)
+            line[0].annotate(
+                "\n".join(label),
+                (0, 1),
+                (0, 4),
+                "axes fraction",
+                "offset points",
+                size=7.5,
+                va="bottom",
+                in_layout=False,
+            )
         for axes in grid[-1]:
             axes.set_xlabel("episodes")
         note = axis_note(max((variants for _, variants in rows), key=len), cut)
@@ -127,12 +178,24 @@ def _plot_page(
 
 
 def draw_title(figure: Figure, title: str, handles: Mapping[str, Any], width: str) -> None:
-    """The figure's title and its legend: right of it, in a column below it. For a figure with constrained layout."""
-    below = width == "column"
-    figure.suptitle(title + ("\n " if below else ""), x=0.01, ha="left", weight="bold", size=9)
-    down = 0.17 / figure.get_size_inches()[1] if below else 0
-    figure.legend(handles.values(), handles.keys(), loc="upper right", bbox_to_anchor=(1, 1 - down), ncols=len(handles),
-                  frameon=False, borderaxespad=0.1)  # fmt: skip
+    """The figure's title and its legend: right of it where it fits, else, and in a column, below it in as few rows as fit.
+
+    For a figure with constrained layout.
+    """
+    name = figure.suptitle(title, x=0.01, ha="left", weight="bold", size=9)
+    beside = figure.bbox.width * 0.97 - name.get_window_extent().width
+    places = [(len(handles), 0)] if width == "text" else []
+    places += [(columns, 1) for columns in range(len(handles), 0, -1)]
+    for columns, lines in places:
+        down = 0.17 * lines / figure.get_size_inches()[1]
+        legend = figure.legend(handles.values(), handles.keys(), loc="upper right", bbox_to_anchor=(1, 1 - down),
+                               ncols=columns, frameon=False, borderaxespad=0.1)  # fmt: skip
+        if columns == 1 or legend.get_window_extent().width <= (figure.bbox.width if lines else beside):
+            break
+        legend.remove()
+    # Blank lines below the title keep room for the legend, which is no part of the layout.
+    blank = math.ceil(legend.get_window_extent().height / figure.dpi / 0.15) if lines else 0
+    name.set_text(title + "\n " * blank)
 
 
 def curve_handle(look: Look) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,3 +114,9 @@ def looks(variants: Sequence[Variant]) -> list[Look]:
         marker = MARKERS[(setting - 1) % len(MARKERS)] if setting else ""
         styles.append(Look(colour, dashes[variant.reward], marker))
     return styles
+
+
+def looks_of_rewards(variants: Sequence[Variant]) -> dict[str, Look]:
+    """One look for each reward, by its name, for figures in which every reward is one curve of a panel."""
+    firsts = list({variant.reward: variant for variant in reversed(variants)}.values())[::-1]
+    return {variant.reward: replace(look, marker="") for variant, look in zip(firsts, looks(firsts), strict=True)}
