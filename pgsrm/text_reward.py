@@ -12,6 +12,7 @@ from pgsrm.config.compose import compose_run
 from pgsrm.config.plan import build_objects, resolve
 from pgsrm.models.asking import estimates_of
 from pgsrm.models.text import Codec
+from pgsrm.record.model_name import reward_name
 from pgsrm.reward.calling import check_before
 from pgsrm.reward.output import normalise
 from pgsrm.rollout import Scored
@@ -35,7 +36,7 @@ class TextReward:
             UserError: for a word that is wrong, in one line.
         """
         config, choices = compose_run(overrides, reward)
-        self.name = str(choices["reward"])  # of a reward of one's own: the function's
+        self.name = reward_name({**config, "choices": choices})  # of a reward of one's own: the function's
         self._reward = build_objects(resolve(config, choices))[1]
         self._codec = None if tokenizer is None else Codec(tokenizer)
         self._checked: set[tuple[str, ...]] = set()

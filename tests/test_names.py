@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
+from analysis_runs import write_run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from pgsrm.analysis.frames import describe
+from pgsrm.analysis.runs import read_run
 from pgsrm.config.compose import plan_words
 from pgsrm.config.naming import Folders, label, model_of, run_name, without_asking, words_of
 from pgsrm.record import RunFolder
 from pgsrm.record.differences import differing
-from pgsrm.record.model_name import model_name, path_name
+from pgsrm.record.model_name import model_name, path_name, reward_name
 from pgsrm.record.params import run_params
 
 IDENTITY = "1a2b3c4d" + "0" * 56
@@ -166,6 +169,51 @@ def test_a_run_says_which_model_it_trains(small: Sequence[str], tmp_path: Path, 
     assert plan_words(*rest, *own).folder.name.split("-")[2] == "own"
     other = f"model.path={model_folders['llama']}"
     assert plan_words(*rest, *own, other).folder.name.split("-")[2] == "llama"
+
+
+@pytest.mark.parametrize(
+    ("choice", "target", "name"),
+    [
+        ("pgsrm", "pgsrm.reward.SemanticReward", "pgsrm"),
+        ("sparse", "pgsrm.reward.CriticReward", "sparse"),
+        ("binary", "pgsrm.reward.RougeReward", "RougeReward"),
+        ("binary", "my_rewards.brevity", "brevity"),
+        ("mine", "my_rewards.brevity", "mine"),  # a file of the user's own is called as it is
+        (None, "my_rewards.brevity", "brevity"),
+        ("pgsrm", "pgsrm.reward.OfAnEarlierVersion", "pgsrm"),
+        ("pgsrm", None, "pgsrm"),
+        (None, None, "custom"),
+    ],
+)
+def test_a_reward_is_called_by_its_choice_unless_it_is_another(
+    choice: str | None, target: str | None, name: str
+) -> None:
+    config = {"choices": {"reward": choice} if choice else {}, "reward": {"_target_": target} if target else {}}
+    assert reward_name(config) == name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["reward._target_=own_reward.brevity", "+reward._partial_=true"],
+        ["reward=binary", "+reward={_target_: own_reward.brevity, _partial_: true}"],
+        ["~reward", "+reward._target_=own_reward.brevity", "+reward._partial_=true"],
+    ],
+)
+def test_a_reward_named_by_its_target_counts_as_no_other_reward(
+    words: list[str], small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: a function of one's own was a row "Binary" or "PGSRM" of the tables, or left out of them."""
+    (tmp_path / "own_reward.py").write_text("def brevity(*, responses, **_):\n    return [0.0 for _ in responses]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    planned = plan_words(*small, "task=antonym", *words)
+    assert planned.folder.name.split("-")[:2] == ["antonym", "brevity"]
+    assert planned.label.split(",")[0].split()[-2] == "brevity"
+    assert describe(planned.config)["reward"] == run_params(planned.config)["reward"] == "brevity"
+    folder = write_run(tmp_path / "runs")
+    (folder / "config.yaml").write_text(yaml.safe_dump(planned.config))
+    run, notes = read_run(folder, ["reward/mean"])
+    assert notes == [] and run is not None and run.reward == "brevity"
 
 
 def test_the_paper_s_model_is_the_task_s() -> None:

@@ -22,7 +22,7 @@ from pgsrm.record import RunFolder
 from pgsrm.record.config_file import read_config
 from pgsrm.record.differences import settings
 from pgsrm.record.links import run_path
-from pgsrm.record.model_name import DEFAULTS
+from pgsrm.record.model_name import DEFAULTS, reward_name
 from pgsrm.record.tenths import course
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import counted
@@ -57,7 +57,7 @@ class Run:
     @functools.cached_property
     def choices(self) -> dict[str, str]:
         """The chosen option of each config group that decides a result: {"task": "color", "ppo": "sound", ...}."""
-        chosen = {**DEFAULTS, **self.config["choices"]}
+        chosen = {**DEFAULTS, **self.config["choices"], "reward": reward_name(self.config)}
         return {group: str(chosen[group]) for group in sorted(chosen) if group.split("/")[0] not in NOT_CHOICES}
 
     @property
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def reward(self) -> str:
-        """The choice of `reward`."""
+        """The choice of `reward`, or the name of a reward that is no choice's."""
         return self.choices["reward"]
 
     @property
@@ -212,9 +212,14 @@ def read_run(folder: Path, columns: Sequence[str]) -> tuple[Run | None, list[str
 
 
 def has_choices(config: Mapping[str, Any]) -> bool:
-    """Whether a run's config.yaml names its task and reward, without which a run can't be placed in any table."""
+    """Whether a run's config.yaml names its task and reward, without which a run can't be placed in any table.
+
+    A reward without a choice (`~reward +reward._target_=...`) is named by what it is.
+    """
     choices = config.get("choices")
-    return isinstance(choices, dict) and all(isinstance(choices.get(group), str) for group in ("task", "reward"))
+    if not isinstance(choices, dict) or not isinstance(choices.get("task"), str):
+        return False
+    return isinstance(choices.get("reward"), str) or reward_name(config) != "custom"
 
 
 def examine(run: Run, where: str) -> tuple[Run | None, list[str]]:

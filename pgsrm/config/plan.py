@@ -44,7 +44,7 @@ from pgsrm.record.config_file import config_text
 from pgsrm.record.differences import nodes
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, tracking_uri
-from pgsrm.record.model_name import model_name
+from pgsrm.record.model_name import model_name, reward_name
 from pgsrm.record.run_folder import FORMAT
 from pgsrm.record.shorter import Beginning, Beginnings
 from pgsrm.record.trackers import check_trackers
@@ -247,7 +247,7 @@ def plan(
         identity = identify(settings, frozen, task, reward, build_evaluation(settings))
     # a group that is chosen a second time, as embedder@evaluation.embedder, is named by its place
     frozen["choices"] = {group.rpartition("@")[2]: choices[group] for group in sorted(choices)}
-    named = choices | {"model": model or model_name(frozen)}
+    named = choices | {"model": model or model_name(frozen), "reward": reward_name(frozen)}
     parts = [*(named.get(group, "custom") for group in NAMED), *chosen_besides(choices)]
     name = run_name(parts, words, settings.seed, identity.whole)
     runs = Path(settings.paths.outputs).absolute() / "runs"

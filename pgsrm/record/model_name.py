@@ -1,4 +1,4 @@
-"""What the trained model is called, in names of runs, tables, legends and trackers: by its files, where they decide it."""
+"""What the trained model and the reward are called, in names of runs, tables, legends and trackers: by what decides them."""
 
 import functools
 import re
@@ -37,11 +37,34 @@ def path_name(path: str) -> str:
     return re.sub(r"[^\w.+=-]+", "_", name.removesuffix(".gguf"))[:_LONGEST] or "_"
 
 
+def reward_name(config: Mapping[str, Any]) -> str:
+    """The name of a composed config's reward: its choice, or its function or class where that is another than the choice's.
+
+    So `reward=binary reward._target_=my_rewards.brevity` is called brevity, and so is a reward that is no choice's. config: with
+    its `choices`. A choice in a folder of the user's own is called by its file.
+    """
+    choice = (config.get("choices") or {}).get("reward")
+    reward = config.get("reward")
+    target = reward.get("_target_") if isinstance(reward, Mapping) else None
+    if not isinstance(target, str):
+        return str(choice or "custom")
+    shipped = _shipped_rewards()
+    if choice is not None and (choice not in shipped or target == shipped[choice]):
+        return str(choice)
+    # Another name below pgsrm is what an earlier version called the same.
+    is_another = choice is None or not target.startswith("pgsrm.") or target in shipped.values()
+    return path_name(target.rpartition(".")[2]) if is_another else str(choice)
+
+
 def shown_choices(config: Mapping[str, Any]) -> dict[str, str]:
-    """The choice of each config group, the model by its name."""
+    """The choice of each config group, the model and the reward by their names."""
     choices = {str(group): str(choice) for group, choice in (config.get("choices") or {}).items()}
-    choices = {**DEFAULTS, **choices} if choices else {}
-    return {**choices, "model": model_name(config)} if "model" in choices else choices
+    if not choices:
+        return {}
+    named = {"model": model_name(config)} if "model" in choices else {}
+    if "reward" in choices or "reward" in config:
+        named["reward"] = reward_name(config)
+    return {**DEFAULTS, **choices, **named}
 
 
 def algorithm_choice(choices: Mapping[str, str]) -> tuple[str, str]:
@@ -66,3 +89,11 @@ def _written_path(choice: str) -> Any:
 
     written = yaml.safe_load((conf_folder() / "model" / f"{choice}.yaml").read_bytes())
     return written.get("model", written).get("path")
+
+
+@functools.lru_cache
+def _shipped_rewards() -> dict[str, str]:
+    """The `_target_` of each shipped choice of `reward`. It is a line of its file: reading YAML takes a hundred times as long."""
+    files = sorted((conf_folder() / "reward").glob("*.yaml"))
+    found = {file.stem: re.search(r"^_target_: (\S+)", file.read_text(), re.MULTILINE) for file in files}
+    return {name: match[1] for name, match in found.items() if match}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pgsrm.record.model_name import algorithm_choice, shown_choices
+from pgsrm.record.model_name import algorithm_choice, reward_name, shown_choices
 from pgsrm.util.numbers import number_text
 from pgsrm.util.secrets import MASK, without_user
 
@@ -49,14 +49,14 @@ def run_tags(config: Mapping[str, Any], status: Mapping[str, Any], folder: str) 
 def _description(config: Mapping[str, Any], status: Mapping[str, Any], folder: str) -> str:
     """What was compared, in words: task, reward, model, algorithm, and what else was varied or set."""
     choices = config.get("choices") or {}
-    task, reward, model = (choices.get(name, "custom") for name in _CHOICES[:3])
+    task, model = (choices.get(name, "custom") for name in ("task", "model"))
     group, choice = algorithm_choice(choices)
     algorithm = choice if group == "algorithm" else f"{group}={choice}"
     label = str(status.get("label") or "")
     words = [word for word in label.partition(",")[0].split() if "=" in word]
     varied = f" Varied or set: {', '.join(words)}." if words else ""
     return (
-        f"Task **{task}**, rewarded by **{reward}**; the policy is {model}, the algorithm {algorithm}, the seed "
+        f"Task **{task}**, rewarded by **{reward_name(config)}**; the policy is {model}, the algorithm {algorithm}, the seed "
         f"{config.get('seed')}.{varied}\n\nRun folder: `{folder}`"
     )
 
