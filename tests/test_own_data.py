@@ -139,3 +139,18 @@ def test_what_is_no_table_is_refused(small: Sequence[str]) -> None:
     assert refused(pd.DataFrame({"word": []})) == "data: has no rows; give at least one"
     assert refused(pd.DataFrame([["a", "b"]], columns=["word", "word"])).startswith("data: can't be written as JSON (")
     assert refused(pd.DataFrame(WORDS), "task.data=x.csv").startswith("data: given twice")
+
+
+def test_the_messages_of_a_chat_are_no_prompt(tmp_path: Path) -> None:
+    """They became a prompt of JSON, brackets and quotes and all, without a word."""
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hot"}]
+    config = {**CONFIG, "template": "{prompt}", "holdout": 0.0}
+    data = tmp_path / "chat.parquet"
+    pd.DataFrame([{"prompt": chat, "reference": "cold"}]).to_parquet(data)
+    with pytest.raises(
+        UserError, match=r"line 1: `prompt` is a list of objects, .*; put the user's message into a column"
+    ):
+        load_task({**config, "data": str(data)})
+    data = tmp_path / "numbers.jsonl"  # what else is no text stays as JSON writes it
+    data.write_text(json.dumps({"prompt": [3, 1], "chat": chat, "reference": "1 3"}) + "\n")
+    assert load_task({**config, "data": str(data)}).train[0].prompt == "[3, 1]"

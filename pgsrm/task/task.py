@@ -233,6 +233,12 @@ def _as_prompt(
                 f"{shown(row.values)}; rename a column or change task.template"
             )
         value = inputs.pop(column)
+        if row.lists.get(column, []) is None and value.startswith("[{"):
+            raise UserError(
+                f"{where}: line {row.line}: `{column}` is a list of objects, as a chat's messages are, and a prompt is a text; "
+                "put the user's message into a column of its own (model.chat_template=true makes a chat of it, and "
+                "model.system_prompt is the system's message)"
+            )
         inputs[name] = value if longest is None else _beginning(value, longest)
     used = tuple(value if longest is None else _beginning(value, longest) for value in read.values())
     text = nfc(render(template, inputs, "task.template"))
