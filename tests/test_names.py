@@ -45,6 +45,16 @@ def test_a_sweep_is_named_by_what_differs() -> None:
     assert words_of(runs)[0] == ["embedder.path=a", "text=x"]  # two keys of one last word are written out
 
 
+def test_values_that_begin_alike_are_told_apart() -> None:
+    """Wrong version: cut to the same letters, they counted as one value, and two runs of a sweep had one name."""
+    checkers = [parsed(f"+task.checker={{_target_: my.checks.{name}, _partial_: true}}") for name in ("exact", "first")]
+    assert words_of(checkers) == [["checker=exact"], ["checker=first"]]
+    begin = "Say in one word what the opposite of"
+    templates = [parsed(f"task.template='{begin} {{word}} is {end}'") for end in ("now", "here")]
+    assert words_of(templates) == [["template=word_is_now"], ["template=word_is_here"]]
+    assert words_of(templates[:1]) == [["template=Say_in_one_word_what_the"]]
+
+
 def test_no_secret_is_in_a_name() -> None:
     (words,) = words_of([parsed("reward.embedder.api_key=sk-1234", "task.max_new_tokens=3", "parent.password=x")])
     assert words == ["max_new_tokens=3"]

@@ -1,7 +1,8 @@
 """What a run's folder is called. The name is for people; a run is found by its identity (`identity`), whatever its name."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,19 @@ def words_of(runs: Sequence[Sequence[Any]]) -> list[list[str]]:
         keys = [key for key in keys if len({run.get(key) for run in given}) > 1]
     last = [key.rpartition(".")[2] for key in keys]
     short = {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
-    return [[f"{short[key]}={run[key]}" for key in keys if key in run] for run in given]
+    cut = {key: _cut({run[key] for run in given if key in run}) for key in keys}
+    return [[f"{short[key]}={cut[key][run[key]]}" for key in keys if key in run] for run in given]
+
+
+def _cut(values: Collection[str]) -> dict[str, str]:
+    """Each value in few letters; where that makes two the same, from shortly before the first letter that differs."""
+    cut = {value: value[:_LONGEST_VALUE] for value in values}
+    if len(set(cut.values())) < len(cut):
+        # What the first and the last in their order have in common, all have.
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(min(cut), max(cut), strict=False))
+        start = max(0, sum(1 for _ in alike) - _LONGEST_VALUE // 3)
+        cut = {value: value[start : start + _LONGEST_VALUE] for value in values}
+    return cut
 
 
 def without_asking(overrides: Sequence[Any], config: Callable[[], Any]) -> list[Any]:
@@ -120,17 +133,19 @@ def _is_named(key: str) -> bool:
 def _value(override: Any) -> str:
     """The user's own words, as the name of a file can have them.
 
-    A server stands there by its host, a path by its last part, those of a list as well.
+    A server stands there by its host, a path by its last part, those of a list as well, and an object by its function or class.
     """
     text = _text(override).rstrip("/")
     if server := re.match(r"https?://(?:[^/?#]*@)?([^/?#]+)", text):
         text = server[1]
     elif text.startswith("["):
         text = re.sub(r"[^\[\],\s'\"]*/(?=[^/\],])", "", text)
-    elif "/" in text and not text.startswith(("{", "$")):
+    elif text.startswith("{"):
+        text = re.sub(r",\s*_partial_:\s*true\b", "", re.sub(r"_target_:\s*(?:\w+\.)*(\w+)", r"\1", text)).strip("{}")
+    elif "/" in text and not text.startswith("$"):
         text = path_name(text)
     # Hydra writes the values of a sweep as Python does.
-    return _safe(number_text(text) if isinstance(override.value(), float) else text)[:_LONGEST_VALUE]
+    return _safe(number_text(text) if isinstance(override.value(), float) else text)
 
 
 def _text(override: Any) -> str:
