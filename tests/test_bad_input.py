@@ -439,3 +439,11 @@ def test_a_config_file_that_is_no_yaml(
     assert result.code == 2
     assert problem in result.error_line
     assert problem.startswith("task") or f"{tmp_path / 'own' / 'task' / 'mine.yaml'}: " in result.error_line
+
+
+def test_an_object_in_a_choice_s_place_is_told_how(call_cli: Callable[..., Any]) -> None:
+    result = call_cli("task=antonym", "reward={_target_: mine, _partial_: true}", "dry_run=true")
+    assert result.code == 2 and result.err.strip() == (
+        "pgsrm: reward={_target_: mine, _partial_: true}: reward takes the name of a choice; "
+        "~reward '+reward={_target_: mine, _partial_: true}' sets an object"
+    )

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -62,6 +63,8 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
         near = meant(key[1], known)
         if near == key[1]:
             section = key[1].split(".")[0]
+            if key[1] in FREE_SECTIONS:
+                return f"{key[2]}: {section} takes the name of a choice; ~{section} {shlex.quote(f'+{key[2]}')} sets an object"
             if section in FREE_SECTIONS:
                 return f"{key[2]}: unknown key; another choice of {section} has it, the chosen one does not"
             return f"{key[2]}: not among the keys of the chosen config; +{key[2]} adds it"
