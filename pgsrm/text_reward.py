@@ -36,8 +36,9 @@ class TextReward:
             UserError: for a word that is wrong, in one line.
         """
         config, choices = compose_run(overrides, reward)
-        self.name = reward_name({**config, "choices": choices})  # of a reward of one's own: the function's
-        self._reward = build_objects(resolve(config, choices))[1]
+        resolved = resolve(config, choices)
+        self.name = reward_name(resolved | {"choices": choices})  # of a reward of one's own: the function's
+        self._reward = build_objects(resolved)[1]
         self._codec = None if tokenizer is None else Codec(tokenizer)
         self._checked: set[tuple[str, ...]] = set()
 

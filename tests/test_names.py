@@ -205,16 +205,16 @@ def test_a_reward_is_called_by_its_choice_unless_it_is_another(
 @pytest.mark.parametrize(
     "words",
     [
-        ["reward._target_=own_reward.brevity", "+reward._partial_=true"],
-        ["reward=binary", "+reward={_target_: own_reward.brevity, _partial_: true}"],
-        ["~reward", "+reward._target_=own_reward.brevity", "+reward._partial_=true"],
+        ["reward._target_=short_answers.brevity", "+reward._partial_=true"],
+        ["reward=binary", "+reward={_target_: short_answers.brevity, _partial_: true}"],
+        ["~reward", "+reward._target_=short_answers.brevity", "+reward._partial_=true"],
     ],
 )
 def test_a_reward_named_by_its_target_counts_as_no_other_reward(
     words: list[str], small: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong version: a function of one's own was a row "Binary" or "PGSRM" of the tables, or left out of them."""
-    (tmp_path / "own_reward.py").write_text("def brevity(*, responses, **_):\n    return [0.0 for _ in responses]\n")
+    (tmp_path / "short_answers.py").write_text("def brevity(*, responses, **_):\n    return [0.0 for _ in responses]\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     planned = plan_words(*small, "task=antonym", *words)
     assert planned.folder.name.split("-")[:2] == ["antonym", "brevity"]
