@@ -8,6 +8,7 @@ import functools
 import random
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from pgsrm.record.run_folder import parse_lines
 from pgsrm.record.summary import end_of_run_line, summarise
 from pgsrm.train import Signals, run
 from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,6 +242,8 @@ class Run:
     def _lines(self) -> "pd.DataFrame":
         import pandas as pd
 
+        if broken := self._folder.broken_metrics():
+            warnings.warn(f"{self.folder}: metrics.jsonl: {counted(broken, 'broken line')} left out", stacklevel=3)
         return pd.DataFrame(self._folder.read_metrics(), columns=None if self._folder.last_metrics() else _FIRST)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from analysis_runs import UPDATES, ramp, write_run
 
+import pgsrm
 from pgsrm.analysis.frames import load_runs
 from pgsrm.util.errors import UserError
 
@@ -45,6 +46,14 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with (broken / "metrics.jsonl").open("a") as file:
         file.write('{"update": 101, "rew')
     assert len(load_runs(broken)) == UPDATES
+    lines = (broken / "metrics.jsonl").read_text().splitlines()
+    (broken / "metrics.jsonl").write_text("\n".join([*lines[:5], lines[5][:20], *lines[6:], ""]))
+    for read in (
+        lambda: load_runs(broken),
+        lambda: pgsrm.Run(broken).metrics,
+    ):  # wrong version: a row less, without a word
+        with pytest.warns(UserWarning, match=r"metrics.jsonl: 2 broken lines left out"):
+            assert not {6, 101} & set(read()["update"])
     (broken / "metrics.jsonl").write_text("")
     with (
         pytest.warns(UserWarning, match="metrics.jsonl has no line"),

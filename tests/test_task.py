@@ -396,6 +396,11 @@ def test_rows_without_a_reference_are_counted_and_the_remedy_named(tmp_path: Pat
     assert f"task.data={path}: 2 of 3 rows have no reference, the first is line 3" in message
     assert "`reference` column" in message
     assert "parent.references=FILE" in message
+    write(path, "country,capital", "France,Paris", "Peru,")  # wrong version: it should add a `reference` column
+    assert refusal(capital_config(path, reference="{capital}")) == (
+        f"task.data={path}: 1 of 2 rows have no reference, the first is line 3: task.reference='{{capital}}' is empty there; "
+        "fill its columns"
+    )
 
 
 def test_a_reference_template_fills_in_for_rows_without_one(tmp_path: Path) -> None:

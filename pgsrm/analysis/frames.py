@@ -19,6 +19,7 @@ from pgsrm.record.config_file import read_config
 from pgsrm.record.differences import leaves, reading_order, value_text
 from pgsrm.record.model_name import shown_choices
 from pgsrm.record.params import is_secret
+from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,8 @@ def load_runs(folders: Place | Iterable[Place] = "outputs") -> pd.DataFrame:
     before training. Texts are categories, lists are JSON. A run that has not begun has no row.
 
     Raises:
-        NoRunsError: there is no such folder, or no run in it. A run that can't be read is left out with a warning.
+        NoRunsError: there is no such folder, or no run in it. A run that can't be read is left out with a warning, and so is a
+            line of its metrics.
     """
     import pandas as pd
 
@@ -79,6 +81,8 @@ def _rows(folder: Path) -> pd.DataFrame | None:
         missing = "metrics.jsonl has no line" if config else "config.yaml is missing or can't be read"
         warnings.warn(f"{folder}: left out, {missing}", stacklevel=3)
         return None
+    if broken := run.broken_metrics():
+        warnings.warn(f"{folder}: metrics.jsonl: {counted(broken, 'broken line')} left out", stacklevel=3)
     by_update = {line["update"]: line for line in lines}  # of an update that stands there twice the later line counts
     metrics = pd.DataFrame([by_update[update] for update in sorted(by_update)])
     metrics = metrics[["update", *(name for name in metrics.columns if name != "update")]]

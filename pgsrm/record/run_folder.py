@@ -210,6 +210,13 @@ class RunFolder:
             return []
         return [_with_nan(row) for _, row in parse_lines(self.metrics.read_bytes())]
 
+    def broken_metrics(self) -> int:
+        """How many lines of metrics.jsonl `read_metrics` leaves out, but for a last one that is being written."""
+        if not self.metrics.exists():
+            return 0
+        content = self.metrics.read_bytes()
+        return content.count(b"\n") - sum(1 for _ in parse_lines(content))
+
     def last_metrics(self) -> dict[str, float] | None:
         """The last whole line of metrics.jsonl, found from the file's end, or None where there is none."""
         try:

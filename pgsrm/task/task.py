@@ -347,6 +347,10 @@ def _with_references(prompts: list[_Prompt], config: Mapping[str, Any], referenc
                 f"parent.references={references}: {what} in it, the first is line {lacking[0]} of "
                 f"task.data={config['data']}; add them to the file (columns {columns} and reference)"
             )
+        if template:
+            raise LacksReferencesError(
+                f"{where}: {what}, the first is line {lacking[0]}: task.reference={template!r} is empty there; fill its columns"
+            )
         raise LacksReferencesError(
             f"{where}: {what}, the first is line {lacking[0]}; add a `reference` column, "
             f"or set parent.references=FILE, a JSONL with {columns} and reference"
