@@ -99,7 +99,7 @@ def comes_to(run: Run) -> float:
 
 
 def plot(runs: Mapping[Start, Sequence[Run]], out: Path) -> None:
-    """A mark for each run, and a line through the means of each reward and model; a share of 0 stands at the left edge."""
+    """A small mark for each run, a large one for the mean of a start's runs; a share of 0 stands at the left edge."""
     from matplotlib.figure import Figure
 
     least = min(0.5 / start.drawn for start in runs)  # half an answer
@@ -114,7 +114,8 @@ def plot(runs: Mapping[Start, Sequence[Run]], out: Path) -> None:
             # the second reward's marks a little to the right: those of one start would hide each other
             x = {start: max(start.share, least) * 1.12**place for start in starts if ends[start]}
             colour = REWARD_COLOURS.get(reward, f"C{place + 2}")
-            axes.plot(list(x.values()), [mean(ends[start]) for start in x], color=colour, linewidth=1)
+            means = [mean(ends[start]) for start in x]
+            axes.scatter(list(x.values()), means, s=70, marker=mark, facecolors="none", edgecolors=colour)
             points = [(x[start], y) for start in x for y in ends[start]]
             label = f"{REWARD_TITLES.get(reward, reward)}, {model}"
             style: dict[str, Any] = {"s": 16, "alpha": 0.6, "linewidths": 0}
