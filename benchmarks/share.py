@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgsrm.algorithm.best_of_n import RIGHT
+from pgsrm.algorithm.judged_samples import Sampler
 from pgsrm.analysis.intervals import mean_interval
 from pgsrm.analysis.measures import last, series
 from pgsrm.analysis.results import MATCH
@@ -27,12 +29,12 @@ from pgsrm.analysis.tables import Cell, Table
 from pgsrm.analysis.variants import REWARD_TITLES
 from pgsrm.config.plan import build_task, load_settings
 from pgsrm.models.load import load_codec, load_model, resolve_device
-from pgsrm.policy.answers import answers
 from pgsrm.policy.choose import build_policy
 from pgsrm.policy.sampling import Sampling
 from pgsrm.record import RunFolder
-from pgsrm.record.model_name import model_name
-from pgsrm.task import accepts
+from pgsrm.record.model_name import deciding_model, model_name
+from pgsrm.reward import BinaryReward
+from pgsrm.reward.scorer import Scorer
 from pgsrm.util.numbers import mean
 
 LEARNED = 0.1  # share of right answers in the last tenth from which a run counts as one that learned
@@ -57,26 +59,24 @@ class Start:
 def starts_alike(run: Run) -> str:
     """A key of what decides the answers before training: equal for runs whose share is the same."""
     config = run.config
-    model = {key: value for key, value in config["model"].items() if key not in ("device", "policy", "shard")}
-    return json.dumps([model, config["task"], config["ppo"]["temperature"], config["ppo"]["top_k"]], sort_keys=True)
+    how = [config["ppo"]["temperature"], config["ppo"]["top_k"]]
+    return json.dumps([deciding_model(config), config["task"], *how], sort_keys=True)
 
 
 def draw(run: Run, times: int) -> Start:
     """Answers of the run's model before training, `times` to each of its training prompts."""
     settings, config = load_settings(RunFolder(run.folder))
     task = build_task(config)
-    assert task.checker is not None, f"{run.folder.name}: nothing is right or wrong in its task"
     model = load_model(settings.model, resolve_device(settings.model.device))
     codec = load_codec(settings.model, model)
-    prompts = [codec.encode(example.prompt) for example in task.train]
-    policy = build_policy(model, None, codec.eos, prompts, task.max_new_tokens, settings.model)
+    prompt_ids = {example.prompt: codec.encode(example.prompt) for example in task.train}
+    policy = build_policy(model, None, codec.eos, list(prompt_ids.values()), task.max_new_tokens, settings.model)
     how = Sampling(task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k)
-    draws, right = np.random.default_rng(0), 0
-    with torch.no_grad():
-        for _ in range(times):
-            texts = answers(policy, codec, prompts, how, draws, task.min_new_tokens)
-            right += sum(accepts(task.checker, *pair) for pair in zip(texts, task.train, strict=True))
-    return Start(model_name(config), run.task, str(config["task"]["template"]), right, times * len(prompts))
+    scorer = Scorer(BinaryReward(task.checker), task.checker, codec.eos)
+    sampler = Sampler(policy, codec, prompt_ids, how, task.min_new_tokens, scorer, {})
+    judged = sampler(task.train, times, np.random.default_rng(0), lambda _: None)
+    right = int(sum(sum(each.values[RIGHT]) for each in judged))
+    return Start(model_name(config), run.task, str(config["task"]["template"]), right, times * len(task.train))
 
 
 def table(runs: Mapping[Start, Sequence[Run]]) -> Table:

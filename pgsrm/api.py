@@ -8,7 +8,6 @@ import functools
 import random
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,6 @@ from pgsrm.record.run_folder import parse_lines
 from pgsrm.record.summary import end_of_run_line, summarise
 from pgsrm.train import Signals, run
 from pgsrm.util.errors import UserError
-from pgsrm.util.numbers import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,9 +240,10 @@ class Run:
     def _lines(self) -> "pd.DataFrame":
         import pandas as pd
 
-        if broken := self._folder.broken_metrics():
-            warnings.warn(f"{self.folder}: metrics.jsonl: {counted(broken, 'broken line')} left out", stacklevel=3)
-        return pd.DataFrame(self._folder.read_metrics(), columns=None if self._folder.last_metrics() else _FIRST)
+        from pgsrm.analysis.frames import read_lines
+
+        lines = read_lines(self._folder)
+        return pd.DataFrame(lines, columns=None if lines else _FIRST)
 
 
 _FIRST = ["update", "episodes"]

@@ -138,14 +138,14 @@ def _together(variants: Sequence[Variant]) -> list[Trained]:
     """The variants by what they are asked."""
     from pgsrm.config.plan import load_settings
     from pgsrm.record import RunFolder
+    from pgsrm.record.model_name import deciding_model
 
     groups: dict[str, Trained] = {}
     for variant in variants:
         settings, config = load_settings(RunFolder(variant.runs[0].folder))
         new = Trained([variant], settings, config)
-        model = {key: value for key, value in config["model"].items() if key not in ("device", "policy", "shard")}
         how = [settings.task.max_new_tokens, settings.ppo.temperature, settings.ppo.top_k]
-        key = json.dumps([variant.task, model, how, new.own.digest], sort_keys=True)
+        key = json.dumps([variant.task, deciding_model(config), how, new.own.digest], sort_keys=True)
         known = groups.get(key)
         groups[key] = replace(known, variants=[*known.variants, variant]) if known else new
     return list(groups.values())

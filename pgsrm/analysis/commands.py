@@ -37,9 +37,8 @@ _NOT_TYPED = (
 _OF_THE_MACHINE = ("paths.", "threads", "processes", "tracking", "model.device", "checkpoint.")
 _SHOWN_ALWAYS = ("task", "reward")
 _DIR = "--config-dir"
-_ANOTHER_PLACE = re.compile(
-    r"\$\{(?:oc\.select:)?([\w.]+)(?:,null)?\}"
-)  # ${embedder}, ${oc.select:task.extrinsic,null}
+# ${embedder}, ${oc.select:task.extrinsic,null}
+_ANOTHER_PLACE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,null)?\}")
 
 
 def more_seeds(variants: Sequence[Variant]) -> list[str]:

@@ -74,15 +74,13 @@ def _rows(folder: Path) -> pd.DataFrame | None:
     import pandas as pd
 
     run = RunFolder(folder)
-    config, lines = read_config(run.config), run.read_metrics()
+    config, lines = read_config(run.config), read_lines(run)
     if not config or not lines:
         if config and run.state() == "waiting":
             return None
         missing = "metrics.jsonl has no line" if config else "config.yaml is missing or can't be read"
         warnings.warn(f"{folder}: left out, {missing}", stacklevel=3)
         return None
-    if broken := run.broken_metrics():
-        warnings.warn(f"{folder}: metrics.jsonl: {counted(broken, 'broken line')} left out", stacklevel=3)
     by_update = {line["update"]: line for line in lines}  # of an update that stands there twice the later line counts
     metrics = pd.DataFrame([by_update[update] for update in sorted(by_update)])
     metrics = metrics[["update", *(name for name in metrics.columns if name != "update")]]
@@ -91,6 +89,14 @@ def _rows(folder: Path) -> pd.DataFrame | None:
     table = pd.concat([pd.DataFrame(columns, index=metrics.index), metrics], axis=1)
     table.attrs["metrics"] = list(metrics.columns)
     return table
+
+
+def read_lines(run: RunFolder) -> list[dict[str, float]]:
+    """A run's metrics, a row for each line; warns of broken lines, which are left out."""
+    lines, broken = run.read_metrics_and_broken()
+    if broken:
+        warnings.warn(f"{run.path}: metrics.jsonl: {counted(broken, 'broken line')} left out", stacklevel=4)
+    return lines
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,11 @@ def path_name(path: str) -> str:
     return re.sub(r"[^\w.+=-]+", "_", name.removesuffix(".gguf"))[:_LONGEST] or "_"
 
 
+def deciding_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config's `model` that decide what it answers before training: not where and by which code it computes."""
+    return {key: value for key, value in config["model"].items() if key not in ("device", "policy", "shard")}
+
+
 def reward_name(config: Mapping[str, Any]) -> str:
     """The name of a composed config's reward: its choice, or its function or class where that is another than the choice's.
 

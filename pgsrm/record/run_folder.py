@@ -206,16 +206,15 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, float]]:
         """All whole lines of metrics.jsonl; a null is read as NaN."""
-        if not self.metrics.exists():
-            return []
-        return [_with_nan(row) for _, row in parse_lines(self.metrics.read_bytes())]
+        return self.read_metrics_and_broken()[0]
 
-    def broken_metrics(self) -> int:
-        """How many lines of metrics.jsonl `read_metrics` leaves out, but for a last one that is being written."""
+    def read_metrics_and_broken(self) -> tuple[list[dict[str, float]], int]:
+        """`read_metrics`, and how many lines it leaves out, but for a last one that is being written."""
         if not self.metrics.exists():
-            return 0
+            return [], 0
         content = self.metrics.read_bytes()
-        return content.count(b"\n") - sum(1 for _ in parse_lines(content))
+        rows = [_with_nan(row) for _, row in parse_lines(content)]
+        return rows, content.count(b"\n") - len(rows)
 
     def last_metrics(self) -> dict[str, float] | None:
         """The last whole line of metrics.jsonl, found from the file's end, or None where there is none."""
