@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pgsrm.config.compose import plan_words
 from pgsrm.evaluation.__main__ import evaluate_run
-from pgsrm.models import gguf_file
+from pgsrm.models import gguf_file, precision
 from pgsrm.models.load import declared_eos, load_codec, load_model, load_tokenizer
+from pgsrm.models.local_chat import LocalChat
 from pgsrm.models.settings import ModelSettings, check_model, identify_model
 from pgsrm.models.text import ChatTemplate, Codec, encode_prompt, ids_behind
 from pgsrm.parent.local import LocalParent
@@ -332,6 +333,27 @@ def test_a_gguf_file_is_the_model_that_it_was_made_of(
 
 
 # The hub
+
+
+@pytest.mark.parametrize(("slowdown", "lines"), [(39.16, 1), (1.0, 0), (0.4, 0)])
+def test_a_cpu_without_bfloat16_is_one_line(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], slowdown: float, lines: int
+) -> None:
+    """Products without instructions for it take 30 to 60 times as long; policy and teacher say so once."""
+    monkeypatch.setattr(precision, "bfloat16_slowdown", lambda: slowdown)
+    precision.say_where_bfloat16_is_slow.cache_clear()
+    for dtype in ("float32", "bfloat16", "bfloat16"):
+        load_model(ModelSettings(path=str(tiny), dtype=dtype), CPU)
+    said = "model.dtype=bfloat16: a matrix product takes 39 times as long as in float32 on this CPU; set model.dtype=float32\n"
+    assert capfd.readouterr().err == said * lines
+    parent = LocalChat(ModelSettings(path=str(tiny), dtype="bfloat16"), "parent.model", 4)
+    parent.decoder([[5, 6]])
+    assert capfd.readouterr().err == said.replace("model.dtype", "parent.dtype") * lines
+
+
+def test_the_slowdown_is_that_of_this_machine() -> None:
+    assert 0.01 < precision.bfloat16_slowdown() < 500
+    assert precision.bfloat16_slowdown() == precision.bfloat16_slowdown()  # measured once
 
 
 def test_no_hub_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -244,6 +244,7 @@ def test_two_steps_of_the_whole_command(tmp_path: Path) -> None:
     assert tokenizer.decode(ids) == "The opposite of 'hot' is "
     card = json.loads((out / "pretraining.json").read_text())
     assert set(card["withheld_prompts"]) == set(TASKS)
+    assert (", bfloat16\n" if card["settings"]["bfloat16"] else ", float32\n") in done.stdout
     assert str(ROOT) not in json.dumps(card)
 
 

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from pgsrm.models import gguf_file
 from pgsrm.models.hub import source
-from pgsrm.models.precision import attend_in_float32, without_cudnn_attention
+from pgsrm.models.precision import attend_in_float32, say_where_bfloat16_is_slow, without_cudnn_attention
 from pgsrm.models.settings import ModelSettings, is_gguf, local_files
 from pgsrm.models.text import ChatTemplate, Codec
 from pgsrm.util.errors import UserError, reason
@@ -67,6 +67,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> Any:
     model.generation_config = GenerationConfig(bos_token_id=model.config.bos_token_id, eos_token_id=ends or None)
     fuse_activations(model)
     if settings.dtype == "bfloat16" and device.type == "cpu":
+        say_where_bfloat16_is_slow("model.dtype", device)
         attend_in_float32(model)
     return model.to(device).eval()
 

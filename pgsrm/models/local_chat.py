@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from pgsrm.models.greedy import GreedyDecoder, common_prefix
 from pgsrm.models.lengths import position_limit
 from pgsrm.models.load import declared_eos, load_tokenizer, read_model, resolve_device
+from pgsrm.models.precision import say_where_bfloat16_is_slow
 from pgsrm.models.settings import ModelSettings, named_as
 from pgsrm.models.text import ChatTemplate, encode_prompt, ids_behind
 from pgsrm.util.errors import UserError
@@ -72,6 +73,8 @@ class LocalChat:
     def _model(self) -> Any:
         with named_as(self._key):
             device = resolve_device(self._settings.device)
+            if self._settings.dtype == "bfloat16":
+                say_where_bfloat16_is_slow(f"{self._key.partition('.')[0]}.dtype", device)
             model = read_model(self._settings, getattr(torch, self._settings.dtype)).to(device).eval()
         # A model brings sampling settings of its own; answers are greedy, and end where the model's own end.
         ends = self._ends_of(model)

@@ -1,5 +1,8 @@
-"""Types of the arithmetic: what autocast to bfloat16 would do slowly on a CPU, and TF32 on a GPU."""
+"""Types of the arithmetic: what bfloat16 costs on a CPU, what autocast to it would do slowly there, and TF32 on a GPU."""
 
+import sys
+import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -8,6 +11,39 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pgsrm.util.errors import UserError
+
+
+@cache
+def bfloat16_slowdown() -> float:
+    """How many times as long as in float32 a matrix product takes in bfloat16 on this machine's CPU.
+
+    Below 1 where the CPU has instructions for it (AVX512-BF16, AMX), 30 to 60 where torch goes without them. Measured once per
+    process with one thread, in 5 to 250 milliseconds of its CPU time, as the fastest of three products of each type.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    fastest = {}
+    for kind in (torch.float32, torch.bfloat16):
+        left, right = torch.ones(64, 512, dtype=kind), torch.ones(512, 512, dtype=kind)
+        seconds = []
+        for _ in range(4):  # the first one warms up
+            started = time.thread_time()
+            left @ right
+            seconds.append(time.thread_time() - started)
+        fastest[kind] = min(seconds[1:])
+    torch.set_num_threads(threads)
+    return fastest[torch.bfloat16] / fastest[torch.float32]
+
+
+@cache
+def say_where_bfloat16_is_slow(key: str, device: torch.device) -> None:
+    """Print a line, once, where bfloat16, which `key` asks for, takes longer than float32."""
+    if device.type == "cpu" and (slowdown := bfloat16_slowdown()) > 1.2:
+        print(
+            f"{key}=bfloat16: a matrix product takes {slowdown:.2g} times as long as in float32 on this CPU; set {key}=float32",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def attend_in_float32(model: Any) -> None:

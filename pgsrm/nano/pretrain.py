@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from pgsrm.models.precision import bfloat16_slowdown
 from pgsrm.nano.corpus import STAGES, TASKS, Document, Mixture, is_withheld, load_task_text, read_jsonl
 from pgsrm.util.errors import end_with_line
 from pgsrm.util.memory import keep_freed_memory
@@ -114,16 +115,16 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def backward(model: Any, ids: Tensor) -> float:
+def backward(model: Any, ids: Tensor, bfloat16: bool) -> float:
     """Mean next-token cross-entropy of ids (B, CONTEXT) and its gradients.
 
     The logits are computed and freed for `CHUNK` tokens at a time: all at once they would be twenty times the activations.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         hidden = model.transformer(input_ids=ids).last_hidden_state[:, :-1].reshape(-1, model.config.n_embd)
     leaf, targets, total = hidden.detach().requires_grad_(), ids[:, 1:].reshape(-1), 0.0
     for part, target in zip(leaf.split(CHUNK), targets.split(CHUNK), strict=True):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = model.lm_head(part)
         loss = cross_entropy(logits.float(), target, reduction="sum") / len(targets)
         loss.backward()
@@ -132,8 +133,10 @@ def backward(model: Any, ids: Tensor) -> float:
     return total
 
 
-def train(model: Any, rows: Iterator[list[int]], steps: int, stop_at: int, batch: int, peak: float, log: Any) -> None:
-    """Next-token cross-entropy, bfloat16 compute, AdamW (betas 0.9, 0.95, weight decay 0.1 on matrices)."""
+def train(
+    model: Any, rows: Iterator[list[int]], steps: int, stop_at: int, batch: int, peak: float, bfloat16: bool, log: Any
+) -> None:
+    """Next-token cross-entropy, AdamW (betas 0.9, 0.95, weight decay 0.1 on matrices); bfloat16: the type of the products."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -144,7 +147,7 @@ def train(model: Any, rows: Iterator[list[int]], steps: int, stop_at: int, batch
             group["lr"] = learning_rate(step, steps, peak)
         ids = torch.tensor(list(islice(rows, batch)))  # (batch, CONTEXT)
         optimizer.zero_grad(set_to_none=True)
-        loss = backward(model, ids)
+        loss = backward(model, ids, bfloat16)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         mean = loss if math.isnan(mean) else 0.98 * mean + 0.02 * loss
@@ -214,11 +217,15 @@ def main() -> None:
     else:
         tokenizer = train_tokenizer(Mixture(english, facts, tasks, STAGES[args.stage], args.seed + 1), english)
         model = build_model(args.layers, args.width, args.heads, tokenizer.eos_token_id)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}", flush=True)
+    args.bfloat16 = bfloat16_slowdown() < 1
+    kind = "bfloat16" if args.bfloat16 else "float32"
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}, {kind}", flush=True)
     rows = sequences(iter(mixture), tokenizer)
-    train(
-        model, rows, args.steps, args.stop_at or args.steps, args.batch, args.lr, lambda line: print(line, flush=True)
-    )
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    train(model, rows, args.steps, args.stop_at or args.steps, args.batch, args.lr, args.bfloat16, log)
     print(sample_answers(model, tokenizer, mixture))
     withheld = {t.name: [t.prompt(row) for row in t.rows if is_withheld(t.name, row)] for t in tasks}
     settings = {key: value for key, value in vars(args).items() if key not in ("corpus", "out", "start")}
