@@ -50,6 +50,33 @@ def test_the_distance_is_the_root_of_the_kl_per_response(variants: list[Variant]
         np.testing.assert_allclose(gone.values["reward/exact_match"], 0.25)
 
 
+def test_the_kl_per_response_is_that_of_the_tokens_in_the_loss(tmp_path: Path) -> None:
+    """Wrong version: a mean over the tokens before the EOS times a length with the EOS."""
+    folder = write_run(tmp_path, kl=[KL] * UPDATES, config={"ppo": {"train_eos": False}})
+    add(folder, response__length=LENGTH, response__eos=0.75, reward__exact_match=0.25)
+    (variant,) = load_variants([tmp_path], list(COLUMNS))[0]
+    gone = way(variant)
+    assert gone is not None and gone.distance == pytest.approx(np.full(60, np.sqrt(KL * (LENGTH - 0.75))))
+
+
+def test_the_kl_from_the_policy_before_is_no_distance_from_the_initial_model(tmp_path: Path) -> None:
+    """Wrong version: ways that stay at 0, since each update moves the reference along."""
+    for reward in ("pgsrm", "binary"):
+        folder = write_run(tmp_path, reward=reward, kl=[0.01] * UPDATES, config={"ppo": {"kl_reference": "previous"}})
+        add(folder, response__length=LENGTH, reward__exact_match=0.25)
+    variants = load_variants([tmp_path], list(COLUMNS))[0]
+    assert way(variants[0]) is None and not has_frontier(variants)
+
+
+def test_the_kl_per_response_is_a_mean_over_seeds_of_that_of_each(tmp_path: Path) -> None:
+    """Wrong version: the mean KL per token times the mean length, (2 + 4) / 2 x (1 + 3) / 2 = 6 instead of 7."""
+    for seed, (kl, length) in enumerate(((2.0, 1.0), (4.0, 3.0))):
+        add(write_run(tmp_path, seed=seed, kl=[kl] * UPDATES), response__length=length, reward__exact_match=0.25)
+    (variant,) = load_variants([tmp_path], list(COLUMNS))[0]
+    gone = way(variant)
+    assert gone is not None and gone.distance == pytest.approx(np.full(60, np.sqrt((2 * 1 + 4 * 3) / 2)))
+
+
 def test_a_sampled_kl_below_zero_is_no_distance(tmp_path: Path) -> None:
     add(write_run(tmp_path, kl=[-0.1] * UPDATES), response__length=LENGTH, reward__exact_match=0.25)
     (variant,) = load_variants([tmp_path], list(COLUMNS))[0]
@@ -121,7 +148,7 @@ def test_each_way_is_computed_once(variants: list[Variant], monkeypatch: pytest.
 
     monkeypatch.setattr(frontier, "curve", counted)
     plot_frontier(variants)
-    assert asked.count("policy/kl") == asked.count("response/length") == len(variants)
+    assert asked.count("KL per response") == len(variants)
 
 
 def best_of_n_file(path: Path, reward: str = "binary", task: str = "color", checker: bool = True) -> Path:

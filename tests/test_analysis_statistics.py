@@ -14,7 +14,7 @@ from pgsrm.analysis import intervals, measures
 from pgsrm.analysis.claims import PAPER, read_claims
 from pgsrm.analysis.comparison import comparisons
 from pgsrm.analysis.measures import MEASURES, Series
-from pgsrm.analysis.results import COLUMNS
+from pgsrm.analysis.results import COLUMNS, learning
 from pgsrm.analysis.variants import load_variants
 from pgsrm.analysis.verdicts import HOLDS, NO_VERDICT, UNDECIDED, check_all
 
@@ -63,6 +63,47 @@ def test_evaluations_many_updates_apart_are_not_smoothed() -> None:
     s = Series(updates, 50 * updates, np.array([0.0, 0.9, 0.4, 0.8, 0.6]), 400)
     assert (measures.highest(s), measures.lowest(s)) == (0.9, 0.4)
     assert measures.episodes_to(s, 0.85) == 5000 and measures.drawdown(s) == pytest.approx(0.5)
+
+
+def evaluated(values: np.ndarray, every: int) -> Series:
+    """A metric of the evaluations, the first before training and the last after it."""
+    updates = np.arange(0.0, len(values) * every, every)
+    return Series(updates, 50 * updates, values, int(updates[-1]))
+
+
+def test_measures_of_evaluations_go_by_updates_and_not_by_their_number() -> None:
+    """Wrong version: the windows of 400 updates hold as many evaluations, and 0.5 of a straight line is a jump."""
+    line = evaluated(np.linspace(0, 1, 41), 10)
+    assert measures.jump(line) <= 0.05
+    step = evaluated(np.repeat([0.1, 0.7], [21, 20]), 10)
+    assert measures.jump(step) == pytest.approx(1.0)
+    assert measures.oscillation(line) == pytest.approx(0.0, abs=1e-9)
+    # Up and down twice between 50 evaluations: as far as the curve of every update goes.
+    x = np.linspace(0, 1, 501)
+    whole = curve(np.sin(8 * np.pi * x)[1:])
+    assert measures.oscillation(evaluated(np.sin(8 * np.pi * x)[::5], 5)) == pytest.approx(
+        measures.oscillation(whole), rel=0.12
+    )
+
+
+def test_spikes_of_evaluations_are_per_thousand_updates() -> None:
+    """Wrong version: one spike in 200 evaluations is five per thousand of these, whatever lies between them."""
+    values = np.zeros(201)
+    values[100] = 1.0
+    assert measures.spikes(evaluated(values, 10)) == pytest.approx(0.5)
+
+
+def test_too_few_values_are_no_curve() -> None:
+    """Wrong version: 0, as of the steadiest curve, since each value is its own trend and its own median."""
+    zigzag = evaluated(np.array([0.0, 0.9, 0.4, 0.8, 0.6]), 100)
+    assert np.isnan(measures.oscillation(zigzag)) and np.isnan(measures.spikes(zigzag))
+    assert np.isnan(measures.spikes(curve([0.0] * 39 + [1.0])))
+
+
+def test_a_level_that_was_there_before_training_takes_no_episode() -> None:
+    """Wrong version: as many as the first evaluation afterwards is away."""
+    assert measures.episodes_to(evaluated(np.array([0.6, 0.7, 0.8]), 100), 0.5) == 0
+    assert measures.episodes_to(evaluated(np.array([0.4, 0.7, 0.8]), 100), 0.5) == 5000
 
 
 def test_a_level_that_is_reached_to_the_digit_is_reached() -> None:
@@ -184,6 +225,15 @@ def test_band_and_growth_tell_settled_from_drifting() -> None:
     assert measures.growth(curve(np.linspace(0, 3, 999))) == pytest.approx(1.5, abs=0.02)
     assert measures.growth(curve(np.concatenate([np.linspace(0, 2, 300), np.full(699, 2.0)]))) == pytest.approx(1.0)
     assert measures.growth(curve(np.linspace(0, -3, 999))) == pytest.approx(1.5, abs=0.02)  # by size, either way
+
+
+def test_a_mean_of_the_gain_kept_says_of_how_many_seeds_it_is(tmp_path: Path) -> None:
+    """Wrong version: three seeds stand beside a mean of the two that gained anything."""
+    for seed, end in enumerate((0.7, 0.6, 0.12)):
+        write_run(tmp_path, seed=seed, rewards=ramp(0.1, end))
+    variants, _ = load_variants([tmp_path], COLUMNS)
+    (note,) = (line for line in learning(variants).notes if line.startswith("Gain kept"))
+    assert note == "Gain kept: of the seeds that gained 0.1 or more: 2 of 3 seeds of color, PGSRM."
 
 
 # --- intervals ----------------------------------------------------------------------------------------------

@@ -1,21 +1,22 @@
 """Over-optimisation: what policies earn and what they get right, by how far they have moved (Gao et al. 2023, Figure 1).
 
 A reward that goes on rising where right answers fall is paid for something else. x is the square root of the KL from the
-reference policy per response: the sampled KL per token times the mean length of a response. Both are smoothed and averaged
-over seeds as in the figures over training, update by update.
+initial model per response: of each update the sampled KL per token times the number of tokens per response that it is a mean of,
+smoothed and averaged over seeds as in the figures over training.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.analysis.best_of_n import BestOfN
 from pgsrm.analysis.curves import curve
 from pgsrm.analysis.figures import NOTE_WIDTH, draw_head
-from pgsrm.analysis.results import KL, LENGTH, MATCH, REWARD
+from pgsrm.analysis.results import ENDED, KL, LENGTH, MATCH, REWARD
+from pgsrm.analysis.runs import Run
 from pgsrm.analysis.style import (
     COLOURS,
     DARK,
@@ -44,6 +45,7 @@ PANELS = (
     (MATCH, "(b) Right sampled answers"),
 )
 _DRAWN = {KL, LENGTH, MATCH}
+_DISTANCE = "KL per response"  # computed here; in no file
 MOST = len(COLOURS) + len(MARKERS)  # variants in a figure
 _POINTS = 60  # along a way: more would show the noise of a batch as knots
 TEXT = (
@@ -58,7 +60,9 @@ OF_BEST = (
 
 def has_frontier(variants: Sequence[Variant], best: Sequence[BestOfN] = ()) -> bool:
     """Whether two or more have what is drawn, lines of the best of n counted, and the variants are not too many."""
-    recorded = [variant for variant in variants if any(run.metrics.keys() >= _DRAWN for run in variant.runs)]
+    recorded = [
+        variant for variant in variants if any(run.metrics.keys() >= _DRAWN and _moves(run) for run in variant.runs)
+    ]
     return len(recorded) >= (1 if best else 2) and len(variants) <= MOST
 
 
@@ -91,13 +95,36 @@ def way(variant: Variant) -> Way | None:
     import numpy as np
 
     runs = variant.complete or variant.runs
-    variant = replace(variant, runs=tuple(run for run in runs if run.metrics.keys() >= _DRAWN) or runs)
-    kl, length = curve(variant, KL, _POINTS), curve(variant, LENGTH, _POINTS)
-    if kl is None or length is None:
+    runs = tuple(run for run in runs if run.metrics.keys() >= _DRAWN) or runs
+    measured = replace(variant, runs=tuple(_with_distance(run) for run in runs))
+    distance = curve(measured, _DISTANCE, _POINTS)
+    if distance is None:
         return None
-    curves = {column: curve(variant, column, _POINTS) for column, _ in PANELS}
+    curves = {column: curve(measured, column, _POINTS) for column, _ in PANELS}
     values = {name: c.mean for name, c in curves.items() if c is not None and np.isfinite(c.mean).any()}
-    return Way(np.sqrt(np.clip(kl.mean * length.mean, 0, None)), values)
+    return Way(np.sqrt(np.clip(distance.mean, 0, None)), values)
+
+
+def _moves(run: Run) -> bool:
+    """Whether its KL is that from the initial model, and not from the policy before the last update."""
+    return _ppo(run).get("kl_reference") != "previous"
+
+
+def _with_distance(run: Run) -> Run:
+    """The run with its KL per response, if it has one: that of the tokens in the loss, whose mean the KL per token is."""
+    if not _moves(run) or not run.metrics.keys() >= {KL, LENGTH}:
+        return run
+    tokens = run.metrics[LENGTH]
+    if _ppo(run).get("train_eos") is False:
+        if ENDED not in run.metrics:
+            return run
+        tokens = tokens - run.metrics[ENDED]  # an EOS is in the length, and not in the loss
+    return replace(run, metrics={**run.metrics, _DISTANCE: run.metrics[KL] * tokens})
+
+
+def _ppo(run: Run) -> Mapping[str, Any]:
+    section = run.config.get("ppo")
+    return section if isinstance(section, Mapping) else {}
 
 
 def plot_frontier(variants: Sequence[Variant], width: str = "text", best: Sequence[BestOfN] = ()) -> Figure:

@@ -24,6 +24,7 @@ JUMP = 0.05  # share of the updates within which a jump happens
 NOISE = 5.0  # standard deviations of the smoothed curve's noise that a jump must be above
 MAD = 1.4826  # a normal distribution's standard deviation over its median distance from the median
 SPIKE = 8.0  # standard deviations from the local median
+FEWEST = 10  # values that a curve's ups and downs can be told from
 GAINED = 0.1  # no share of a gain below this: that much also noise makes of a few updates
 SPREAD = {"reward/mean": "reward/std"}  # a mean over the batch -> the standard deviation of the batch
 NEXT_TO_NOTHING = 0.005  # no ratio to a value below this
@@ -64,6 +65,19 @@ class Series:
     def whole(self) -> bool:
         """Whether it reaches the end of the planned updates."""
         return len(self.updates) > 0 and bool(self.updates[-1] >= self.planned)
+
+    @cached_property
+    def every(self) -> float:
+        """Updates from one value to the next: 1 for a metric of training, `evaluation.every` for one of the evaluations."""
+        import numpy as np
+
+        updates = self.updates[self.updates > 0]
+        return float(np.median(np.diff(updates))) if len(updates) > 1 else 1.0
+
+    @cached_property
+    def points(self) -> int:
+        """Values that a whole run has after update 0: windows of updates are as many of them as stand in these."""
+        return max(1, round(self.planned / self.every))
 
     @cached_property
     def tenths(self) -> list[float]:
@@ -200,13 +214,13 @@ def jump(s: Series) -> float:
     """Largest share of the smoothed curve's range that is gained within 5% of the updates.
 
     It is 0.05 on a straight line, about 1 on a step (smoothing spreads a step), and 0 where the gain is no larger than
-    noise alone would make it.
+    noise alone would make it. Of evaluations further apart than that it is the gain from one to the next.
     """
-    size = max(1, round(JUMP * s.planned))
+    size = max(1, round(JUMP * s.points))
     if not s.whole or len(s.smooth) <= size:
         return NAN
     gain = float((s.smooth[size:] - s.smooth[:-size]).max())
-    noise = _deviation(s.trained) / window(s.planned) ** 0.5
+    noise = _deviation(s.trained) / window(s.points) ** 0.5
     if gain <= NOISE * 2**0.5 * noise:  # the largest of many differences of two noisy points
         return 0.0
     return gain / float(s.smooth.max() - s.smooth.min())
@@ -229,7 +243,12 @@ def rise_time(s: Series) -> float:
 
 
 def episodes_to(s: Series, level: float) -> float:
-    """Episodes until the smoothed curve first reaches `level`; infinite where a whole run never does."""
+    """Episodes until the smoothed curve first reaches `level`; infinite where a whole run never does.
+
+    0 where the evaluation before training has reached it.
+    """
+    if len(s.updates) and s.updates[0] == 0 and s.values[0] >= level - ROUNDING:
+        return 0.0
     reached = s.smooth >= level - ROUNDING
     if not reached.any():
         return float("inf") if s.whole else NAN
@@ -250,14 +269,14 @@ def oscillation(s: Series) -> float:
     """Total variation of the smoothed curve, taken every half window, minus that of its trend; in the metric's unit.
 
     The trend is the curve's rolling mean over 20% of the updates. So this is how far the metric moves up and down
-    besides what its trend moves.
+    besides what its trend moves. NaN where so few values are no curve.
     """
     import numpy as np
 
-    if not s.whole:
+    if not s.whole or len(s.trained) < FEWEST:
         return NAN
-    step = max(1, window(s.planned) // 2)
-    trend = _trend(s.smooth, window(s.planned, TREND))
+    step = max(1, window(s.points) // 2)
+    trend = _trend(s.smooth, window(s.points, TREND))
     return float(np.abs(np.diff(s.smooth[::step])).sum() - np.abs(np.diff(trend[::step])).sum())
 
 
@@ -274,11 +293,11 @@ def unsteadiness(s: Series) -> float:
     import numpy as np
     from scipy.special import erf
 
-    if not s.whole or s.noise is None:
+    if not s.whole or s.noise is None or len(s.trained) < FEWEST:
         return NAN
-    size = window(s.planned)
+    size = window(s.points)
     step = max(1, size // 2)
-    d = np.diff(_trend(s.smooth, window(s.planned, TREND))[::step])
+    d = np.diff(_trend(s.smooth, window(s.points, TREND))[::step])
     variance = rolling_mean(s.noise[s.updates > 0] ** 2, size)[::step]
     v = step / size**2 * (variance[1:] + variance[:-1])
     with np.errstate(divide="ignore", invalid="ignore"):  # no noise adds nothing
@@ -302,21 +321,22 @@ def spikes(s: Series) -> float:
     """Spikes per 1,000 updates: consecutive updates further than 8 standard deviations from the median over 2%.
 
     The standard deviation is taken from the median absolute deviation over 10% of the updates, and counts for at least
-    1% of the metric's range.
+    1% of the metric's range. NaN where 2% hold a single value, which is its own median.
     """
     import numpy as np
     from scipy.ndimage import median_filter
 
-    if len(s.trained) < 10:
+    size = window(s.points)
+    if len(s.trained) < FEWEST or size == 1:
         return NAN
-    off = np.abs(s.trained - median_filter(s.trained, window(s.planned), mode="mirror"))
-    spread = MAD * median_filter(off, window(s.planned, 0.1), mode="mirror")
+    off = np.abs(s.trained - median_filter(s.trained, size, mode="mirror"))
+    spread = MAD * median_filter(off, window(s.points, 0.1), mode="mirror")
     reach = np.subtract(*np.percentile(s.trained, (99, 1)))
     far = off > SPIKE * np.maximum(spread, 0.01 * reach)
     if reach == 0:
         far = off > 0
     begins = far & ~np.concatenate([[False], far[:-1]])
-    return 1000 * float(begins.sum()) / len(s.trained)
+    return 1000 * float(begins.sum()) / (len(s.trained) * s.every)
 
 
 def band(s: Series) -> float:
@@ -341,7 +361,10 @@ NO_VALUE = {
     "kept": f"less than {GAINED:g} was gained",
     "remains": "the start is next to nothing",
     "rise_time": "it does not rise",
-    "unsteadiness": "how far sampling moves a batch's mean is not known (no reward/std, or several responses per prompt)",
+    "oscillation": f"there are less than {FEWEST} values",
+    "unsteadiness": "how far sampling moves a batch's mean is not known (no reward/std, or several responses per prompt), or there "
+    f"are less than {FEWEST} values",
+    "spikes": "2% of the updates hold one value",
     "growth": "what was before is next to nothing",
 }
 ADDS_UP = (oscillation, unsteadiness)  # more in a longer run, however steady

@@ -49,7 +49,7 @@ STREAMS = (
 )
 # What asking a critic took, in each update.
 CALLS, CRITIC_SECONDS = "critic/calls", "time/critic"
-LENGTH = "response/length"
+LENGTH, ENDED = "response/length", "response/eos"
 # What sampled continuations of held-out prompts are, where they are measured.
 MEASURED = (
     (EXTRINSIC, "Extrinsic reward, held out", "reward"),
@@ -60,7 +60,7 @@ MEASURED = (
 COLUMNS = (
     *(REWARD, MATCH, ENTROPY, KL, *EVALUATIONS.values(), *measures.SPREAD.values()),
     *(column for column, _, _ in STREAMS),
-    *(CALLS, CRITIC_SECONDS, LENGTH),
+    *(CALLS, CRITIC_SECONDS, LENGTH, ENDED),
 )
 INTERVAL = "Means over the finished seeds, in brackets Student's t 95% interval over seeds (none below three)."
 
@@ -100,8 +100,24 @@ def learning(variants: Sequence[Variant]) -> Table:
         rows,
         len(_name_head(variants)),
         {"change": "+z.3f", "gain kept": ".2f", matched[1]: ",.0f", "minutes per run": ".1f"},
-        ("Tenth: mean of `reward/mean` over that tenth of the updates.", *stopped_early(variants), *matches, INTERVAL),
+        (
+            "Tenth: mean of `reward/mean` over that tenth of the updates.",
+            *_kept_by_some(variants),
+            *stopped_early(variants),
+            *matches,
+            INTERVAL,
+        ),
     )
+
+
+def _kept_by_some(variants: Iterable[Variant]) -> list[str]:
+    """Of how many seeds a mean of the gain kept is, where that is less than all, as a list of one line."""
+    told = []
+    for variant in variants:
+        known = over_seeds(variant, REWARD, measures.kept).n
+        if 0 < known < len(variant.complete):
+            told.append(f"{known} of {len(variant.complete)} seeds of {variant.name}")
+    return [f"Gain kept: of the seeds that gained {measures.GAINED:g} or more: {'; '.join(told)}."] if told else []
 
 
 def evaluation(variants: Sequence[Variant]) -> Table:
@@ -158,7 +174,8 @@ def stability(variants: Sequence[Variant]) -> Table:
         len(_name_head(variants)),
         dict.fromkeys((f"{metric}: spikes" for metric in metrics), ".1f"),
         (
-            "Less is steadier. Spikes: per 1,000 updates. The measures are defined in docs/analysis.md.",
+            "Less is steadier. Drawdown and oscillation are of a whole run, and mostly larger in a longer one: compare runs of one "
+            "length. Spikes: per 1,000 updates. The measures are defined in docs/analysis.md.",
             *stopped_early(variants),
             INTERVAL,
         ),
