@@ -639,6 +639,28 @@ def test_an_interrupted_run_ends_with_the_same_numbers(
         np.testing.assert_array_equal(metrics[name], values, err_msg=name)
 
 
+def test_outside_a_run_it_is_standardised_as_in_one(
+    words: list[str], judge_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong version: by the references, half of which a reward then pays less than nothing for."""
+    from pgsrm.reward import __main__ as commands
+    from pgsrm.reward import probes
+
+    class SeenError(Exception):
+        """In the place of the probes."""
+
+    def seen(_: Any, reward: Any) -> None:
+        raise SeenError(reward.state())
+
+    (judge_folder / CARD).unlink()
+    given = [*words, "reward=learned", f"reward.path={judge_folder}"]
+    monkeypatch.setattr(probes, "probe", seen)
+    with pytest.raises(SeenError) as probed:
+        commands.probe_command(given)
+    in_a_run = pgsrm.Trainer.build(*given, "tracking=none").score.reward.state()
+    assert probed.value.args[0]["0"] == pytest.approx(in_a_run["0"])
+
+
 def test_what_is_no_reward_model(
     call_cli: Callable[..., Any], tiny: Path, tmp_path: Path, words: list[str], judge_folder: Path
 ) -> None:

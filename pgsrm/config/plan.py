@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ from pgsrm.record.trackers import check_trackers
 from pgsrm.reward.calling import check_before
 from pgsrm.task import Example, LacksReferencesError, Task, every_reference, load_task
 from pgsrm.util.errors import ParameterError, UserError, under, unwritable
-from pgsrm.util.objects import check_call, check_object, mask_object
+from pgsrm.util.objects import check_call, check_object, is_standardised, mask_object, standardise_object
 from pgsrm.util.paths import conf_folder
 from pgsrm.util.words import mask_of
 
@@ -366,6 +367,27 @@ def build_reward(config: dict[str, Any]) -> Any:
     reward = build_object(config["reward"], "reward")
     mask_object(reward, mask_of(config["task"].get("mask")))  # runs of earlier versions have no such key
     return reward
+
+
+def standardise_outside_run(config: dict[str, Any], task: Task, reward: Any) -> None:
+    """Have a reward that is counted from what the policy writes untrained see that, as a run of this config does at its start.
+
+    The configured model is loaded where the reward asks for its samples alone. Raises UserError as a run does.
+    """
+    if not is_standardised(reward):
+        return
+    settings = read_settings(OmegaConf.create(config))
+
+    @cache
+    def samples() -> tuple[Sequence[str], Sequence[str]]:
+        from pgsrm.evaluation.reference_samples import samples_of_model  # loads torch
+
+        check_model(settings.model)
+        ppo = settings.ppo
+        return samples_of_model(settings.model, task, ppo.temperature, ppo.top_k, settings.seed)
+
+    with under("reward"):
+        standardise_object(reward, samples)
 
 
 @contextmanager

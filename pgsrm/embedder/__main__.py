@@ -54,7 +54,7 @@ def check_command(overrides: Sequence[str]) -> None:
 
 
 def _check(config: dict[str, Any]) -> Any:
-    from pgsrm.config.plan import build_objects
+    from pgsrm.config.plan import build_objects, standardise_outside_run
     from pgsrm.reward.calling import check_before
     from pgsrm.reward.check import check_comparable, check_reward, with_reference
     from pgsrm.util.errors import under
@@ -63,6 +63,7 @@ def _check(config: dict[str, Any]) -> Any:
     with under("reward"):
         check_before(reward, [example.references for example in task.train + task.holdout])
     check_comparable(reward)
+    standardise_outside_run(config, task, reward)
     return check_reward(reward, with_reference(task, "rank"))
 
 

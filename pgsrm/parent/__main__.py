@@ -42,7 +42,7 @@ def _make(words: list[str]) -> None:
 
 def _told_apart(config: dict[str, Any], choices: Mapping[str, Any], words: list[str]) -> str:
     """One line on how well the reward of the same words tells the answers apart; asks no server for it."""
-    from pgsrm.config.plan import build_objects
+    from pgsrm.config.plan import build_objects, standardise_outside_run
     from pgsrm.reward.check import EXACT, NEAREST, check_reward
     from pgsrm.util.errors import UserError
 
@@ -52,6 +52,7 @@ def _told_apart(config: dict[str, Any], choices: Mapping[str, Any], words: list[
         return f"{who}: not asked here; `{command}` says how it tells the answers apart"
     try:
         task, reward = build_objects(config)
+        standardise_outside_run(config, task, reward)
         check = check_reward(reward, task.train + task.holdout)
     except UserError as error:
         return f"{who}: how it tells the answers apart is unknown ({error})"

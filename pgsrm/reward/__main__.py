@@ -54,7 +54,7 @@ def probe_command(words: Sequence[str], out: Path | None = None, samples: int = 
     samples: to each of `PROMPTS` prompts so many samples of the model are drawn, where it is not 0.
     """
     from pgsrm.config.compose import compose_tasks
-    from pgsrm.config.plan import build_objects
+    from pgsrm.config.plan import build_objects, standardise_outside_run
     from pgsrm.reward.best_of import table
     from pgsrm.reward.probes import markdown, probe, rows, summary
     from pgsrm.util.errors import UserError
@@ -67,6 +67,7 @@ def probe_command(words: Sequence[str], out: Path | None = None, samples: int = 
     for config, choices in compose_tasks(words, "python -m pgsrm.reward probe"):
         title, name = _title(config, choices, words), str(choices.get("task"))
         task, reward = build_objects(config)
+        standardise_outside_run(config, task, reward)
         result = probe(task, reward)
         print(f"### {title}\n\n{markdown(result)}\n", flush=True)
         results[name] = result

@@ -29,8 +29,8 @@ class LearnedReward:
 
     path: a folder that `python -m pgsrm.reward_model train` made, a folder of another reward model or a hub model with one
     output; a list of them is an ensemble. mean, std: of a single model's outputs, instead of what its card says. A model that has
-    no card is standardised by the reference policy's samples before a run's first evaluation (`standardise`), and outside a run by
-    the first texts that it is asked about.
+    no card is standardised by the reference policy's samples before a run's first evaluation (`standardise`); where nobody gives
+    it such samples by the first texts that it is asked about.
     combine, of the standardised rewards of an ensemble (Coste et al. 2023, arXiv:2310.02743):
         mean: their mean
         min: the smallest, what the most doubtful one says
