@@ -447,3 +447,13 @@ def test_an_object_in_a_choice_s_place_is_told_how(call_cli: Callable[..., Any])
         "pgsrm: reward={_target_: mine, _partial_: true}: reward takes the name of a choice; "
         "~reward '+reward={_target_: mine, _partial_: true}' sets an object"
     )
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")])
+def test_an_object_beside_a_choice_s_keys_is_refused(call_cli: Callable[..., Any], sweep: Sequence[str]) -> None:
+    """Wrong version: a reward of the name `brevity` that is given alpha, embedder and similarity of reward=pgsrm."""
+    added = "+reward={_target_:mine}"
+    result = call_cli("task=antonym", added, "dry_run=true", *sweep)
+    assert result.code == 2 and result.err.strip() == (
+        f"pgsrm: {added}: reward=pgsrm would keep its other keys beside these; ~reward '{added}' puts the object in its place"
+    )

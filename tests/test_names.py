@@ -206,7 +206,7 @@ def test_a_reward_is_called_by_its_choice_unless_it_is_another(
     "words",
     [
         ["reward._target_=short_answers.brevity", "+reward._partial_=true"],
-        ["reward=binary", "+reward={_target_: short_answers.brevity, _partial_: true}"],
+        ["reward=binary", "reward._target_=short_answers.brevity", "+reward._partial_=true"],
         ["~reward", "+reward._target_=short_answers.brevity", "+reward._partial_=true"],
     ],
 )

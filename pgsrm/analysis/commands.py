@@ -182,7 +182,7 @@ def _changes(
     def below(now: Mapping[str, Any], usual: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
         for name, value in now.items():
             key = f"{above}{name}"
-            if key in own or key in follows or _is_taken_over(key, value, own):
+            if key in own or key in follows:
                 continue
             if name not in usual:
                 if ("_target_" in usual or above.removesuffix(".") in NAMED_BY_USERS) and not is_secret(key, value):
@@ -197,15 +197,6 @@ def _changes(
 
 def _has_keys(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value)
-
-
-def _is_taken_over(key: str, value: Any, own: Mapping[str, Any]) -> bool:
-    """Whether a value is one of the user's own nodes, as `reward.embedder`, or of the own task, as `evaluation.measures`."""
-    place, _, name = key.rpartition(".")
-    if place not in ("reward", "evaluation"):
-        return False
-    task = own.get("task") or {}
-    return (isinstance(value, Mapping) and value in own.values()) or (name in task and task[name] == value)
 
 
 def _at(config: Any, place: str) -> Any:
@@ -333,5 +324,5 @@ def _composed(words: Mapping[str, str], folder: Path | None = None) -> _Composed
         GlobalHydra.instance().hydra = theirs
     assert isinstance(plain, dict)
     sources = ((place, _ANOTHER_PLACE.fullmatch(str(text))) for place, text in leaves(written))
-    taken_over = {place: source[1] for place, source in sources if source and _has_keys(_at(plain, place))}
+    taken_over = {place: source[1] for place, source in sources if source}
     return _Composed({str(key): value for key, value in plain.items()}, choices, taken_over)

@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import re
+import shlex
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import omegaconf.base
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from pgsrm.config.command_line import config_dir_of, plain_run, refuse_sweep, search_path
+from pgsrm.config.known_keys import NAMED_BY_USERS, TAKEN_OVER
 from pgsrm.config.libyaml import reading_by_libyaml
 from pgsrm.config.messages import one_line
 from pgsrm.config.naming import model_of, without_asking, words_of
@@ -367,8 +369,11 @@ def _named_by_users(config: DictConfig) -> Iterator[str]:
                     yield f"{holder}.{name!s}.{key.removeprefix('reward.')}"
 
 
-# Below a mapping whose names users choose and which a choice takes from the task, as ${oc.select:task.critic.values,null}.
-_ADDED_NAME = re.compile(r"\+\+?(?P<holder>reward\.(?:[^=]+\.)?values|evaluation\.measures)\.(?P<rest>[^=]+)=")
+# Mappings whose names users choose and which a choice takes from elsewhere, as ${oc.select:task.critic.values,null}; a reward may
+# be within another one.
+_TAKEN_NAMES = {holder: source for holder, source in TAKEN_OVER.items() if holder in NAMED_BY_USERS}
+_HOLDERS = "|".join(r"{}\.(?:[^=]+\.)?{}".format(*holder.split(".")) for holder in _TAKEN_NAMES)
+_ADDED_NAME = re.compile(rf"\+\+?(?P<holder>{_HOLDERS})\.(?P<rest>[^=]+)=")
 
 
 def _refuse_lost_names(config: DictConfig) -> None:
@@ -379,7 +384,7 @@ def _refuse_lost_names(config: DictConfig) -> None:
     added = [match for word in config.hydra.overrides.task if (match := _ADDED_NAME.match(word))]
     for match in added:
         holder, rest = match["holder"], match["rest"]
-        source = "task.measures" if holder.startswith("evaluation") else "task.critic.values"
+        source = _TAKEN_NAMES[f"{holder.partition('.')[0]}.{holder.rpartition('.')[2]}"]
         now, theirs = (OmegaConf.select(config, key, throw_on_resolution_failure=False) for key in (holder, source))
         if not isinstance(now, DictConfig) or not isinstance(theirs, DictConfig):
             continue
@@ -392,6 +397,26 @@ def _refuse_lost_names(config: DictConfig) -> None:
             )
 
 
+_ADDED_OBJECT = re.compile(r"\+\+?(?P<group>\w+)=\{.*\b_target_\b")
+
+
+def _refuse_mixed_objects(config: DictConfig) -> None:
+    """Raise UserError for `+reward={_target_: mine}` without `~reward`: Hydra merges it into the choice, whose other keys stay.
+
+    A function that takes whatever it is given, as **_, would not say so.
+    """
+    words = list(config.hydra.overrides.task)
+    for match in filter(None, map(_ADDED_OBJECT.match, words)):
+        group = match["group"]
+        choice = config.hydra.runtime.choices.get(group)
+        removed = any(word.partition("=")[0] == f"~{group}" for word in words)
+        if choice is not None and not removed:
+            raise UserError(
+                f"{match.string}: {group}={choice} would keep its other keys beside these; "
+                f"~{group} {shlex.quote(match.string)} puts the object in its place"
+            )
+
+
 def _without_hydra(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
     choices = {
         str(group): str(option)
@@ -399,6 +424,7 @@ def _without_hydra(config: DictConfig) -> tuple[DictConfig, dict[str, str]]:
         if "hydra" not in str(group) and str(group) not in LAUNCH and option is not None
     }
     _refuse_lost_names(config)
+    _refuse_mixed_objects(config)
     config = config.copy()
     with open_dict(config):
         config.pop("hydra")
