@@ -373,7 +373,10 @@ SCALED = ["reward=sum", "+reward@reward.parts.pgsrm=pgsrm", "+reward.normalise.p
         (["task=sentiment_control", "reward=sparse"], "task: has no references to make probes of"),
         (["task=summary", "reward=critic", "critic=self_current"], "reward: asks the policy itself"),
         # wrong version: each probe is divided by a deviation of its own, and half of the words earn more than the reference
-        (["task=antonym", *SCALED], "reward.normalise: divides by the deviation of the batch or of those before"),
+        (
+            ["task=antonym", *SCALED],
+            "reward: what it pays for a text depends on the others of its batch",
+        ),
         (["task=antonm"], "did you mean antonym?"),
         (["task=antonym", "--samples", "-1"], "--samples=-1: is no number of samples"),
         (["task=antonym", "--out", "."], "--out=.: is a folder; name a file"),

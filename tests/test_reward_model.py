@@ -720,7 +720,7 @@ def test_what_is_no_reward_model(
         (
             # wrong version: each policy's mean reward was divided by its own samples' deviation
             ["judge", "nowhere", f"policies={ROOT / 'pgsrm/nano/weights'}", "task=antonym", "pairs=reward", *SCALED],
-            "reward.normalise: divides by the deviation of the batch or of those before",
+            "reward: what it pays for a text depends on the others of its batch",
         ),
         (["juge"], "juge: no such command; there are pairs, train, judge"),
     ],

@@ -62,6 +62,8 @@ class Reward(Protocol):
     - `standardise(samples)` is called once before the first evaluation and the first update of a run, for a reward that is counted
       from what the policy writes untrained. `samples()` returns 512 prompts of the training and one response of the reference
       policy to each; they are drawn when it is first called. What is measured on them belongs into `state`.
+    - `scaled`, true of a reward whose number for a text depends on which others it is given with. What asks about texts apart
+      refuses it.
     - `state()` and `restore(state)`, both or neither, for a reward that remembers earlier batches. `state` returns what it
       remembers, of what JSON holds (numbers, texts, lists, dicts), and later calls do not change it. Checkpoints have it, so
       that a resumed run has the same numbers. What is remembered of an evaluation is forgotten after it.

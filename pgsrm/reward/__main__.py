@@ -56,6 +56,7 @@ def probe_command(words: Sequence[str], out: Path | None = None, samples: int = 
     from pgsrm.config.compose import compose_tasks
     from pgsrm.config.plan import build_objects, standardise_outside_run
     from pgsrm.reward.best_of import table
+    from pgsrm.reward.check import check_comparable, with_reference
     from pgsrm.reward.probes import markdown, probe, rows, summary
     from pgsrm.util.errors import UserError
 
@@ -67,6 +68,8 @@ def probe_command(words: Sequence[str], out: Path | None = None, samples: int = 
     for config, choices in compose_tasks(words, "python -m pgsrm.reward probe"):
         title, name = _title(config, choices, words), str(choices.get("task"))
         task, reward = build_objects(config)
+        check_comparable(reward)
+        with_reference(task, "make probes of")  # both before a model is loaded
         standardise_outside_run(config, task, reward)
         result = probe(task, reward)
         print(f"### {title}\n\n{markdown(result)}\n", flush=True)

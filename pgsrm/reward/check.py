@@ -59,8 +59,9 @@ def check_comparable(reward: Any) -> None:
     """Raise UserError for a reward whose numbers from different calls can't be compared."""
     if is_scaled(reward):
         raise UserError(
-            "reward.normalise: divides by the deviation of the batch or of those before, so that rewards which are asked for apart "
-            "can't be compared; leave it out here"
+            "reward: what it pays for a text depends on the others of its batch or on those before (reward.normalise, or its own "
+            "`scaled`), so that rewards which are asked for apart can't be compared; leave reward.normalise out here, or take "
+            "another reward"
         )
 
 
