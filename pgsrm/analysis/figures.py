@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 PANELS = (
     ("reward/mean", "(a) Average reward", "reward"),
-    ("policy/entropy", "(b) Policy entropy", "nats"),
-    ("policy/kl", "(c) KL divergence", "nats"),
+    ("policy/entropy", "(b) Policy entropy", "nats per token"),
+    ("policy/kl", "(c) KL divergence", "nats per token"),
 )
 SHORT = {"reward/mean": "reward", "policy/entropy": "entropy (nats)", "policy/kl": "KL (nats)"}
 RAW_CURVES = 4
