@@ -1,5 +1,6 @@
 """Rewards from spans: where they stand and what they sum to. test_spans.py has borders, ways of matching, and credit."""
 
+import re
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 import pgsrm
-from pgsrm.critic import Critique
+from pgsrm.critic import Critique, GoldCritic
 from pgsrm.reward import CriticReward, SumReward, normalise
 from pgsrm.reward.spans import token_values, tokens_of
 from pgsrm.rollout import Span
@@ -51,6 +52,36 @@ def rewards_of(reward: CriticReward, rows: int = 1) -> Any:
         "offsets": [OFFSETS] * rows,
     }
     return normalise(reward(**batch), batch["token_ids"], responses=batch["responses"])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (None, "returned NoneType; return a list with one Critique per response"),
+        ([SAID], "1 critique for 2 responses; return one for each"),
+        ([SAID, None], "for response 1 it returned NoneType; return a pgsrm.critic.Critique"),
+        ([SAID, [(3, 7, GOOD)]], "for response 1 it returned list; return a pgsrm.critic.Critique"),
+        (
+            [Critique(SPANS, "ok"), SAID],
+            "for response 0 it returned the outcome 'ok'; choose one of parsed, clean, unparsed",
+        ),
+        ([Critique(SPANS, "clean"), SAID], "spans with the outcome 'clean', which marks nothing; say 'parsed'"),
+        ([Critique(((3, 7, GOOD),), "parsed"), SAID], "return pgsrm.rollout.Span"),
+        ([Critique((Span(18, 26, GOOD),), "parsed"), SAID], "a span from 18 to 26, of 18 characters; count"),
+        ([Critique((Span(-3, 2, GOOD),), "parsed"), SAID], "a span from -3 to 2, of 18 characters; count"),
+        ([Critique((Span(0.0, 2.0, GOOD),), "parsed"), SAID], "a span from 0.0 to 2.0, of 18 characters; count whole"),
+    ],
+)
+@pytest.mark.parametrize("gold", [False, True])
+def test_what_a_critic_of_ones_own_returns_is_checked(given: Any, told: str, gold: bool) -> None:
+    """Also behind `critic=gold`. Wrong version: an AttributeError of ours, or a misspelt outcome that marks nothing, silently."""
+
+    def own(**_: Any) -> Any:
+        return given
+
+    critic: Any = GoldCritic(critic=own, flipped=0.5) if gold else own
+    with pytest.raises(UserError, match=f"^critic=own: .*{re.escape(told)}"):
+        rewards_of(CriticReward(extrinsic, critic, values=VALUES), rows=2)
 
 
 def test_a_span_belongs_to_the_tokens_that_wrote_it() -> None:

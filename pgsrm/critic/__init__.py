@@ -1,6 +1,6 @@
 """Critics: who marks spans in a response (RELC, arXiv:2401.07382)."""
 
-from pgsrm.critic.critique import OUTCOMES, Critic, Critique, Outcome
+from pgsrm.critic.critique import OUTCOMES, Critic, Critique, Outcome, critiques_of
 from pgsrm.critic.gold import GoldCritic
 from pgsrm.critic.lexicon import LexiconCritic
 from pgsrm.critic.local import LocalCritic
@@ -25,5 +25,6 @@ __all__ = [
     "Outcome",
     "RemoteCritic",
     "SelfCritic",
+    "critiques_of",
     "is_asked",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pgsrm.critic.critique import OUTCOMES, Critic, Critique
+from pgsrm.critic.critique import OUTCOMES, Critic, Critique, critiques_of
 from pgsrm.critic.marked import Marked, as_line, text_of_line
 from pgsrm.models.asking import estimates_of
 from pgsrm.record.lines import Lines
@@ -33,14 +33,9 @@ def in_batches(critic: Critic, texts: Sequence[Marked], size: int = BATCH) -> It
     for start in range(0, len(texts), size):
         some = list(texts[start : start + size])
         started = time.perf_counter()
-        critiques = critic(
-            prompts=[text.prompt or "" for text in some], responses=[text.response for text in some], extrinsic=None
-        )
-        if len(critiques) != len(some):
-            raise UserError(
-                f"critic: {counted(len(critiques), 'critique')} for {counted(len(some), 'response')}; return one for each"
-            )
-        yield Batch(some, list(critiques), time.perf_counter() - started)
+        prompts, responses = [text.prompt or "" for text in some], [text.response for text in some]
+        critiques = critiques_of(critic, prompts, responses, None)
+        yield Batch(some, critiques, time.perf_counter() - started)
 
 
 def ask(critic: Critic, texts: Sequence[Marked], out: Path, identity: str, size: int = BATCH) -> list[Marked]:

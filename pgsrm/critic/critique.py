@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from pgsrm.rollout import Span
+from pgsrm.util.errors import UserError
+from pgsrm.util.numbers import counted
+from pgsrm.util.objects import name_of
 
 Outcome = Literal["parsed", "clean", "unparsed"]
 OUTCOMES: tuple[Outcome, ...] = ("parsed", "clean", "unparsed")
@@ -57,3 +60,44 @@ class Critic(Protocol):
         `extrinsic` are the n rewards of the task itself, for a critic whose instruction shows them.
         """
         ...
+
+
+def critiques_of(
+    critic: Critic, prompts: Sequence[str], responses: Sequence[str], extrinsic: Sequence[float] | None
+) -> list[Critique]:
+    """What a critic says of n responses to n prompts, with one critique for each that fits its response.
+
+    Raises UserError where a critic, which may be anybody's code, returns something else.
+    """
+    given: Any = critic(prompts=prompts, responses=responses, extrinsic=extrinsic)
+    name = name_of(critic)
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise UserError(f"critic={name}: returned {type(given).__name__}; return a list with one Critique per response")
+    if len(given) != len(responses):
+        raise UserError(
+            f"critic={name}: {counted(len(given), 'critique')} for {counted(len(responses), 'response')}; "
+            "return one for each"
+        )
+    for row, (critique, response) in enumerate(zip(given, responses, strict=True)):
+        if problem := _problem(critique, len(response)):
+            raise UserError(f"critic={name}: for response {row} it returned {problem}")
+    return list(given)
+
+
+def _problem(critique: Any, length: int) -> str:
+    """Why this is no critique of a response of `length` characters, with the remedy; empty if it is one."""
+    if not isinstance(critique, Critique):
+        return (
+            f"{type(critique).__name__}; return a pgsrm.critic.Critique, as Critique.of_spans(spans, response) makes it"
+        )
+    if critique.outcome not in OUTCOMES:
+        return f"the outcome {critique.outcome!r}; choose one of {', '.join(OUTCOMES)}"
+    if critique.spans and critique.outcome != "parsed":
+        return f"spans with the outcome {critique.outcome!r}, which marks nothing; say 'parsed'"
+    for span in critique.spans:
+        if not isinstance(span, Span) or not isinstance(span.label, str):
+            return f"{span!r} among its spans; return pgsrm.rollout.Span(start, end, label), the label a text"
+        places = (span.start, span.end)
+        if not all(isinstance(place, int) for place in places) or not 0 <= span.start <= span.end <= length:
+            return f"a span from {span.start} to {span.end}, of {length} characters; count whole characters of the response"
+    return ""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pgsrm.critic.critique import Critic, Critique
+from pgsrm.critic.critique import Critic, Critique, critiques_of
 from pgsrm.critic.lexicon import LexiconCritic
 from pgsrm.critic.marked import Marked, read_marked
 from pgsrm.models.asking import Estimate, estimates_of
@@ -98,7 +98,7 @@ class GoldCritic:
         if self._critic is None:
             true = [self._of_file(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
         else:
-            true = self._critic(prompts=prompts, responses=responses, extrinsic=extrinsic)
+            true = critiques_of(self._critic, prompts, responses, extrinsic)
         return [
             self._with_errors(critique, prompt, text)
             for critique, prompt, text in zip(true, prompts, responses, strict=True)

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from pgsrm.critic import OUTCOMES, Critic, Critique, Outcome
+from pgsrm.critic import OUTCOMES, Critic, Critique, Outcome, critiques_of
 from pgsrm.models.asking import CHARACTERS, Estimate, estimates_of
 from pgsrm.reward.output import normalise, with_part
 from pgsrm.reward.spans import Match, On, Per, marked_labels, token_values
 from pgsrm.rollout import Annotation, Scored, Span
-from pgsrm.util.errors import ParameterError, UserError, under
-from pgsrm.util.numbers import Finite, Fraction, counted, mean
+from pgsrm.util.errors import ParameterError, under
+from pgsrm.util.numbers import Finite, Fraction, mean
 from pgsrm.util.objects import attach_object, check_object, is_scaled, name_of, restore_object, state_of
 from pgsrm.util.shell import quoted
 
@@ -189,18 +189,11 @@ class CriticReward:
         assert self._critic is not None
         rows = self._through_gate(len(responses), extrinsic, draw)
         before = _counters(self._critic)
-        critiques = list(
-            self._critic(
-                prompts=[prompts[row] for row in rows],
-                responses=[responses[row] for row in rows],
-                extrinsic=None if extrinsic is None else [extrinsic[row] for row in rows],
-            )
-            if rows
-            else ()
-        )
-        if len(critiques) != len(rows):
-            raise UserError(
-                f"critic: {counted(len(critiques), 'critique')} for {counted(len(rows), 'response')}; return one for each"
+        critiques: list[Critique] = []
+        if rows:
+            asked = None if extrinsic is None else [extrinsic[row] for row in rows]
+            critiques = critiques_of(
+                self._critic, [prompts[row] for row in rows], [responses[row] for row in rows], asked
             )
         if not self._told and (problem := _useless(critiques, self._masked)):
             self._told = True
