@@ -108,6 +108,11 @@ def main() -> None:
             print(help_text(sys.argv))
         else:
             _compose_and_run()
+    except KeyboardInterrupt:  # before a run's own handlers are set, or after; a sweep's runs are other processes
+        print(
+            "pgsrm: interrupted; the same command starts or resumes what has not finished", file=sys.stderr, flush=True
+        )
+        sys.exit(130)
     except Exception as error:
         exit_with_line(error, "pgsrm", wants_traceback)
 

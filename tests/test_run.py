@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from pgsrm.config.compose import plan_words
 from pgsrm.config.plan import Plan
 from pgsrm.record import RunFolder
 from pgsrm.record.measured import is_measured
+from pgsrm.util.errors import UserError
 
 Train = Callable[..., RunFolder]
 
@@ -324,6 +326,54 @@ def test_a_second_interrupt_ends_a_run_at_once(
     assert run(folder, show_progress=False) == "stopped"
     assert signal.getsignal(signal.SIGINT) is before
     assert not folder.checkpoints.exists()
+
+
+def test_ctrl_c_before_a_run_has_its_handlers_is_a_line(
+    call_cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """While a config is composed, a sweep is planned, figures are drawn. Wrong version: forty lines of traceback."""
+    from pgsrm.analysis import plot_figures
+    from pgsrm.launch import status, sync
+
+    def pressed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pgsrm.config.compose.plan_run", pressed)
+    monkeypatch.setattr("pgsrm.run._run_hydra", pressed)
+    monkeypatch.setattr("pgsrm.launch.status.find_runs", pressed)
+    monkeypatch.setattr("pgsrm.launch.sync.find_runs", pressed)
+    monkeypatch.setattr("pgsrm.analysis.plot_figures._load", pressed)
+    for words in ([], ["-m", "seed=0,1"]):
+        result = call_cli("task=color", *words)
+        told = "pgsrm: interrupted; the same command starts or resumes what has not finished\n"
+        assert (result.code, result.err) == (130, told)
+    for main in (status.main, sync.main, lambda: sys.exit(plot_figures.main([]))):
+        monkeypatch.setattr(sys, "argv", ["pgsrm"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 130
+        assert re.fullmatch(r"pgsrm(\.analysis)?: interrupted.*\n", capfd.readouterr().err)
+
+
+def test_a_config_that_was_emptied_or_cut_is_a_line(small: Sequence[str], resume: Callable[..., None]) -> None:
+    """The run's command writes it again. Wrong version: KeyError: 'paths'."""
+    from pgsrm.config.plan import load_settings
+
+    folder = planned(small)
+    whole = folder.config.read_text()
+    for content in (
+        "",
+        "- a list\n",
+        "task: [\n",
+        *(whole[: whole.index(f"\n{key}:") + 1] for key in ("paths", "ppo")),
+    ):
+        folder.config.write_text(content)
+        with pytest.raises(
+            UserError, match=r"config.yaml: empty, cut off or broken \(no \w+ in it\); an unfinished run's"
+        ):
+            load_settings(folder)
+    assert planned(small).config.read_text() == whole
+    resume(folder)
 
 
 # A reward of the user's own
@@ -661,6 +711,33 @@ def test_a_sweep_outlives_a_run_that_is_killed_and_stops_when_asked(
     assert set(folders) == {"failed", "stopped", "waiting"}
     assert "killed by SIGKILL; if memory ran out: a smaller hydra.launcher.slots or ppo.micro_batch" in out
     assert list(folders["stopped"].checkpoints.iterdir())
+
+
+def test_a_second_ctrl_c_ends_the_runs_of_a_sweep_at_once(
+    start_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], str], tmp_path: Path
+) -> None:
+    """The first waits for an update that never ends here. Wrong version: so does the second, and nothing says why."""
+    module = own_module(
+        "import pathlib, signal, time\n"
+        "calls = []\n"
+        "def reward(*, responses, **_):\n"
+        "    calls.append(1)\n"
+        "    while len(calls) > 1:  # the first call is the evaluation before training\n"
+        f"        pathlib.Path({str(tmp_path / 'begun')!r}).touch()\n"
+        "        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:\n"
+        f"            pathlib.Path({str(tmp_path / 'asked')!r}).touch()\n"
+        "        time.sleep(0.05)\n"
+        "    return [0.0] * len(responses)\n"
+    )
+    process = start_cli("-m", *small, *own(module), "seed=0,1", "hydra.launcher.slots=1", pythonpath=tmp_path)
+    for file in ("begun", "asked"):
+        wait_for(lambda file=file: (tmp_path / file).exists())  # type: ignore[misc]
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in out + err
+    assert "Ctrl-C again ends them at once" in err
+    states = {RunFolder(path).state() for path in (tmp_path / "outputs/runs").iterdir()}
+    assert states == {"stopped", "waiting"}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from conftest import interrupt_again
 import pgsrm
 from pgsrm.launch.status import find_runs
 from pgsrm.launch.sync import Sent, sync
+from pgsrm.launch.sync import main as sync_main
 from pgsrm.record import RunFolder
 from pgsrm.record.mirror import Tail, remembered
 from pgsrm.record.trackers import is_complete, trackers_of
@@ -108,6 +110,34 @@ def test_a_finished_run_gets_a_tracker_later(words: list[str], tmp_path: Path) -
     assert sync([folder], ["tensorboard"]).new == 1
     assert scalars(tmp_path / "outputs/tensorboard" / folder.name)["reward/mean"] == recorded(folder, "reward/mean")
     assert sync([folder], ["tensorboard"]).complete == 1
+
+
+def test_a_run_without_a_config_keeps_no_other_run_from_its_trackers(
+    words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong version: a KeyError, and nothing is sent of the runs behind it."""
+    pytest.importorskip("tensorboard")
+    folder = RunFolder(pgsrm.train(*words, progress=False).folder)
+    broken = folder.path.with_name("a")
+    shutil.copytree(folder.path, broken)
+    whole = folder.config.read_text()
+    for content in ("", whole[: whole.index("paths:")], "task: [\n", "- a list\n"):
+        RunFolder(broken).config.write_text(content)
+        assert sync([RunFolder(broken), folder], ["tensorboard"]).without == 1
+        assert f"left out: {broken}/config.yaml: empty, cut off or broken (no " in capfd.readouterr().err
+    assert sync([folder], ["tensorboard"]).complete == 1
+
+
+def test_sync_says_that_a_folder_cannot_be_written(
+    words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(pgsrm.train(*words, progress=False).folder)
+    (folder.path.parent / ".sync.lock").mkdir()  # as root one may write everywhere else
+    monkeypatch.setattr("sys.argv", ["pgsrm.sync", str(folder.path)])
+    with pytest.raises(SystemExit) as end:
+        sync_main()
+    assert end.value.code == 2
+    assert f"pgsrm: {folder.path.parent}: can't be written (Is a directory)" in capfd.readouterr().err
 
 
 def test_trackers_write_beside_a_run_and_not_beside_a_link_to_it(words: list[str], tmp_path: Path) -> None:

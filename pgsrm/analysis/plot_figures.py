@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"pgsrm.analysis: --out={args.out}: cannot write there: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("pgsrm.analysis: interrupted; the same command makes all files", file=sys.stderr)
+        return 130
     return 0
 
 

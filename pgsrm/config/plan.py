@@ -42,6 +42,7 @@ from pgsrm.parent.mistakes import taught_by, with_mistakes
 from pgsrm.ppo.settings import PPOSettings
 from pgsrm.record import RunFolder, checkpoint
 from pgsrm.record.config_file import config_text
+from pgsrm.record.config_file import read_config as config_on_file
 from pgsrm.record.differences import nodes
 from pgsrm.record.files import replace, writing
 from pgsrm.record.mlflow_store import refuse_password, sqlite_file, sqlite_uri, tracking_uri
@@ -427,7 +428,17 @@ def build_evaluation(settings: Settings) -> Evaluated:
 
 
 def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:
-    """The settings and the plain config of a frozen run, its paths as they are now if its outputs were moved."""
+    """The settings and the plain config of a frozen run, its paths as they are now if its outputs were moved.
+
+    Raises UserError where config.yaml does not hold the config of a run: a crash or an editor may have emptied or cut it.
+    """
+    held = config_on_file(folder.config)
+    missing = [field.name for field in msgspec.structs.fields(Settings) if field.required and field.name not in held]
+    if missing:
+        raise UserError(
+            f"{folder.config}: empty, cut off or broken (no {missing[0]} in it); an unfinished run's command writes it again; of a "
+            "finished one, put the file back, or delete the folder to train it anew"
+        )
     config = OmegaConf.load(folder.config)
     assert isinstance(config, DictConfig)
     loaded = OmegaConf.to_container(config, resolve=True)

@@ -154,7 +154,10 @@ def _cores() -> int:
 
 
 def _train(plans: Sequence[Plan], slots: Sequence[Slot], table: Any, prune: Judge | None = None) -> None:
-    """Keep all slots busy. Whatever ends this (a signal, an error) passes SIGTERM on and waits for checkpoints."""
+    """Keep all slots busy. Whatever ends this (a signal, an error) passes SIGTERM on and waits for checkpoints.
+
+    A second Ctrl-C is passed on too, and ends the runs at once.
+    """
     queue, free = list(plans), list(slots)
     running: list[tuple[subprocess.Popen[bytes], Slot]] = []
     stopping, looked = False, time.monotonic()
@@ -162,6 +165,9 @@ def _train(plans: Sequence[Plan], slots: Sequence[Slot], table: Any, prune: Judg
 
     def stop(number: int, frame: object) -> None:
         nonlocal stopping
+        if stopping and number == signal.SIGINT:
+            for process, _ in running:
+                process.send_signal(signal.SIGINT)
         stopping = True
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -180,6 +186,9 @@ def _train(plans: Sequence[Plan], slots: Sequence[Slot], table: Any, prune: Judg
             table.refresh()
             time.sleep(POLL_SECONDS)
     finally:
+        if stopping and running:
+            told = "stopping: each run ends its update and writes a checkpoint; Ctrl-C again ends them at once"
+            print(told, file=sys.stderr, flush=True)
         for process, _ in running:
             process.terminate()
         for process, _ in running:

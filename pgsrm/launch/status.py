@@ -106,7 +106,7 @@ def _grouped(reasons: Iterable[tuple[str, str | None]]) -> list[str]:
 
 def main() -> None:
     """The command line."""
-    from pgsrm.config.messages import exit_with_line
+    from pgsrm.config.messages import ending_with_line
 
     parser = argparse.ArgumentParser(prog="python -m pgsrm.status", description="How far the runs of a sweep are.")
     parser.add_argument(
@@ -120,8 +120,6 @@ def main() -> None:
     )
     parser.add_argument("--unfinished", action="store_true", help="leave out the runs that have finished")
     options = parser.parse_args()
-    try:
+    with ending_with_line("pgsrm", "interrupted"):
         folders = find_runs(map(outputs_folder, options.folders))
         print(table(folders, options.unfinished) if folders else "no runs")
-    except Exception as error:
-        exit_with_line(error, "pgsrm")

@@ -6,6 +6,7 @@ SQLite file, which the processes of several machines would break. May be called 
 
 import argparse
 import fcntl
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,18 +52,23 @@ def sync(folders: Sequence[RunFolder], also: Collection[str] = ()) -> Sent:
     queue, sent = Queue.ask(folders), Sent()
     for folder in folders:
         state, status = queue.state(folder), folder.status() or {}
-        config = _config(folder)
-        trackers = list(dict.fromkeys([*trackers_of(config), *also]))
-        if state == "running" and (own := status.get("mirrored")):
-            trackers = [] if own is True else [tracker for tracker in trackers if tracker not in own]
-            sent.themselves += not trackers
-        elif not trackers or not folder.metrics.exists():
+        try:
+            config = _config(folder)
+            trackers = list(dict.fromkeys([*trackers_of(config), *also]))
+            if state == "running" and (own := status.get("mirrored")):
+                trackers = [] if own is True else [tracker for tracker in trackers if tracker not in own]
+                sent.themselves += not trackers
+            elif not trackers or not folder.metrics.exists():
+                sent.without += 1
+                continue
+            lacking = [tracker for tracker in trackers if not is_complete(tracker, folder, config)]
+            whole = load_settings(folder)[1] if lacking else {}
+        except UserError as error:  # one run's config that can't be read keeps no other run back
+            print(f"left out: {error}", file=sys.stderr)
             sent.without += 1
             continue
-        lacking = [tracker for tracker in trackers if not is_complete(tracker, folder, config)]
         sent.complete += bool(trackers) and not lacking
         check_trackers([tracker for tracker in lacking if tracker in PACKAGES])
-        whole = load_settings(folder)[1] if lacking else {}
         for tracker in lacking:
             mirror = make_mirror(tracker, folder, whole)
             mirror.send_now((state, status.get("reason")) if state in _ENDED else None)
@@ -85,7 +91,13 @@ def _config(folder: RunFolder) -> dict[str, Any]:
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """One at a time on this machine: two would make two runs of one in MLflow."""
-    with open(place / ".sync.lock", "w") as file:
+    try:
+        file = open(place / ".sync.lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(
+            f"{place}: can't be written ({error.strerror}), and what was sent is noted there; copy the runs to a folder of yours"
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -95,7 +107,7 @@ def _alone(place: Path) -> Iterator[None]:
 
 def main() -> None:
     """The command line."""
-    from pgsrm.config.messages import exit_with_line
+    from pgsrm.config.messages import ending_with_line
     from pgsrm.record.trackers import PACKAGES, check_trackers
 
     parser = argparse.ArgumentParser(
@@ -106,12 +118,10 @@ def main() -> None:
     )
     parser.add_argument("--to", action="append", default=[], choices=sorted(PACKAGES), help="this tracker too")
     options = parser.parse_args()
-    try:
+    with ending_with_line("pgsrm", "interrupted; the same command sends the rest"):
         check_trackers(options.to)
         folders = find_runs(map(outputs_folder, options.folders))
         if not folders:
             raise UserError("no runs there; name paths.outputs of a sweep")
         with _alone(folders[0].path.parent):
             print(sync(folders, options.to))
-    except Exception as error:
-        exit_with_line(error, "pgsrm")
