@@ -175,12 +175,16 @@ def _train_to_an_end(
         folder.write_status(mirrored=mirrored)
         with keys_as_written(config), _progress(folder, settings, show_progress, show) as shown:
             reason = _train_together(folder, settings, shown, stop)
+        _check_not_deleted(folder)
         state, early = "finished", reason is not None
     except (Stopped, KeyboardInterrupt):
         state, reason = "stopped", "stopped by a signal; the same command resumes it"
     except UserError as error:
         reason = str(error)
+        if not folder.config.is_file():  # no status.json to say it in
+            raise
     except Exception as error:
+        _check_not_deleted(folder, error)
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise
     finally:
@@ -272,7 +276,18 @@ def _begin(folder: RunFolder, settings: "Settings") -> None:
     folder.write_status(state="running", reason=None, started=started, ended=None, began_at=None, **environment(device))
 
 
+def _check_not_deleted(folder: RunFolder, cause: Exception | None = None) -> None:
+    """Raise UserError where the folder was deleted, and remove what was written there since, which is no run without the rest."""
+    if not folder.config.is_file():
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise UserError(
+            f"{folder.path}: was deleted while its run trained; the run's command begins it anew"
+        ) from cause
+
+
 def _write_end(folder: RunFolder, **fields: Any) -> None:
+    if not folder.config.is_file():
+        return
     try:
         folder.write_status(**fields)
     except UserError as error:  # a full disk has no room for its own status

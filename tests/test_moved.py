@@ -3,17 +3,21 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import environment
 from mlflow.tracking import MlflowClient
 
 from pgsrm.config.compose import plan_words
 from pgsrm.config.plan import load_settings
 from pgsrm.launch.sync import sync
 from pgsrm.record import RunFolder
+from pgsrm.record.mlflow_mirror import is_complete
 
 
 @pytest.fixture
@@ -58,6 +62,25 @@ def test_moved_outputs_resume_in_one_mlflow_run_and_are_found_by_the_same_comman
     assert str(sync([moved])).startswith("0 runs sent, 1 complete before")
     again = plan_words(*[word.replace("/outputs", "/moved") for word in words])  # its identity has no path in it
     assert again.folder.path == moved.path and again.folder.state() == "finished"
+
+
+def test_a_database_that_was_deleted_gets_its_runs_again(
+    words: list[str], tmp_path: Path, resume: Callable[..., None]
+) -> None:
+    """Also once somebody has made it anew. Wrong version: complete before, and no curve to be seen."""
+    folder, database = frozen(words), tmp_path / "outputs/mlflow.db"
+    resume(folder)
+    sync([folder])
+    assert is_complete(folder, f"sqlite:///{database}")
+    database.rename(tmp_path / "kept")
+    assert not is_complete(folder, f"sqlite:///{database}")
+    database.write_bytes(b"")
+    assert not is_complete(folder, f"sqlite:///{database}")
+    database.unlink()
+    # another process: MLflow keeps its connection to the file that has gone
+    command = [sys.executable, "-m", "pgsrm.sync", str(folder.path)]
+    told = [subprocess.run(command, env=environment(), capture_output=True, text=True).stdout for _ in range(2)]
+    assert [line[:11] for line in told] == ["1 run sent,", "0 runs sent"]
 
 
 def test_a_copy_keeps_away_from_what_it_was_copied_from(words: list[str], tmp_path: Path) -> None:

@@ -713,6 +713,35 @@ def test_a_sweep_outlives_a_run_that_is_killed_and_stops_when_asked(
     assert list(folders["stopped"].checkpoints.iterdir())
 
 
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+def test_a_folder_that_is_deleted_while_its_run_trains_is_a_line(
+    run_cli: Callable[..., Any],
+    small: Sequence[str],
+    own_module: Callable[[str], str],
+    tmp_path: Path,
+    sweep: Sequence[str],
+) -> None:
+    """The same command then trains it. Wrong version: two tracebacks, or a line that points to a file that is not there."""
+    module = own_module(
+        "import pathlib, shutil\n"
+        f"place = pathlib.Path({str(tmp_path)!r})\n"
+        "calls = []\n"
+        "def reward(*, responses, **_):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) > 1 and not (place / 'done').exists():  # the first call is the evaluation before training\n"
+        "        (place / 'done').touch()\n"
+        "        shutil.rmtree(place / 'outputs/runs')\n"
+        "    return [0.0] * len(responses)\n"
+    )
+    words = [*sweep, *small, *own(module), "checkpoint.updates=1"]
+    deleted, again = (run_cli(*words, pythonpath=tmp_path) for _ in range(2))
+    assert (deleted.code, again.code) == (2, 0), (deleted.err, again.err)
+    assert "Traceback" not in deleted.out + deleted.err
+    assert "was deleted while its run trained" in deleted.err
+    (run,) = (tmp_path / "outputs/runs").iterdir()
+    assert [row["update"] for row in RunFolder(run).read_metrics()] == [0, 1, 2, 3, 4]
+
+
 def test_a_second_ctrl_c_ends_the_runs_of_a_sweep_at_once(
     start_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], str], tmp_path: Path
 ) -> None:

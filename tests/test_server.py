@@ -1,5 +1,6 @@
 """The client for servers of the OpenAI protocol, against a server on loopback that fails in every way it can."""
 
+import re
 import socket
 import threading
 import time
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 from fake_openai import FAILURES, VECTOR_FAILURES, FakeOpenAI, vector
+from omegaconf import OmegaConf
 
 from pgsrm.models.prices import prices
 from pgsrm.models.server import Budget, BudgetExceeded, RequestRefused, Server, ServerError
 from pgsrm.util.errors import UserError
+from pgsrm.util.paths import conf_folder
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -151,8 +154,26 @@ def test_retry_after_is_waited_for(fake: FakeOpenAI, monkeypatch: pytest.MonkeyP
 
 def test_a_very_long_retry_after_ends_the_tries(fake: FakeOpenAI) -> None:
     fake.failures, fake.retry_after = {"429": 1.0}, "3600"
-    assert "asks to wait 3600 s; lower parent.concurrency" in refusal(ServerError, chat, client(fake))
+    told = refusal(ServerError, chat, client(fake))
+    assert told.endswith("asks to wait 3600 s; wait that long, then the same command resumes")
     assert fake.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "remedy"),
+    [
+        ("parent", "lower parent.concurrency or raise parent.retries"),
+        ("critic", "lower critic.concurrency or raise critic.retries"),
+        ("embedder", "raise embedder.retries"),
+    ],
+)
+def test_the_remedy_for_a_rate_limit_names_keys_that_there_are(fake: FakeOpenAI, section: str, remedy: str) -> None:
+    """Wrong version: embedder.concurrency, which is no key."""
+    fake.failures = {"429": 1.0}
+    told = refusal(ServerError, client(fake, section=section, retries=1).embeddings, ["a"], "m")
+    assert f", and asks to wait 0 s; {remedy}, then" in told
+    config = OmegaConf.load(conf_folder() / section / "openai.yaml")
+    assert all(key in config for key in re.findall(rf"{section}\.(\w+)", remedy))
 
 
 def test_a_refused_request_is_not_repeated_and_quotes_the_server(fake: FakeOpenAI) -> None:

@@ -239,11 +239,20 @@ def _note_crash(process: "subprocess.Popen[bytes]", folder: RunFolder) -> None:
     """A process that was killed, or failed before it could say so, left no end in its status: write it."""
     if process.returncode in (0, OTHERS) or folder.state() not in ("running", "cut off", "waiting"):
         return
+    if not folder.config.is_file():
+        told = f"{folder.path}: was deleted while its run trained; the same command begins it anew"
+        print(told, file=sys.stderr, flush=True)
+        return
+    reason = _why(process.returncode, folder)
     if folder.acquire():
-        killed = process.returncode < 0
-        by = f"killed by {signal.Signals(-process.returncode).name}" if killed else f"exit code {process.returncode}"
-        # What a full memory looks like from outside: the kernel ends its largest process.
-        full = process.returncode == -signal.SIGKILL
-        hint = "; if memory ran out: a smaller hydra.launcher.slots or ppo.micro_batch" if full else ""
-        folder.write_status(state="failed", reason=f"{by}{hint}; see {folder.path / 'log.txt'}")
+        folder.write_status(state="failed", reason=reason)
         folder.release()
+
+
+def _why(code: int, folder: RunFolder) -> str:
+    """Why a run's process ended, as far as it shows from outside."""
+    by = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    # What a full memory looks like from outside: the kernel ends its largest process.
+    full = code == -signal.SIGKILL
+    hint = "; if memory ran out: a smaller hydra.launcher.slots or ppo.micro_batch" if full else ""
+    return f"{by}{hint}; see {folder.path / 'log.txt'}"

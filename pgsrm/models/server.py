@@ -392,7 +392,9 @@ class Server:
         if status == 429 and code == "insufficient_quota":
             return ServerError(f"{self._where}: the quota is used up ({reason}); the account needs credit")
         if status == 429:
-            slower = f"lower {self._section}.concurrency or raise {self._section}.retries"
+            more = f"raise {self._section}.retries"
+            # an embedder sends one request at a time, and has no such key
+            slower = more if self._section == "embedder" else f"lower {self._section}.concurrency or {more}"
             return Failure(f"rate limit (429: {reason})", slower, wait)
         if (status >= 500 and status != 501) or status in (408, 409):
             later = f"try later or raise {self._section}.retries"
@@ -415,10 +417,13 @@ class Server:
             )
 
     def _given_up(self, failure: Failure, tries: int) -> ServerError:
-        asked = f", and asks to wait {failure.wait:.0f} s" if failure.wait is not None else ""
+        asked, remedy = "", failure.remedy
+        if failure.wait is not None:
+            asked = f", and asks to wait {failure.wait:.0f} s"
+            remedy = "wait that long" if failure.wait > _LONGEST_RETRY_AFTER else remedy  # more tries would be none
         times = "1 try" if tries == 1 else f"{tries} tries"
         return ServerError(
-            f"{self._where}: failed after {times}, the last by {failure.what}{asked}; {failure.remedy}, "
+            f"{self._where}: failed after {times}, the last by {failure.what}{asked}; {remedy}, "
             "then the same command resumes"
         )
 

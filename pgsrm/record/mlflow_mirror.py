@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pgsrm.record.mirror import Mirror, has_all, remembered
-from pgsrm.record.mlflow_store import connect, experiment_id, sqlite_file, tracking_uri, trouble, warn_once
+from pgsrm.record.mlflow_store import connect, experiment_id, has_lost, sqlite_file, tracking_uri, trouble, warn_once
 from pgsrm.record.run_folder import RunFolder, parse_lines
 from pgsrm.record.samples import samples_table
 from pgsrm.util.secrets import without_user
@@ -35,10 +35,13 @@ _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 def is_complete(folder: RunFolder, uri: str | None = None) -> bool:
     """Whether MLflow has all of a run that has ended; else a mirror's `start` and `finish` send the rest.
 
-    uri: MLflow's address now. If the run was sent to another address (as before `mv outputs`), this returns False.
+    uri: MLflow's address now. If the run was sent to another address (as before `mv outputs`), this returns False, and if its
+    SQLite database does not have the run: it was deleted since, and perhaps made anew.
     """
     sent = remembered(folder.mlflow)
-    return (uri is None or sent.get("tracking_uri") == without_user(uri)) and has_all(folder, sent)
+    if uri is not None and (sent.get("tracking_uri") != without_user(uri) or has_lost(uri, sent.get("run_id"))):
+        return False
+    return has_all(folder, sent)
 
 
 class MlflowMirror(Mirror):

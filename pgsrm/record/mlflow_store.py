@@ -5,9 +5,10 @@ import logging
 import os
 import re
 import shlex
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -85,6 +86,21 @@ def sqlite_file(uri: str) -> Path | None:
     from sqlalchemy import make_url
 
     return Path(make_url(uri).database or "")
+
+
+def has_lost(uri: str, run_id: str | None) -> bool:
+    """Whether an SQLite database does not have a run that was sent to it. A server is not asked, and False.
+
+    One that can't be read counts as one that has lost the run: sending it again says what is wrong.
+    """
+    database = sqlite_file(uri)
+    if database is None:
+        return False
+    try:
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone() is None
+    except sqlite3.Error:
+        return True
 
 
 def prepare(tracking: Mapping[str, Any]) -> str | None:

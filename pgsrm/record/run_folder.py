@@ -103,12 +103,12 @@ class RunFolder:
     # Status
 
     def status(self) -> dict[str, Any] | None:
-        """status.json, or None where there is none that can be read."""
+        """status.json, or None where there is none that can be read, or one without a state: of a folder that was deleted."""
         try:
             status = json.loads(self._status.read_bytes())
         except (OSError, ValueError):
             return None
-        return status if isinstance(status, dict) else None
+        return status if isinstance(status, dict) and "state" in status else None
 
     def write_status(self, **fields: Any) -> None:
         """Merges `fields` into status.json, atomically and durably: milliseconds, so not every update."""
