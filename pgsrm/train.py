@@ -277,12 +277,19 @@ def _begin(folder: RunFolder, settings: "Settings") -> None:
 
 
 def _check_not_deleted(folder: RunFolder, cause: Exception | None = None) -> None:
-    """Raise UserError where the folder was deleted, and remove what was written there since, which is no run without the rest."""
-    if not folder.config.is_file():
-        shutil.rmtree(folder.path, ignore_errors=True)
+    """Raise UserError where the folder was deleted, or its config.yaml alone.
+
+    What was written after the folder was deleted is no run without the rest, and is removed. Metrics from update 0 on say that
+    the folder is still the old one: then nothing is removed, and the command writes the config again.
+    """
+    if folder.config.is_file():
+        return
+    if any(row.get("update") == 0 for row in folder.read_metrics()):
         raise UserError(
-            f"{folder.path}: was deleted while its run trained; the run's command begins it anew"
+            f"{folder.config}: was deleted while its run trained; the run's command writes it again and resumes"
         ) from cause
+    shutil.rmtree(folder.path, ignore_errors=True)
+    raise UserError(f"{folder.path}: was deleted while its run trained; the run's command begins it anew") from cause
 
 
 def _write_end(folder: RunFolder, **fields: Any) -> None:

@@ -742,6 +742,31 @@ def test_a_folder_that_is_deleted_while_its_run_trains_is_a_line(
     assert [row["update"] for row in RunFolder(run).read_metrics()] == [0, 1, 2, 3, 4]
 
 
+def test_a_config_that_is_deleted_while_its_run_trains_loses_nothing(
+    run_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Wrong version: the folder is removed, with its checkpoint and its metrics."""
+    module = own_module(
+        "import pathlib\n"
+        f"place = pathlib.Path({str(tmp_path)!r})\n"
+        "calls = []\n"
+        "def reward(*, responses, **_):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) > 1 and not (place / 'done').exists():\n"
+        "        (place / 'done').touch()\n"
+        "        next((place / 'outputs/runs').glob('*/config.yaml')).unlink()\n"
+        "    return [0.0] * len(responses)\n"
+    )
+    words = [*small, *own(module), "checkpoint.updates=1"]
+    deleted = run_cli(*words, pythonpath=tmp_path)
+    (run,) = (tmp_path / "outputs/runs").iterdir()
+    written = (run / "metrics.jsonl").read_text()
+    assert deleted.code == 2 and "config.yaml: was deleted while its run trained" in deleted.err
+    again = run_cli(*words, pythonpath=tmp_path)
+    assert again.code == 0, again.err
+    assert RunFolder(run).state() == "finished" and (run / "metrics.jsonl").read_text().startswith(written)
+
+
 def test_a_second_ctrl_c_ends_the_runs_of_a_sweep_at_once(
     start_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], str], tmp_path: Path
 ) -> None:
