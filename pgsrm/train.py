@@ -183,7 +183,7 @@ def _train_to_an_end(
         reason = str(error)
         if not folder.config.is_file():  # no status.json to say it in
             raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a reward or a critic may be anybody's code, and call sys.exit
         _check_not_deleted(folder, error)
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise
@@ -276,7 +276,7 @@ def _begin(folder: RunFolder, settings: "Settings") -> None:
     folder.write_status(state="running", reason=None, started=started, ended=None, began_at=None, **environment(device))
 
 
-def _check_not_deleted(folder: RunFolder, cause: Exception | None = None) -> None:
+def _check_not_deleted(folder: RunFolder, cause: BaseException | None = None) -> None:
     """Raise UserError where the folder was deleted, or its config.yaml alone.
 
     What was written after the folder was deleted is no run without the rest, and is removed. Metrics from update 0 on say that

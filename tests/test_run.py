@@ -666,6 +666,7 @@ def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_again(train_h
     [
         ("[1.0]", "it returned 1 reward for 90 responses; return one for each"),
         ("1 / 0", "ZeroDivisionError: division by"),
+        ("__import__('sys').exit(3)", "SystemExit: 3"),
     ],
 )
 def test_a_reward_that_fails_is_the_reason_of_its_run(
@@ -673,7 +674,7 @@ def test_a_reward_that_fails_is_the_reason_of_its_run(
 ) -> None:
     """What a user can mend ends the run; anything else is also raised, for its traceback."""
     module = own_module(f"def reward(**_):\n    return {returns}\n")
-    with contextlib.suppress(ZeroDivisionError):
+    with contextlib.suppress(ZeroDivisionError, SystemExit):
         train_here(*own(module), end="failed")
     (folder,) = (RunFolder(path) for path in (tmp_path / "outputs/runs").iterdir())
     assert folder.state() == "failed"
