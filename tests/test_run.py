@@ -714,27 +714,37 @@ def test_a_sweep_outlives_a_run_that_is_killed_and_stops_when_asked(
     assert list(folders["stopped"].checkpoints.iterdir())
 
 
-@pytest.mark.parametrize("sweep", [(), ("-m",)])
+DELETES = """
+import pathlib, shutil
+
+calls = []
+
+
+def reward(*, responses, **_):
+    calls.append(1)
+    if len(calls) > 1 and not (PLACE / "done").exists():  # the first call is the evaluation before training
+        (PLACE / "done").touch()
+        shutil.rmtree(PLACE / "outputs/runs")
+    return [0.0] * len(responses)
+"""
+
+
 def test_a_folder_that_is_deleted_while_its_run_trains_is_a_line(
-    run_cli: Callable[..., Any],
-    small: Sequence[str],
-    own_module: Callable[[str], str],
-    tmp_path: Path,
-    sweep: Sequence[str],
+    train_here: Train, own_module: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """The same command then trains it. Wrong version: two tracebacks, or a line that points to a file that is not there."""
-    module = own_module(
-        "import pathlib, shutil\n"
-        f"place = pathlib.Path({str(tmp_path)!r})\n"
-        "calls = []\n"
-        "def reward(*, responses, **_):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) > 1 and not (place / 'done').exists():  # the first call is the evaluation before training\n"
-        "        (place / 'done').touch()\n"
-        "        shutil.rmtree(place / 'outputs/runs')\n"
-        "    return [0.0] * len(responses)\n"
-    )
-    words = [*sweep, *small, *own(module), "checkpoint.updates=1"]
+    """The same command then trains it, from its first update on."""
+    words = [*own(own_module(DELETES.replace("PLACE", f"pathlib.Path({str(tmp_path)!r})"))), "checkpoint.updates=1"]
+    with pytest.raises(UserError, match="was deleted while its run trained; the run's command begins it anew"):
+        train_here(*words)
+    assert [row["update"] for row in train_here(*words).read_metrics()] == [0, 1, 2, 3, 4]
+
+
+def test_a_folder_that_is_deleted_while_a_sweep_trains_is_a_line(
+    run_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Wrong version: a line that points to a file that is not there."""
+    module = own_module(DELETES.replace("PLACE", f"pathlib.Path({str(tmp_path)!r})"))
+    words = ["-m", *small, *own(module), "checkpoint.updates=1"]
     deleted, again = (run_cli(*words, pythonpath=tmp_path) for _ in range(2))
     assert (deleted.code, again.code) == (2, 0), (deleted.err, again.err)
     assert "Traceback" not in deleted.out + deleted.err
@@ -744,7 +754,7 @@ def test_a_folder_that_is_deleted_while_its_run_trains_is_a_line(
 
 
 def test_a_config_that_is_deleted_while_its_run_trains_loses_nothing(
-    run_cli: Callable[..., Any], small: Sequence[str], own_module: Callable[[str], str], tmp_path: Path
+    train_here: Train, own_module: Callable[[str], str], tmp_path: Path
 ) -> None:
     """Wrong version: the folder is removed, with its checkpoint and its metrics."""
     module = own_module(
@@ -758,14 +768,13 @@ def test_a_config_that_is_deleted_while_its_run_trains_loses_nothing(
         "        next((place / 'outputs/runs').glob('*/config.yaml')).unlink()\n"
         "    return [0.0] * len(responses)\n"
     )
-    words = [*small, *own(module), "checkpoint.updates=1"]
-    deleted = run_cli(*words, pythonpath=tmp_path)
+    words = [*own(module), "checkpoint.updates=1"]
+    with pytest.raises(UserError, match=r"config\.yaml: was deleted while its run trained"):
+        train_here(*words)
     (run,) = (tmp_path / "outputs/runs").iterdir()
     written = (run / "metrics.jsonl").read_text()
-    assert deleted.code == 2 and "config.yaml: was deleted while its run trained" in deleted.err
-    again = run_cli(*words, pythonpath=tmp_path)
-    assert again.code == 0, again.err
-    assert RunFolder(run).state() == "finished" and (run / "metrics.jsonl").read_text().startswith(written)
+    assert train_here(*words).path == run
+    assert (run / "metrics.jsonl").read_text().startswith(written)
 
 
 def test_a_second_ctrl_c_ends_the_runs_of_a_sweep_at_once(

@@ -313,6 +313,7 @@ def test_what_is_kept_until_the_end(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.checkpoints.glob("*best*")) == ["best-000001", "best-000004"]
     assert not best.finish(folder, 5) and not best.finish(folder, None)  # that one was not saved
     assert not folder.best.exists() and folder.status() is None
+    folder.write_status(state="running")  # as a run has that trains; without a state nothing is a run's status
     assert best.finish(folder, 4)
     assert (folder.best / "weights").read_text() == "4" and (folder.status() or {})["best_update"] == 4
     assert best.finish(folder, 4)
