@@ -439,9 +439,7 @@ def load_settings(folder: RunFolder) -> tuple[Settings, dict[str, Any]]:
             f"{folder.config}: empty, cut off or broken (no {missing[0]} in it); an unfinished run's command writes it again; of a "
             "finished one, put the file back, or delete the folder to train it anew"
         )
-    config = OmegaConf.load(folder.config)
-    assert isinstance(config, DictConfig)
-    loaded = OmegaConf.to_container(config, resolve=True)
+    loaded = OmegaConf.to_container(OmegaConf.create(held), resolve=True)
     assert isinstance(loaded, dict)
     plain = _moved({str(key): value for key, value in loaded.items()}, folder)
     return read_settings(OmegaConf.create({key: value for key, value in plain.items() if key != "choices"})), plain
