@@ -163,6 +163,7 @@ class Trainer:
             settings.ppo.padding,
             settings.ppo.dropout,
             sharded_with=processes if sharded else None,
+            trained_alone=processes.count == 1,
         )
         evaluated_with = build_evaluation(settings)
         teacher = None

@@ -13,6 +13,7 @@ from conftest import in_float64, whole_and_resumed
 from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_settings
 
 from pgsrm.models.precision import multiply_in_tf32
+from pgsrm.models.settings import Dtype
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.graphed import GraphedPolicy
 from pgsrm.policy.sampling import Sampling
@@ -125,10 +126,10 @@ def test_bfloat16_is_near_float32(load_policy: LoadPolicy) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["task=antonym"],
+        ["task=antonym", "model.policy=fast"],
         ["task=antonym", "ppo=released", "ppo.batch_size=4"],
         ["task=sentiment_control", "reward=critic", "critic=nano", *SHORT],
-        ["task=antonym", "model.dtype=bfloat16"],
+        ["task=antonym", "model.policy=fast", "model.dtype=bfloat16"],
         ["task=antonym", "model.policy=graphed"],
         ["task=antonym", "model.policy=graphed", "ppo.epochs=2", "ppo.clip_range=0.2", "ppo.micro_batch=2"],
         ["task=antonym", "model.policy=graphed", "model.dtype=bfloat16"],
@@ -176,10 +177,11 @@ def test_the_shipped_critic_says_the_same(tmp_path: Path) -> None:
 # CUDA graphs
 
 
-def graphed(policy: FastPolicy, length: int = 3, **options: Any) -> GraphedPolicy:
+def graphed(policy: FastPolicy, length: int = 3, bfloat16: bool = False) -> GraphedPolicy:
     """The same model there, with room for responses of `length` tokens."""
     model = copy.deepcopy(policy.model).to(GPU)
-    return GraphedPolicy(model, copy.deepcopy(model), policy.eos, policy.prompts, length, **options)
+    dtype: Dtype = "bfloat16" if bfloat16 else "float32"
+    return GraphedPolicy(model, copy.deepcopy(model), policy.eos, policy.prompts, length, dtype)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2"])

@@ -12,11 +12,12 @@ from conftest import Result, in_float64, whole_and_resumed
 from test_policy import WINDOW, tiny_of
 from test_simple_policy import CHOICES, PROMPTS, assert_equal_training, ppo_settings
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 from waits import waits
 
 from pgsrm.models.lora import add_adapters
 from pgsrm.models.precision import multiply_in_tf32
-from pgsrm.models.settings import LoraSettings, ModelSettings
+from pgsrm.models.settings import Dtype, LoraSettings, ModelSettings
 from pgsrm.policy import graphed
 from pgsrm.policy.base import greedily
 from pgsrm.policy.choose import build_policy
@@ -130,10 +131,13 @@ def test_what_no_recording_has_room_for_is_computed_all_the_same(
 ) -> None:
     """Prompts from outside the task, longer ones, longer responses, and more logits than may be kept."""
     mine, simple = policies(load_policy)
+    assert mine.positions is not None
+    most = [50] * (mine.positions - 1)  # behind the prompt of one token, and with no room behind the longest prompt
     cases = [
         ([[9, 8, 7], [4], [5, 6, 7, 8, 9], [1, 2], [3]], RESPONSES, True),  # without the prefix
         ([*PROMPTS[:4], list(range(5, 25))], RESPONSES, False),
-        (PROMPTS, [[50, 51, 52, 53, 54], *RESPONSES[1:]], False),
+        (PROMPTS, [[50, 51, 52, 53, 54], *RESPONSES[1:]], True),
+        ([[4]], [most], False),
         (PROMPTS, RESPONSES, True),
     ]
     for prompts, responses, recorded in cases:
@@ -166,6 +170,28 @@ def test_a_recording_is_made_once_a_shape(load_policy: LoadPolicy, monkeypatch: 
     monkeypatch.setattr(graphed, "MOST_RECORDINGS", 4)
     mine.sample(PROMPTS[:3], uniforms[:3], Sampling(3))
     assert len(mine._recordings) == 1
+
+
+def test_batches_of_several_sizes_share_recordings(load_policy: LoadPolicy) -> None:
+    """DPO leaves out another number of pairs each time, and references may be longer than what is sampled."""
+    mine, simple = policies(load_policy)
+    prompts, responses = PROMPTS * 8, [*RESPONSES, [60, 61, 62, 63, 64, 65], *RESPONSES[1:]] * 4
+    for rows in (37, 40, 33, 38, 31):  # what a larger batch left behind goes nowhere
+        for policy in (mine, simple):
+            policy.model.zero_grad()
+            (logprobs(policy, prompts[:rows], responses[:rows]).exp().sum()).backward()
+        for one, other in zip(mine.model.parameters(), simple.model.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+        batch, theirs = mine.pad(prompts[:rows], responses[:rows]), simple.pad(prompts[:rows], responses[:rows])
+        (one, places), (other, others) = mine.score_reference(batch), simple.score_reference(theirs)
+        mask = theirs.response_mask
+        torch.testing.assert_close(one[places.place[mask]], other[others.place[mask]], rtol=1e-4, atol=1e-4)
+    assert sorted(key[:2] for key in mine._recordings) == [
+        ("reference's rest", 32),
+        ("reference's rest", 40),
+        ("score", 32),
+        ("score", 40),
+    ]
 
 
 def test_a_second_pass_leaves_the_first_ones_gradient_as_it_was(load_policy: LoadPolicy) -> None:
@@ -218,7 +244,7 @@ def test_a_replay_in_bfloat16_makes_its_own_copies_of_the_weights(
         monkeypatch.setattr("pgsrm.policy.fast.matrices.WIDE", 1)
     model = load_policy("llama").model
     model.model.embed_tokens.padding_idx = 2
-    mine = GraphedPolicy(model, copy.deepcopy(model), (0,), PROMPTS, 3, bfloat16=True)
+    mine = GraphedPolicy(model, copy.deepcopy(model), (0,), PROMPTS, 3, "bfloat16")
     other = copy.deepcopy(model)
     fast = FastPolicy(other, copy.deepcopy(model), (0,), PROMPTS, bfloat16=True)
     settings = msgspec.structs.replace(ppo_settings("sound"), actor_lr=3e-2, batch_size=5)
@@ -246,7 +272,7 @@ def test_adapters_and_bfloat16(load_policy: LoadPolicy) -> None:
     simple = SimplePolicy(copy.deepcopy(adapted), None, (0,))
     settings = msgspec.structs.replace(ppo_settings("sound"), actor_lr=0.1)
     assert_equal_training(mine, simple, settings, 1e-4)
-    low = GraphedPolicy(load_policy().model, None, (0,), PROMPTS, 3, bfloat16=True)
+    low = GraphedPolicy(load_policy().model, None, (0,), PROMPTS, 3, "bfloat16")
     exact = logprobs(policies(load_policy)[1], PROMPTS, RESPONSES)
     assert 1e-6 < (logprobs(low, PROMPTS, RESPONSES) - exact).norm() / exact.norm() < 2e-2
 
@@ -279,6 +305,7 @@ def test_what_graphs_can_not_have_is_refused(load_policy: LoadPolicy, monkeypatc
     with pytest.raises(UserError, match=r"model\.policy=graphed: needs an NVIDIA GPU.* set model\.policy=auto"):
         build(model)
     monkeypatch.setattr("pgsrm.policy.choose.is_asynchronous", lambda device: True)
+    monkeypatch.setattr("pgsrm.policy.fast.forward.is_asynchronous", lambda device: True)  # whole masks
     assert isinstance(build(model), GraphedPolicy)
     for key, options in (("padding=right", {"padding": "right"}), ("dropout=true", {"dropout": True})):
         with pytest.raises(UserError, match=rf"has no ppo\.{key}; set model\.policy=fast"):
@@ -293,6 +320,69 @@ def test_what_graphs_can_not_have_is_refused(load_policy: LoadPolicy, monkeypatc
     stretched.model.rotary_emb.rope_type = "dynamic"
     with pytest.raises(UserError, match="positions that follow the longest text"):
         build(stretched)
+
+
+def test_auto_takes_graphs_for_a_small_model_that_is_trained_on_a_gpu(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kind(model: Any, **options: Any) -> type[Any]:
+        settings = ModelSettings(**options.pop("settings", {}))
+        options = {"trained_alone": True, **options}
+        return type(build_policy(model, copy.deepcopy(model), (0,), PROMPTS, 3, settings, **options))
+
+    for architecture in ("gpt2", "llama", "qwen2"):
+        assert kind(load_policy(architecture).model) is FastPolicy  # on a CPU
+    monkeypatch.setattr("pgsrm.policy.choose.is_asynchronous", lambda device: True)
+    for architecture in ("gpt2", "llama", "qwen2"):
+        assert kind(load_policy(architecture).model) is GraphedPolicy
+    model = load_policy().model
+    for options in (
+        {"trained_alone": False},
+        {"padding": "right"},
+        {"dropout": True},
+        {"settings": {"lora": LoraSettings(rank=2)}},
+        {"settings": {"gradient_checkpointing": True}},
+        {"settings": {"policy": "fast"}},
+    ):
+        assert kind(model, **options) is FastPolicy, options
+    assert kind(tiny_of("mistral", **{**WINDOW, "sliding_window": 64})) is FastPolicy  # not one of those that were seen
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    assert kind(eager) is FastPolicy
+    monkeypatch.setattr("pgsrm.policy.choose.MOST_WEIGHTS", 1000)
+    assert kind(model) is FastPolicy
+
+
+def test_a_prefix_is_computed_once_where_that_takes_less_than_its_launches(load_policy: LoadPolicy) -> None:
+    """The measured cases (docs/performance.md): 12 tokens of GPT-2 Small in float32, and not in TF32; never of nano."""
+    small = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=768, n_head=12, vocab_size=100))
+    tiny = load_policy().model
+    cases: list[tuple[Any, int, Dtype, bool]] = [
+        (small, 12, "float32", True),
+        (small, 12, "tfloat32", False),
+        (small, 12, "bfloat16", False),
+        (small, 100, "tfloat32", True),
+        (small, 0, "float32", False),
+        (tiny, 12, "float32", False),
+    ]
+    for model, length, dtype, pays in cases:
+        assert graphed._prefix_pays(model, length, dtype) == pays, (length, dtype)
+
+
+def test_recordings_that_are_dropped_take_their_memory_along(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA stops where a graph is recorded into memory whose other graphs have all gone."""
+    monkeypatch.setattr(graphed, "MOST_RECORDINGS", 1)
+    mine, simple = policies(load_policy)
+    first = logprobs(mine, PROMPTS, RESPONSES).sum()
+    pools = mine._pool, mine._gradient_pool
+    assert mine.greedy(PROMPTS, 3) == simple.greedy(PROMPTS, 3)  # drops the first pass's recording
+    assert mine._pool is not pools[0] and mine._gradient_pool is not pools[1]
+    (first + logprobs(mine, PROMPTS[:3], RESPONSES[:3]).sum()).backward()
+    (logprobs(simple, PROMPTS, RESPONSES).sum() + logprobs(simple, PROMPTS[:3], RESPONSES[:3]).sum()).backward()
+    for one, other in zip(mine.model.parameters(), simple.model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_tf32_needs_a_gpu(load_policy: LoadPolicy) -> None:

@@ -21,6 +21,7 @@ from pgsrm.util.paths import PACKAGE, local_path
 SHIPPED = PACKAGE / "nano" / "weights"
 # Shipped models by the names that model.path takes, besides nano itself.
 NAMED_MODELS = {f"nano_{name}": PACKAGE / "nano" / name for name in ("1x64", "2x96", "both")}
+Dtype = Literal["float32", "tfloat32", "bfloat16"]
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "*.tiktoken")  # any of them is one
 
 
@@ -45,7 +46,7 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     revision: str | None = None
     # Type of the arithmetic; weights and optimiser stay float32, or small steps would be rounded away. tfloat32: float32 whose
     # products an NVIDIA GPU makes of factors with fewer digits, and sooner.
-    dtype: Literal["float32", "tfloat32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     # auto (a GPU if there is one), cpu, cuda, cuda:1 ... (not mps: sampling adds up in float64)
     device: str = "auto"
     # Whether layers are computed again in the backward pass instead of kept (memory). Results are equal up to rounding.
@@ -53,8 +54,8 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     # Whether weights, gradients and optimiser states are divided among the run's processes (memory), by torch's FSDP.
     shard: bool = False
     # How the model computes: fast shares work among prompts and responses, simple makes whole forward passes and takes any
-    # causal model; auto: fast where the model suits it; graphed: on an NVIDIA GPU, as CUDA graphs, for models that are computed
-    # sooner than launched. Results are equal up to rounding (but for ppo.dropout's masks).
+    # causal model; graphed: on an NVIDIA GPU, as CUDA graphs, for models that are computed sooner than launched; auto: the one that
+    # suits the model (docs/fast-path.md). Results are equal up to rounding (but for ppo.dropout's masks).
     policy: Literal["auto", "fast", "simple", "graphed"] = "auto"
     # Low-rank adapters instead of all weights (memory); null = all weights are trained.
     lora: LoraSettings | None = None

@@ -71,12 +71,17 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int, side: Side, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids (B, L) and mask (B, L) of ragged rows; `pad` fills up the shorter ones on `side`."""
-    width = max(len(row) for row in rows)
-    ids, mask = [], []
-    for row in rows:
-        pads = width - len(row)
-        before, after = (pads, 0) if side == "left" else (0, pads)
-        ids.append([pad] * before + list(row) + [pad] * after)
-        mask.append([False] * before + [True] * len(row) + [False] * after)
-    # one call each: a call per row took 2 ms
-    return to_device(torch.tensor(ids, dtype=torch.long), device), to_device(torch.tensor(mask), device)
+    ids, mask = filled_up(rows, max(map(len, rows)), pad, side)
+    return to_device(torch.from_numpy(ids), device), to_device(torch.from_numpy(mask), device)
+
+
+def filled_up(
+    rows: Sequence[Sequence[float]], width: int, rest: float, side: Side = "right"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged rows as a rectangle (B, width) of `rest`'s type, which stands where they have nothing, and its mask."""
+    lengths = np.array([len(row) for row in rows])[:, None]
+    place = np.arange(width)
+    mask = place < lengths if side == "right" else place >= width - lengths
+    rectangle = np.full(mask.shape, rest)
+    rectangle[mask] = [number for row in rows for number in row]  # at once: a call a row took 2 ms
+    return rectangle, mask

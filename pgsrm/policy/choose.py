@@ -1,10 +1,11 @@
 """Which policy a model gets: the fast one, or the simple one where that refuses (`FastPolicy` says which it takes).
 
-The policy of CUDA graphs is taken where it is asked for.
+Small models that are trained on a GPU get the one of CUDA graphs.
 """
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ from pgsrm.policy.simple import SimplePolicy
 from pgsrm.util.distributed import Processes
 from pgsrm.util.errors import UserError
 
+# Of `model_type`: what CUDA graphs were seen to compute as the other policies do, several times as soon (docs/performance.md).
+SEEN_AS_GRAPHS = ("gpt2", "llama", "qwen2")
+MOST_WEIGHTS = 600_000_000  # of a model that a GPU computes sooner than its host launches the kernels
+
 
 def build_policy(
     model: Any,
@@ -31,10 +36,12 @@ def build_policy(
     padding: Side = "left",
     dropout: bool = False,
     sharded_with: Processes | None = None,
+    trained_alone: bool = False,
 ) -> Policy:
     """The policy that `model.policy` names, which computes with what `model.dtype` names.
 
-    `prompts` are the task's, tokenised. `sharded_with`: processes that the models' weights are divided among.
+    `prompts` are the task's, tokenised. `sharded_with`: processes that the models' weights are divided among. `trained_alone`: many
+    updates are to come, of one process, so that recording them as CUDA graphs pays.
     Raises UserError for a model that suits none, or not the one that is named.
     """
     check_lengths(position_limit(model.config), prompts, max_new_tokens)
@@ -48,7 +55,7 @@ def build_policy(
 
     def graphed() -> Policy:
         _check_graphed(model.device, padding, dropout)
-        policy = GraphedPolicy(model, reference, eos, prompts, max_new_tokens, options["bfloat16"])
+        policy = GraphedPolicy(model, reference, eos, prompts, max_new_tokens, settings.dtype)
         policy.check_cache(max_new_tokens)
         return policy
 
@@ -62,7 +69,13 @@ def build_policy(
         policy.check(prompts, max_new_tokens)
         return policy
 
-    named = {"graphed": graphed, "fast": fast, "simple": simple, "auto": lambda: _first(fast, simple)}
+    def auto() -> Policy:
+        if trained_alone and _suits_graphs(model, settings, padding, dropout):
+            with suppress(UserError):
+                return graphed()
+        return _first(fast, simple)
+
+    named = {"graphed": graphed, "fast": fast, "simple": simple, "auto": auto}
     multiply_in_tf32(model.device, False)  # what the policies check is compared in float32
     policy = named[settings.policy]()
     multiply_in_tf32(model.device, settings.dtype == "tfloat32")
@@ -81,6 +94,19 @@ def _first(fast: Callable[[], Policy], simple: Callable[[], Policy]) -> Policy:
     policy = simple()
     print(f"model.policy=simple takes the place of fast: {reason}", file=sys.stderr, flush=True)
     return policy
+
+
+def _suits_graphs(model: Any, settings: ModelSettings, padding: Side, dropout: bool) -> bool:
+    """Whether a model is one that CUDA graphs were seen to serve, and nothing else asked for that they don't have."""
+    if not is_asynchronous(model.device) or padding == "right" or dropout or settings.lora is not None:
+        return False
+    small = sum(parameter.numel() for parameter in model.parameters()) <= MOST_WEIGHTS
+    return (
+        small
+        and model.config.model_type in SEEN_AS_GRAPHS
+        and not settings.gradient_checkpointing
+        and not settings.shard
+    )
 
 
 def _check_graphed(device: torch.device, padding: Side, dropout: bool) -> None:

@@ -130,99 +130,66 @@ class Recording:
 
 
 class DifferentiableRecording:
-    """A computation with gradient in two parts: `begin`, which may be all that is wanted of it, and what `finish` is given.
+    """`compute` with gradient: of tensors that stay where they are, a result to be differentiated and one without gradient.
 
-    `begin` gives what the second part goes on with, and tensors without gradient. None: there is no first part. One pass at a
-    time: until its backward pass is over or can't come, no recording of the pool may be replayed (`Pool.awaits_backward`).
-    `one_order`: as `in_one_order` takes it, of the backward pass.
+    One pass at a time: until its backward pass is over or can't come, no recording of the pool may be replayed
+    (`Pool.awaits_backward`). `one_order`: as `in_one_order` takes it, of the backward pass.
     """
 
     def __init__(
-        self,
-        begin: Callable[[], tuple[Any, Sequence[Tensor]]] | None,
-        parameters: Parameters,
-        pool: Pool,
-        one_order: bool,
+        self, compute: Callable[[], tuple[Tensor, Tensor]], parameters: Parameters, pool: Pool, one_order: bool
     ) -> None:
-        self.pool, self._parameters, self._one_order = pool, parameters, one_order
-        self._begin = begin or (lambda: (None, []))
-        self._leaves = parameters.leaves()  # what the recorded passes differentiate by
-        self._first: Any = None
-        self._rest: tuple[Any, Any] | None = None  # graphs: the second part, and the backward pass of both
-        self._linked, self._outputs = None, list[Tensor]()
-        self._compute: Callable[[Any], tuple[Tensor, Tensor]] | None = None
-        if begin is not None and pool.handle is not None:
-            with _refusing_clearly(pool.device), torch.enable_grad():
-                with parameters.replaced(parameters.leaves()):
-                    _warm_up(begin)
-                with parameters.replaced(self._leaves):
-                    self._first, (self._linked, outputs) = _capture(begin, pool)
-            self._outputs = list(outputs)
+        self._compute, self._parameters, self._pool, self._one_order = compute, parameters, pool, one_order
+        self._leaves = parameters.leaves()  # what the recorded pass differentiates by
+        self._graphs: tuple[Any, Any] | None = None  # of the forward and of the backward pass
+        if pool.handle is not None:
+            self._record()
 
-    def start(self) -> tuple["Pass", list[Tensor]]:
-        """Replay the first part: the pass that has begun, and copies of the tensors without gradient."""
-        begun = self.pool.begin()
-        if self._first is not None:
-            self._first.replay()
-        elif self.pool.handle is None:
-            with torch.enable_grad(), self._parameters.replaced(self._leaves):
-                self._linked, outputs = self._begin()
-            self._outputs = list(outputs)
-        return begun, [tensor.clone() for tensor in self._outputs]
-
-    def finish(self, begun: "Pass", compute: Callable[[Any], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The second part of the pass `begun`, a function of what the first one gives, which is recorded when first given.
-
-        Its first result, to be differentiated, which holds until the next pass, and a copy of its second, without gradient.
-        """
-        if self._compute is None:
-            self._compute = compute
-            if self.pool.handle is not None:
-                self._record_rest(compute)
-        result: Tensor = _Replayed.apply(self, begun, *self._parameters.tensors)
-        return result, self._kept.clone()
-
-    def _record_rest(self, compute: Callable[[Any], tuple[Tensor, Tensor]]) -> None:
+    def _record(self) -> None:
         def whole() -> None:
             leaves = self._parameters.leaves()
             with self._parameters.replaced(leaves):
-                result, _ = compute(self._begin()[0])
+                result, _ = self._compute()
             self._differentiate(result, leaves, torch.zeros_like(result))
 
         def differentiate() -> tuple[Tensor | None, ...]:
             return self._differentiate(result, self._leaves, self._gradient)
 
-        with _refusing_clearly(self.pool.device), torch.enable_grad():
+        with _refusing_clearly(self._pool.device), torch.enable_grad():
             _warm_up(whole)
             with self._parameters.replaced(self._leaves):
-                forward, (result, kept) = _capture(lambda: compute(self._linked), self.pool)
+                forward, (result, kept) = _capture(self._compute, self._pool)
             self._gradient = torch.zeros_like(result)
-            backward, self._gradients = _capture(differentiate, self.pool)
-        self._rest = forward, backward
+            backward, self._gradients = _capture(differentiate, self._pool)
+        self._graphs = forward, backward
         # without their graph, whose memory is free for other recordings' passes from here on
-        self._result, self._kept, self._linked = result.detach(), kept.detach(), None
+        self._result, self._kept = result.detach(), kept.detach()
 
     def _differentiate(self, result: Tensor, leaves: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor | None, ...]:
         with in_one_order(self._one_order):
             return torch.autograd.grad(result, leaves, gradient, allow_unused=True)
 
+    def replay(self) -> tuple[Tensor, Tensor]:
+        """The result, which holds until the next pass, and a copy of the one without gradient."""
+        result: Tensor = _Replayed.apply(self, self._pool.begin(), *self._parameters.tensors)
+        return result, self._kept.clone()
+
     def forward(self) -> Tensor:
-        """Replay the second part."""
-        if self._rest is not None:
-            self._rest[0].replay()
+        """The result of a pass, which is replayed for it."""
+        if self._graphs is not None:
+            self._graphs[0].replay()
         else:
-            assert self._compute is not None
             with torch.enable_grad(), self._parameters.replaced(self._leaves):
-                self._result, kept = self._compute(self._linked)
+                self._result, kept = self._compute()
             self._kept = kept.detach()
         return self._result.detach()
 
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
-        """Replay the backward pass of both; copies of the parameters' gradients, None of those that have no say."""
-        if self._rest is None:
+        """Replay the backward pass; copies of the parameters' gradients, None of those that have no say."""
+        if self._graphs is None:
             return list(self._differentiate(self._result, self._leaves, gradient))
         self._gradient.copy_(gradient)
-        self._rest[1].replay()
+        self._graphs[1].replay()
         copies = [None if tensor is None else torch.empty_like(tensor) for tensor in self._gradients]
         there = [tensor for tensor in copies if tensor is not None]
         torch._foreach_copy_(there, [tensor for tensor in self._gradients if tensor is not None])

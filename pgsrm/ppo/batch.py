@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgsrm.policy.batch import PaddedBatch, to_device
+from pgsrm.policy.batch import PaddedBatch, filled_up, to_device
 from pgsrm.policy.protocol import Policy
 from pgsrm.policy.sampling import is_end
 from pgsrm.ppo.settings import PPOSettings
@@ -74,7 +74,5 @@ def loss_mask(batch: PaddedBatch, eos: tuple[int, ...], train_eos: bool) -> Tens
 
 def _pad_rewards(rewards: Sequence[Sequence[float]], batch: PaddedBatch, dtype: torch.dtype) -> Tensor:
     """(B, T), zero outside the responses."""
-    padded = torch.zeros(batch.response_ids.shape, dtype=dtype)
-    for row, values in enumerate(rewards):
-        padded[row, : len(values)] = torch.as_tensor(values, dtype=dtype)
-    return to_device(padded, batch.response_ids.device)
+    padded, _ = filled_up(rewards, batch.response_ids.shape[1], 0.0)
+    return to_device(torch.from_numpy(padded).to(dtype), batch.response_ids.device)

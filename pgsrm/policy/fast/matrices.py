@@ -170,16 +170,11 @@ class Matrices:
         self._uses, self._latest = {}, {}
 
     @contextmanager
-    def apart(self, earlier: Any | None = None) -> Iterator[Any]:
-        """Within it nothing is used that was made before, and after it nothing that was made within it.
-
-        It gives what another such context takes as `earlier`, whose passes are further ones of the same graph.
-        """
+    def apart(self) -> Iterator[None]:
+        """Within it nothing is used that was made before, and after it nothing that was made within it."""
         self.forget()
-        if earlier is not None:
-            self._uses, self._latest = earlier
         try:
-            yield self._uses, self._latest
+            yield
         finally:
             self.forget()
 
