@@ -332,6 +332,26 @@ def test_a_gguf_file_is_the_model_that_it_was_made_of(
             load(ModelSettings(path=str(tmp_path / "cut.gguf")))
 
 
+def test_a_gguf_files_end_of_a_text_is_the_one_that_it_names(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 5.17 of transformers takes the token that begins a message of SmolLM2's, and SFT would teach that one."""
+    pytest.importorskip("gguf")
+    from pgsrm.models.gguf_file import read_tokenizer
+
+    written_gguf(model_folders["llama"], tmp_path / "tiny.gguf")
+    right = AutoTokenizer.from_pretrained
+
+    def wrong(*given: Any, **named: Any) -> Any:
+        tokenizer = right(*given, **named)
+        tokenizer.eos_token = "<s>"
+        return tokenizer
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", wrong)
+    tokenizer = read_tokenizer(tmp_path / "tiny.gguf")
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == (END, 0)
+
+
 # The hub
 
 

@@ -50,12 +50,19 @@ def read_model(file: Path, dtype: Any) -> Any:
 
 
 def read_tokenizer(file: Path) -> Any:
-    """The tokenizer of a GGUF file."""
+    """The tokenizer of a GGUF file, with the EOS token that the file names.
+
+    Some versions of transformers (5.17) take another, that which begins a message of a chat.
+    """
+    from gguf import GGUFReader
     from transformers import AutoTokenizer
 
     with _alone(file) as source:
         tokenizer: Any = AutoTokenizer.from_pretrained(**source)
     tokenizer.name_or_path = str(file)
+    named = GGUFReader(file).get_field("tokenizer.ggml.eos_token_id")
+    if named is not None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(named.contents()))
     return tokenizer
 
 
