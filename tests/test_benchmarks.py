@@ -58,6 +58,7 @@ def test_update_prints_a_row_for_each_method(tmp_path: Path) -> None:
     assert result["setup"]["model"] == "tiny"
 
 
+@pytest.mark.slow
 def test_the_profile_of_an_update() -> None:
     arguments = ["--shape", "tiny", "--batch", "4", "--seconds", "0.1", "--threads", "1", "--profile", "5"]
     shares = [float(line.split("%")[0]) for line in run_module("benchmarks.update", *arguments)[1:]]
@@ -155,6 +156,7 @@ def test_the_baseline_cuts_a_response_behind_its_eos(load_policy: Callable[..., 
     assert sample(eos=whole[1])[0] == whole[: whole.index(whole[1]) + 1]
 
 
+@pytest.mark.slow
 def test_startup_prints_a_row_for_each_command() -> None:
     lines = run_module("benchmarks.startup", "--repeat", "1")
     for name in ("import hydra", "--help", "--cfg job", "config error", "config error, sweep", "torch, transformers"):
@@ -168,6 +170,7 @@ def test_matmul_prints_a_row_for_each_product() -> None:
     assert len(lines) == 12 and all(float(line.split()[-1]) > 0 for line in lines[2:])
 
 
+@pytest.mark.slow
 def test_embedder_prints_both_tables() -> None:
     arguments = ["--words", "3000", "--dimension", "8", "--updates", "1", "--task", "color", "--embedders", "static"]
     lines = run_module("benchmarks.embedder", *arguments)
@@ -236,6 +239,7 @@ def test_sweep_prints_a_row_for_each_step() -> None:
     assert all(float(number) > 0 for line in lines[1:] for number in line.split()[-3:])
 
 
+@pytest.mark.slow
 def test_evaluation_prints_its_parts(tiny: Path) -> None:
     words = [f"model.path={tiny}", "task=antonym", "evaluation.prompts=8"]
     lines = run_module("benchmarks.evaluation", "--rounds", "1", *words)

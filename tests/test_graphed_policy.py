@@ -18,7 +18,7 @@ from waits import waits
 from pgsrm.models.lora import add_adapters
 from pgsrm.models.precision import multiply_in_tf32
 from pgsrm.models.settings import Dtype, LoraSettings, ModelSettings
-from pgsrm.policy import graphed
+from pgsrm.policy import choose, graphed
 from pgsrm.policy.base import greedily
 from pgsrm.policy.choose import build_policy
 from pgsrm.policy.fast.policy import FastPolicy
@@ -89,12 +89,18 @@ def test_training_is_the_simple_policys_for_every_choice_of_ppo(
     ],
     ids=str,
 )
-@pytest.mark.parametrize("length", [3, 5])
+@pytest.mark.parametrize(("length", "prefix_pays"), [(3, False), (3, True), (5, True)])
 def test_training_is_the_simple_policys_for(
-    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, architecture: str, changes: dict[str, Any], length: int
+    load_policy: LoadPolicy,
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    changes: dict[str, Any],
+    length: int,
+    prefix_pays: bool,
 ) -> None:
-    """With room for as many tokens as there are, and for more."""
+    """With room for as many tokens as there are, and for more; the shared prefix computed in every row, and once."""
     in_float64(monkeypatch)
+    monkeypatch.setattr(graphed, "_prefix_pays", lambda *_: prefix_pays)
     mine, simple = policies(load_policy, architecture, length, double=True)
     assert_equal_training(mine, simple, msgspec.structs.replace(ppo_settings("sound"), **changes), 1e-10)
 
@@ -172,8 +178,12 @@ def test_a_recording_is_made_once_a_shape(load_policy: LoadPolicy, monkeypatch: 
     assert len(mine._recordings) == 1
 
 
-def test_batches_of_several_sizes_share_recordings(load_policy: LoadPolicy) -> None:
+@pytest.mark.parametrize("prefix_pays", [False, True])
+def test_batches_of_several_sizes_share_recordings(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, prefix_pays: bool
+) -> None:
     """DPO leaves out another number of pairs each time, and references may be longer than what is sampled."""
+    monkeypatch.setattr(graphed, "_prefix_pays", lambda *_: prefix_pays)
     mine, simple = policies(load_policy)
     prompts, responses = PROMPTS * 8, [*RESPONSES, [60, 61, 62, 63, 64, 65], *RESPONSES[1:]] * 4
     for rows in (37, 40, 33, 38, 31):  # what a larger batch left behind goes nowhere
@@ -204,6 +214,49 @@ def test_a_second_pass_leaves_the_first_ones_gradient_as_it_was(load_policy: Loa
         logprobs(policy, PROMPTS, others).sum().backward()
     for one, other in zip(mine.model.parameters(), simple.model.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_an_update_beside_a_pass_that_is_held_is_the_simple_policys(load_policy: LoadPolicy) -> None:
+    """Someone looks at `score` and keeps what it says: the KL stays one of the same tokens."""
+    mine, simple = policies(load_policy)
+    found = []
+    for policy in (mine, simple):
+        with torch.no_grad():
+            for weight in policy.model.parameters():
+                weight.mul_(1.05)
+        held = policy.score(policy.pad(PROMPTS, RESPONSES))
+        learner = Learner(policy, ppo_settings("sound"), torch.Generator().manual_seed(0))
+        for responses in ([[50, 51, 52]] * 5, RESPONSES):  # rows of one length, too
+            rewards = at_last_token([1.0, 0.0, 0.5, 0.2, 0.3], responses)
+            found.append(step(learner, PROMPTS, responses, rewards))
+        del held
+    assert abs(found[0]["policy/kl"]) > 1e-3
+    for one, other in zip(found[:2], found[2:], strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_recordings_share_one_set_of_gradients(load_policy: LoadPolicy) -> None:
+    """Each is as large as the model, and DPO has a recording for each of some twenty sizes."""
+    mine, _ = policies(load_policy)
+    for rows in (5, 16, 24):
+        logprobs(mine, (PROMPTS * 5)[:rows], (RESPONSES * 5)[:rows]).sum().backward()
+    sets = [recording._gradients for _, recording in mine._recordings.values()]
+    assert len(sets) == 3
+    assert len({tensor.data_ptr() for tensors in sets for tensor in tensors}) == len(list(mine.model.parameters()))
+
+
+def test_uniforms_of_another_width_are_taken_as_the_other_policies_take_them(load_policy: LoadPolicy) -> None:
+    mine, simple = policies(load_policy)
+    uniforms = torch.rand(len(PROMPTS), 10, dtype=torch.float64)
+    assert mine.answer(PROMPTS, uniforms, Sampling(3)) == simple.answer(PROMPTS, uniforms, Sampling(3))
+
+
+def test_a_first_call_in_inference_mode_spoils_no_later_one(load_policy: LoadPolicy) -> None:
+    mine, simple = policies(load_policy)
+    with torch.inference_mode():
+        assert mine.greedy(PROMPTS, 3) == simple.greedy(PROMPTS, 3)
+    assert mine.greedy(PROMPTS, 3) == simple.greedy(PROMPTS, 3)
 
 
 def test_a_pass_that_is_dropped_holds_nothing_up(load_policy: LoadPolicy) -> None:
@@ -304,7 +357,7 @@ def test_what_graphs_can_not_have_is_refused(load_policy: LoadPolicy, monkeypatc
     model = load_policy().model
     with pytest.raises(UserError, match=r"model\.policy=graphed: needs an NVIDIA GPU.* set model\.policy=auto"):
         build(model)
-    monkeypatch.setattr("pgsrm.policy.choose.is_asynchronous", lambda device: True)
+    monkeypatch.setattr("pgsrm.policy.choose._has_graphs", lambda device: True)
     monkeypatch.setattr("pgsrm.policy.fast.forward.is_asynchronous", lambda device: True)  # whole masks
     assert isinstance(build(model), GraphedPolicy)
     for key, options in (("padding=right", {"padding": "right"}), ("dropout=true", {"dropout": True})):
@@ -332,7 +385,8 @@ def test_auto_takes_graphs_for_a_small_model_that_is_trained_on_a_gpu(
 
     for architecture in ("gpt2", "llama", "qwen2"):
         assert kind(load_policy(architecture).model) is FastPolicy  # on a CPU
-    monkeypatch.setattr("pgsrm.policy.choose.is_asynchronous", lambda device: True)
+    assert [choose._has_graphs(torch.device(name)) for name in ("cuda:1", "xpu", "cpu")] == [True, False, False]
+    monkeypatch.setattr("pgsrm.policy.choose._has_graphs", lambda device: True)
     for architecture in ("gpt2", "llama", "qwen2"):
         assert kind(load_policy(architecture).model) is GraphedPolicy
     model = load_policy().model
@@ -419,7 +473,7 @@ def test_what_does_not_go_together_is_said_before_anything_starts(
 
 
 def test_a_run_that_was_cut_ends_as_one_that_was_not(small: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgsrm.policy.choose.is_asynchronous", lambda device: True)
+    monkeypatch.setattr("pgsrm.policy.choose._has_graphs", lambda device: True)
     words = [*small, "task=antonym", "model.policy=graphed", "seed=3"]
     whole, resumed = whole_and_resumed(words, monkeypatch)
     names = [name for name in whole if not is_measured(name)]

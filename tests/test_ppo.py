@@ -440,6 +440,27 @@ def test_step_with_rewards_a_token(
     compare(load_policy, monkeypatch, settings, rewards=TOKEN_REWARDS)
 
 
+def test_rewards_are_numbers_of_any_kind(load_policy: LoadPolicy) -> None:
+    """Also such as numpy does not take; and what is no number is refused, and does not become one."""
+
+    def metrics_with(kind: Callable[[float], Any]) -> dict[str, float]:
+        learner = Learner(load_policy(prompts=PROMPTS), PAPER, torch.Generator().manual_seed(0))
+        return step(learner, PROMPTS, RESPONSES, [[kind(one) for one in row] for row in REWARDS])
+
+    plain = metrics_with(float)
+    kinds: list[Callable[[float], Any]] = [
+        torch.tensor,
+        lambda one: torch.tensor([one]),
+        lambda one: torch.tensor(one, requires_grad=True),
+        lambda one: torch.tensor(one, dtype=torch.bfloat16),
+    ]
+    for kind in kinds:
+        assert metrics_with(kind) == pytest.approx(plain, rel=1e-2)
+    for wrong in (lambda _: None, lambda _: "1"):
+        with pytest.raises((TypeError, ValueError)):
+            metrics_with(wrong)
+
+
 @pytest.mark.usefixtures("width")
 def test_step_with_epochs_minibatches_and_clipping(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Advantages and old log-probs are fixed before the first of the gradient steps; large steps, so that some clip."""

@@ -257,6 +257,7 @@ pretrain.main()
 """
 
 
+@pytest.mark.slow
 def test_the_second_stage_goes_on_from_the_first(tmp_path: Path) -> None:
     """With its tokenizer and its weights, which one step moves a little."""
     from safetensors.torch import load_file

@@ -155,6 +155,7 @@ def outcomes(done: Any) -> list[str]:
     return [line for line in done.out.splitlines() if line.startswith(("trial ", "best of ")) and ":" in line]
 
 
+@pytest.mark.slow
 def test_pruning_gives_up_what_is_below_the_median_whether_or_not_anybody_looked(
     search: Callable[..., Any], trainer: Trainer, tmp_path: Path
 ) -> None:

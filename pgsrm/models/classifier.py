@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pgsrm.models.digest import hub_commit, model_digest
-from pgsrm.models.hub import source
+from pgsrm.models.hub import model_source, source
 from pgsrm.models.lengths import longest_read
 from pgsrm.models.settings import SHIPPED, local_files
 from pgsrm.util.digest import content_digest
@@ -103,7 +103,7 @@ class TransformersClassifier:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(**source(name, tokenizer or folder))
             model, found = AutoModelForSequenceClassification.from_pretrained(
-                **source(name, folder), dtype=torch.float32, output_loading_info=True
+                **model_source(name, folder), dtype=torch.float32, output_loading_info=True
             )
         except Exception as error:  # files of others: whatever is wrong with them, the reason is in the error
             raise ParameterError(

@@ -11,6 +11,7 @@ from typing import Any
 from pgsrm.util.errors import UserError, reason
 
 MAGIC = b"GGUF"
+EOS_KEY = "tokenizer.ggml.eos_token_id"
 
 
 def check_library(key: str) -> None:
@@ -60,9 +61,10 @@ def read_tokenizer(file: Path) -> Any:
     with _alone(file) as source:
         tokenizer: Any = AutoTokenizer.from_pretrained(**source)
     tokenizer.name_or_path = str(file)
-    named = GGUFReader(file).get_field("tokenizer.ggml.eos_token_id")
-    if named is not None:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(named.contents()))
+    named = GGUFReader(file).get_field(EOS_KEY)
+    token = None if named is None else tokenizer.convert_ids_to_tokens(int(named.contents()))
+    if token is not None:  # else the file names none of its vocabulary
+        tokenizer.eos_token = token
     return tokenizer
 
 

@@ -27,3 +27,9 @@ def source(name: str | None, files: Path | None, revision: str | None = None) ->
     """
     where = {"pretrained_model_name_or_path": str(files or name), "revision": revision or "main"}
     return {**where, "local_files_only": files is not None or hub_problem() is not None}
+
+
+def model_source(name: str | None, files: Path | None, revision: str | None = None) -> dict[str, Any]:
+    """As `source`, for a model's weights: with peft installed, transformers asks the hub for adapters unless told not to."""
+    where = source(name, files, revision)
+    return {**where, "adapter_kwargs": {"local_files_only": where["local_files_only"]}}

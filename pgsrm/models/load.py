@@ -9,7 +9,7 @@ from transformers.activations import FastGELUActivation, NewGELUActivation
 from transformers.utils import logging
 
 from pgsrm.models import gguf_file
-from pgsrm.models.hub import source
+from pgsrm.models.hub import model_source, source
 from pgsrm.models.precision import attend_in_float32, say_where_bfloat16_is_slow, without_cudnn_attention
 from pgsrm.models.settings import ModelSettings, is_gguf, local_files
 from pgsrm.models.text import ChatTemplate, Codec
@@ -48,7 +48,9 @@ def read_model(settings: ModelSettings, dtype: torch.dtype) -> Any:
     try:
         if files is not None and is_gguf(files):
             return gguf_file.read_model(files, dtype)
-        return AutoModelForCausalLM.from_pretrained(**source(settings.path, files, settings.revision), dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(
+            **model_source(settings.path, files, settings.revision), dtype=dtype
+        )
     except Exception as error:
         raise UserError(
             f"model.path={settings.path}: can't be loaded ({reason(error)}); name a causal language model"

@@ -13,7 +13,7 @@ import torch
 from pgsrm.models.lengths import position_limit, too_long
 from pgsrm.models.precision import multiply_in_tf32
 from pgsrm.models.settings import ModelSettings
-from pgsrm.policy.batch import Side, is_asynchronous
+from pgsrm.policy.batch import Side
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.graphed import GraphedPolicy
 from pgsrm.policy.protocol import Policy
@@ -98,7 +98,7 @@ def _first(fast: Callable[[], Policy], simple: Callable[[], Policy]) -> Policy:
 
 def _suits_graphs(model: Any, settings: ModelSettings, padding: Side, dropout: bool) -> bool:
     """Whether a model is one that CUDA graphs were seen to serve, and nothing else asked for that they don't have."""
-    if not is_asynchronous(model.device) or padding == "right" or dropout or settings.lora is not None:
+    if not _has_graphs(model.device) or padding == "right" or dropout or settings.lora is not None:
         return False
     small = sum(parameter.numel() for parameter in model.parameters()) <= MOST_WEIGHTS
     return (
@@ -109,9 +109,13 @@ def _suits_graphs(model: Any, settings: ModelSettings, padding: Side, dropout: b
     )
 
 
+def _has_graphs(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 def _check_graphed(device: torch.device, padding: Side, dropout: bool) -> None:
     """Raise UserError for what CUDA graphs can't do."""
-    if not is_asynchronous(device):
+    if not _has_graphs(device):
         raise UserError("model.policy=graphed: needs an NVIDIA GPU, the device is cpu; set model.policy=auto")
     if padding == "right":
         raise UserError("model.policy=graphed: has no ppo.padding=right; set model.policy=fast")

@@ -121,14 +121,15 @@ class GraphedPolicy(FastPolicy):
     ) -> tuple[SharedBatch, Any]:
         """A fixed batch of `rows` rows and responses of `length`, and what `record` makes of it or has made of it before.
 
-        The fixed batch then has the prompts of `batch` in its first rows. What the others have goes nowhere.
+        The fixed batch then has the prompts of `batch` in its first rows. What comes of the others goes nowhere.
         """
         key = (kind, rows, len(batch.prefix_ids), length, settings)
         if key not in self._recordings:
             if len(self._recordings) == MOST_RECORDINGS:
                 self._start_anew()
-            fixed = self._fixed(rows, batch.prefix_ids, length)
-            self._recordings[key] = fixed, record(fixed)
+            with torch.inference_mode(False):  # a caller's: later ones write into the tensors made here
+                fixed = self._fixed(rows, batch.prefix_ids, length)
+                self._recordings[key] = fixed, record(fixed)
         fixed, recorded = self._recordings[key]
         _write(fixed.prompt_ids, batch.prompt_ids, self.eos[0], behind=True)
         _write(fixed.prompt_mask, batch.prompt_mask, False, behind=True)
@@ -146,7 +147,7 @@ class GraphedPolicy(FastPolicy):
     ) -> Sampled:
         """As `Policy.sample`. `with_graph` goes unheard: one pass more costs less than a second backward pass (`score`)."""
         batch = self.pad(prompts, [self.eos[:1]] * len(prompts), "left")
-        if not self._fits(batch):
+        if not self._fits(batch) or uniforms.shape[1] != how.max_new_tokens:
             return super().sample(prompts, uniforms, how, share=share)
         if share is not None:
             batch, uniforms = batch.rows(share), uniforms[share]
@@ -175,11 +176,14 @@ class GraphedPolicy(FastPolicy):
 
         Prompts and responses are one pass, whose backward pass is one as well. The logits hold until the next with gradient.
         """
-        waits = torch.is_grad_enabled() and self._gradient_pool.awaits_backward
-        if waits or not self._fits_with_logits(batch):
+        if not self._fits_with_logits(batch):
             return super().score(batch, value_place)
-        logits, hidden = self._replay("score", self._forward, batch, last_too=value_place is not None)
-        length = batch.response_ids.shape[1]
+        length, last_too = batch.response_ids.shape[1], value_place is not None
+        if torch.is_grad_enabled() and self._gradient_pool.awaits_backward:
+            self._forward.matrices.restart()  # as recorded, whose contexts are the reference's
+            logits, hidden = forward_rows(self._forward, batch, length if last_too else length - 1, length)
+        else:
+            logits, hidden = self._replay("score", self._forward, batch, last_too)
         value_hidden = None
         if value_place is not None:
             value_hidden = hidden[torch.arange(len(batch), device=self.device), value_place]
@@ -291,8 +295,9 @@ def _check(model: Any) -> None:
 def _write(fixed: Tensor, given: Tensor, rest: int | bool, behind: bool) -> None:
     """Copy `given` (B, l) into the first rows of `fixed` (R, L): at their end if `behind` says so, else at their beginning.
 
-    `rest` goes into the other places of these rows.
+    `rest` goes into all other places, so that nothing of an earlier batch is computed.
     """
+    fixed[len(given) :].fill_(rest)
     fixed, width, missing = fixed[: len(given)], given.shape[1], fixed.shape[1] - given.shape[1]
     place, others = (slice(missing, None), slice(missing)) if behind else (slice(width), slice(width, None))
     fixed[:, place].copy_(given)

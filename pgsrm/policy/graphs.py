@@ -86,6 +86,7 @@ class Parameters:
 
     def __init__(self, model: Any) -> None:
         self.tensors = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._gradients: list[Tensor] | None = None
         number = {id(parameter): place for place, parameter in enumerate(self.tensors)}
         self._places = [
             (module, name, number[id(parameter)])
@@ -97,6 +98,12 @@ class Parameters:
     def leaves(self) -> list[Tensor]:
         """New ones: the values are those that the parameters have at any time."""
         return [parameter.detach().requires_grad_() for parameter in self.tensors]
+
+    def gradients(self) -> list[Tensor]:
+        """Where every recording leaves the parameters' gradients, to be copied before another one's; made when first asked for."""
+        if self._gradients is None:
+            self._gradients = [torch.empty_like(parameter, requires_grad=False) for parameter in self.tensors]
+        return self._gradients
 
     @contextmanager
     def replaced(self, leaves: Sequence[Tensor]) -> Iterator[None]:
@@ -152,8 +159,13 @@ class DifferentiableRecording:
                 result, _ = self._compute()
             self._differentiate(result, leaves, torch.zeros_like(result))
 
-        def differentiate() -> tuple[Tensor | None, ...]:
-            return self._differentiate(result, self._leaves, self._gradient)
+        def differentiate() -> list[Tensor | None]:
+            gradients = self._differentiate(result, self._leaves, self._gradient)
+            kept = [None if gradient is None else buffer for gradient, buffer in zip(gradients, buffers, strict=True)]
+            _copy(gradients, kept)
+            return kept
+
+        buffers = self._parameters.gradients()  # one set of all recordings: each is as large as the model
 
         with _refusing_clearly(self._pool.device), torch.enable_grad():
             _warm_up(whole)
@@ -191,9 +203,13 @@ class DifferentiableRecording:
         self._gradient.copy_(gradient)
         self._graphs[1].replay()
         copies = [None if tensor is None else torch.empty_like(tensor) for tensor in self._gradients]
-        there = [tensor for tensor in copies if tensor is not None]
-        torch._foreach_copy_(there, [tensor for tensor in self._gradients if tensor is not None])
+        _copy(self._gradients, copies)
         return copies
+
+
+def _copy(given: Sequence[Tensor | None], into: Sequence[Tensor | None]) -> None:
+    """Copy tensors into those of the same places; None of both are left out."""
+    torch._foreach_copy_([t for t in into if t is not None], [t for t in given if t is not None])
 
 
 class _Replayed(torch.autograd.Function):

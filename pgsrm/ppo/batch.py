@@ -74,5 +74,5 @@ def loss_mask(batch: PaddedBatch, eos: tuple[int, ...], train_eos: bool) -> Tens
 
 def _pad_rewards(rewards: Sequence[Sequence[float]], batch: PaddedBatch, dtype: torch.dtype) -> Tensor:
     """(B, T), zero outside the responses."""
-    padded, _ = filled_up(rewards, batch.response_ids.shape[1], 0.0)
-    return to_device(torch.from_numpy(padded).to(dtype), batch.response_ids.device)
+    padded, _ = filled_up(rewards, batch.response_ids.shape[1], 0.0, dtype)
+    return to_device(padded, batch.response_ids.device)
