@@ -62,6 +62,6 @@ $(INSTALLED): requirements.lock pyproject.toml
 		echo "pgsrm needs Python >= 3.11, $$python is $$($$python --version 2>&1 | tail -n 1); name another: make PYTHON=python3.12 ..." >&2; \
 		exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --no-compile -r requirements.lock # 20,000 files, of which Python compiles what it imports
+	$(PIP) install -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation --quiet -e .
 	@touch $@
