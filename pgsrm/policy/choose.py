@@ -70,8 +70,8 @@ def build_policy(
         return policy
 
     def auto() -> Policy:
-        if trained_alone and _suits_graphs(model, settings, padding, dropout):
-            with suppress(UserError):
+        if trained_alone and _suits_graphs(model, settings):
+            with suppress(UserError):  # no GPU, or what it can't do
                 return graphed()
         return _first(fast, simple)
 
@@ -96,17 +96,12 @@ def _first(fast: Callable[[], Policy], simple: Callable[[], Policy]) -> Policy:
     return policy
 
 
-def _suits_graphs(model: Any, settings: ModelSettings, padding: Side, dropout: bool) -> bool:
-    """Whether a model is one that CUDA graphs were seen to serve, and nothing else asked for that they don't have."""
-    if not _has_graphs(model.device) or padding == "right" or dropout or settings.lora is not None:
+def _suits_graphs(model: Any, settings: ModelSettings) -> bool:
+    """Whether a model is one that CUDA graphs were seen to serve, and its settings ask for nothing that was not seen."""
+    if settings.lora is not None or settings.gradient_checkpointing or settings.shard:
         return False
     small = sum(parameter.numel() for parameter in model.parameters()) <= MOST_WEIGHTS
-    return (
-        small
-        and model.config.model_type in SEEN_AS_GRAPHS
-        and not settings.gradient_checkpointing
-        and not settings.shard
-    )
+    return small and model.config.model_type in SEEN_AS_GRAPHS
 
 
 def _has_graphs(device: torch.device) -> bool:
