@@ -42,7 +42,7 @@ test-real: $(INSTALLED) ## run the tests with SmolLM2 and llama.cpp's server, bo
 lint: $(INSTALLED) ## check style, format, types and who imports whom
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy -n 2
 	$(BIN)/lint-imports --no-cache
 
 docs: $(INSTALLED) ## build the docs site into outputs/site
@@ -62,6 +62,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 		echo "pgsrm needs Python >= 3.11, $$python is $$($$python --version 2>&1 | tail -n 1); name another: make PYTHON=python3.12 ..." >&2; \
 		exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -r requirements.lock
+	$(PIP) install --no-compile -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation --quiet -e .
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib pgsrm launchers >/dev/null 2>&1 || true  # pip does it on one core
 	@touch $@

@@ -282,20 +282,25 @@ def test_dropout_bfloat16_and_adapters(load_policy: LoadPolicy) -> None:
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [("mpt", MPT), ("mamba", MAMBA)], ids=["alibi", "mamba"])
-def test_a_model_that_the_fast_policy_refuses_trains_from_the_command_line(
-    kind: str, sizes: dict[str, Any], tiny: Path, tmp_path: Path, small: Sequence[str], run_cli: Callable[..., Any]
+def test_a_model_that_the_fast_policy_refuses_trains(
+    kind: str,
+    sizes: dict[str, Any],
+    tiny: Path,
+    tmp_path: Path,
+    small: Sequence[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from transformers import AutoTokenizer
+
+    import pgsrm
 
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     model = tiny_of(kind, **sizes, vocabulary=len(tokenizer), eos_token_id=0)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    result = run_cli(*small, f"model.path={tmp_path / 'model'}", "ppo.actor_lr=1e-2", timeout=240)
-    assert result.code == 0, result.err
-    assert "model.policy=simple takes the place of fast" in result.err + result.out
-    (metrics,) = (tmp_path / "outputs").glob("runs/*/metrics.jsonl")
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    run = pgsrm.train(*small, f"model.path={tmp_path / 'model'}", "ppo.actor_lr=1e-2", progress=False)
+    assert "model.policy=simple takes the place of fast" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines] == [0, 1, 2, 3, 4]
     assert lines[1]["policy/kl"] == pytest.approx(0, abs=1e-4) and abs(lines[4]["policy/kl"]) > 1e-4
 

@@ -14,6 +14,7 @@ import pgsrm
 import pgsrm.trainer as trainer_module
 from pgsrm.config.compose import plan_words
 from pgsrm.config.schema import StopSettings
+from pgsrm.evaluation.__main__ import evaluate_run
 from pgsrm.record import RunFolder
 from pgsrm.record.measured import is_measured
 from pgsrm.stopping import Stopping
@@ -158,7 +159,7 @@ def test_the_best_model_is_kept_and_measures_as_it_did(
     again = run_cli(str(run.folder), "--best", module="pgsrm.evaluation")
     measured = json.loads(again.out)[BEST]
     assert measured == pytest.approx(run.evaluations.set_index("update")[BEST][best], rel=1e-6)
-    last = json.loads(run_cli(str(run.folder), module="pgsrm.evaluation").out)[BEST]
+    last = evaluate_run(RunFolder(run.folder))[BEST]
     assert last == pytest.approx(run.evaluations[BEST].iloc[-1], rel=1e-6) and measured > last
     assert not (run.folder / "checkpoints").exists()
 

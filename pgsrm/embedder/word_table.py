@@ -22,6 +22,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,9 @@ class WordTable:
 
 def load_table(path: Path, language: str) -> WordTable:
     """The words and vectors of a file; raises UserError, naming `embedder.path`, for a damaged one."""
-    if _loads_at_once(path):
-        return _table(path, *read_vectors(path))
     source = _source(path, language)
+    if _loads_at_once(path):
+        return _read_at_once(path, source["size"], source["mtime_ns"])
     places = _places(path, language)
     for place in places:
         table = _map(place, source)
@@ -93,6 +94,12 @@ def source_digest(path: Path, language: str) -> str:
 def _loads_at_once(path: Path) -> bool:
     """Whether there is nothing to gain by converting the file."""
     return path.suffix == ".kv" and is_gensim(path)
+
+
+@lru_cache(maxsize=2)
+def _read_at_once(path: Path, size: int, mtime_ns: int) -> WordTable:
+    """The table of a file of this size and time; a process's runs share it, and the check before them."""
+    return _table(path, *read_vectors(path))
 
 
 def _table(path: Path, keys: Sequence[str], vectors: np.ndarray) -> WordTable:
