@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT, exit_code
+from conftest import ROOT, SHIPPED_TEXT, exit_code
 
 import pgsrm
 from pgsrm import downstream
@@ -31,7 +31,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def run(small: Sequence[str]) -> pgsrm.Run:
-    return pgsrm.train("task=antonym", *small, "task.holdout=0.2", "ppo.actor_lr=1e-2", progress=False)
+    return pgsrm.train("task=antonym", *small, *SHIPPED_TEXT, "task.holdout=0.2", "ppo.actor_lr=1e-2", progress=False)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_the_best_models_are_asked_of_the_runs_that_kept_them(
 ) -> None:
     """Their perplexity is that of the best evaluation. Wrong version: the final model's."""
     metric = "eval/perplexity"
-    words = ["task=color", *small, "evaluation.every=1", "ppo.actor_lr=3e-2"]
+    words = ["task=color", *small, *SHIPPED_TEXT, "evaluation.every=1", "ppo.actor_lr=3e-2"]
     kept = pgsrm.train(*words, f"stop.metric={metric}", "stop.mode=max", "stop.keep_best=true", progress=False)
     course = kept.evaluations[metric]
     assert 0 < course.idxmax() < course.index[-1]

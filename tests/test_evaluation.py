@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SHIPPED_TEXT
 from omegaconf import open_dict
 
 from pgsrm.config.compose import compose_run
@@ -142,7 +142,7 @@ def test_the_shipped_text_is_not_among_the_tasks_data() -> None:
 
 def test_every_metric_that_a_run_writes_is_documented(train_here: Train) -> None:
     page = (ROOT / "docs/metrics.md").read_text()
-    names = {name for row in rows(train_here(OTHER, "parent.error_rate=0.5").metrics) for name in row}
+    names = {name for row in rows(train_here(*SHIPPED_TEXT, OTHER, "parent.error_rate=0.5").metrics) for name in row}
     expected = {f"eval/{split}_{name}" for split in ("train", "holdout") for name in ("top_share", "other_reward")}
     expected |= {"eval/train_misled_exact_match", "eval/train_misled_error_match"}
     assert {"eval/train_sampled_exact_match", "eval/perplexity", *expected} <= names
@@ -238,6 +238,7 @@ def test_the_other_reward_is_pgsrms_under_the_other_embedder(train_here: Train) 
 def test_what_an_evaluation_can_do_besides_leaves_a_default_run_its_name(small: Sequence[str], tmp_path: Path) -> None:
     """The names of runs that were made before these keys existed."""
     new = ("evaluation.text", "evaluation.embedder", "parent.error_rate", "parent.error_seed", "parent.right")
+    small = [*small, *SHIPPED_TEXT]
     plain = make_plan(*small).identity
     assert make_plan(*small, without=new).identity == plain
     for number, name in enumerate(("a.txt", "b.txt", "c.txt")):
