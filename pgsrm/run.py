@@ -73,7 +73,15 @@ def _run_one(config: "DictConfig") -> None:
         raise UserError("hydra/launcher=slurm: submits sweeps, of one run too; add -m")
     log_as_asked(config.hydra.verbose)
     this = plan_run(config)
-    from pgsrm.launch.sweep import SweepFailed, launching, outputs_of, prepare_tracking, print_where, survey
+    from pgsrm.launch.sweep import (
+        SweepFailed,
+        launching,
+        outputs_of,
+        prepare_tracking,
+        print_where,
+        send_the_rest,
+        survey,
+    )
     from pgsrm.record.summary import end_of_run_line, summarise
 
     if this.settings.dry_run:
@@ -85,36 +93,35 @@ def _run_one(config: "DictConfig") -> None:
             raise UserError(f"{this.folder.name}: waits in Slurm's queue; scancel its job to train it here")
         this.freeze()
     experiment = prepare_tracking(this.config["tracking"])
-    if this.folder.state() != "finished":
+    ended = this.folder.state()
+    if ended != "finished":
         from pgsrm.train import run
 
-        run(this.folder)
+        ended = run(this.folder)
+    else:
+        send_the_rest([this.folder])
     print(end_of_run_line(summarise(this.folder)))
     print_where(this.config, experiment)
-    if this.folder.state() != "finished":
-        state, reason = this.folder.state(), (this.folder.status() or {}).get("reason")
-        raise SweepFailed(reason or f"{this.folder.name}: {state}; another process trains it")
+    if ended == "running":
+        raise SweepFailed(f"{this.folder.name}: running; another process trains it")
+    if ended != "finished":
+        raise SweepFailed((this.folder.status() or {}).get("reason") or f"{this.folder.name}: {ended}")
 
 
 def main() -> None:
     """The command line; every error that a user can mend is one line, without a traceback."""
     from pgsrm.config.command_line import HELP, help_text
-    from pgsrm.config.messages import exit_with_line
+    from pgsrm.config.messages import ending_with_line
 
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the line below is ours
-    try:
+    # Ctrl-C before a run's own handlers are set, or after; a sweep's runs are other processes.
+    interrupted = "interrupted; the same command starts or resumes what has not finished"
+    with ending_with_line("pgsrm", interrupted, wants_traceback):
         if any(word in HELP for word in sys.argv[1:]):
             print(help_text(sys.argv))
         else:
             _compose_and_run()
-    except KeyboardInterrupt:  # before a run's own handlers are set, or after; a sweep's runs are other processes
-        print(
-            "pgsrm: interrupted; the same command starts or resumes what has not finished", file=sys.stderr, flush=True
-        )
-        sys.exit(130)
-    except Exception as error:
-        exit_with_line(error, "pgsrm", wants_traceback)
 
 
 if __name__ == "__main__":

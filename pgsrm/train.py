@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.record import Onlooker, RunFolder
+from pgsrm.record.files import DiskFull
 from pgsrm.record.links import run_path
 from pgsrm.util.errors import UserError
 from pgsrm.util.memory import keep_freed_memory, says_what_takes_less
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 
 OTHERS = 4  # exit code of a process whose run another one trains
+STOPPED = "stopped by a signal; the same command resumes it"
+_ENDING = b"stopping after this update, with a checkpoint; Ctrl-C again ends it at once\n"
 
 
 class Stopped(Exception):
@@ -61,6 +64,10 @@ class Signals:
         self._before.clear()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
+        if (
+            number == signal.SIGINT
+        ):  # not by print, which the signal may have interrupted; below the line of the progress
+            os.write(2, ("\n" if os.isatty(2) else "").encode() + _ENDING)
         self.ending = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -130,6 +137,7 @@ def run(
 
     Raises:
         UserError: the folder is no run's, or of another version of the package; nothing is written then.
+        DiskFull: there is no room for status.json; as for every full disk, the same command resumes the run.
     """
     if not folder.config.is_file():
         raise UserError(f"{folder.path}: no run folder (no config.yaml); `python -m pgsrm.run` makes them")
@@ -161,7 +169,7 @@ def _train_to_an_end(
 
     before, started = max((folder.status() or {}).get("seconds", 0.0), _seconds_on_file(folder)), time.monotonic()
     mirrors: list[Mirror] = []
-    state, reason, early, keep = "failed", None, False, True
+    state, reason, early, keep, at_once = "failed", None, False, True, False
     try:
         settings, config = load_settings(folder)
         keep = settings.checkpoint.keep
@@ -177,8 +185,9 @@ def _train_to_an_end(
             reason = _train_together(folder, settings, shown, stop)
         _check_not_deleted(folder)
         state, early = "finished", reason is not None
-    except (Stopped, KeyboardInterrupt):
-        state, reason = "stopped", "stopped by a signal; the same command resumes it"
+    except (Stopped, KeyboardInterrupt) as error:
+        state, reason = "stopped", STOPPED
+        at_once = isinstance(error, KeyboardInterrupt)
     except UserError as error:
         reason = str(error)
         if not folder.config.is_file():  # no status.json to say it in
@@ -192,11 +201,13 @@ def _train_to_an_end(
         update, episodes = int(last.get("update", 0)), int(last.get("episodes", 0))
         seconds = before + time.monotonic() - started
         ended: dict[str, Any] = {"state": state, "reason": reason, **({"stopped_early": True} if early else {})}
-        _write_end(folder, **ended, ended=_now(), seconds=seconds, update=update, episodes=episodes)
+        unwritten = _write_end(folder, **ended, ended=_now(), seconds=seconds, update=update, episodes=episodes)
         if state == "finished" and not keep:
             shutil.rmtree(folder.checkpoints, ignore_errors=True)  # only now: a kill before would have needed them
         for mirror in mirrors:
-            mirror.finish(state, reason)
+            mirror.finish(state, reason, patience=0 if at_once else None)
+    if unwritten is not None:
+        raise unwritten
     return state
 
 
@@ -292,13 +303,15 @@ def _check_not_deleted(folder: RunFolder, cause: BaseException | None = None) ->
     raise UserError(f"{folder.path}: was deleted while its run trained; the run's command begins it anew") from cause
 
 
-def _write_end(folder: RunFolder, **fields: Any) -> None:
+def _write_end(folder: RunFolder, **fields: Any) -> DiskFull | None:
+    """Write how the run ended, or return why there is no room for it."""
     if not folder.config.is_file():
-        return
+        return None
     try:
         folder.write_status(**fields)
-    except UserError as error:  # a full disk has no room for its own status
-        print(error, file=sys.stderr)
+    except DiskFull as error:
+        return error
+    return None
 
 
 def _now() -> str:
@@ -326,7 +339,7 @@ def main() -> None:
     try:
         state = run(folder, show_progress=not options.quiet)
     except UserError as error:
-        parser.exit(2, f"pgsrm: {error}\n")
+        parser.exit(1 if isinstance(error, DiskFull) else 2, f"pgsrm: {error}\n")
     if state == "failed":
         print((folder.status() or {}).get("reason"), file=sys.stderr)
     sys.exit({"finished": 0, "stopped": 3, "running": OTHERS}.get(state, 1))

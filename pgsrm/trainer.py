@@ -45,7 +45,7 @@ from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.settings import GROUP_BASELINES
 from pgsrm.ppo.update import Learner, step
 from pgsrm.record import RunFolder, best, checkpoint
-from pgsrm.record.files import writing
+from pgsrm.record.files import whole_folder, writing
 from pgsrm.reward import Reward
 from pgsrm.reward.scorer import Scorer
 from pgsrm.rollout import Rollout, Scored
@@ -396,14 +396,15 @@ class Trainer:
             return
         lora = self.settings.model.lora is not None
         if lora and self.processes.first:
-            with writing(self.folder.path):
-                save_adapters(self.policy.model, self.folder.adapter)
+            with writing(self.folder.path), whole_folder(self.folder.adapter) as empty:
+                save_adapters(self.policy.model, empty)
         model = self._whole(merged(self.policy.model) if lora else self.policy.model)
         if not self.processes.first:
             return
         self.folder.write_reward_state(remembered_by(self.score.reward, self.evaluate.measures))
         with writing(self.folder.path):
-            self._save(model, self.folder.model)
+            with whole_folder(self.folder.model) as empty:
+                self._save(model, empty)
             kept, update = best.finish(self.folder, self._stopping.best_update), self._stopping.best_update
         if self.settings.stop.keep_best and update is not None and not kept:
             print(

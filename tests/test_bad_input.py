@@ -408,6 +408,7 @@ def test_mlflow_out_of_reach_costs_one_warning(
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 5
+    assert result.err.count("not all of it was sent; the same command sends the rest, or") == 1
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ def one_line(error: BaseException, words: Sequence[str] | None = None) -> str | 
     if isinstance(error, ValueError) and text.startswith("Only one of --run"):
         return "-m, --cfg, --info: one of them at a time; --cfg job without -m shows the config of a single run"
     if isinstance(error, OSError) and error.filename and not _in_our_code(error):  # Hydra makes the sweep's folder
-        return str(unwritable("paths.outputs", error.filename, error))
+        path = Path(error.filename)
+        return str(unwritable("paths.outputs", path.parent if path.name == "multirun.yaml" else path, error))
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     if isinstance(error, OverrideParseException):
@@ -182,24 +183,27 @@ def exit_with_line(error: Exception, command: str, wants_traceback: bool = False
 
 
 @contextmanager
-def ending_with_line(command: str, interrupted: str) -> Iterator[None]:
+def ending_with_line(command: str, interrupted: str, wants_traceback: bool | None = None) -> Iterator[None]:
     """Around what a command does: an error ends it as `exit_with_line` does, Ctrl-C with exit code 130 and `interrupted`.
 
-    HYDRA_FULL_ERROR asks for the traceback.
+    wants_traceback: None asks HYDRA_FULL_ERROR.
     """
     try:
         yield
-    except KeyboardInterrupt:
-        print(f"{command}: {interrupted}", file=sys.stderr, flush=True)
-        sys.exit(130)
-    except Exception as error:
-        exit_with_line(error, command, bool(os.environ.get("HYDRA_FULL_ERROR")))
+    except (KeyboardInterrupt, Exception) as error:
+        # A library may fail in its own clearing up after Ctrl-C, as OmegaConf does.
+        if not isinstance(error, Exception) or any(isinstance(each, KeyboardInterrupt) for each in _chain(error)):
+            print(f"{command}: {interrupted}", file=sys.stderr, flush=True)
+            sys.exit(130)
+        exit_with_line(
+            error, command, bool(os.environ.get("HYDRA_FULL_ERROR")) if wants_traceback is None else wants_traceback
+        )
 
 
 def _in_our_code(error: BaseException) -> bool:
     """Whether any frame between the command line and the error is this package's."""
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(name.startswith("pgsrm.") and name != "pgsrm.run" for name in modules)
+    return any(name.startswith("pgsrm.") and name not in ("pgsrm.run", __name__) for name in modules)
 
 
 def _without_option(overrides: Sequence[str]) -> str | None:

@@ -545,7 +545,8 @@ def check_unchanged(folder: RunFolder, settings: Settings, config: dict[str, Any
     with keys_as_written(config):
         now = identify(settings, config, task, reward, build_evaluation(settings))
     if status.get("identity") != now.whole:
-        what = ", ".join(now.changed(status.get("parts") or {})) or "config"
+        named = {"vectors": "what the reward reads (vectors, a critic's or a model's files)"}
+        what = ", ".join(named.get(part, part) for part in now.changed(status.get("parts") or {})) or "config"
         raise UserError(
             f"{folder.name}: changed since it was planned: {what}; the command that planned it makes a run of its own "
             "for what there is now"

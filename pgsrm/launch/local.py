@@ -24,7 +24,8 @@ from pgsrm.launch.sweep import (
     survey,
 )
 from pgsrm.record import RunFolder
-from pgsrm.train import OTHERS
+from pgsrm.record.files import DiskFull
+from pgsrm.train import OTHERS, STOPPED
 from pgsrm.util.errors import UserError
 from pgsrm.util.numbers import counted
 
@@ -106,7 +107,7 @@ def _train_and_send(surveyed: Survey, places: Sequence[Slot], prune: Judge | Non
     if wanted:
         with SweepTable(folders) as table:
             _train(wanted, places, table, prune)
-    if tracking is not None:
+    if tracking is not None or surveyed.plans[0].config["trackers"]:
         send_the_rest(folders)
     return experiment
 
@@ -243,9 +244,13 @@ def _note_crash(process: "subprocess.Popen[bytes]", folder: RunFolder) -> None:
         told = f"{folder.path}: was deleted while its run trained; the same command begins it anew"
         print(told, file=sys.stderr, flush=True)
         return
-    reason = _why(process.returncode, folder)
+    asked = process.returncode in (-signal.SIGTERM, -signal.SIGINT)  # before it could answer as a run does
+    state, reason = ("stopped", STOPPED) if asked else ("failed", _why(process.returncode, folder))
     if folder.acquire():
-        folder.write_status(state="failed", reason=reason)
+        try:
+            folder.write_status(state=state, reason=reason)
+        except DiskFull:
+            print(f"{folder.name}: {reason}", file=sys.stderr, flush=True)
         folder.release()
 
 

@@ -138,7 +138,7 @@ def prepare_tracking(tracking: dict[str, Any] | None) -> str | None:
 
 
 def send_the_rest(folders: Sequence[RunFolder]) -> None:
-    """Send MLflow what it has not got of these runs, as of those that ended while its server was away."""
+    """Send the trackers what they have not got of these runs, as of those that ended while MLflow's server was away."""
     from pgsrm.launch.sync import sync
 
     try:

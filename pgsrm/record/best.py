@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pgsrm.record import checkpoint
-from pgsrm.record.files import sync, writing
+from pgsrm.record.files import whole_folder, writing
 from pgsrm.record.run_folder import RunFolder
 
 
@@ -21,21 +21,8 @@ def save(folder: RunFolder, update: int, write: Callable[[Path], None]) -> None:
     Raises:
         DiskFull: what was kept before is still there.
     """
-    target = _place(folder, update)
-    temporary = folder.checkpoints / f".{target.name}.tmp"
-    with writing(folder.path):
-        for leftover in (temporary, target):
-            shutil.rmtree(leftover, ignore_errors=True)
-        try:
-            temporary.mkdir(parents=True)
-            write(temporary)
-            for path in (*temporary.rglob("*"), temporary):
-                sync(path)
-            os.rename(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        sync(folder.checkpoints)
+    with writing(folder.path), whole_folder(_place(folder, update)) as empty:
+        write(empty)
     kept = _saved(folder)
     needed = {kept[-1], *(max((each for each in kept if each <= at), default=-1) for at in checkpoint.saved(folder))}
     for each in kept:

@@ -7,14 +7,13 @@ two are kept, so that a damaged one costs some updates and never the run. Nothin
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgsrm.record.files import sync, writing
+from pgsrm.record.files import whole_folder, writing
 from pgsrm.record.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -78,25 +77,12 @@ def copy(source: RunFolder, update: int, target: RunFolder) -> None:
 @contextmanager
 def _in_place(folder: RunFolder, update: int) -> Iterator[Path]:
     """Where the files of a checkpoint are to be written; they come to their place once all are on the disk."""
-    target = folder.checkpoints / f"{update:06d}"
-    temporary = folder.checkpoints / f".{update:06d}.tmp"
     with writing(folder.path):
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
         for leftover in folder.checkpoints.glob(".*.tmp"):
             shutil.rmtree(leftover)
-        try:
-            temporary.mkdir()
+        # One of this update may be there: it is reached again after going back to an earlier one, as when it was damaged.
+        with whole_folder(folder.checkpoints / f"{update:06d}") as temporary:
             yield temporary
-            for path in (temporary / _TENSORS, temporary / _STATE, temporary):
-                sync(path)
-            if target.exists():
-                # Reached again after going back to an earlier checkpoint, as when this one was damaged.
-                shutil.rmtree(target)
-            os.rename(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        sync(folder.checkpoints)
 
 
 def load_latest(

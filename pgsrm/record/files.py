@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,7 @@ class DiskFull(UserError):
 def disk_full(folder: Path) -> DiskFull:
     """The error to raise when writing below `folder` (a run folder) found no space."""
     return DiskFull(
-        f"{folder}: the disk is full or the quota used up; free some space, "
-        "then the same command resumes from the last checkpoint"
+        f"{folder}: the disk is full or the quota used up; free some space, then the same command resumes it"
     )
 
 
@@ -51,6 +51,27 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to write into, which takes the place of `target` once all of it is on the disk.
+
+    A crash at any moment leaves the old one, none, or the new one; an error leaves the old one.
+    """
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync(target.parent)
 
 
 def replace(path: Path, content: bytes, durable: bool = True) -> None:

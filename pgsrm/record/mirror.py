@@ -75,6 +75,7 @@ class Mirror(ABC):
         self._tail = Tail(folder.metrics)
         self._warned = False
         self._end: tuple[str, str | None] | None = None  # state and reason of a run that has ended
+        self._whole = False  # whether the tracker has all of a run that has ended
         self._stop = threading.Event()
         self._progress = 0.0  # when the tracker last took something
         self._thread = threading.Thread(target=self._work, name=type(self).__name__, daemon=True)
@@ -86,7 +87,8 @@ class Mirror(ABC):
     def finish(self, state: str, reason: str | None = None, patience: float | None = None) -> None:
         """Sends the rest and ends the tracker's run as finished, failed or stopped, with the reason.
 
-        Returns when that is done, or once the tracker has taken nothing for `patience` seconds (None: the class's own).
+        Returns when that is done, or once the tracker has taken nothing for `patience` seconds (None: the class's own; 0: at
+        once, without a word).
         """
         patience = self.patience if patience is None else patience
         self._end = (state, reason)
@@ -94,8 +96,12 @@ class Mirror(ABC):
         begin = time.monotonic()
         while self._thread.is_alive() and time.monotonic() < max(begin, self._progress) + patience:
             self._thread.join(0.1)
-        if self._thread.is_alive():
-            self._warn(TimeoutError(f"no answer in {patience:g} s"))
+        if patience and not self._whole:
+            if self._thread.is_alive():
+                self._warn(TimeoutError(f"no answer in {patience:g} s"))
+            logger.warning(
+                "%s: not all of it was sent; the same command sends the rest, or %s", self._folder.name, self._sync()
+            )
 
     def send_now(self, end: tuple[str, str | None] | None = None) -> None:
         """Instead of `start` and `finish`: sends what is missing, and with `end` the state and reason, before it returns.
@@ -109,8 +115,10 @@ class Mirror(ABC):
         except UserError:
             raise
         except Exception as error:  # trackers' errors share no base class
-            remedy = f"`{python()} -m pgsrm.sync {quoted(str(self._folder.path.parent))}` sends what is missing"
-            raise UserError(f"{self._problem(error)}; {remedy}") from error
+            raise UserError(f"{self._problem(error)}; {self._sync()} sends what is missing") from error
+
+    def _sync(self) -> str:
+        return f"`{python()} -m pgsrm.sync {quoted(str(self._folder.path.parent))}`"
 
     # Everything below runs in the thread, or in `send_now`.
 
@@ -150,7 +158,7 @@ class Mirror(ABC):
         pause = 0.0
         while not self._stop.wait(pause):
             pause = _PERIOD if self._tries(self._send) else min(max(2 * pause, _PERIOD), _LONGEST_PAUSE)
-        self._tries(self._send_end)
+        self._whole = self._tries(self._send_end)
 
     def _tries(self, action: Callable[[], None]) -> bool:
         try:

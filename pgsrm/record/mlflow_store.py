@@ -154,6 +154,7 @@ def connect(uri: str) -> "MlflowClient":
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of what is raised as well
     _have_a_home()
     from mlflow.tracking import MlflowClient
 
