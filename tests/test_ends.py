@@ -14,6 +14,7 @@ import pgsrm
 from pgsrm.config.compose import plan_words
 from pgsrm.config.messages import ending_with_line
 from pgsrm.launch.local import _note_crash
+from pgsrm.launch.sweep import SweepFailed, report
 from pgsrm.record import RunFolder
 from pgsrm.record.files import disk_full
 from pgsrm.trainer import Trainer
@@ -118,3 +119,15 @@ def test_an_error_of_a_library_after_ctrl_c_is_an_interruption(capsys: pytest.Ca
         finally:
             raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
     assert end.value.code == 130 and capsys.readouterr().err == "pgsrm: interrupted; again\n"
+
+
+def test_a_sweep_that_was_stopped_says_why(small: Sequence[str]) -> None:
+    """Wrong version: the reason of the first that did not finish, and a run that only waits has none: "None"."""
+    plans = [plan_words(*small, f"seed={seed}") for seed in (0, 1)]
+    for plan in plans:
+        plan.freeze()
+    with pytest.raises(SweepFailed, match=rf"2 of 2 runs did not finish \({plans[0].folder.name}: waiting\)"):
+        report(plans, None)
+    plans[1].folder.write_status(state="stopped", reason="stopped by a signal; the same command resumes it")
+    with pytest.raises(SweepFailed, match=rf"2 of 2 runs did not finish \({plans[1].folder.name}: stopped by a signal"):
+        report(plans, None)

@@ -179,7 +179,9 @@ def report(plans: Sequence[Plan], experiment: str | None) -> None:
     unfinished = [folder for folder in folders if folder.state() != "finished"]
     if unfinished:
         which = "the run" if len(folders) == 1 else f"{len(unfinished)} of {len(folders)} runs"
+        reasons = {folder.name: (folder.status() or {}).get("reason") for folder in unfinished}
+        name = next((name for name, reason in reasons.items() if reason), unfinished[0].name)  # a waiting one has none
         raise SweepFailed(
-            f"{which} did not finish ({unfinished[0].name}: {(unfinished[0].status() or {}).get('reason')}); "
+            f"{which} did not finish ({name}: {reasons[name] or unfinished[0].state()}); "
             f"the same command resumes {'it' if len(unfinished) == 1 else 'them'}"
         )
