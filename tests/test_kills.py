@@ -31,7 +31,7 @@ KILLER = """
 import os, signal, sys, threading, time
 import pgsrm.record.checkpoint as checkpoint
 import pgsrm.record.files as files
-import pgsrm.record.mlflow_mirror as mlflow_mirror
+import pgsrm.record.mirror as mirror
 import pgsrm.record.run_folder as run_folder
 
 place, count = os.environ["KILL_AT"].split(":")
@@ -62,11 +62,11 @@ def half_a_line(folder, descriptor, content):
 if place == "line":
     append, run_folder._append = run_folder._append, half_a_line
 elif place == "tensors":  # a checkpoint's files are written, and it has not got its name yet
-    before(checkpoint, "sync")
+    before(files, "sync")
 elif place == "named":
-    before(checkpoint, "_saved")
+    before(checkpoint, "saved")
 elif place == "sent":  # MLflow has taken the lines, and that is not noted yet
-    before(mlflow_mirror, "replace")
+    before(mirror, "replace")
 elif place == "seconds":
     threading.Timer(int(count) / 1000, die).start()
 sys.argv = ["pgsrm.train", sys.argv[1], "--quiet"]
