@@ -94,12 +94,12 @@ def _run_one(config: "DictConfig") -> None:
         this.freeze()
     experiment = prepare_tracking(this.config["tracking"])
     ended = this.folder.state()
-    if ended != "finished":
+    if ended == "finished":
+        send_the_rest([this.folder])
+    else:
         from pgsrm.train import run
 
         ended = run(this.folder)
-    else:
-        send_the_rest([this.folder])
     print(end_of_run_line(summarise(this.folder)))
     print_where(this.config, experiment)
     if ended == "running":

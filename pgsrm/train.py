@@ -64,10 +64,9 @@ class Signals:
         self._before.clear()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        if (
-            number == signal.SIGINT
-        ):  # not by print, which the signal may have interrupted; below the line of the progress
-            os.write(2, ("\n" if os.isatty(2) else "").encode() + _ENDING)
+        if number == signal.SIGINT:
+            # Not by print, which the signal may have interrupted. On a terminal the progress has begun the line.
+            os.write(2, b"\n" * os.isatty(2) + _ENDING)
         self.ending = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -169,7 +168,8 @@ def _train_to_an_end(
 
     before, started = max((folder.status() or {}).get("seconds", 0.0), _seconds_on_file(folder)), time.monotonic()
     mirrors: list[Mirror] = []
-    state, reason, early, keep, at_once = "failed", None, False, True, False
+    state, reason, early, keep = "failed", None, False, True
+    patience: float | None = None  # with the trackers: as long as each has it
     try:
         settings, config = load_settings(folder)
         keep = settings.checkpoint.keep
@@ -185,9 +185,10 @@ def _train_to_an_end(
             reason = _train_together(folder, settings, shown, stop)
         _check_not_deleted(folder)
         state, early = "finished", reason is not None
-    except (Stopped, KeyboardInterrupt) as error:
+    except Stopped:
         state, reason = "stopped", STOPPED
-        at_once = isinstance(error, KeyboardInterrupt)
+    except KeyboardInterrupt:
+        state, reason, patience = "stopped", STOPPED, 0
     except UserError as error:
         reason = str(error)
         if not folder.config.is_file():  # no status.json to say it in
@@ -202,10 +203,10 @@ def _train_to_an_end(
         seconds = before + time.monotonic() - started
         ended: dict[str, Any] = {"state": state, "reason": reason, **({"stopped_early": True} if early else {})}
         unwritten = _write_end(folder, **ended, ended=_now(), seconds=seconds, update=update, episodes=episodes)
-        if state == "finished" and not keep:
+        if state == "finished" and unwritten is None and not keep:
             shutil.rmtree(folder.checkpoints, ignore_errors=True)  # only now: a kill before would have needed them
         for mirror in mirrors:
-            mirror.finish(state, reason, patience=0 if at_once else None)
+            mirror.finish(state, reason, patience)
     if unwritten is not None:
         raise unwritten
     return state

@@ -55,7 +55,8 @@ def test_a_disk_without_room_for_the_end_is_no_other_process(
         write(self, **fields)
 
     monkeypatch.setattr(RunFolder, "write_status", without_room)
-    result = call_cli(*small)
+    result = call_cli(*small, "checkpoint.updates=1")
+    assert plan_words(*small).folder.checkpoints.is_dir()  # what the same command resumes from
     assert result.code == 2 and "another process" not in result.err
     assert result.err.splitlines()[-1].endswith(
         "the disk is full or the quota used up; free some space, then the same command resumes it"

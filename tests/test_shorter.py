@@ -148,8 +148,8 @@ def test_a_run_begins_at_the_furthest_checkpoint_that_is_shorter(words: list[str
     first, second = train([*words, KEEP]), train(longer(words, KEEP))
     found = {episodes: plan_words(*words, f"ppo.episodes={episodes}").beginning for episodes in (16, 24, 36)}
     assert found[16] is None  # update 4 of the first run is not below its four
-    both = (first.folder, second.folder)  # the second began there, and has the same checkpoint
-    assert found[24] is not None and found[24].update == 4 and found[24].folder.path in both
+    # The second began there, and has the same checkpoint.
+    assert found[24] is not None and (found[24].folder.path, found[24].update) == (first.folder, 4)
     assert found[36] is not None and (found[36].folder.path, found[36].update) == (second.folder, 7)
 
 

@@ -171,7 +171,7 @@ def _file_being_read(error: BaseException) -> str | None:
     return None
 
 
-def exit_with_line(error: Exception, command: str, wants_traceback: bool = False) -> NoReturn:
+def exit_with_line(error: BaseException, command: str, wants_traceback: bool = False) -> NoReturn:
     """End a command with exit code 2 and its one line on standard error; an error that is ours is raised again."""
     if isinstance(error, BrokenPipeError):  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -192,12 +192,12 @@ def ending_with_line(command: str, interrupted: str, wants_traceback: bool | Non
         yield
     except (KeyboardInterrupt, Exception) as error:
         # A library may fail in its own clearing up after Ctrl-C, as OmegaConf does.
-        if not isinstance(error, Exception) or any(isinstance(each, KeyboardInterrupt) for each in _chain(error)):
+        if any(isinstance(each, KeyboardInterrupt) for each in _chain(error)):
             print(f"{command}: {interrupted}", file=sys.stderr, flush=True)
             sys.exit(130)
-        exit_with_line(
-            error, command, bool(os.environ.get("HYDRA_FULL_ERROR")) if wants_traceback is None else wants_traceback
-        )
+        if wants_traceback is None:
+            wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+        exit_with_line(error, command, wants_traceback)
 
 
 def _in_our_code(error: BaseException) -> bool:

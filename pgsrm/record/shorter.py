@@ -51,7 +51,7 @@ class Beginnings:
         self._known: dict[Path, dict[str, list[RunFolder]]] = {}
 
     def find(self, runs: Path, course: str, updates: int) -> Beginning | None:
-        """The furthest one for a run of `updates`; None where there is none."""
+        """The furthest one for a run of `updates`, of equal ones the shortest run's; None where there is none."""
         if runs not in self._known:
             self._known[runs] = _by_course(runs)
         found = [
@@ -61,7 +61,7 @@ class Beginnings:
             for update in checkpoint.saved(folder)
             if update < min(updates, _before(folder))
         ]
-        return max(found, key=lambda beginning: beginning.update, default=None)
+        return max(found, key=lambda beginning: (beginning.update, -_before(beginning.folder)), default=None)
 
 
 def _before(folder: RunFolder) -> int:
