@@ -1,7 +1,7 @@
 """MKL and oneDNN on the products of an update: `python -m benchmarks.matmul [--threads 2] [--shape gpt2]`.
 
-Milliseconds of each product by torch (MKL), and by oneDNN, which pgsrm.policy.fast.matmul takes where it pays. In turn, in one
-process; the lower quartile of half a second each.
+Milliseconds of each product by torch (MKL), and by oneDNN, and which of the two pgsrm.policy.fast.matmul takes on this machine.
+In turn, in one process; the lower quartile of half a second each.
 """
 
 import argparse
@@ -37,13 +37,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    print(f"{args.shape}, {torch.get_num_threads()} threads; taken here: {_choice(matmul.prefers_onednn())}")
-    print(f"{'rows':>6}{'inner':>8}{'columns':>9}{'MKL, ms':>10}{'oneDNN, ms':>12}{'ratio':>8}")
+    print(f"{args.shape}, {torch.get_num_threads()} threads; transposed factors have a t")
+    print(f"{'rows':>7}{'inner':>9}{'columns':>10}{'MKL, ms':>10}{'oneDNN, ms':>12}{'ratio':>8}  taken here")
     for (rows, inner, columns), left, right in products(SHAPES[args.shape]):
         usual = quartile(lambda a=left, b=right: a @ b, args.seconds)
         other = quartile(lambda a=left, b=right: matmul.by_onednn(a, b, None), args.seconds)
         print(
-            f"{rows:6}{inner:8}{columns:9}{usual * 1000:10.3f}{other * 1000:12.3f}{usual / other:8.2f}",
+            f"{rows:6}{_mark(left)}{inner:8}{columns:9}{_mark(right)}{usual * 1000:10.3f}{other * 1000:12.3f}"
+            f"{usual / other:8.2f}  {'oneDNN' if matmul.onednn_pays(left, right) else 'MKL'}",
             flush=True,
         )
 
@@ -54,6 +55,8 @@ def products(shape: Shape) -> Iterator[tuple[tuple[int, int, int], Tensor, Tenso
     for inner, columns in ((width, 4 * width), (4 * width, width)):
         for rows in ROWS:
             yield (rows, inner, columns), torch.randn(rows, inner), torch.randn(inner, columns)
+        # the inputs' gradient of the other of the two layers, and the forward product of a Llama's weights
+        yield (ROWS[-1], inner, columns), torch.randn(ROWS[-1], inner), torch.randn(columns, inner).T
     yield (50, width, vocabulary), torch.randn(50, width), torch.randn(vocabulary, width).T
     yield (100, vocabulary, width), torch.randn(100, vocabulary), torch.randn(vocabulary, width)  # the logits' gradient
     # gradients of weights
@@ -61,8 +64,8 @@ def products(shape: Shape) -> Iterator[tuple[tuple[int, int, int], Tensor, Tenso
     yield (vocabulary, 100, width), torch.randn(100, vocabulary).T, torch.randn(100, width)
 
 
-def _choice(onednn: bool) -> str:
-    return f"oneDNN from {matmul.WIDE} wide on" if onednn else "MKL"
+def _mark(factor: Tensor) -> str:
+    return " " if factor.is_contiguous() else "t"
 
 
 if __name__ == "__main__":

@@ -53,12 +53,17 @@ class Measured:
     parts: dict[str, float] | None = None  # seconds per update (mean) of each of `PARTS`, of `fast` on a CPU alone
 
 
-class Stopwatch:
-    """Times updates: the first is for warming up, then the process waits to be told to go on."""
+# updates to warm up by: in the first ones the allocator takes most of what it needs from the system, which on a virtual machine
+# can take longer than the arithmetic (GPT-2 Small's second update waited 1 s for it, the third 0.1 s)
+WARM_UP = 3
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup, self.seconds = setup, list[float]()
-        self.warm, self._started, self._end = False, 0.0, 0.0
+
+class Stopwatch:
+    """Times updates: the first ones are for warming up, then the process waits to be told to go on."""
+
+    def __init__(self, setup: Setup, when_warm: Callable[[], None] | None = None) -> None:
+        self.setup, self.when_warm, self.seconds = setup, when_warm, list[float]()
+        self.warm, self._left, self._started, self._end = False, WARM_UP, 0.0, 0.0
 
     def start(self) -> None:
         synchronize(self.setup.device)
@@ -70,6 +75,11 @@ class Stopwatch:
         if self.warm:
             self.seconds.append(self.setup.clock() - self._started)
             return time.perf_counter() >= self._end
+        self._left -= 1
+        if self._left:
+            return False
+        if self.when_warm:
+            self.when_warm()
         print(READY, flush=True)
         sys.stdin.readline()
         self.warm, self._end = True, time.perf_counter() + self.setup.seconds
@@ -191,10 +201,8 @@ def ours(setup: Setup, policy: str = "fast", own: Sequence[str] = ()) -> Measure
 
     def update() -> None:
         last[:] = [update_once(run)]
-        if parts and not stopwatch.warm:
-            parts.watch(run)
 
-    stopwatch = Stopwatch(setup)
+    stopwatch = Stopwatch(setup, when_warm=(lambda: parts.watch(run)) if parts else None)
     stopwatch.repeat(update)
     (rollout,) = last
     prefix = common_prefix([run.prompt_ids[example.prompt] for example in run.task.train])

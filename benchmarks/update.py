@@ -12,7 +12,7 @@ An update is: sample a batch on a task's prompts, score it with a reward that co
   one_by_one  the same, one prompt at a time, as the notebooks released with the paper do
   trl-grpo    TRL's trainers, where TRL is installed
   trl-rloo
-Each method runs in a process of its own, several rounds in turn; an update that warms up, and what a run does once, such as
+Each method runs in a process of its own, several rounds in turn; three updates that warm up, and what a run does once, such as
 the reference's reading of all prompts, is not timed. The models have the given shape and random weights, which practically
 never sample EOS: every response has all its tokens, and most differ. nano is the shipped model; smollm2 is the published one
 where `python -m pgsrm.models download smollm2` has fetched it. Below the table stands where the time of `fast` goes.

@@ -145,6 +145,7 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(matmul, "WIDE", 1)
         monkeypatch.setattr(matrices, "WIDE", 1)
         monkeypatch.setattr(matmul, "prefers_onednn", lambda: hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+        monkeypatch.setattr(matmul, "has_avx512", lambda: True)
 
 
 def spread(scores: Any) -> Any:

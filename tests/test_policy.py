@@ -17,7 +17,7 @@ from pgsrm.models.settings import SHIPPED, ModelSettings, check_model
 from pgsrm.models.text import Codec
 from pgsrm.policy import base
 from pgsrm.policy.batch import pad_rows
-from pgsrm.policy.fast import forward
+from pgsrm.policy.fast import forward, matmul
 from pgsrm.policy.fast import policy as fast_policy
 from pgsrm.policy.fast.batch import common_prefix, positions
 from pgsrm.policy.fast.policy import FastPolicy
@@ -634,15 +634,46 @@ def test_bfloat16_copies_of_frozen_weights_stay(load_policy: LoadPolicy) -> None
 @pytest.mark.parametrize("by_row", [True, False])
 @pytest.mark.parametrize("offset", [None, torch.rand(7)], ids=["plain", "offset"])
 def test_products_by_either_library(monkeypatch: pytest.MonkeyPatch, by_row: bool, offset: torch.Tensor | None) -> None:
-    from pgsrm.policy.fast import matmul
-
     left, right = torch.rand(3, 5), torch.rand(5, 7) if by_row else torch.rand(7, 5).T
     usual = matmul.multiply(left, right, offset)
     monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
-    for sizes in ({"WIDE": 1}, {"WIDE": 512, "VOCABULARY": 7, "ROWS": 3}):
-        for name, size in sizes.items():
-            monkeypatch.setattr(matmul, name, size)
-        for a in (left, left.T.contiguous().T):
-            torch.testing.assert_close(matmul.multiply(a, right, offset), usual)
+    calls = []
+    by_onednn = matmul.by_onednn
+    monkeypatch.setattr(matmul, "by_onednn", lambda *factors: calls.append(factors) or by_onednn(*factors))
+    monkeypatch.setattr(matmul, "onednn_pays", lambda *_: True)
+    for a in (left, left.T.contiguous().T):
+        torch.testing.assert_close(matmul.multiply(a, right, offset), usual)
+    assert len(calls) == 2
     torch.testing.assert_close(usual, left @ right + (0 if offset is None else offset))
     assert matmul.multiply(left.double(), right.double()).dtype == torch.float64
+
+
+FIRST = torch.empty(234, 768)  # hidden states of the prompts
+BY_ROWS, BY_COLUMNS = torch.empty(768, 3072), torch.empty(3072, 768).T
+VOCABULARY = torch.empty(8192, 192).T  # of an output layer, as nano's
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "with_avx512", "without"),
+    [
+        (FIRST, BY_ROWS, True, False),
+        (FIRST, BY_COLUMNS, True, True),
+        (torch.empty(13, 768), BY_COLUMNS, True, True),
+        (torch.empty(234, 3072), torch.empty(768, 3072).T, True, False),  # few columns
+        (torch.empty(297, 768).T, torch.empty(297, 3072), True, False),  # a weight's gradient
+        (torch.empty(234, 192), torch.empty(192, 768), False, False),
+        (torch.empty(50, 192), VOCABULARY, True, True),
+        (torch.empty(5, 192), VOCABULARY, False, False),
+        (torch.empty(50, 8192), VOCABULARY.T, True, False),
+        (torch.empty(50, 8192).T, torch.empty(50, 192), False, False),
+    ],
+)
+def test_onednn_for_the_products_in_which_it_is_the_quicker_one(
+    monkeypatch: pytest.MonkeyPatch, left: torch.Tensor, right: torch.Tensor, with_avx512: bool, without: bool
+) -> None:
+    monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
+    for has, pays in ((True, with_avx512), (False, without)):
+        monkeypatch.setattr(matmul, "has_avx512", lambda has=has: has)
+        assert matmul.onednn_pays(left, right) is pays
+    monkeypatch.setattr(matmul, "prefers_onednn", lambda: False)
+    assert not matmul.onednn_pays(left, right)

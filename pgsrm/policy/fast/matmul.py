@@ -1,8 +1,7 @@
 """Matrix products on a CPU by the faster of the two libraries that torch brings.
 
-torch multiplies float32 matrices by Intel's MKL, which on other makers' processors falls behind, most of all with several
-threads and few rows; bfloat16 ones by oneDNN. Of GPT-2's size they take up to 2.5 times as long as by oneDNN on an AMD EPYC
-(`python -m benchmarks.matmul`).
+torch multiplies float32 matrices by Intel's MKL, bfloat16 ones by oneDNN. On other makers' processors MKL falls behind: with
+AVX-512 in nearly all products of a wide layer, without it in some (`python -m benchmarks.matmul`).
 """
 
 import platform
@@ -18,11 +17,17 @@ WIDE = 512
 # An output layer of so many tokens is as large as a narrow model's other layers together. There oneDNN pays for so few rows.
 VOCABULARY = 4096
 ROWS = 32
+# Without AVX-512 it takes a matrix of so many columns for it to pay, and only one that is a transpose: it reads its columns
+# in order. By rows it takes up to 1.7 times as long as MKL.
+COLUMNS = 2048
 
 
 @cache
 def prefers_onednn() -> bool:
-    """Whether this machine's float32 products are better made by oneDNN. The answer is the machine's, not the moment's."""
+    """Whether this machine's float32 products are better made by oneDNN, some or all of them.
+
+    Like `onednn_pays` an answer of the machine's, not of the moment: a run that resumes computes as it did before.
+    """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     # an operator of torch's own compiler, not documented: without it everything is as torch has it
@@ -32,12 +37,26 @@ def prefers_onednn() -> bool:
     return processor.exists() and "GenuineIntel" not in processor.read_text()
 
 
+@cache
+def has_avx512() -> bool:
+    """Whether this machine's processor multiplies sixteen float32 numbers at once, and torch's libraries may."""
+    return "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+def onednn_pays(left: Tensor, right: Tensor) -> bool:
+    """Whether oneDNN makes the product left (m, k) @ right (k, n), in float32 on a CPU, sooner than MKL here."""
+    if not prefers_onednn():
+        return False
+    smallest, middle, largest = sorted((*left.shape, right.shape[1]))
+    if has_avx512():
+        # of a transposed left matrix, as in a weight's gradient, MKL makes the better use there
+        return middle >= WIDE or (largest >= VOCABULARY and smallest >= ROWS and left.is_contiguous())
+    return (middle >= WIDE or smallest >= ROWS) and right.shape[1] >= COLUMNS and right.T.is_contiguous()
+
+
 def multiply(left: Tensor, right: Tensor, offset: Tensor | None = None) -> Tensor:
     """The product left (m, k) @ right (k, n) + offset (n,), k > 0, without gradient."""
-    smallest, middle, largest = sorted((*left.shape, right.shape[1]))
-    # of a transposed left matrix, as in a weight's gradient, MKL makes the better use there
-    by_tokens = largest >= VOCABULARY and smallest >= ROWS and left.is_contiguous()
-    if (middle >= WIDE or by_tokens) and left.dtype == torch.float32 and left.device.type == "cpu" and prefers_onednn():
+    if left.dtype == torch.float32 and left.device.type == "cpu" and onednn_pays(left, right):
         return by_onednn(left, right, offset)
     return left @ right if offset is None else torch.addmm(offset, left, right)
 
