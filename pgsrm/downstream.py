@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from pgsrm.analysis.variants import Variant
     from pgsrm.config.schema import Settings
     from pgsrm.evaluation.downstream import Answered, Asked, Question
+    from pgsrm.evaluation.kept_answers import KeptAnswers
     from pgsrm.models.settings import ModelSettings
     from pgsrm.task import Example, Task
 
 TASKS = ("antonym", "category", "color", "copy", "sentiment")
+KEPT = "answered.jsonl"  # beside the tables
 WORDINGS = Path(__file__).parent / "evaluation/wordings.yaml"
 
 
@@ -73,7 +75,8 @@ class Trained:
 def downstream(folders: Sequence[Path], options: Options, out: Path | None = None) -> list[Table]:
     """Ask the models of all finished runs below `folders`, and the untrained ones.
 
-    out: a folder that is made before any model is asked, and only where nothing is wrong with the rest.
+    out: a folder that is made before any model is asked, and only where nothing is wrong with the rest. What each model has
+    answered is kept there, so that no call asks it again.
 
     Raises:
         UserError: no finished run with such a model; no such task; a wording that asks for columns that the data does not have;
@@ -82,6 +85,7 @@ def downstream(folders: Sequence[Path], options: Options, out: Path | None = Non
     from pgsrm.analysis.runs import print_notes
     from pgsrm.analysis.variants import load_variants
     from pgsrm.evaluation import read_text
+    from pgsrm.evaluation.kept_answers import KeptAnswers
     from pgsrm.util.errors import UserError, writing_to
 
     text = read_text(options.text)
@@ -101,14 +105,14 @@ def downstream(folders: Sequence[Path], options: Options, out: Path | None = Non
     if out is not None:
         with writing_to("--out", out):
             out.mkdir(parents=True, exist_ok=True)
-    began_as: ModelSettings | None = None
-    untrained: Any = None
+    kept = KeptAnswers(None if out is None else out / KEPT)
+    untrained: Untrained | None = None
     tables: dict[str, Table] = {}
     for trained, what in zip(groups, asked, strict=True):
-        if trained.settings.model != began_as:  # runs of several tasks mostly began as one model
-            began_as, untrained = trained.settings.model, None  # one model at a time
-            untrained = _load(began_as)
-        table = _table(trained, what, untrained, options.best)
+        if untrained is None or trained.settings.model != untrained.settings:
+            untrained = None  # one model at a time; runs of several tasks mostly began as one
+            untrained = Untrained(trained.settings.model)
+        table = _table(trained, what, untrained, options.best, kept)
         alike = sum(name.startswith(table.name) for name in tables)  # the same task and model, and other prompts
         table = replace(table, name=f"{table.name}_{alike + 1}") if alike else table
         tables[table.name] = table
@@ -151,31 +155,39 @@ def _together(variants: Sequence[Variant]) -> list[Trained]:
     return list(groups.values())
 
 
-def _other_tasks(names: Sequence[str]) -> dict[str, Task]:
+def _other_tasks(names: Sequence[str]) -> dict[str, tuple[Task, Mapping[str, Any]]]:
+    """By their choices in the group `task`, with their configs."""
     from pgsrm.config.compose import compose_tasks
     from pgsrm.config.plan import build_task
 
     if not names:
         return {}
     composed = compose_tasks([f"task={','.join(names)}"], "python -m pgsrm.downstream")
-    return {str(choices["task"]): build_task(config) for config, choices in composed}
+    return {str(choices["task"]): (build_task(config), config["task"]) for config, choices in composed}
 
 
-def _asked(trained: Trained, others: Mapping[str, Task], options: Options, text: str) -> Asked:
+def _asked(
+    trained: Trained, others: Mapping[str, tuple[Task, Mapping[str, Any]]], options: Options, text: str
+) -> Asked:
     import yaml
 
     from pgsrm.evaluation.downstream import Asked, Question
     from pgsrm.policy.sampling import Sampling
     from pgsrm.util.errors import UserError
+    from pgsrm.util.objects import digest_of
+    from pgsrm.util.source import source_digests
 
     shipped = yaml.safe_load(WORDINGS.read_text(encoding="utf-8")).get(trained.task, [])
     questions: list[Question] = []
 
-    def add(name: str, wording: str, task: Task, splits: Mapping[str, Sequence[Example]]) -> None:
+    def add(
+        name: str, wording: str, task: Task, config: Mapping[str, Any], splits: Mapping[str, Sequence[Example]]
+    ) -> None:
         checker = task.checker
         if checker is not None:  # else nothing is right or wrong
+            checked_by = json.dumps([config["checker"], digest_of(checker), source_digests(config["checker"])])
             questions.extend(
-                Question(name, wording, prompts, examples, checker, task.max_new_tokens)
+                Question(name, wording, prompts, examples, checker, checked_by, task.max_new_tokens)
                 for prompts, examples in splits.items()
                 if examples
             )
@@ -186,41 +198,57 @@ def _asked(trained: Trained, others: Mapping[str, Task], options: Options, text:
             task = trained.in_wording(wording)
         except UserError as error:
             raise UserError(f"--wording={wording!r}: {error}") from error
-        add(trained.task, wording, task, {"trained": task.train, "held out": task.holdout})
-    for name, task in others.items():
+        add(trained.task, wording, task, trained.config["task"], {"trained": task.train, "held out": task.holdout})
+    for name, (task, config) in others.items():
         if name != trained.task:
-            add(name, "its own", task, {"all": [*task.train, *task.holdout]})
+            add(name, "its own", task, config, {"all": [*task.train, *task.holdout]})
     ppo, task = trained.settings.ppo, trained.own
     sampling = Sampling(task.max_new_tokens, ppo.temperature, ppo.top_k)
     return Asked(questions, task.holdout or task.train, sampling, task.min_new_tokens, options.samples, text)
 
 
-def _load(settings: ModelSettings) -> Any:
-    from pgsrm.models.load import load_model, resolve_device
+class Untrained:
+    """A model before any training, loaded when it is first needed."""
 
-    return load_model(settings, resolve_device(settings.device))
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """As transformers has it."""
+        from pgsrm.models.load import load_model, resolve_device
+
+        return load_model(self.settings, resolve_device(self.settings.device))
 
 
-def _table(trained: Trained, asked: Asked, untrained: Any, best: bool) -> Table:
+def _table(trained: Trained, asked: Asked, untrained: Untrained, best: bool, kept: KeptAnswers) -> Table:
     """A row for each question and measure, a column for the untrained model and one for each variant's final or best models."""
     import msgspec
 
     from pgsrm.analysis.tables import Table
     from pgsrm.evaluation.downstream import ask, ask_loaded
+    from pgsrm.models.settings import identify_model
     from pgsrm.record import RunFolder
     from pgsrm.record.model_name import model_name
 
     model = trained.settings.model
-    _say(f"{trained.task}: the untrained model")
-    before = ask_loaded(untrained, model, asked)
-    after: list[list[Answered]] = []
-    for variant in trained.variants:
-        after.append([])
-        for run in variant.runs:
-            _say(f"{trained.task}: {run.folder.name}")
-            path = str(RunFolder(run.folder).saved_model(best))
-            saved = msgspec.structs.replace(model, path=path, revision=None, lora=None)
-            after[-1].append(ask(saved, asked, untrained))
+    how = {name: value for name, value in msgspec.to_builtins(model).items() if name not in ("path", "revision")}
+
+    def answers(name: str, models: Sequence[ModelSettings], ask_it: Callable[[], Answered]) -> Answered:
+        which = [how, *map(identify_model, models)]
+        known = kept.get(which, asked)
+        print(
+            f"{'asking' if known is None else 'answered before:'} {trained.task}: {name}", file=sys.stderr, flush=True
+        )
+        return kept.add(which, asked, ask_it()) if known is None else known
+
+    def answers_after(run: Run) -> Answered:
+        path = str(RunFolder(run.folder).saved_model(best))
+        saved = msgspec.structs.replace(model, path=path, revision=None, lora=None)
+        return answers(run.folder.name, [saved, model], lambda: ask(saved, asked, untrained.model))
+
+    before = answers("the untrained model", [model], lambda: ask_loaded(untrained.model, model, asked))
+    after = [[answers_after(run) for run in variant.runs] for variant in trained.variants]
     titles = [variant.title for variant in trained.variants]
     seeds = "; ".join(f"{v.title}: {len(v.runs)}" for v in trained.variants)
     which = "Of each run this is the model of its best evaluation (stop.keep_best). " if best else ""
@@ -249,10 +277,6 @@ def _rows(asked: Asked, before: Answered, after: Sequence[Sequence[Answered]]) -
             continue  # usually each answer has words
         cells = [mean_interval([a.measures[name] for a in seeds if name in a.measures]) for seeds in after]
         yield [name, "", "", Estimate(before.measures.get(name, math.nan)), *cells]
-
-
-def _say(line: str) -> None:
-    print(f"asking {line}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -285,7 +309,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.samples < 1:
         parser.error(f"--samples={args.samples}: must be 1 or more")
-    with ending_with_line("pgsrm", "interrupted"):
+    with ending_with_line("pgsrm", "interrupted; the same command asks the models that have not answered yet"):
         from pgsrm.analysis.tables import write
 
         runs = [local_path(run, "RUN") for run in args.runs]

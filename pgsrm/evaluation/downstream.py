@@ -3,8 +3,10 @@
 docs/downstream.md says what is measured, and on which prompts.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,13 +37,17 @@ VARIETY = {
 
 @dataclass(frozen=True)
 class Question:
-    """Prompts of one task in one wording. prompts: which ones they are, as a table says it."""
+    """Prompts of one task in one wording.
+
+    prompts: which ones they are, as a table says it; checked_by: the checker's config, and what else decides its answers.
+    """
 
     task: str
     wording: str
     prompts: str
     examples: Sequence[Example]
     checker: Checker
+    checked_by: str
     max_new_tokens: int
 
 
@@ -59,6 +65,16 @@ class Asked:
     min_new_tokens: int | None
     samples: int
     text: str
+
+    @property
+    def digest(self) -> str:
+        """Hash (hex) of all of it."""
+        questions = [
+            [q.prompts, q.checked_by, q.max_new_tokens, [asdict(example) for example in q.examples]]
+            for q in self.questions
+        ]
+        own = [[asdict(example) for example in self.own], asdict(self.sampling), self.min_new_tokens, self.samples]
+        return hashlib.sha256(json.dumps([questions, own, self.text], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
