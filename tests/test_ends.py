@@ -2,6 +2,7 @@
 
 import errno
 import signal
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pgsrm
 from pgsrm.config.compose import plan_words
 from pgsrm.config.messages import ending_with_line
 from pgsrm.launch.local import _note_crash
-from pgsrm.launch.sweep import SweepFailed, report
+from pgsrm.launch.sweep import SweepFailed, prepare_tracking, report
 from pgsrm.record import RunFolder
 from pgsrm.record.files import disk_full
 from pgsrm.trainer import Trainer
@@ -132,3 +133,24 @@ def test_a_sweep_that_was_stopped_says_why(small: Sequence[str]) -> None:
     plans[1].folder.write_status(state="stopped", reason="stopped by a signal; the same command resumes it")
     with pytest.raises(SweepFailed, match=rf"2 of 2 runs did not finish \({plans[1].folder.name}: stopped by a signal"):
         report(plans, None)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_that_meets_a_callback_ends_the_command_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SQLAlchemy's, while MLflow makes its database. Python prints such an exception and goes on."""
+    went_on = []
+
+    def prepare(_: Any) -> str:
+        held = {0}
+        watched = weakref.ref(held, lambda _: signal.raise_signal(signal.SIGINT))
+        del held
+        went_on.append(watched)
+        return "1"
+
+    monkeypatch.setattr("pgsrm.record.mlflow_store.prepare", prepare)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_tracking({})
+    assert went_on and signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr("pgsrm.record.mlflow_store.prepare", lambda _: "1")
+    assert prepare_tracking({}) == "1"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pgsrm.launch.slurm.queue import Queue
@@ -134,7 +137,30 @@ def prepare_tracking(tracking: dict[str, Any] | None) -> str | None:
         return None
     from pgsrm.record.mlflow_store import prepare
 
-    return prepare(tracking)
+    with _heeding_ctrl_c():
+        return prepare(tracking)
+
+
+@contextmanager
+def _heeding_ctrl_c() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end if Ctrl-C came within: Python drops it where it meets a callback of a weak reference."""
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():  # where nobody can set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def send_the_rest(folders: Sequence[RunFolder]) -> None:
