@@ -136,50 +136,43 @@ def test_the_best_models_are_asked_of_the_runs_that_kept_them(
 def test_a_command_that_was_cut_off_asks_only_the_other_models(
     small: Sequence[str], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for seed in (0, 1):
-        pgsrm.train("task=color", *small, "ppo.episodes=4", f"seed={seed}", progress=False)
-    runs, tables = tmp_path / "outputs/runs", tmp_path / "tables"
-    words = [runs, "--tasks", "copy", "--samples", "1"]
-    ask = evaluation_downstream.ask
-
-    def interrupted(settings: Any, *others: Any) -> Answered:
-        if len(said) == 1:
-            raise KeyboardInterrupt
-        said.append(str(settings.path))
-        return ask(settings, *others)
-
-    said: list[str] = []
-    monkeypatch.setattr(evaluation_downstream, "ask", interrupted)
-    code, _, err = command(*words)
-    assert code == 130 and err.splitlines()[-1] == (
-        "pgsrm: interrupted; the same command asks the models that have not answered yet"
-    )
-    assert not list(tables.glob("*.csv")) and len((tables / "answered.jsonl").read_text().split()) > 1
-    with (tables / "answered.jsonl").open("a") as file:
-        file.write('{"key": "0", "matc')  # killed while it wrote
-    monkeypatch.setattr(evaluation_downstream, "ask", ask)
+    run = pgsrm.train("task=color", *small, "ppo.episodes=4", progress=False)
+    tables, text = tmp_path / "tables", tmp_path / "text.txt"
+    text.write_text("Mix the two colors and output one color name. " * 5)
+    words = [run.folder, "--tasks", "", "--samples", "1", "--text", text]
 
     def asked(*more: Any) -> tuple[list[str], str]:
         code, out, err = command(*words, *more)
         assert code == 0
         return [line.split(" ")[0] for line in err.splitlines()], out.partition(str(tmp_path))[0]
 
+    def interrupted(*_: Any) -> Answered:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation_downstream, "ask", interrupted)
+        code, _, err = command(*words)
+    assert code == 130 and err.splitlines()[-1] == (
+        "pgsrm: interrupted; the same command asks the models that have not answered yet"
+    )
+    assert not list(tables.glob("*.csv")) and len((tables / "answered.jsonl").read_text().splitlines()) == 2
+    with (tables / "answered.jsonl").open("a") as file:
+        file.write('{"key": "0", "matc')  # killed while it wrote
     kinds, table = asked()
-    assert kinds == ["answered", "answered", "asking"]
-    monkeypatch.setattr(evaluation_downstream, "load_model", None)  # nothing is loaded
-    monkeypatch.setattr("pgsrm.models.load.load_model", None)
-    assert asked() == (["answered"] * 3, table)
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    assert asked("--out", tmp_path / "elsewhere") == (["asking"] * 3, table)
-    assert asked("--wording", "{c1} and {c2} make ")[0] == ["asking"] * 3
-    (one, _) = sorted(runs.glob("*/model/model.safetensors"))
-    content = bytearray(one.read_bytes())
+    assert kinds == ["answered", "asking"]
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation_downstream, "load_model", None)  # nothing is loaded
+        patched.setattr("pgsrm.models.load.load_model", None)
+        assert asked() == (["answered"] * 2, table)
+    assert asked("--out", tmp_path / "elsewhere") == (["asking"] * 2, table)
+    assert asked("--wording", "{c1} and {c2} make ")[0] == ["asking"] * 2
+    weights = run.folder / "model/model.safetensors"
+    content = bytearray(weights.read_bytes())
     content[-1] ^= 1
-    one.write_bytes(content)
-    assert asked()[0] == ["answered", "asking", "answered"]
+    weights.write_bytes(content)
+    assert asked()[0] == ["answered", "asking"]
     monkeypatch.setattr("pgsrm.evaluation.kept_answers.folder_digest", lambda *_: "of another version")
-    assert asked()[0] == ["asking"] * 3
+    assert asked()[0] == ["asking"] * 2
 
 
 @pytest.mark.parametrize(

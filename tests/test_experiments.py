@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.config.command_line import one_experiment, refuse_sweep
+from pgsrm.config.libyaml import reading_by_libyaml
 from pgsrm.config.plan import plan
 from pgsrm.config.schema import read_settings
 from pgsrm.util.errors import UserError
@@ -48,7 +49,7 @@ Compose = Callable[..., DictConfig]
 def composed() -> Iterator[Compose]:
     """`composed(*overrides)`: the config as the command line composes it, with its `hydra` node."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"), reading_by_libyaml():
         yield lambda *overrides: compose("config", overrides=list(overrides), return_hydra_config=True)
 
 

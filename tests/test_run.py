@@ -65,7 +65,8 @@ def sweep(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     here = tmp_path_factory.mktemp("sweep")
     command = [sys.executable, "-m", "pgsrm.run", "-m", "task=color,antonym", "reward=pgsrm,binary"]
     command += [f"model.path={model_folders['gpt2']}", "threads=1", "hydra.launcher.slots=2", "task.holdout=0.2"]
-    command += ["ppo.batch_size=4", "ppo.episodes=16", "evaluation.every=2", "evaluation.samples=3"]
+    command += ["ppo.batch_size=4", "ppo.episodes=16"]
+    command += ["evaluation.every=2", "evaluation.samples=3", "evaluation.text=null"]
 
     def start() -> Any:
         return subprocess.run(command, cwd=here, env=environment(), capture_output=True, text=True, timeout=240)

@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from pgsrm.config import schema
+from pgsrm.config.libyaml import reading_by_libyaml
 from pgsrm.config.schema import Settings, read_settings
 from pgsrm.models.settings import ModelSettings
 from pgsrm.ppo.settings import PPOSettings
@@ -43,7 +44,7 @@ def options(group: str) -> list[str]:
 def composed() -> Iterator[Compose]:
     """`composed(*overrides)`: the config as the command line composes it."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"), reading_by_libyaml():
         yield lambda *overrides: compose("config", overrides=list(overrides))
 
 
