@@ -38,7 +38,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     print(f"{args.shape}, {torch.get_num_threads()} threads; transposed factors have a t")
-    print(f"{'rows':>7}{'inner':>9}{'columns':>10}{'MKL, ms':>10}{'oneDNN, ms':>12}{'ratio':>8}  taken here")
+    print(f"{'rows':>6}{'inner':>9}{'columns':>9}{'MKL, ms':>11}{'oneDNN, ms':>12}{'ratio':>8}  taken here")
     for (rows, inner, columns), left, right in products(SHAPES[args.shape]):
         usual = quartile(lambda a=left, b=right: a @ b, args.seconds)
         other = quartile(lambda a=left, b=right: matmul.by_onednn(a, b, None), args.seconds)

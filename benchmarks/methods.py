@@ -230,7 +230,7 @@ def profile(setup: Setup, policy: str = "fast") -> dict[str, Any]:
     from torch.profiler import profile as record
 
     run, on_gpu, updates = load_run(setup, policy), setup.device.startswith("cuda"), 0
-    for _ in range(2):
+    for _ in range(WARM_UP):
         update_once(run)
     with record(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
         begin = time.perf_counter()

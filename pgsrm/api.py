@@ -7,7 +7,6 @@ side: the same config finds the same folder, one that has finished is returned a
 import functools
 import random
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from pgsrm.record import RunFolder
 from pgsrm.record.links import run_path
 from pgsrm.record.run_folder import parse_lines
 from pgsrm.record.summary import end_of_run_line, summarise
-from pgsrm.train import Signals, run
+from pgsrm.train import Signals, in_main_thread, run
 from pgsrm.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def train(
     state = this.folder.state()
     if state != "finished":
         with _as_it_was():
-            state = run(this.folder, show_progress=progress, stop=None if _in_main_thread() else _Unstoppable())
+            state = run(this.folder, show_progress=progress, stop=None if in_main_thread() else _Unstoppable())
     if state == "stopped":
         raise KeyboardInterrupt(f"{this.folder.name}: stopped; the same call resumes it")
     if state == "running":
@@ -123,11 +122,6 @@ def _check_here(this: Plan) -> None:
         )
 
 
-def _in_main_thread() -> bool:
-    """Whether signals can be handled here: Python allows it in the main thread alone."""
-    return threading.current_thread() is threading.main_thread()
-
-
 class _Unstoppable(Signals):
     """In a thread: nothing asks the run to stop."""
 
@@ -141,7 +135,7 @@ def _as_it_was() -> Iterator[None]:
     import numpy as np
     import torch
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2) if _in_main_thread() else ()
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2) if in_main_thread() else ()
     handlers = {number: signal.getsignal(number) for number in handled}
     random_states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     threads = torch.get_num_threads()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 TASKS = ("antonym", "category", "color", "copy", "sentiment")
 KEPT = "answered.jsonl"  # beside the tables
+HOW_COMPUTED = ("path", "revision", "device", "policy", "shard")  # of a model, with the same answers up to rounding
 WORDINGS = Path(__file__).parent / "evaluation/wordings.yaml"
 
 
@@ -76,7 +77,7 @@ def downstream(folders: Sequence[Path], options: Options, out: Path | None = Non
     """Ask the models of all finished runs below `folders`, and the untrained ones.
 
     out: a folder that is made before any model is asked, and only where nothing is wrong with the rest. What each model has
-    answered is kept there, so that no call asks it again.
+    answered is kept there, so that a later call asks only the others.
 
     Raises:
         UserError: no finished run with such a model; no such task; a wording that asks for columns that the data does not have;
@@ -232,15 +233,15 @@ def _table(trained: Trained, asked: Asked, untrained: Untrained, best: bool, kep
     from pgsrm.record.model_name import model_name
 
     model = trained.settings.model
-    how = {name: value for name, value in msgspec.to_builtins(model).items() if name not in ("path", "revision")}
+    how = {name: value for name, value in msgspec.to_builtins(model).items() if name not in HOW_COMPUTED}
 
     def answers(name: str, models: Sequence[ModelSettings], ask_it: Callable[[], Answered]) -> Answered:
-        which = [how, *map(identify_model, models)]
-        known = kept.get(which, asked)
+        key = kept.key([how, *map(identify_model, models)], asked)
+        known = kept.get(key)
         print(
             f"{'asking' if known is None else 'answered before:'} {trained.task}: {name}", file=sys.stderr, flush=True
         )
-        return kept.add(which, asked, ask_it()) if known is None else known
+        return kept.add(key, ask_it()) if known is None else known
 
     def answers_after(run: Run) -> Answered:
         path = str(RunFolder(run.folder).saved_model(best))

@@ -35,6 +35,11 @@ STOPPED = "stopped by a signal; the same command resumes it"
 _ENDING = b"stopping after this update, with a checkpoint; Ctrl-C again ends it at once\n"
 
 
+def in_main_thread() -> bool:
+    """Whether signals can be handled here: Python allows it in the main thread alone."""
+    return threading.current_thread() is threading.main_thread()
+
+
 class Stopped(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has written a checkpoint."""
 
@@ -52,7 +57,7 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
+        if in_main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._before[number] = signal.signal(number, self._end)
             self._before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, self._save)

@@ -13,7 +13,7 @@ import torch
 
 from pgsrm.models.load import load_model
 from pgsrm.models.settings import ModelSettings
-from pgsrm.policy.fast import matmul, matrices
+from pgsrm.policy.fast import matrices
 from pgsrm.policy.fast.policy import FastPolicy
 from pgsrm.policy.sampling import Sampling
 from pgsrm.ppo.settings import PPOSettings
@@ -76,7 +76,7 @@ def updates(folder: str, changes: dict[str, Any], processes: Processes, sharded:
     model = load_model(ModelSettings(path=folder), torch.device("cpu"))
     reference = copy.deepcopy(model)
     if sharded:
-        matmul.WIDE = matrices.WIDE = 1  # as for layers of a size that is worth sharding
+        matrices.WIDE = 1  # as for layers of a size that is worth sharding
         model, reference = (shard(whole, torch.device("cpu"), processes) for whole in (model, reference))
     policy = FastPolicy(model, reference, eos=(0,), prompts=PROMPTS, sharded_with=processes if sharded else None)
     learner = Learner(policy, settings, torch.Generator().manual_seed(0), processes)

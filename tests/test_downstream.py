@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from conftest import ROOT, SHIPPED_TEXT, exit_code
 import pgsrm
 from pgsrm import downstream
 from pgsrm.evaluation import downstream as evaluation_downstream
-from pgsrm.evaluation.downstream import Answered, Asked, answer_perplexity
+from pgsrm.evaluation.downstream import Answered, Asked, Question, answer_perplexity
+from pgsrm.evaluation.kept_answers import KeptAnswers
 from pgsrm.evaluation.variety import self_bleu, variety
 from pgsrm.models.text import Codec
 from pgsrm.policy.sampling import Sampling
@@ -158,14 +160,19 @@ def test_a_command_that_was_cut_off_asks_only_the_other_models(
     assert not list(tables.glob("*.csv")) and len((tables / "answered.jsonl").read_text().splitlines()) == 2
     with (tables / "answered.jsonl").open("a") as file:
         file.write('{"key": "0", "matc')  # killed while it wrote
+    (tmp_path / "taken/answered.jsonl").mkdir(parents=True)
     kinds, table = asked()
     assert kinds == ["answered", "asking"]
     with monkeypatch.context() as patched:
         patched.setattr(evaluation_downstream, "load_model", None)  # nothing is loaded
         patched.setattr("pgsrm.models.load.load_model", None)
         assert asked() == (["answered"] * 2, table)
+    code, out, err = command(*words, "--out", tmp_path / "taken")
+    assert (code, out) == (2, "") and err.splitlines()[-1].startswith(
+        f"pgsrm: --out={tmp_path / 'taken/answered.jsonl'}: "
+    )
     assert asked("--out", tmp_path / "elsewhere") == (["asking"] * 2, table)
-    assert asked("--wording", "{c1} and {c2} make ")[0] == ["asking"] * 2
+    assert asked("--samples", "2")[0] == ["asking"] * 2
     weights = run.folder / "model/model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -173,6 +180,48 @@ def test_a_command_that_was_cut_off_asks_only_the_other_models(
     assert asked()[0] == ["answered", "asking"]
     monkeypatch.setattr("pgsrm.evaluation.kept_answers.folder_digest", lambda *_: "of another version")
     assert asked()[0] == ["asking"] * 2
+
+
+def test_all_that_is_asked_is_in_the_key_of_the_answers() -> None:
+    example = Example("hot: ", "cold", {"word": "hot"}, "data")
+    other = replace(example, reference="cool")
+    question = Question("antonym", OWN, "trained", [example], lambda *_: True, "exact match", 2)
+    asked = Asked([question], [example], Sampling(2, 1.0, None), None, 4, "Some text.")
+    others = [
+        *(
+            replace(asked, questions=[replace(question, **{name: value})])
+            for name, value in {"examples": [other], "checked_by": "another", "max_new_tokens": 3}.items()
+        ),
+        replace(asked, questions=[question, question]),
+        *(
+            replace(asked, **{name: value})
+            for name, value in {
+                "own": [other],
+                "sampling": Sampling(2, 0.7, None),
+                "min_new_tokens": 1,
+                "samples": 3,
+                "text": "Another text.",
+            }.items()
+        ),
+    ]
+    kept = KeptAnswers(None)
+    keys = [kept.key("model", each) for each in [asked, *others]] + [kept.key("another model", asked)]
+    assert len(set(keys)) == len(keys) == 11
+    assert kept.key("model", replace(asked, questions=[replace(question)])) == keys[0]
+
+
+def test_answers_are_kept_under_the_code_that_gave_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Wrong version: the package is updated while a model is asked, and its answers count as the new code's."""
+    asked = Asked([], [], Sampling(2, 1.0, None), None, 1, "")
+    kept = KeptAnswers(tmp_path / "answered.jsonl")
+    monkeypatch.setattr("pgsrm.evaluation.kept_answers.folder_digest", lambda *_: "of another version")
+    kept.add(kept.key("model", asked), Answered([], {"perplexity": math.nan}))
+    later = KeptAnswers(tmp_path / "answered.jsonl")
+    assert later.get(later.key("model", asked)) is None
+    monkeypatch.undo()
+    again = KeptAnswers(tmp_path / "answered.jsonl")
+    found = again.get(again.key("model", asked))
+    assert found is not None and math.isnan(found.measures["perplexity"])
 
 
 @pytest.mark.parametrize(

@@ -148,9 +148,14 @@ def test_ctrl_c_that_meets_a_callback_ends_the_command_all_the_same(monkeypatch:
         return "1"
 
     monkeypatch.setattr("pgsrm.record.mlflow_store.prepare", prepare)
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         prepare_tracking({})
-    assert went_on and signal.getsignal(signal.SIGINT) is before
+    assert went_on and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    came: list[str] = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append("to the caller"))
+    try:
+        assert prepare_tracking({}) == "1" and came == ["to the caller"]
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.setattr("pgsrm.record.mlflow_store.prepare", lambda _: "1")
     assert prepare_tracking({}) == "1"

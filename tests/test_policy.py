@@ -636,7 +636,6 @@ def test_bfloat16_copies_of_frozen_weights_stay(load_policy: LoadPolicy) -> None
 def test_products_by_either_library(monkeypatch: pytest.MonkeyPatch, by_row: bool, offset: torch.Tensor | None) -> None:
     left, right = torch.rand(3, 5), torch.rand(5, 7) if by_row else torch.rand(7, 5).T
     usual = matmul.multiply(left, right, offset)
-    monkeypatch.setattr(matmul, "prefers_onednn", lambda: True)
     calls = []
     by_onednn = matmul.by_onednn
     monkeypatch.setattr(matmul, "by_onednn", lambda *factors: calls.append(factors) or by_onednn(*factors))

@@ -7,33 +7,44 @@ from pathlib import Path
 from typing import Any
 
 from pgsrm.evaluation.downstream import Answered, Asked
+from pgsrm.record.environment import versions
 from pgsrm.util.digest import folder_digest
 from pgsrm.util.errors import writing_to
+from pgsrm.util.paths import PACKAGE
 
 
 class KeptAnswers:
-    """Answers in a file of JSON lines, or for None in memory alone. A line counts for the same questions, model and code.
+    """Answers in a file of JSON lines, or for None in memory alone.
 
-    A half line, of a process that was killed, is none.
+    A line counts for the same questions, model, code and libraries. A half line, of a process that was killed, is none.
+
+    Raises UserError for a file that can't be read and written.
     """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
+        self._made_by = [
+            folder_digest(PACKAGE, PACKAGE.rglob("*.py")),
+            versions(),
+        ]  # now: it may change while models are asked
         self._known = dict[str, Answered]()
-        for line in file.read_bytes().splitlines() if file is not None and file.exists() else []:
+        for line in [] if file is None else _lines(file):
             try:
                 kept = json.loads(line)
                 self._known[kept["key"]] = Answered(kept["matches"], kept["measures"])
             except (ValueError, KeyError, TypeError):
                 continue
 
-    def get(self, model: Any, asked: Asked) -> Answered | None:
-        """What a model has answered; `model` is what decides its answers, as JSON holds it."""
-        return self._known.get(_key(model, asked))
+    def key(self, model: Any, asked: Asked) -> str:
+        """Of the answers to what is `asked`; `model` is what decides them besides, as JSON holds it."""
+        return hashlib.sha256(json.dumps([self._made_by, asked.digest, model], sort_keys=True).encode()).hexdigest()
 
-    def add(self, model: Any, asked: Asked, answered: Answered) -> Answered:
+    def get(self, key: str) -> Answered | None:
+        """What was answered, if it is known."""
+        return self._known.get(key)
+
+    def add(self, key: str, answered: Answered) -> Answered:
         """Keep what a model has answered, and return it. Raises UserError where the file can't be written."""
-        key = _key(model, asked)
         self._known[key] = answered
         if self._file is not None:
             line = json.dumps({"key": key, **asdict(answered)})
@@ -42,7 +53,8 @@ class KeptAnswers:
         return answered
 
 
-def _key(model: Any, asked: Asked) -> str:
-    package = Path(__file__).parent.parent
-    code = folder_digest(package, package.rglob("*.py"))
-    return hashlib.sha256(json.dumps([code, asked.digest, model], sort_keys=True).encode()).hexdigest()
+def _lines(file: Path) -> list[bytes]:
+    """The lines of a file that is made where there is none."""
+    with writing_to("--out", file), file.open("a+b") as opened:
+        opened.seek(0)
+        return opened.read().splitlines()

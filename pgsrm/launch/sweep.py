@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgsrm.launch.slurm.queue import Queue
 from pgsrm.record import RunFolder, lock
+from pgsrm.train import in_main_thread
 from pgsrm.util.errors import UserError, unwritable
 from pgsrm.util.numbers import counted
 from pgsrm.util.shell import python, quoted
@@ -151,14 +151,14 @@ def _heeding_ctrl_c() -> Iterator[None]:
         came = True
         signal.default_int_handler(number, frame)
 
-    if threading.current_thread() is not threading.main_thread():  # where nobody can set handlers
+    if not in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # the caller's own
         yield
         return
-    before = signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if came:
         raise KeyboardInterrupt
 

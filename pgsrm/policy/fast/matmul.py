@@ -39,7 +39,7 @@ def prefers_onednn() -> bool:
 
 @cache
 def has_avx512() -> bool:
-    """Whether this machine's processor multiplies sixteen float32 numbers at once, and torch's libraries may."""
+    """Whether this machine's processor multiplies sixteen float32 numbers at once, as torch sees it."""
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
