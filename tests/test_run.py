@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import environment
+from conftest import environment, whole_and_resumed
 from safetensors.torch import load_file
 
 from pgsrm.config.compose import plan_words
@@ -599,6 +599,16 @@ def reward(*, responses, **_):
 """
 STATEFUL = ["ppo.kl_control=ziegler", "ppo.kl_target=0.1", "ppo.kl_horizon=50", "ppo.kl_reference=previous"]
 STATEFUL += ["ppo.kl_estimator=k3", "ppo.dropout=true", "ppo.minibatches=2", "ppo.clip_range=0.2"]
+
+
+@pytest.mark.slow
+def test_two_threads_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On nano, whose products are large enough to be divided among threads. Slow where other tests use the second core."""
+    words = ["task=color", "threads=2", "tracking=none", f"paths.outputs={tmp_path}", "task.holdout=0"]
+    words += ["ppo.batch_size=32", "ppo.episodes=128", "evaluation.every=4", "evaluation.text=null"]
+    whole, resumed = whole_and_resumed(words, monkeypatch)
+    names = [name for name in whole if not is_measured(name)]
+    assert len(whole) == 4 and resumed[names].equals(whole[names])
 
 
 @pytest.mark.parametrize(
