@@ -148,12 +148,14 @@ def test_ctrl_c_that_meets_a_callback_ends_the_command_all_the_same(monkeypatch:
         return "1"
 
     monkeypatch.setattr("pgsrm.record.mlflow_store.prepare", prepare)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_tracking({})
-    assert went_on and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     came: list[str] = []
-    before = signal.signal(signal.SIGINT, lambda *_: came.append("to the caller"))
+    # a shell that starts tests in the background has SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        with pytest.raises(KeyboardInterrupt):
+            prepare_tracking({})
+        assert went_on and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, lambda *_: came.append("to the caller"))
         assert prepare_tracking({}) == "1" and came == ["to the caller"]
     finally:
         signal.signal(signal.SIGINT, before)
