@@ -63,7 +63,7 @@ class Stopwatch:
 
     def __init__(self, setup: Setup, when_warm: Callable[[], None] | None = None) -> None:
         self.setup, self.when_warm, self.seconds = setup, when_warm, list[float]()
-        self.warm, self._left, self._started, self._end = False, WARM_UP, 0.0, 0.0
+        self._left, self._started, self._end = WARM_UP, 0.0, 0.0
 
     def start(self) -> None:
         synchronize(self.setup.device)
@@ -72,17 +72,16 @@ class Stopwatch:
     def stop(self) -> bool:
         """The update is over; returns whether that was the last one."""
         synchronize(self.setup.device)
-        if self.warm:
+        if not self._left:
             self.seconds.append(self.setup.clock() - self._started)
             return time.perf_counter() >= self._end
         self._left -= 1
-        if self._left:
-            return False
-        if self.when_warm:
-            self.when_warm()
-        print(READY, flush=True)
-        sys.stdin.readline()
-        self.warm, self._end = True, time.perf_counter() + self.setup.seconds
+        if not self._left:
+            if self.when_warm:
+                self.when_warm()
+            print(READY, flush=True)
+            sys.stdin.readline()
+            self._end = time.perf_counter() + self.setup.seconds
         return False
 
     def repeat(self, update: Callable[[], None]) -> None:

@@ -23,10 +23,8 @@ class KeptAnswers:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._made_by = [
-            folder_digest(PACKAGE, PACKAGE.rglob("*.py")),
-            versions(),
-        ]  # now: it may change while models are asked
+        # now, since the files may change while models are asked
+        self._made_by = [folder_digest(PACKAGE, PACKAGE.rglob("*.py")), versions()]
         self._known = dict[str, Answered]()
         for line in [] if file is None else _lines(file):
             try:
